@@ -1,0 +1,64 @@
+"""One loaded model a process for equal requests, however many encoders use it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from collections.abc import Hashable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakValueDictionary
+
+if TYPE_CHECKING:
+    from bge_integrations.backend.loading import LoadedModel, LoadRequest
+
+
+class _Key(NamedTuple):
+    request: LoadRequest
+    content: Hashable
+
+
+_models: WeakValueDictionary[_Key, LoadedModel] = WeakValueDictionary()
+_loading: dict[_Key, threading.Lock] = {}
+_guard = threading.Lock()
+
+
+def acquire(request: LoadRequest) -> LoadedModel:
+    """Returns the model for a request, loading it if nobody holds it.
+
+    It lives as long as somebody holds what is returned. Threads that ask for the same model at once wait for one of
+    them to load it; different models load side by side.
+
+    Raises:
+        BgeError: Whatever loading raises; nothing is kept then, so that a later call tries again.
+    """
+    key = _key_of(request)
+    with _guard:
+        model = _models.get(key)
+        if model is not None:
+            return model
+        lock = _loading.setdefault(key, threading.Lock())
+    with lock:
+        model = _models.get(key)
+        if model is None:
+            from bge_integrations.backend.loading import LoadedModel
+
+            try:
+                model = LoadedModel(request)
+                with _guard:
+                    _models[key] = model
+            finally:
+                with _guard:
+                    _loading.pop(key, None)
+        return model
+
+
+def _key_of(request: LoadRequest) -> _Key:
+    """Tells apart two states of one local folder, so that a model trained again in place is loaded again."""
+    folder = Path(request.model_name).expanduser()
+    if not folder.is_dir():
+        return _Key(request, None)
+    files = sorted(path for pattern in ("*.json", "*.safetensors", "*.bin") for path in folder.rglob(pattern))
+    content = tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files)
+    return _Key(dataclasses.replace(request, model_name=os.path.abspath(folder)), content)

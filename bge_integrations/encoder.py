@@ -1,0 +1,394 @@
+"""BgeEncoder: texts in, float32 vectors out, with the right instruction on the right side."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import threading
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_integrations.backend import sharing
+from bge_integrations.backend.batching import plan_batches
+from bge_integrations.backend.engines import TokenBatch
+from bge_integrations.errors import EncoderClosedError, NonFiniteEmbeddingError, SettingsError, TruncationError
+from bge_integrations.instructions import Instruction, Role, resolve_instruction
+from bge_integrations.reporting import Progress, warn_about_truncation
+from bge_integrations.settings import EncoderSettings, EngineName, Normalization, OnTruncation, Precision, TransformersKwargs
+from bge_integrations.validation import check_texts
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from bge_integrations.backend.loading import LoadedModel
+    from bge_integrations.backend.tokenization import TokenizedTexts
+
+_NORM_FLOOR = np.float32(1e-12)  # as torch.nn.functional.normalize
+
+
+class BgeEncoder:
+    """Encodes texts with a BGE model, or any other that sentence-transformers can load.
+
+    Encoders with equal loading settings share one model in memory; instruction, normalisation, truncation and limits
+    belong to the encoder. Safe to use from several threads. Pickles and copies carry settings, never weights.
+
+    Example:
+        ```python
+        encoder = BgeEncoder("BAAI/bge-small-en-v1.5")
+        scores = encoder.encode_queries(["what is a vector?"]) @ encoder.encode_documents(passages).T
+        ```
+    """
+
+    def __init__(
+        self,
+        model_name: str | os.PathLike[str],
+        *,
+        device: str | None = None,
+        precision: Precision = "auto",
+        engine: EngineName = "auto",
+        max_length: int | None = None,
+        query_instruction: str | None = None,
+        document_instruction: str | None = None,
+        task: str | None = None,
+        normalize: Normalization = None,
+        truncate_dim: int | None = None,
+        on_truncation: OnTruncation = "warn",
+        revision: str | None = None,
+        cache_folder: str | None = None,
+        token: str | bool | None = None,
+        trust_remote_code: bool = False,
+        local_files_only: bool = False,
+        allow_pickle_weights: bool = False,
+        show_progress: bool = False,
+        batch_tokens: int | None = None,
+        batch_size: int | None = None,
+        transformers_kwargs: TransformersKwargs | None = None,
+    ) -> None:
+        """Loads the model, or joins the encoders that already hold it.
+
+        Args:
+            model_name: Hub id (`"BAAI/bge-small-en-v1.5"`) or local folder.
+            device: `"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`; None takes the first there is of cuda, mps and cpu.
+            precision: How the model computes: `"float32"`, `"bfloat16"`, `"float16"`; `"auto"` is float16 on CUDA and
+                float32 elsewhere. Vectors are float32 in any case.
+            engine: What runs the model; `"auto"` chooses.
+            max_length: Tokens per text, special tokens included; None takes the model's own limit.
+            query_instruction: Text before each query: None takes what the model was trained with, `""` is none.
+            document_instruction: The same for documents.
+            task: What an instruct model is asked to do, or the name of one of llm-embedder's tasks.
+            normalize: L2-normalise the vectors: None as the model was trained (BGE: yes), True always, False never,
+                `"checkpoint"` only if the checkpoint's own modules do, as sentence-transformers.
+            truncate_dim: Keep only so many leading dimensions; normalised again afterwards.
+            on_truncation: For texts over `max_length`: `"warn"` once a call, `"ignore"`, or `"error"`.
+            revision: Branch, tag or commit on the hub.
+            cache_folder: Where hub files are kept.
+            token: Hub token; never shown, pickled or dumped.
+            trust_remote_code: Run Python code that comes with the checkpoint.
+            local_files_only: Never ask the hub.
+            allow_pickle_weights: Load `pytorch_model.bin` where there are no safetensors.
+            show_progress: A progress bar for `encode_documents` and `encode`, never for queries.
+            batch_tokens: Tokens, padding included, in one forward pass.
+            batch_size: Upper limit on the texts in one forward pass.
+            transformers_kwargs: Keywords for transformers' `from_pretrained`.
+
+        Raises:
+            SettingsError: A setting that can't be honoured, named with its value and the choices.
+            ModelLoadError: The checkpoint can't be found, fetched or read, or would run code.
+            PoolingMismatchError: A BGE model whose own files ask for another pooling.
+        """
+        self._start(
+            EncoderSettings(
+                model_name=cast("str", model_name),
+                device=device,
+                precision=precision,
+                engine=engine,
+                max_length=max_length,
+                query_instruction=query_instruction,
+                document_instruction=document_instruction,
+                task=task,
+                normalize=normalize,
+                truncate_dim=truncate_dim,
+                on_truncation=on_truncation,
+                revision=revision,
+                cache_folder=cache_folder,
+                token=token,
+                trust_remote_code=trust_remote_code,
+                local_files_only=local_files_only,
+                allow_pickle_weights=allow_pickle_weights,
+                show_progress=show_progress,
+                batch_tokens=batch_tokens,
+                batch_size=batch_size,
+                transformers_kwargs=transformers_kwargs or TransformersKwargs(),
+            )
+        )
+        self._loaded()
+
+    @classmethod
+    def from_settings(cls, settings: EncoderSettings, *, load: bool = True) -> BgeEncoder:
+        """Makes an encoder from settings.
+
+        Args:
+            settings: The settings.
+            load: Load the model now; else at the first use.
+        """
+        encoder = cls.__new__(cls)
+        encoder._start(settings)
+        if load:
+            encoder._loaded()
+        return encoder
+
+    def _start(self, settings: EncoderSettings) -> None:
+        self.settings = settings
+        self._model: LoadedModel | None = None
+        self._closed = False
+        self._guard = threading.Lock()
+
+    def encode_queries(self, texts: Iterable[str]) -> NDArray[np.float32]:
+        """Encodes short queries that are to find longer passages, each with the query instruction.
+
+        Args:
+            texts: The queries.
+
+        Returns:
+            C-contiguous float32 array, shape [n, dimension], rows in the order given; (0, dimension) for no texts.
+
+        Raises:
+            InputTypeError: A bare `str`, or an element that is no `str`.
+            InputValueError: A text that UTF-8 can't write.
+            TruncationError: A text over the limit, under `on_truncation="error"`.
+            NonFiniteEmbeddingError: The model gave NaN or infinity.
+            EncoderClosedError: After `close()`.
+        """
+        return self._encode(texts, "query", "encode_queries")
+
+    def encode_documents(self, texts: Iterable[str]) -> NDArray[np.float32]:
+        """Encodes documents (passages), with the document instruction, which for BGE is none but for llm-embedder.
+
+        Args:
+            texts: The documents.
+
+        Returns:
+            As `encode_queries`.
+
+        Raises:
+            BgeError: As `encode_queries`.
+        """
+        return self._encode(texts, "document", "encode_documents")
+
+    def encode(self, texts: Iterable[str]) -> NDArray[np.float32]:
+        """Encodes texts for a symmetric use (similarity, clustering, classification), without an instruction.
+
+        Args:
+            texts: The texts.
+
+        Returns:
+            As `encode_queries`.
+
+        Raises:
+            BgeError: As `encode_queries`.
+        """
+        return self._encode(texts, "symmetric", "encode")
+
+    def instruction(self, role: Role) -> Instruction:
+        """Returns what is put around the texts of a role with these settings."""
+        model = self._loaded()
+        explicit = {"query": self.settings.query_instruction, "document": self.settings.document_instruction}
+        return resolve_instruction(
+            role,
+            explicit=explicit.get(role),
+            task=self.settings.task,
+            spec=model.spec,
+            saved_prompts=model.prompts,
+            default_prompt_name=model.sentence_transformer.default_prompt_name,
+        )
+
+    @property
+    def backend(self) -> LoadedModel:
+        """The loaded model, which encoders with equal loading settings share."""
+        return self._loaded()
+
+    @property
+    def client(self) -> SentenceTransformer:
+        """The SentenceTransformer underneath; its own `encode` knows nothing of these settings."""
+        return self._loaded().sentence_transformer
+
+    @property
+    def dimension(self) -> int:
+        """Length of the vectors."""
+        full = self._loaded().dimension
+        return min(self.settings.truncate_dim or full, full)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens per text, special tokens included, beyond which a text is cut."""
+        return self.settings.max_length or self._loaded().max_tokens
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether the vectors are L2-normalised."""
+        if isinstance(self.settings.normalize, bool):
+            return self.settings.normalize
+        model = self._loaded()
+        return model.checkpoint_normalizes or (self.settings.normalize is None and model.spec is not None)
+
+    def cache_namespace(self, role: Role) -> str:
+        """Names everything that a vector of this role depends on, for the keys of a cache.
+
+        Args:
+            role: The side that the vectors are on.
+
+        Returns:
+            A name made of letters, digits, `.`, `-` and `_`; equal for equal models and settings, in any process.
+        """
+        model = self._loaded()
+        facts = (
+            model.identity,
+            model.request.precision,
+            self.instruction(role),
+            self.max_length,
+            self.normalizes,
+            self.dimension,
+        )
+        digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+        name = re.sub(r"[^A-Za-z0-9.]+", "-", os.path.basename(os.path.normpath(self.settings.model_name)))
+        return f"{name}_{role}_{digest}"
+
+    def close(self) -> None:
+        """Lets go of the model, whose memory is free once no other encoder holds it. May be called twice."""
+        with self._guard:
+            self._closed = True
+            self._model = None
+
+    def __enter__(self) -> BgeEncoder:
+        """Returns the encoder."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the encoder."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Shows the model and whether it is loaded."""
+        state = "closed" if self._closed else "loaded" if self._model else "not loaded"
+        return f"{type(self).__name__}({self.settings.model_name!r}, {state})"
+
+    def __reduce__(self) -> tuple[Any, tuple[EncoderSettings]]:
+        """Pickles and copies the settings; the model is loaded, or joined, at the first use."""
+        return _restore, (self.settings,)
+
+    def _loaded(self) -> LoadedModel:
+        model = self._model
+        if model is not None:
+            return model
+        with self._guard:
+            if self._closed:
+                raise EncoderClosedError(
+                    f"This encoder of {self.settings.model_name} was closed; make a new one, which is quick while "
+                    "another still holds the model."
+                )
+            if self._model is None:
+                from bge_integrations.backend.loading import LoadRequest
+
+                model = sharing.acquire(LoadRequest.from_settings(self.settings))
+                self._check_against(model)
+                self._model = model
+            return self._model
+
+    def _check_against(self, model: LoadedModel) -> None:
+        """Refuses settings that this model can't honour."""
+        settings = self.settings
+        if settings.max_length is not None:
+            capacity = model.position_capacity()
+            if capacity is not None and settings.max_length > capacity:
+                raise SettingsError(
+                    f"max_length={settings.max_length} is more than the {capacity} positions that "
+                    f"{settings.model_name} has; give at most {capacity}."
+                )
+            if settings.max_length <= model.tokenizer.special_tokens:
+                raise SettingsError(
+                    f"max_length={settings.max_length} leaves no room beside the {model.tokenizer.special_tokens} "
+                    f"special tokens of {settings.model_name}; give at least {model.tokenizer.special_tokens + 1}."
+                )
+        if settings.truncate_dim is not None and settings.truncate_dim > model.dimension:
+            raise SettingsError(
+                f"truncate_dim={settings.truncate_dim} is more than the {model.dimension} dimensions of "
+                f"{settings.model_name}."
+            )
+        if settings.task is not None:
+            resolve_instruction("query", explicit=None, task=settings.task, spec=model.spec, saved_prompts={})
+
+    def _encode(self, texts: Iterable[str], role: Role, method: str) -> NDArray[np.float32]:
+        model = self._loaded()
+        checked = check_texts(texts, method)
+        if not checked:
+            return np.empty((0, self.dimension), dtype=np.float32)
+        instruction = self.instruction(role)
+        # Identical texts are computed once.
+        positions: dict[str, int] = {}
+        inverse = np.fromiter((positions.setdefault(text, len(positions)) for text in checked), np.int64, len(checked))
+        unique = list(positions)
+        tokens = model.tokenizer.tokenize([instruction.apply(text) for text in unique], self.max_length)
+        first_seen = np.unique(inverse, return_index=True)[1]
+        self._report_truncation(tokens.full_lengths[inverse])
+        vectors = self._run(model, tokens, first_seen, model.prompt_length(instruction.prefix), role)
+        return vectors if len(unique) == len(checked) else vectors[inverse]
+
+    def _run(
+        self,
+        model: LoadedModel,
+        tokens: TokenizedTexts,
+        first_seen: NDArray[np.int64],
+        prompt_length: int,
+        role: Role,
+    ) -> NDArray[np.float32]:
+        vectors = np.empty((len(tokens.ids), self.dimension), dtype=np.float32)
+        budget = self.settings.batch_tokens or model.engine.default_batch_tokens
+        normalizes = self.normalizes
+        with Progress(len(tokens.ids), shown=self.settings.show_progress and role != "query") as progress:
+            for batch in plan_batches(tokens.lengths, batch_tokens=budget, max_texts=self.settings.batch_size):
+                pooled = model.pool(TokenBatch([tokens.ids[index] for index in batch], prompt_length))
+                finite = np.isfinite(pooled).all(axis=1)
+                if not finite.all():
+                    _refuse_non_finite(first_seen[batch[~finite]], self.settings)
+                rows = pooled[:, : self.dimension]
+                if normalizes:
+                    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _NORM_FLOOR)
+                vectors[batch] = rows
+                progress.add(len(batch), int(tokens.lengths[batch].sum()))
+        return vectors
+
+    def _report_truncation(self, full_lengths: NDArray[np.int64]) -> None:
+        limit = self.max_length
+        cut = np.flatnonzero(full_lengths > limit)
+        if not len(cut) or self.settings.on_truncation == "ignore":
+            return
+        if self.settings.on_truncation == "error":
+            first = int(cut[0])
+            raise TruncationError(
+                f"Text {first} has {full_lengths[first]} tokens, the limit is {limit} "
+                f"({len(cut)} of {len(full_lengths)} texts are over it); split it, or set on_truncation='warn'.",
+                first,
+            )
+        longest = int(np.argmax(full_lengths))
+        warn_about_truncation(
+            f"{len(cut)} of {len(full_lengths)} texts were cut: the longest, text {longest}, has "
+            f"{full_lengths[longest]} tokens, the limit is {limit}. Split long texts before encoding, or set "
+            "on_truncation='ignore'."
+        )
+
+
+def _refuse_non_finite(indices: Sequence[int] | NDArray[np.int64], settings: EncoderSettings) -> None:
+    first = int(min(indices))
+    raise NonFiniteEmbeddingError(
+        f"{settings.model_name} gave NaN or infinity for text {first} (precision {settings.precision!r}). With float16 "
+        "try precision='bfloat16' or 'float32'; with float32 the checkpoint itself is damaged.",
+        first,
+    )
+
+
+def _restore(settings: EncoderSettings) -> BgeEncoder:
+    return BgeEncoder.from_settings(settings, load=False)

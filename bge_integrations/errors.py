@@ -1,0 +1,136 @@
+"""Every exception that this package raises on purpose.
+
+```
+BgeError
+├── InvalidInputError                  a text, or the container of texts, can't be encoded
+│   ├── InputTypeError                 (also a TypeError)   not a `str`, or a bare `str` where a list belongs
+│   ├── InputValueError                (also a ValueError)  a `str` that no tokenizer can read
+│   └── TruncationError                (also a ValueError)  longer than the model, under `on_truncation="error"`
+├── SettingsError                      (also a ValueError)  a setting, or two together, that can't be honoured
+│   ├── DeviceNotAvailableError        the device named is not on this machine
+│   ├── EngineNotAvailableError        the engine named can't be used here
+│   └── UnsupportedModelError          the model is of another kind (a reranker, say) or can't be run
+├── ModelLoadError                     (also an OSError)    the checkpoint can't be loaded
+│   ├── ModelNotFoundError             no such folder, or no such model on the hub
+│   ├── ModelNotCachedError            not in the cache, and the hub can't be reached
+│   └── UnsafeWeightsError             only pickled weights, or custom code, which were not allowed by name
+├── PoolingMismatchError               (also a ValueError)  a BGE checkpoint whose own files ask for another pooling
+├── NonFiniteEmbeddingError            (also a ValueError)  the model gave NaN or infinity for a text
+├── EncoderClosedError                 (also a RuntimeError) used after `close()`
+└── MissingExtraError                  (also an ImportError) an optional dependency is not installed
+```
+
+Each one also derives from the built-in class in brackets, so code that catches `ValueError` or `TypeError` keeps working.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BgeError",
+    "DeviceNotAvailableError",
+    "EncoderClosedError",
+    "EngineNotAvailableError",
+    "InputTypeError",
+    "InputValueError",
+    "InvalidInputError",
+    "MissingExtraError",
+    "ModelLoadError",
+    "ModelNotCachedError",
+    "ModelNotFoundError",
+    "NonFiniteEmbeddingError",
+    "PoolingMismatchError",
+    "SettingsError",
+    "TruncationError",
+    "UnsafeWeightsError",
+    "UnsupportedModelError",
+]
+
+
+class BgeError(Exception):
+    """Base of every exception that this package raises on purpose."""
+
+
+class InvalidInputError(BgeError):
+    """A text, or the container of texts, can't be encoded.
+
+    Attributes:
+        index: Position of the offending text in the call, or None if the container itself is at fault.
+    """
+
+    def __init__(self, message: str, index: int | None = None) -> None:
+        super().__init__(message)
+        self.index = index
+
+    def __reduce__(self) -> tuple[type[InvalidInputError], tuple[str, int | None]]:
+        return type(self), (str(self), self.index)
+
+
+class InputTypeError(InvalidInputError, TypeError):
+    """A text is not a `str`, or a bare `str` was given where a list of texts belongs."""
+
+
+class InputValueError(InvalidInputError, ValueError):
+    """A text is a `str` that can't be written as UTF-8, so that no tokenizer can read it."""
+
+
+class TruncationError(InvalidInputError, ValueError):
+    """A text is longer than the model's limit while `on_truncation="error"`."""
+
+
+class SettingsError(BgeError, ValueError):
+    """A setting, or two settings together, can't be honoured."""
+
+
+class DeviceNotAvailableError(SettingsError):
+    """The device named is not on this machine."""
+
+
+class EngineNotAvailableError(SettingsError):
+    """The engine named can't be used here."""
+
+
+class UnsupportedModelError(SettingsError):
+    """The model is of another kind than the class can run."""
+
+
+class ModelLoadError(BgeError, OSError):
+    """The checkpoint can't be loaded."""
+
+
+class ModelNotFoundError(ModelLoadError):
+    """There is no such folder, or no such model on the hub."""
+
+
+class ModelNotCachedError(ModelLoadError):
+    """The model is not in the cache and the hub can't be reached."""
+
+
+class UnsafeWeightsError(ModelLoadError):
+    """The checkpoint runs code when loaded (pickle or custom modules) and that was not allowed by name."""
+
+
+class PoolingMismatchError(BgeError, ValueError):
+    """A BGE checkpoint whose own files ask for another pooling than BGE's."""
+
+
+class NonFiniteEmbeddingError(BgeError, ValueError):
+    """The model gave NaN or infinity for a text.
+
+    Attributes:
+        index: Position in the call of the first text concerned.
+    """
+
+    def __init__(self, message: str, index: int) -> None:
+        super().__init__(message)
+        self.index = index
+
+    def __reduce__(self) -> tuple[type[NonFiniteEmbeddingError], tuple[str, int]]:
+        return type(self), (str(self), self.index)
+
+
+class EncoderClosedError(BgeError, RuntimeError):
+    """An encoder was used after its `close()`."""
+
+
+class MissingExtraError(BgeError, ImportError):
+    """An optional dependency is not installed; the message is the command that installs it."""

@@ -1,0 +1,100 @@
+"""What is written around a text before it is encoded: the asymmetry between queries and documents.
+
+BGE models were trained with an instruction before short queries and nothing before passages
+(https://huggingface.co/BAAI/bge-large-en-v1.5, "Usage"). Symmetric uses want none on either side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from bge_integrations.catalogue import ModelSpec
+from bge_integrations.errors import SettingsError
+
+Role = Literal["query", "document", "symmetric"]
+
+# The names under which sentence-transformers' `encode_query` and `encode_document` look for saved prompts, in order.
+QUERY_PROMPT_NAMES = ("query",)
+DOCUMENT_PROMPT_NAMES = ("document", "passage", "corpus")
+_PROMPT_NAMES: dict[Role, tuple[str, ...]] = {"query": QUERY_PROMPT_NAMES, "document": DOCUMENT_PROMPT_NAMES}
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """Text around a text."""
+
+    prefix: str = ""
+    suffix: str = ""
+
+    def apply(self, text: str) -> str:
+        """Returns the text as the model should see it."""
+        return f"{self.prefix}{text}{self.suffix}"
+
+
+def resolve_instruction(
+    role: Role,
+    *,
+    explicit: str | None,
+    task: str | None,
+    spec: ModelSpec | None,
+    saved_prompts: Mapping[str, str],
+    default_prompt_name: str | None = None,
+) -> Instruction:
+    """Decides what goes around the texts of one role.
+
+    An explicit instruction always wins, `""` being none. A BGE model then takes what the catalogue says, whatever
+    prompts its checkpoint also carries, so that nothing is ever put in twice. Any other model takes the prompts saved
+    in its checkpoint, as sentence-transformers' `encode_query`, `encode_document` and `encode` would.
+
+    Args:
+        role: The side that the texts are on.
+        explicit: The user's own instruction for this role, or None.
+        task: What an instruct model is asked to do, or the name of one of llm-embedder's tasks.
+        spec: The catalogue's row; None for a model that is no BGE.
+        saved_prompts: The prompts saved in the checkpoint.
+        default_prompt_name: The one that the checkpoint applies where no role is given.
+
+    Raises:
+        SettingsError: `task` for a model that has none, or one that it doesn't know.
+    """
+    if task is not None:
+        _require_tasks(spec, task)
+    if explicit is not None:
+        return Instruction(explicit)
+    if spec is not None:
+        return _catalogued(role, spec, task)
+    for name in _PROMPT_NAMES.get(role, ()):
+        if name in saved_prompts:
+            return Instruction(saved_prompts[name])
+    return Instruction(saved_prompts.get(default_prompt_name or "", ""))
+
+
+def _catalogued(role: Role, spec: ModelSpec, task: str | None) -> Instruction:
+    if role == "symmetric":
+        return Instruction()
+    if spec.task_instructions and task is not None:
+        query, passage = spec.task_instructions[task]
+        return Instruction(query if role == "query" else passage)
+    if role == "document":
+        return Instruction(spec.passage_instruction)
+    if spec.query_template:
+        filled = spec.query_template.replace("{task}", task or spec.default_task or "")
+        prefix, _, suffix = filled.partition("{query}")
+        return Instruction(prefix, suffix)
+    return Instruction(spec.query_instruction)
+
+
+def _require_tasks(spec: ModelSpec | None, task: str) -> None:
+    if spec is not None and spec.query_template:
+        return
+    if spec is not None and spec.task_instructions:
+        if task not in spec.task_instructions:
+            raise SettingsError(
+                f"task={task!r} is none of {spec.model_id}'s tasks: {', '.join(map(repr, spec.task_instructions))}."
+            )
+        return
+    raise SettingsError(
+        f"task={task!r} is given, but {spec.model_id if spec else 'this model'} takes no task; use query_instruction."
+    )

@@ -1,0 +1,243 @@
+"""BGE models as LangChain `Embeddings`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from typing import TYPE_CHECKING, Any, Literal
+
+from langchain_core.embeddings import Embeddings
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
+
+from bge_integrations.encoder import BgeEncoder
+from bge_integrations.sentence_transformers_kwargs import (
+    EncodingKwargs,
+    LoadingKwargs,
+    build_encoders,
+    json_ready_loading_kwargs,
+    merge_settings,
+    read_encoding_kwargs,
+    read_loading_kwargs,
+)
+from bge_integrations.settings import EncoderSettings, EngineName, OnTruncation, Precision
+from bge_integrations.validation import check_text
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+logger = logging.getLogger(__name__)
+
+_SHARED_FIELDS = (
+    "device",
+    "precision",
+    "engine",
+    "max_length",
+    "query_instruction",
+    "task",
+    "normalize",
+    "truncate_dim",
+    "on_truncation",
+    "revision",
+    "cache_folder",
+    "trust_remote_code",
+    "local_files_only",
+    "allow_pickle_weights",
+    "show_progress",
+    "batch_tokens",
+)
+
+
+class HuggingFaceBgeEmbeddings(BaseModel, Embeddings):
+    """BGE embedding models in LangChain, with the right instruction on the right side.
+
+    Takes the place of langchain-community's deprecated class of this name, and takes what langchain-huggingface's
+    `HuggingFaceEmbeddings` takes too. Embedders with equal loading settings share one model in memory, with
+    LlamaIndex's as well. Bad settings raise pydantic's `ValidationError`; loading raises the errors of
+    `bge_integrations.errors`.
+
+    Example:
+        ```python
+        from bge_integrations.langchain import HuggingFaceBgeEmbeddings
+
+        embeddings = HuggingFaceBgeEmbeddings(model_name="BAAI/bge-small-en-v1.5")
+        store = InMemoryVectorStore.from_texts(texts, embeddings)
+        ```
+    """
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), populate_by_name=True)
+
+    model_name: str = Field(default="BAAI/bge-large-en", alias="model")
+    """Hub id or local folder."""
+    cache_folder: str | None = None
+    """Where hub files are kept; None takes `SENTENCE_TRANSFORMERS_HOME` or the hub's usual cache."""
+    model_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of `SentenceTransformer(...)`, such as `device`, `revision` or `prompts`, honoured key by key."""
+    encode_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of `SentenceTransformer.encode`, such as `normalize_embeddings` or `batch_size`, for both sides."""
+    query_encode_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """The same for queries only; adds to `encode_kwargs`."""
+    query_instruction: str | None = None
+    """Text before each query. None takes what the model was trained with, `""` is none."""
+    embed_instruction: str | None = None
+    """Text before each document. None takes what the model was trained with: none for BGE, but for llm-embedder."""
+    multi_process: bool = False
+    """Accepted for compatibility: no process pool is started, one process already uses every core."""
+    show_progress: bool = False
+    """A progress bar while documents are embedded; never for a query."""
+    device: str | None = None
+    """`"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`; None takes the first there is of cuda, mps and cpu."""
+    precision: Precision = "auto"
+    """How the model computes; `"auto"` is float16 on CUDA and float32 elsewhere."""
+    engine: EngineName = "auto"
+    """What runs the model."""
+    max_length: int | None = None
+    """Tokens per text, special tokens included; None takes the model's own limit."""
+    task: str | None = None
+    """What an instruct model is asked to do, or the name of one of llm-embedder's tasks."""
+    normalize: bool | Literal["checkpoint"] | None = None
+    """L2-normalise: None as the model was trained (BGE: yes), True always, False never, `"checkpoint"` only if the
+    checkpoint's own modules do."""
+    truncate_dim: int | None = None
+    """Keep only so many leading dimensions; normalised again afterwards."""
+    on_truncation: OnTruncation = "warn"
+    """For texts over `max_length`: `"warn"` once a call, `"ignore"`, or `"error"`."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the checkpoint."""
+    local_files_only: bool = False
+    """Never ask the hub."""
+    allow_pickle_weights: bool = False
+    """Load `pytorch_model.bin` where a checkpoint has no safetensors."""
+    batch_tokens: int | None = None
+    """Tokens, padding included, in one forward pass; None takes the engine's own figure."""
+    token: SecretStr | bool | None = Field(default=None, exclude=True, repr=False)
+    """Hub token; never shown, dumped or pickled."""
+
+    _encoders: tuple[BgeEncoder, BgeEncoder] | None = PrivateAttr(default=None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _copy_kwargs(cls, data: Any) -> Any:  # noqa: ANN401 - whatever the user passed
+        """Keeps the user's dictionaries as they are, and the token out of ours."""
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        given = data.get("model_kwargs")
+        if isinstance(given, dict):
+            token = given.get("token", given.get("use_auth_token"))
+            if token is not None:
+                data["token"] = token
+            data["model_kwargs"] = json_ready_loading_kwargs(given)
+        for name in ("encode_kwargs", "query_encode_kwargs"):
+            if isinstance(data.get(name), dict):
+                data[name] = dict(data[name])
+        return data
+
+    @model_validator(mode="after")
+    def _check_settings(self) -> HuggingFaceBgeEmbeddings:
+        self._settings()
+        return self
+
+    def __init__(self, **data: Any) -> None:
+        """Checks the settings, then loads the model or joins those that already hold it.
+
+        Raises:
+            pydantic.ValidationError: A setting that is unknown or can't be honoured.
+            BgeError: Whatever loading raises; see `bge_integrations.BgeEncoder`.
+        """
+        super().__init__(**data)
+        self._role_encoders()
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Embeds documents.
+
+        Args:
+            texts: The documents.
+
+        Returns:
+            One list of Python floats a document, in the order given.
+
+        Raises:
+            BgeError: As `bge_integrations.BgeEncoder.encode_documents`.
+        """
+        return self._role_encoders()[0].encode_documents(texts).tolist()
+
+    def embed_query(self, text: str) -> list[float]:
+        """Embeds a query, with the query instruction.
+
+        Args:
+            text: The query.
+
+        Returns:
+            The vector, as Python floats.
+
+        Raises:
+            BgeError: As `bge_integrations.BgeEncoder.encode_queries`.
+        """
+        check_text(text)
+        vector: list[float] = self._role_encoders()[1].encode_queries([text])[0].tolist()
+        return vector
+
+    @property
+    def encoder(self) -> BgeEncoder:
+        """The encoder of documents."""
+        return self._role_encoders()[0]
+
+    @property
+    def client(self) -> SentenceTransformer:
+        """The SentenceTransformer underneath; its own `encode` knows nothing of these settings."""
+        return self.encoder.client
+
+    def cache_namespace(self, role: Literal["query", "document"]) -> str:
+        """Names what a vector of this role depends on, for the keys of a cache.
+
+        `CacheBackedEmbeddings` keys vectors by their raw text, so queries and documents need two namespaces: the
+        instruction makes their vectors differ.
+
+        Example:
+            ```python
+            cached = CacheBackedEmbeddings.from_bytes_store(
+                embeddings,
+                LocalFileStore("cache/" + embeddings.cache_namespace("document")),
+                query_embedding_cache=LocalFileStore("cache/" + embeddings.cache_namespace("query")),
+                key_encoder="sha256",
+            )
+            ```
+
+        Args:
+            role: The side that the vectors are on.
+
+        Returns:
+            A name made of letters, digits, `.`, `-` and `_`; equal for equal models and settings.
+        """
+        return self._role_encoders()[role == "query"].cache_namespace(role)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Pickles settings, not weights, and no token."""
+        state = super().__getstate__()
+        state["__dict__"] = {**state["__dict__"], "token": None}
+        state["__pydantic_private__"] = {"_encoders": None}
+        return state
+
+    def _role_encoders(self) -> tuple[BgeEncoder, BgeEncoder]:
+        if self._encoders is None:
+            self._encoders = build_encoders(*self._settings())
+            if self.multi_process:
+                logger.info("multi_process=True: no process pool is needed, %s is used", self.encoder.backend.device)
+        return self._encoders
+
+    def _settings(self) -> tuple[EncoderSettings, LoadingKwargs, EncodingKwargs, EncodingKwargs]:
+        loading = read_loading_kwargs(self.model_kwargs, "model_kwargs")
+        document = read_encoding_kwargs(self.encode_kwargs, "encode_kwargs")
+        query = document.updated_by(read_encoding_kwargs(self.query_encode_kwargs, "query_encode_kwargs"))
+        said = {name: getattr(self, name) for name in _SHARED_FIELDS if name in self.model_fields_set}
+        said["token"] = self.token.get_secret_value() if isinstance(self.token, SecretStr) else self.token
+        common = merge_settings(said, loading.settings, "model_kwargs")
+        for name, encoding in (("encode_kwargs", document), ("query_encode_kwargs", query)):
+            merge_settings(common, encoding.settings, name)
+        settings = EncoderSettings(
+            **common, model_name=self.model_name, document_instruction=self.embed_instruction
+        )
+        return settings, loading, document, query

@@ -1,0 +1,288 @@
+"""Reads the keyword dictionaries that today's adapters hand on to sentence-transformers.
+
+Their users write `model_kwargs={"device": "cuda"}` and `encode_kwargs={"normalize_embeddings": True}`, meaning the
+arguments of `SentenceTransformer(...)` and of its `encode`. Every key of sentence-transformers 6 is either honoured or
+refused with the reason; an unknown one is refused with a list of those that are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bge_integrations.encoder import BgeEncoder
+from bge_integrations.errors import SettingsError
+from bge_integrations.instructions import DOCUMENT_PROMPT_NAMES, QUERY_PROMPT_NAMES
+from bge_integrations.settings import EncoderSettings, TransformersKwargs
+
+_SETTINGS_OF_LOADING = ("device", "cache_folder", "revision", "trust_remote_code", "local_files_only", "truncate_dim")
+_TRANSFORMERS_GROUPS = {
+    "model_kwargs": "model",
+    "tokenizer_kwargs": "processor",
+    "processor_kwargs": "processor",
+    "config_kwargs": "config",
+}
+_DTYPE_KEYS = ("dtype", "torch_dtype")
+# langchain-community takes these at the top level and moves them into sentence-transformers' own model_kwargs.
+_LIFTED_KEYS = (*_DTYPE_KEYS, "attn_implementation")
+_REFUSED_IN_LOADING = {
+    "modules": "give the folder that they were saved to as model_name",
+    "model_card_data": "it only matters for saving; set it on .client",
+    "provider": "it belongs to backend='onnx', which is not used here; choose with device",
+    "file_name": "it belongs to backend='onnx' and 'openvino'; choose with engine and precision",
+    "export": "it belongs to backend='onnx' and 'openvino'; choose with engine",
+}
+LOADING_KEYS = tuple(
+    sorted(
+        {
+            *_SETTINGS_OF_LOADING,
+            *_TRANSFORMERS_GROUPS,
+            *_LIFTED_KEYS,
+            "token",
+            "use_auth_token",
+            "prompts",
+            "default_prompt_name",
+            "similarity_fn_name",
+            "backend",
+        }
+    )
+)
+
+_RENAMED_IN_ENCODING = {
+    "show_progress_bar": "show_progress",
+    "truncate_dim": "truncate_dim",
+    "batch_size": "batch_size",
+    "device": "device",
+    "task": "task",
+}
+_REFUSED_IN_ENCODING = {
+    "pool": "no process pool is needed: leave it out",
+    "processing_kwargs": "limit the length with max_length",
+}
+# They choose the container that the vectors come in, which the framework fixes here: lists of Python floats.
+_WITHOUT_EFFECT = ("convert_to_numpy", "convert_to_tensor", "chunk_size")
+ENCODING_KEYS = tuple(
+    sorted(
+        {
+            *_RENAMED_IN_ENCODING,
+            *_WITHOUT_EFFECT,
+            "prompt",
+            "prompt_name",
+            "precision",
+            "output_value",
+            "normalize_embeddings",
+        }
+    )
+)
+
+
+@dataclass(frozen=True)
+class LoadingKwargs:
+    """What the arguments of `SentenceTransformer(...)` mean here.
+
+    Attributes:
+        settings: Fields of `EncoderSettings`.
+        prompts: Prompts by name, beside those saved in the checkpoint.
+        default_prompt_name: The one for texts that get no other instruction.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+
+
+@dataclass(frozen=True)
+class EncodingKwargs:
+    """What the arguments of `SentenceTransformer.encode` mean here.
+
+    Attributes:
+        settings: Fields of `EncoderSettings`.
+        prompt: An instruction.
+        prompt_name: The name of a prompt; never together with `prompt`, which wins.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    prompt: str | None = None
+    prompt_name: str | None = None
+
+    def updated_by(self, other: EncodingKwargs) -> EncodingKwargs:
+        """Returns both together, the other winning. A prompt and a prompt's name are one thing said twice."""
+        prompts = other if (other.prompt, other.prompt_name) != (None, None) else self
+        return EncodingKwargs({**self.settings, **other.settings}, prompts.prompt, prompts.prompt_name)
+
+
+def json_ready_loading_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a copy whose torch types and devices are written as text, without a token."""
+    ready: dict[str, Any] = {}
+    for key, value in kwargs.items():
+        if key in ("token", "use_auth_token"):
+            continue
+        if key == "device" and value is not None:
+            ready[key] = value if isinstance(value, list) else str(value)
+        elif key in _DTYPE_KEYS:
+            ready[key] = _dtype_name(value)
+        elif key in _TRANSFORMERS_GROUPS and isinstance(value, Mapping):
+            ready[key] = {k: _dtype_name(v) if k in _DTYPE_KEYS else v for k, v in value.items() if k != "token"}
+        else:
+            ready[key] = value
+    return ready
+
+
+def read_loading_kwargs(kwargs: Mapping[str, Any], name: str) -> LoadingKwargs:
+    """Translates the arguments of `SentenceTransformer(...)`.
+
+    Args:
+        kwargs: The dictionary; not changed.
+        name: What the user calls it, for messages.
+
+    Raises:
+        SettingsError: An unknown key, one that can't be honoured, or two that contradict each other.
+    """
+    _require_known(kwargs, name, LOADING_KEYS, _REFUSED_IN_LOADING)
+    settings = {key: kwargs[key] for key in _SETTINGS_OF_LOADING if kwargs.get(key) is not None}
+    token = kwargs.get("token", kwargs.get("use_auth_token"))
+    if token is not None:
+        settings["token"] = token
+    backend = kwargs.get("backend", "torch")
+    if backend == "openvino":
+        settings["engine"] = "openvino"
+    elif backend != "torch":
+        raise SettingsError(f"{name}['backend']={backend!r} can't be honoured; leave it out and choose with engine.")
+    groups: dict[str, dict[str, Any]] = {"model": {}, "processor": {}, "config": {}}
+    for key, group in _TRANSFORMERS_GROUPS.items():
+        groups[group].update(kwargs.get(key) or {})
+    groups["model"].update({key: kwargs[key] for key in _LIFTED_KEYS if key in kwargs})
+    settings.update(_from_transformers_model_kwargs(groups["model"], name))
+    settings["transformers_kwargs"] = TransformersKwargs.of(**groups)
+    return LoadingKwargs(settings, dict(kwargs.get("prompts") or {}), kwargs.get("default_prompt_name"))
+
+
+def read_encoding_kwargs(kwargs: Mapping[str, Any], name: str) -> EncodingKwargs:
+    """Translates the arguments of `SentenceTransformer.encode`.
+
+    Args:
+        kwargs: The dictionary; not changed.
+        name: What the user calls it, for messages.
+
+    Raises:
+        SettingsError: An unknown key, or a value that can't be honoured.
+    """
+    _require_known(kwargs, name, ENCODING_KEYS, _REFUSED_IN_ENCODING)
+    precision = kwargs.get("precision")
+    if precision not in (None, "float32"):
+        raise SettingsError(
+            f"{name}['precision']={precision!r} asks for quantised vectors, but the framework wants floats; quantise in "
+            "the vector store. How the model computes is the setting `precision` outside this dictionary."
+        )
+    output = kwargs.get("output_value", "sentence_embedding")
+    if output != "sentence_embedding":
+        raise SettingsError(f"{name}['output_value']={output!r} is no text embedding; leave it out, or use .client.")
+    if isinstance(kwargs.get("device"), list):
+        raise SettingsError(f"{name}['device'] is a list; give one device.")
+    settings = {setting: kwargs[key] for key, setting in _RENAMED_IN_ENCODING.items() if kwargs.get(key) is not None}
+    if (normalize := kwargs.get("normalize_embeddings")) is not None:
+        # As there: False adds no normalisation, but doesn't take away the one that is among the checkpoint's modules.
+        settings["normalize"] = True if normalize else "checkpoint"
+    prompt = kwargs.get("prompt")
+    return EncodingKwargs(settings, prompt, kwargs.get("prompt_name") if prompt is None else None)
+
+
+def merge_settings(said: Mapping[str, Any], given: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Returns the settings of typed fields with what a dictionary says put in.
+
+    Args:
+        said: Values of the fields that the user set; None says nothing.
+        given: What the dictionary says.
+        name: What the user calls the dictionary.
+
+    Raises:
+        SettingsError: The user said two different things.
+    """
+    for key, value in given.items():
+        # Of the two ways to ask for a progress bar, langchain-community lets the dictionary win; so do we.
+        if key != "show_progress" and said.get(key) is not None and said[key] != value:
+            raise SettingsError(f"{key}={said[key]!r}, but {name} says {value!r}; say it once.")
+    return {**said, **given}
+
+
+def build_encoders(
+    settings: EncoderSettings, loading: LoadingKwargs, document: EncodingKwargs, query: EncodingKwargs
+) -> tuple[BgeEncoder, BgeEncoder]:
+    """Makes the encoders of documents and of queries, which share one model, and are one where nothing differs.
+
+    Args:
+        settings: What both have in common.
+        loading: Where prompts are named.
+        document: What is said of documents only.
+        query: What is said of queries only.
+
+    Raises:
+        SettingsError: A prompt's name that neither the checkpoint nor the user's `prompts` knows.
+        BgeError: Whatever loading raises.
+    """
+    documents = _build_encoder(settings, loading, document)
+    queries = _build_encoder(settings, loading, query)
+    return documents, documents if queries.settings == documents.settings else queries
+
+
+def _build_encoder(settings: EncoderSettings, loading: LoadingKwargs, encoding: EncodingKwargs) -> BgeEncoder:
+    plain = BgeEncoder.from_settings(settings.replace(**encoding.settings))
+
+    def named(name: str | None) -> str | None:
+        return _prompt_by_name(name, plain, loading.prompts) if name is not None else None
+
+    def instruction(explicit: str | None, names: tuple[str, ...]) -> str | None:
+        role_prompt = next((loading.prompts[name] for name in names if name in loading.prompts), None)
+        choices: tuple[Callable[[], str | None], ...] = (
+            lambda: explicit,
+            lambda: encoding.prompt,
+            lambda: named(encoding.prompt_name),
+            lambda: role_prompt,
+            lambda: named(loading.default_prompt_name),
+        )
+        return next((text for choice in choices if (text := choice()) is not None), None)
+
+    complete = plain.settings.replace(
+        query_instruction=instruction(settings.query_instruction, QUERY_PROMPT_NAMES),
+        document_instruction=instruction(settings.document_instruction, DOCUMENT_PROMPT_NAMES),
+    )
+    return plain if complete == plain.settings else BgeEncoder.from_settings(complete)
+
+
+def _prompt_by_name(name: str, encoder: BgeEncoder, prompts: Mapping[str, str]) -> str:
+    known = {**encoder.backend.prompts, **prompts}
+    if name not in known:
+        raise SettingsError(
+            f"There is no prompt named {name!r}; the checkpoint and model_kwargs['prompts'] have "
+            f"{', '.join(map(repr, known)) or 'none'}."
+        )
+    return known[name]
+
+
+def _from_transformers_model_kwargs(kwargs: dict[str, Any], name: str) -> dict[str, Any]:
+    """Takes out of transformers' keywords what is a setting here."""
+    settings: dict[str, Any] = {}
+    for key in _DTYPE_KEYS:
+        dtype = _dtype_name(kwargs.pop(key, None))
+        if dtype is not None:
+            settings["precision"] = dtype
+    if kwargs.pop("use_safetensors", None) is False:
+        settings["allow_pickle_weights"] = True
+    if "device_map" in kwargs:
+        raise SettingsError(f"{name}: device_map={kwargs['device_map']!r} can't be honoured; choose with device.")
+    return settings
+
+
+def _dtype_name(dtype: Any) -> str | None:  # noqa: ANN401 - a torch.dtype, which must not be imported for this
+    return None if dtype is None else str(dtype).removeprefix("torch.")
+
+
+def _require_known(
+    kwargs: Mapping[str, Any], name: str, known: tuple[str, ...], refused: Mapping[str, str]
+) -> None:
+    for key in kwargs:
+        if key in refused:
+            raise SettingsError(f"{name}[{key!r}] can't be honoured: {refused[key]}.")
+        if key not in known:
+            raise SettingsError(f"{name}[{key!r}] is unknown; the known keys are {', '.join(known)}.")

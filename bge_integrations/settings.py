@@ -1,0 +1,191 @@
+"""The settings that every encoder takes, checked once, in one place."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from bge_integrations.errors import EngineNotAvailableError, SettingsError
+
+Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+EngineName = Literal["auto", "torch", "openvino", "sentence-transformers"]
+OnTruncation = Literal["warn", "ignore", "error"]
+Normalization = bool | Literal["checkpoint"] | None
+
+OUTPUT_PRECISIONS = ("uint8", "binary", "ubinary")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformersKwargs:
+    """Keywords handed on to transformers' `from_pretrained`, kept as JSON so that equal ones compare equal.
+
+    Attributes:
+        model: For `AutoModel`, such as `{"attn_implementation": "eager"}`.
+        processor: For `AutoTokenizer`.
+        config: For `AutoConfig`.
+    """
+
+    model: str = "{}"
+    processor: str = "{}"
+    config: str = "{}"
+
+    @classmethod
+    def of(
+        cls,
+        model: Mapping[str, Any] | None = None,
+        processor: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> TransformersKwargs:
+        """Freezes three keyword dictionaries.
+
+        Raises:
+            SettingsError: If a value can't be written as JSON, since settings must survive a round trip.
+        """
+        return cls(
+            model=_to_json("model_kwargs", model),
+            processor=_to_json("processor_kwargs", processor),
+            config=_to_json("config_kwargs", config),
+        )
+
+    def as_dicts(self) -> dict[str, dict[str, Any]]:
+        """Returns them under sentence-transformers' own names."""
+        return {
+            "model_kwargs": json.loads(self.model),
+            "processor_kwargs": json.loads(self.processor),
+            "config_kwargs": json.loads(self.config),
+        }
+
+
+def _to_json(name: str, values: Mapping[str, Any] | None) -> str:
+    for key, value in (values or {}).items():
+        try:
+            json.dumps(value)
+        except TypeError as error:
+            raise SettingsError(
+                f"{name}[{key!r}] is a {type(value).__name__}, which can't be written as JSON; "
+                "settings must survive saving and loading, so give a number, text, list or dictionary."
+            ) from error
+    return json.dumps(dict(values or {}), sort_keys=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSettings:
+    """Everything that decides what an encoder computes. Holds no weights, and pickles without the token.
+
+    Attributes:
+        model_name: Hub id (`"BAAI/bge-small-en-v1.5"`) or local folder.
+        device: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`; None or `"auto"` takes the first there is of cuda, mps, cpu.
+        precision: How the model computes. `"auto"` is float16 on CUDA and float32 elsewhere.
+        engine: What runs the model; `"auto"` chooses.
+        max_length: Tokens per text, special tokens included; None takes the model's own limit.
+        query_instruction: Text before each query. None takes what the model was trained with, `""` is none.
+        document_instruction: The same for documents. BGE models want none, but for llm-embedder.
+        task: What an instruct model is asked to do, or the name of one of llm-embedder's tasks.
+        normalize: L2-normalise: None as the model was trained (BGE: yes), True always, False never, `"checkpoint"` only
+            if the checkpoint's own modules do, which is what sentence-transformers does by default.
+        truncate_dim: Keep the first so many dimensions, normalised again afterwards.
+        on_truncation: What to do about texts over `max_length`: `"warn"` once a call, `"ignore"`, `"error"`.
+        revision: Branch, tag or commit on the hub.
+        cache_folder: Where hub files are kept; None takes the usual places.
+        token: Hub token; never shown, pickled or dumped.
+        trust_remote_code: Run Python code that comes with the checkpoint.
+        local_files_only: Never ask the hub.
+        allow_pickle_weights: Load `pytorch_model.bin` where a checkpoint has no safetensors.
+        show_progress: A progress bar for `encode_documents` and `encode`.
+        batch_tokens: Tokens, padding included, in one forward pass; None takes the engine's own figure.
+        batch_size: Upper limit on the texts in one forward pass; None sets no limit.
+        transformers_kwargs: Keywords for transformers' `from_pretrained`.
+    """
+
+    model_name: str
+    device: str | None = None
+    precision: Precision = "auto"
+    engine: EngineName = "auto"
+    max_length: int | None = None
+    query_instruction: str | None = None
+    document_instruction: str | None = None
+    task: str | None = None
+    normalize: Normalization = None
+    truncate_dim: int | None = None
+    on_truncation: OnTruncation = "warn"
+    revision: str | None = None
+    cache_folder: str | None = None
+    token: str | bool | None = field(default=None, repr=False, compare=False)
+    trust_remote_code: bool = False
+    local_files_only: bool = False
+    allow_pickle_weights: bool = False
+    show_progress: bool = False
+    batch_tokens: int | None = None
+    batch_size: int | None = None
+    transformers_kwargs: TransformersKwargs = field(default_factory=TransformersKwargs)
+
+    def __post_init__(self) -> None:
+        """Checks every value on its own; what depends on the model is checked when it is loaded."""
+        if isinstance(self.model_name, os.PathLike):
+            object.__setattr__(self, "model_name", os.fspath(self.model_name))
+        if not isinstance(self.model_name, str) or not self.model_name.strip():
+            raise SettingsError(
+                f"model_name={self.model_name!r} names no model; give a hub id such as 'BAAI/bge-small-en-v1.5' "
+                "or the path of a folder."
+            )
+        if self.cache_folder is not None:
+            object.__setattr__(self, "cache_folder", os.fspath(self.cache_folder))
+        if self.precision in OUTPUT_PRECISIONS:
+            raise SettingsError(
+                f"precision={self.precision!r} is a format for stored vectors; here `precision` says how the model "
+                "computes. Both frameworks want floats: quantise in the vector store instead."
+            )
+        _check_choice("precision", self.precision, get_args(Precision))
+        _check_choice("engine", self.engine, get_args(EngineName))
+        _check_choice("on_truncation", self.on_truncation, get_args(OnTruncation))
+        if self.engine in ("torch", "openvino"):
+            raise EngineNotAvailableError(
+                f"engine={self.engine!r} is not part of this release; 'auto' and 'sentence-transformers' are."
+            )
+        if self.precision == "int8":
+            raise SettingsError(
+                "precision='int8' needs an engine that is not part of this release; 'auto', 'float32', 'bfloat16' "
+                "and 'float16' are."
+            )
+        if not (self.normalize is None or isinstance(self.normalize, bool) or self.normalize == "checkpoint"):
+            raise SettingsError(f"normalize={self.normalize!r} is unknown; choose None, True, False or 'checkpoint'.")
+        for name in ("max_length", "truncate_dim", "batch_tokens", "batch_size"):
+            _check_positive(name, getattr(self, name))
+        for name in ("query_instruction", "document_instruction", "task"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise SettingsError(f"{name}={value!r} is a {type(value).__name__}; give a text, '' for none, or None.")
+        if self.device is not None and not isinstance(self.device, str):
+            raise SettingsError(
+                f"device={self.device!r} is a {type(self.device).__name__}; give one device as text, such as 'cpu', "
+                "'cuda' or 'cuda:1'."
+            )
+
+    def replace(self, **changes: Any) -> EncoderSettings:  # noqa: ANN401 - the fields' own types
+        """Returns a copy with some fields changed, checked again."""
+        return dataclasses.replace(self, **changes)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves the token out of pickles."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "token"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restores what `__getstate__` kept."""
+        for name, value in {"token": None, **state}.items():
+            object.__setattr__(self, name, value)
+
+
+def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise SettingsError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, allowed))}.")
+
+
+def _check_positive(name: str, value: int | None) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise SettingsError(f"{name}={value!r} must be a whole number of at least 1.")
