@@ -18,7 +18,14 @@ from bge_integrations.backend.engines import TokenBatch
 from bge_integrations.errors import EncoderClosedError, NonFiniteEmbeddingError, SettingsError, TruncationError
 from bge_integrations.instructions import Instruction, Role, resolve_instruction
 from bge_integrations.reporting import Progress, warn_about_truncation
-from bge_integrations.settings import EncoderSettings, EngineName, Normalization, OnTruncation, Precision, TransformersKwargs
+from bge_integrations.settings import (
+    EncoderSettings,
+    EngineName,
+    Normalization,
+    OnTruncation,
+    Precision,
+    TransformersKwargs,
+)
 from bge_integrations.validation import check_texts
 
 if TYPE_CHECKING:

@@ -80,9 +80,10 @@ def _catalogued(role: Role, spec: ModelSpec, task: str | None) -> Instruction:
     if role == "document":
         return Instruction(spec.passage_instruction)
     if spec.query_template:
-        filled = spec.query_template.replace("{task}", task or spec.default_task or "")
-        prefix, _, suffix = filled.partition("{query}")
-        return Instruction(prefix, suffix)
+        # Split first: a task may itself speak of {query}.
+        before, _, after = spec.query_template.partition("{query}")
+        asked = task or spec.default_task or ""
+        return Instruction(before.replace("{task}", asked), after.replace("{task}", asked))
     return Instruction(spec.query_instruction)
 
 

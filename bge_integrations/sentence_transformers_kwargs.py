@@ -278,9 +278,7 @@ def _dtype_name(dtype: Any) -> str | None:  # noqa: ANN401 - a torch.dtype, whic
     return None if dtype is None else str(dtype).removeprefix("torch.")
 
 
-def _require_known(
-    kwargs: Mapping[str, Any], name: str, known: tuple[str, ...], refused: Mapping[str, str]
-) -> None:
+def _require_known(kwargs: Mapping[str, Any], name: str, known: tuple[str, ...], refused: Mapping[str, str]) -> None:
     for key in kwargs:
         if key in refused:
             raise SettingsError(f"{name}[{key!r}] can't be honoured: {refused[key]}.")

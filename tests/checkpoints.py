@@ -81,9 +81,7 @@ def make_checkpoint(
         model = BertModel(BertConfig(max_position_embeddings=positions, **shape))
     else:
         model = XLMRobertaModel(
-            XLMRobertaConfig(
-                max_position_embeddings=positions + 2, type_vocab_size=1, pad_token_id=1, **shape
-            )
+            XLMRobertaConfig(max_position_embeddings=positions + 2, type_vocab_size=1, pad_token_id=1, **shape)
         )
     model.save_pretrained(folder)
     if not safetensors:
@@ -182,6 +180,4 @@ def _write_modules(folder: Path, modules: Sequence[str], hidden_size: int, posit
         "pooling_mode_mean_sqrt_len_tokens": False,
     }
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    (folder / "sentence_bert_config.json").write_text(
-        json.dumps({"max_seq_length": positions, "do_lower_case": False})
-    )
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": positions, "do_lower_case": False}))

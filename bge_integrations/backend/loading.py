@@ -21,7 +21,6 @@ from bge_integrations.backend.engines.sentence_transformers import SentenceTrans
 from bge_integrations.backend.tokenization import TextTokenizer
 from bge_integrations.catalogue import ModelSpec, find_model
 from bge_integrations.errors import (
-    BgeError,
     DeviceNotAvailableError,
     ModelLoadError,
     PoolingMismatchError,
@@ -271,9 +270,7 @@ def _load(request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None) 
             transformer = Transformer.load(folder, **common)
             pooling = Pooling(transformer.get_embedding_dimension(), _POOLING_MODES[spec.pooling or "cls"])
             model = SentenceTransformer(modules=[transformer, pooling, Normalize()], device=request.device)
-    except BgeError:
-        raise
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+    except Exception as error:  # loaders of four libraries raise whatever they like at a damaged checkpoint
         raise ModelLoadError(f"{request.model_name} can't be loaded from {folder}: {error}") from error
     model.eval()
     if not isinstance(model[0], Transformer) or not any(isinstance(module, Pooling) for module in model):

@@ -60,5 +60,5 @@ def _key_of(request: LoadRequest) -> _Key:
     if not folder.is_dir():
         return _Key(request, None)
     files = sorted(path for pattern in ("*.json", "*.safetensors", "*.bin") for path in folder.rglob(pattern))
-    content = tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files)
+    content = tuple((str(path.relative_to(folder)), path.stat().st_mtime_ns, path.stat().st_size) for path in files)
     return _Key(dataclasses.replace(request, model_name=os.path.abspath(folder)), content)

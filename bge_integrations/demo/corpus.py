@@ -20,6 +20,7 @@ MAX_CHARACTERS = 500
 """About where a passage ends; the name before it comes on top."""
 
 _MIN_WORDS = 3
+_UNDERLINE = re.compile(r"[-=~*]{3,}")
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ def _passage(doc: str) -> str:
     """Turn the first paragraphs of a docstring into running text, cut at the end of a paragraph or a sentence."""
     kept = ""
     for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(doc)):
-        line = " ".join(paragraph.split())
-        if not line or line.startswith(">>>") or set(line) <= set("-=~* "):
+        line = " ".join(word for word in paragraph.split() if not _UNDERLINE.fullmatch(word))
+        if not line or line.startswith(">>>"):
             continue
         if kept and len(kept) + len(line) > MAX_CHARACTERS:
             break

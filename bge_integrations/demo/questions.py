@@ -1,7 +1,8 @@
 """Questions about the standard library, each with the names that answer it.
 
-The labels were decided by reading the documentation, before any model had ranked anything. Where several entries of the
-corpus truly answer a question, all of them count.
+The labels were decided by reading the documentation, not by what a model finds. Where several entries of the corpus
+truly answer a question, all of them count; a module counts where its passage names the right function or says that it
+does what was asked.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _FILES = (
     _ask("delete a folder together with everything in it", "shutil.rmtree"),
     _ask("how much free space is left on the disk?", "os.statvfs shutil.disk_usage"),
     _ask("find where an executable is installed, like the unix command which", "shutil.which"),
-    _ask("how can I tell whether two files have the same contents?", "filecmp.cmp"),
+    _ask("how can I tell whether two files have the same contents?", "filecmp filecmp.cmp"),
     _ask("how big is a file in bytes?", "os.path.getsize os.stat pathlib.Path.stat"),
     _ask("visit every file in all subfolders recursively", "os.fwalk os.walk pathlib.Path.rglob"),
     _ask("read a text file into one string in a single call", "pathlib.Path.read_text"),
@@ -45,7 +46,10 @@ _FILES = (
     ),
     _ask("when was this file last changed?", "os.path.getmtime os.stat pathlib.Path.stat"),
     _ask("unpack all files from a zip archive", "shutil.unpack_archive zipfile.ZipFile.extractall"),
-    _ask("guess what kind of content a file has from its name", "mimetypes.MimeTypes.guess_type mimetypes.guess_type"),
+    _ask(
+        "guess what kind of content a file has from its name",
+        "mimetypes mimetypes.MimeTypes.guess_type mimetypes.guess_type",
+    ),
     _ask("make a shortcut that points to another file", "os.symlink pathlib.Path.symlink_to"),
 )
 
@@ -78,7 +82,7 @@ _NUMBERS = (
     ),
     _ask(
         "how spread out are my samples around their average?",
-        "statistics.pstdev statistics.pvariance statistics.stdev statistics.variance",
+        "statistics statistics.pstdev statistics.pvariance statistics.stdev statistics.variance",
     ),
     _ask("compare two floats while allowing for rounding error", "cmath.isclose math.isclose"),
     _ask("add up floats without losing digits", "math.fsum"),
@@ -104,7 +108,7 @@ _DATA = (
     _ask("treat several lists as one long sequence", "itertools.chain itertools.chain.from_iterable"),
     _ask("nested loops over several lists as one iterator", "itertools.product"),
     _ask("running total of a sequence", "itertools.accumulate"),
-    _ask("duplicate an object including everything nested in it", "copy.deepcopy"),
+    _ask("duplicate an object including everything nested in it", "copy copy.deepcopy"),
     _ask(
         "remember the results of expensive calls so they are not computed again",
         "functools.cache functools.lru_cache",
@@ -124,9 +128,9 @@ _SYSTEM = (
     _ask("how many processors does this machine have?", "os.cpu_count"),
     _ask(
         "run an external command and capture what it prints",
-        "subprocess.check_output subprocess.getoutput subprocess.getstatusoutput subprocess.run",
+        "subprocess subprocess.check_output subprocess.getoutput subprocess.getstatusoutput subprocess.run",
     ),
-    _ask("ask for a password without showing it on the screen", "getpass.getpass getpass.unix_getpass"),
+    _ask("ask for a password without showing it on the screen", "getpass getpass.getpass getpass.unix_getpass"),
     _ask("call a function just before the program exits", "atexit.register"),
     _ask("wait for a few seconds before going on", "asyncio.sleep time.sleep"),
     _ask(
@@ -150,7 +154,7 @@ _SYSTEM = (
     ),
     _ask(
         "which arguments does a function accept?",
-        "inspect.Signature inspect.getargvalues inspect.getfullargspec inspect.signature",
+        "inspect.Signature inspect.getfullargspec inspect.signature",
     ),
     _ask("import a module whose name is only known at run time", "importlib.import_module"),
 )
@@ -163,7 +167,7 @@ _TIME_AND_NETWORK = (
     ),
     _ask("print a date in my own format", "datetime.date.strftime datetime.time.strftime time.strftime"),
     _ask("which day of the week was it?", "calendar.weekday datetime.date.isoweekday datetime.date.weekday"),
-    _ask("download a web page", "urllib.request.urlopen urllib.request.urlretrieve"),
+    _ask("download a web page", "urllib.request urllib.request.urlopen urllib.request.urlretrieve"),
     _ask(
         "escape special characters so they can be put in a URL",
         "urllib.parse.quote urllib.parse.quote_from_bytes urllib.parse.quote_plus urllib.parse.urlencode",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 from rich import box
 from rich.console import Console
@@ -11,19 +10,21 @@ from rich.markup import escape
 from rich.table import Table
 
 from bge_integrations.demo.corpus import Entry
+from bge_integrations.demo.frameworks import TOP_K
 from bge_integrations.demo.models import DEFAULT_MODEL, FALLBACK_MODEL, FALLBACK_PACKAGE
 from bge_integrations.demo.results import Answered, DemoReport, FrameworkResult, ModelFacts
-from bge_integrations.errors import ModelNotCachedError
 
-__all__ = ["indexing", "print_fallback_notice", "print_header", "print_report"]
+__all__ = ["print_fallback_notice", "print_header", "print_indexing", "print_report"]
+
+_SHOWN_SIGNATURE = 40  # characters; a longer one is left out
 
 
-def print_fallback_notice(console: Console, reason: ModelNotCachedError) -> None:
+def print_fallback_notice(console: Console) -> None:
     """Say that the default model could not be had, and what runs in its place."""
     console.print(
-        f"[bold yellow]{DEFAULT_MODEL} is not in the cache and the hub can't be reached.[/]\n"
+        f"[bold yellow]The hub can't be reached, and {DEFAULT_MODEL} is not in the cache.[/]\n"
         f"The demo runs on {FALLBACK_MODEL} from the package {FALLBACK_PACKAGE} instead: the quality below is that of "
-        f"MiniLM, not of BGE.\n[dim]{escape(str(reason))}[/]\n"
+        "MiniLM, not of BGE.\n"
     )
 
 
@@ -48,11 +49,9 @@ def print_header(
     console.print()
 
 
-@contextmanager
-def indexing(console: Console, framework: str, texts: int) -> Iterator[None]:
-    """Say what is going on while a framework embeds the corpus."""
+def print_indexing(console: Console, framework: str, texts: int) -> None:
+    """Say that a framework begins to embed the corpus."""
     console.print(f"{framework}: embedding {texts:,} texts …")
-    yield
 
 
 def print_report(console: Console, report: DemoReport) -> None:
@@ -64,25 +63,29 @@ def print_report(console: Console, report: DemoReport) -> None:
     else:
         _print_own_questions(console, report)
     console.print(_summary_table(report))
+    console.print(escape(f"Model: {report.model.name}"))
+    console.print(f"One model in memory: {_yes(report.one_model_in_memory)}")
+    console.print(f"Same ranking in both frameworks: {_yes(report.all_ranked_alike)}")
 
 
 def _question_table(console: Console, report: DemoReport) -> Table:
     table = Table(title="Questions", box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("question", ratio=5)
     table.add_column("first answer", ratio=4, overflow="fold")
-    table.add_column("right", justify="center")
-    table.add_column("right answer at", ratio=4, overflow="fold")
+    table.add_column("rank", no_wrap=True)
+    table.add_column("right answer, if not the first", ratio=4, overflow="fold")
     right, wrong = ("✓", "✗") if console.encoding.lower().startswith("utf") else ("yes", "no")
     for answer in report.langchain.answered:
-        mark = f"[green]{right}[/]" if answer.rank == 1 else f"[red]{wrong}[/]"
-        table.add_row(escape(answer.question), escape(answer.names[0]), mark, escape(_place(answer)))
+        colour = "red" if answer.rank is None else "green" if answer.rank == 1 else "yellow"
+        mark = f"[{colour}]{wrong if answer.rank is None else f'{right} {answer.rank}'}[/]"
+        table.add_row(escape(answer.question), escape(answer.names[0]), mark, escape(_correction(answer)))
     return table
 
 
-def _place(answer: Answered) -> str:
+def _correction(answer: Answered) -> str:
     if answer.rank is None:
-        return f"not among the first {len(answer.hits)}: {min(answer.expected, key=len)}"
-    return "1" if answer.rank == 1 else f"{answer.rank}: {answer.names[answer.rank - 1]}"
+        return f"{min(answer.expected)} (not among the first {TOP_K})"
+    return "" if answer.rank == 1 else answer.names[answer.rank - 1]
 
 
 def _print_differences(console: Console, report: DemoReport) -> None:
@@ -90,7 +93,7 @@ def _print_differences(console: Console, report: DemoReport) -> None:
     console.print(f"Both frameworks ranked the same for {report.ranked_alike} of {total} questions.")
     for one, other in zip(report.langchain.answered, report.llama_index.answered, strict=True):
         if one.names != other.names:
-            console.print(escape(f"  {one.question}: {', '.join(one.names)} | {', '.join(other.names)}"))
+            console.print(escape(f"  {one.question} {', '.join(one.names)} | {', '.join(other.names)}"))
     console.print()
 
 
@@ -113,7 +116,7 @@ def _answer_table(who: str, answer: Answered, entries: dict[str, Entry]) -> Tabl
     table.add_column("documentation")
     for place, hit in enumerate(answer.hits, start=1):
         entry = entries[hit.name]
-        name = escape(hit.name + (f"{entry.signature}" if len(entry.signature) <= 40 else "(…)"))
+        name = escape(hit.name + (entry.signature if len(entry.signature) <= _SHOWN_SIGNATURE else "(…)"))
         table.add_row(str(place), f"{hit.score:.3f}", name, escape(entry.summary))
     return table
 
@@ -140,9 +143,6 @@ def _summary_rows(report: DemoReport, results: tuple[FrameworkResult, ...]) -> I
     yield "texts/s", [f"{result.texts_per_second:,.0f}" for result in results]
     yield "tokens/s", [f"{result.tokens_per_second:,.0f}" for result in results]
     yield "median question, search included", [f"{1000 * result.median_query_seconds:.1f} ms" for result in results]
-    yield "model", [report.model.name] * len(results)
-    yield "one model in memory", [_yes(report.one_model_in_memory)] * len(results)
-    yield "same ranking in both", [_yes(report.all_ranked_alike)] * len(results)
 
 
 def _yes(fact: bool) -> str:

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from bge_integrations.demo import report as show
 from bge_integrations.demo.corpus import Entry, collect
+from bge_integrations.demo.frameworks import Retrieve, index_with_langchain, index_with_llama_index
 from bge_integrations.demo.models import Models, open_models
 from bge_integrations.demo.questions import QUESTIONS, Question
-from bge_integrations.demo.frameworks import Retrieve, index_with_langchain, index_with_llama_index
 from bge_integrations.demo.results import Answered, DemoReport, FrameworkResult, ModelFacts
 from bge_integrations.errors import SettingsError
 
@@ -53,8 +53,8 @@ def run_demo(
     console = console or Console()
 
     models = open_models(model_name, show_progress=console.is_terminal)
-    if models.reason_for_fallback is not None:
-        show.print_fallback_notice(console, models.reason_for_fallback)
+    if models.is_fallback:
+        show.print_fallback_notice(console)
     facts = _facts(models)
     corpus = collect()
     entries = select_entries(corpus, limit)
@@ -66,10 +66,10 @@ def run_demo(
     )
 
     def run(framework: str, index: Callable[[], Retrieve]) -> FrameworkResult:
-        with show.indexing(console, framework, len(entries)):
-            start = time.perf_counter()
-            retrieve = index()
-            seconds = time.perf_counter() - start
+        show.print_indexing(console, framework, len(entries))
+        start = time.perf_counter()
+        retrieve = index()
+        seconds = time.perf_counter() - start
         return FrameworkResult(framework, len(entries), tokens, seconds, _ask_all(retrieve, asked))
 
     demo_report = DemoReport(
@@ -117,7 +117,7 @@ def _facts(models: Models) -> ModelFacts:
         engine=encoder.backend.engine.name,
         dimension=encoder.dimension,
         query_instruction=encoder.instruction("query").prefix,
-        is_fallback=models.reason_for_fallback is not None,
+        is_fallback=models.is_fallback,
     )
 
 

@@ -237,7 +237,5 @@ class HuggingFaceBgeEmbeddings(BaseModel, Embeddings):
         common = merge_settings(said, loading.settings, "model_kwargs")
         for name, encoding in (("encode_kwargs", document), ("query_encode_kwargs", query)):
             merge_settings(common, encoding.settings, name)
-        settings = EncoderSettings(
-            **common, model_name=self.model_name, document_instruction=self.embed_instruction
-        )
+        settings = EncoderSettings(**common, model_name=self.model_name, document_instruction=self.embed_instruction)
         return settings, loading, document, query

@@ -76,9 +76,7 @@ class HuggingFaceBgeEmbedding(BaseEmbedding):
         ```
     """
 
-    model_config = ConfigDict(
-        protected_namespaces=("pydantic_model_",), arbitrary_types_allowed=True, extra="forbid"
-    )
+    model_config = ConfigDict(protected_namespaces=("pydantic_model_",), arbitrary_types_allowed=True, extra="forbid")
 
     model_name: str = Field(default="BAAI/bge-small-en", description="Hub id or local folder.")
     embed_batch_size: int = Field(

