@@ -15,12 +15,13 @@ def require(module: str, extra: str) -> None:
         extra: The extra of this package.
 
     Raises:
-        MissingExtraError: It is not installed. Whatever goes wrong inside it is raised as it is.
+        MissingExtraError: It, or a package around it, is not installed. Whatever goes wrong inside it, a missing
+            dependency of its own or a damaged installation, is raised as it is.
     """
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+        if not f"{module}.".startswith(f"{error.name}."):
             raise
         raise MissingExtraError(
             f"{module} is not installed. Install it with: pip install 'bge-integrations[{extra}]'"

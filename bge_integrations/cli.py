@@ -15,9 +15,7 @@ from rich.table import Table
 from bge_integrations.catalogue import MODELS, ModelSpec
 from bge_integrations.errors import BgeError
 
-app = typer.Typer(
-    help="BGE embedding models for LangChain and LlamaIndex.", no_args_is_help=True, add_completion=False
-)
+app = typer.Typer(help="BGE embedding models for LangChain and LlamaIndex.", no_args_is_help=True, add_completion=False)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -103,7 +101,7 @@ def _models_table(rows: list[ModelSpec]) -> Table:
     table = Table(title=f"{len(rows)} BGE models", header_style="bold")
     table.add_column("model", no_wrap=True)
     for column in ("kind", "languages", "query instruction"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for column in ("dim", "tokens", "params", "MTEB", "C-MTEB"):
         table.add_column(column, justify="right")
     for spec in rows:

@@ -13,14 +13,14 @@ BgeError
 ├── ModelLoadError                     (also an OSError)    the checkpoint can't be loaded
 │   ├── ModelNotFoundError             no such folder, or no such model on the hub
 │   ├── ModelNotCachedError            not in the cache, and the hub can't be reached
-│   └── UnsafeWeightsError             only pickled weights, or custom code, which were not allowed by name
+│   └── UnsafeWeightsError             only pickled weights, or custom code, not allowed by name
 ├── PoolingMismatchError               (also a ValueError)  a BGE checkpoint whose own files ask for another pooling
 ├── NonFiniteEmbeddingError            (also a ValueError)  the model gave NaN or infinity for a text
 ├── EncoderClosedError                 (also a RuntimeError) used after `close()`
 └── MissingExtraError                  (also an ImportError) an optional dependency is not installed
 ```
 
-Each one also derives from the built-in class in brackets, so code that catches `ValueError` or `TypeError` keeps working.
+Each one also derives from the built-in class in brackets, so `except ValueError` keeps working.
 """
 
 from __future__ import annotations

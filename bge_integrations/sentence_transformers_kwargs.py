@@ -172,8 +172,8 @@ def read_encoding_kwargs(kwargs: Mapping[str, Any], name: str) -> EncodingKwargs
     precision = kwargs.get("precision")
     if precision not in (None, "float32"):
         raise SettingsError(
-            f"{name}['precision']={precision!r} asks for quantised vectors, but the framework wants floats; quantise in "
-            "the vector store. How the model computes is the setting `precision` outside this dictionary."
+            f"{name}['precision']={precision!r} asks for quantised vectors, but the framework wants floats; quantise "
+            "in the vector store. How the model computes is the setting `precision` outside this dictionary."
         )
     output = kwargs.get("output_value", "sentence_embedding")
     if output != "sentence_embedding":

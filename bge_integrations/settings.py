@@ -61,15 +61,13 @@ class TransformersKwargs:
 
 
 def _to_json(name: str, values: Mapping[str, Any] | None) -> str:
-    for key, value in (values or {}).items():
-        try:
-            json.dumps(value)
-        except TypeError as error:
-            raise SettingsError(
-                f"{name}[{key!r}] is a {type(value).__name__}, which can't be written as JSON; "
-                "settings must survive saving and loading, so give a number, text, list or dictionary."
-            ) from error
-    return json.dumps(dict(values or {}), sort_keys=True)
+    try:
+        return json.dumps(dict(values or {}), sort_keys=True)
+    except TypeError as error:
+        raise SettingsError(
+            f"{name}={values!r} can't be written as JSON ({error}), but settings must survive saving and loading; give "
+            "numbers, texts, lists and dictionaries."
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +137,12 @@ class EncoderSettings:
                 f"precision={self.precision!r} is a format for stored vectors; here `precision` says how the model "
                 "computes. Both frameworks want floats: quantise in the vector store instead."
             )
+        self._check_choices()
+        for name in ("max_length", "truncate_dim", "batch_tokens", "batch_size"):
+            _check_positive(name, getattr(self, name))
+        self._check_texts()
+
+    def _check_choices(self) -> None:
         _check_choice("precision", self.precision, get_args(Precision))
         _check_choice("engine", self.engine, get_args(EngineName))
         _check_choice("on_truncation", self.on_truncation, get_args(OnTruncation))
@@ -153,8 +157,8 @@ class EncoderSettings:
             )
         if not (self.normalize is None or isinstance(self.normalize, bool) or self.normalize == "checkpoint"):
             raise SettingsError(f"normalize={self.normalize!r} is unknown; choose None, True, False or 'checkpoint'.")
-        for name in ("max_length", "truncate_dim", "batch_tokens", "batch_size"):
-            _check_positive(name, getattr(self, name))
+
+    def _check_texts(self) -> None:
         for name in ("query_instruction", "document_instruction", "task"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):

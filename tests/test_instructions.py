@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bge_integrations.catalogue import MODELS, find_model
+from bge_integrations.catalogue import MODELS, ModelSpec, find_model
 from bge_integrations.errors import SettingsError
 from bge_integrations.instructions import Instruction, Role, resolve_instruction
 
@@ -24,14 +24,15 @@ def test_english_and_chinese_models_instruct_queries_only(size: str, version: st
     assert resolve("query", f"BAAI/bge-{size}-en{version}") == Instruction(EN)
     assert resolve("query", f"BAAI/bge-{size}-zh{version}") == Instruction("为这个句子生成表示以用于检索相关文章：")
     for role in ("document", "symmetric"):
-        assert resolve(role, f"BAAI/bge-{size}-en{version}") == Instruction()  # type: ignore[arg-type]
+        assert resolve(role, f"BAAI/bge-{size}-en{version}") == Instruction()
 
 
 @pytest.mark.parametrize("spec", [spec for spec in MODELS if spec.kind == "embedder"], ids=lambda spec: spec.model_id)
-def test_an_explicit_instruction_wins_for_every_model(spec) -> None:  # type: ignore[no-untyped-def]
-    for role in ("query", "document"):
-        assert resolve(role, spec.model_id, "mine: ") == Instruction("mine: ")  # type: ignore[arg-type]
-        assert resolve(role, spec.model_id, "") == Instruction()  # type: ignore[arg-type]
+def test_an_explicit_instruction_wins_for_every_model(spec: ModelSpec) -> None:
+    roles: tuple[Role, Role] = ("query", "document")
+    for role in roles:
+        assert resolve(role, spec.model_id, "mine: ") == Instruction("mine: ")
+        assert resolve(role, spec.model_id, "") == Instruction()
 
 
 def test_instruct_models_put_task_and_query_into_their_template() -> None:
@@ -54,7 +55,7 @@ def test_llm_embedder_takes_a_pair_by_the_tasks_name() -> None:
     document = resolve("document", "BAAI/llm-embedder", task="qa").prefix
     assert query == "Represent this query for retrieving relevant documents: "
     assert document == "Represent this document for retrieval: "
-    with pytest.raises(SettingsError, match="task='cooking' is none of .*'qa'"):
+    with pytest.raises(SettingsError, match=r"task='cooking' is none of .*'qa'"):
         resolve("query", "BAAI/llm-embedder", task="cooking")
 
 

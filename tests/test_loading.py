@@ -11,6 +11,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils._paths import filter_repo_objects
 
 from bge_integrations import BgeEncoder
 from bge_integrations.backend import checkpoint, loading
@@ -227,7 +228,7 @@ class TestHub:
         BgeEncoder("BAAI/bge-small-en")
         files = ["model.safetensors", "1_Pooling/config.json", "vocab.txt", "sentencepiece.bpe.model"]
         unwanted = ["pytorch_model.bin", "colbert_linear.pt", "modeling.py", "onnx/config.json", "tf_model.h5"]
-        wanted = huggingface_hub.utils.filter_repo_objects(
+        wanted = filter_repo_objects(
             [*files, *unwanted],
             allow_patterns=asked[0]["allow_patterns"],
             ignore_patterns=asked[0]["ignore_patterns"],
@@ -280,5 +281,5 @@ class TestHub:
             raise huggingface_hub.errors.RepositoryNotFoundError("404", response=response)
 
         monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-        with pytest.raises(ModelNotFoundError, match="no model 'me/bge-small-en'.*Did you mean 'BAAI/bge-small-en'"):
+        with pytest.raises(ModelNotFoundError, match=r"no model 'me/bge-small-en'.*Did you mean 'BAAI/bge-small-en'"):
             checkpoint.locate("me/bge-small-en")

@@ -9,9 +9,11 @@ import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
 
 from bge_integrations import BgeEncoder
 from bge_integrations.backend import loading
@@ -63,7 +65,12 @@ def test_threads_that_ask_at_once_load_once(make: MakeCheckpoint, monkeypatch: p
     folder = make("bge-small-en")
     loads: list[str] = []
     load = loading._load
-    monkeypatch.setattr(loading, "_load", lambda *args: loads.append("load") or load(*args))
+
+    def counted(*args: Any) -> SentenceTransformer:  # noqa: ANN401
+        loads.append("load")
+        return load(*args)
+
+    monkeypatch.setattr(loading, "_load", counted)
     barrier = threading.Barrier(8)
 
     def construct(_: int) -> BgeEncoder:

@@ -61,7 +61,8 @@ class Checkpoint:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The content of `config.json` of the transformer, {} where there is none."""
-        return self._json(self.transformer_folder / "config.json", {})
+        config: dict[str, Any] = self._json(self.transformer_folder / "config.json", {})
+        return config
 
     @cached_property
     def modules(self) -> list[dict[str, Any]] | None:
@@ -205,6 +206,18 @@ def locate(
         patterns += _PICKLE_FILES
     if trust_remote_code:
         patterns.append("*.py")
+    return Checkpoint(_fetch(name, revision, cache_folder, token, local_files_only, patterns), name)
+
+
+def _fetch(
+    name: str,
+    revision: str | None,
+    cache_folder: str | None,
+    token: str | bool | None,
+    local_files_only: bool,
+    patterns: list[str],
+) -> Path:
+    """Returns the folder of a hub model, fetching what is missing of it."""
     cache = cache_folder or os.environ.get("SENTENCE_TRANSFORMERS_HOME")
     repository = _hub_id(name)
     try:
@@ -233,7 +246,7 @@ def locate(
     except HfHubHTTPError as error:
         raise ModelLoadError(f"The hub refused to give {repository}: {error}") from error
     logger.info("%s: using %s", repository, found)
-    return Checkpoint(Path(found), name)
+    return Path(found)
 
 
 def _looks_like_path(name: str) -> bool:
@@ -262,9 +275,9 @@ def _not_cached_message(repository: str, revision: str | None, cache: str | None
     else:
         why = "and the hub can't be reached"
     return (
-        f"{repository}{at} is not in the cache {where}, {why}. Either fetch it once on a machine with a network "
-        f"(`hf download {repository}`) and copy the folder, giving its path as model_name; or set cache_folder to where "
-        "it is; or set HF_ENDPOINT to a mirror that you can reach."
+        f"{repository}{at} is not in the cache {where}, {why}. Either fetch it once on a machine with a "
+        f"network (`hf download {repository}`) and copy the folder, giving its path as model_name; or set "
+        "cache_folder to where it is; or set HF_ENDPOINT to a mirror that you can reach."
     )
 
 

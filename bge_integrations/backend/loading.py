@@ -93,8 +93,8 @@ def resolve_device(device: str | None) -> str:
         # "cuda" and "cuda:0", or "cpu" and "cpu:0", are one device and must share one model.
         return f"cuda:{match[2] or 0}" if match[1] == "cuda" else match[1]
     raise DeviceNotAvailableError(
-        f"device={device!r} is not on this machine; it has {', '.join(map(repr, available))}. Leave device=None to take "
-        "the first of these."
+        f"device={device!r} is not on this machine; it has {', '.join(map(repr, available))}. Leave "
+        "device=None to take the first of these."
     )
 
 
@@ -187,7 +187,7 @@ class LoadedModel:
     @property
     def prompts(self) -> Mapping[str, str]:
         """The prompts saved in the checkpoint."""
-        return self.sentence_transformer.prompts
+        return {name: text or "" for name, text in self.sentence_transformer.prompts.items()}
 
     def pool(self, batch: TokenBatch) -> NDArray[np.float32]:
         """Runs one batch; see `Engine.pool`. One batch at a time, since each already uses every core."""
@@ -243,9 +243,9 @@ def _require_matching_pooling(spec: ModelSpec, checkpoint: Checkpoint) -> None:
     expected = _POOLING_MODES[spec.pooling or "cls"]
     if saved is not None and saved != (expected,):
         raise PoolingMismatchError(
-            f"{checkpoint.name} is {spec.model_id} or made from it, which uses {expected} pooling, but its modules.json "
-            f"asks for {' + '.join(saved)}. If it really was trained so, its folder and config must not say that it is "
-            f"a BGE model (rename the folder and its recorded base model); if not, set the pooling in "
+            f"{checkpoint.name} is {spec.model_id} or made from it, which uses {expected} pooling, but its "
+            f"modules.json asks for {' + '.join(saved)}. If it really was trained so, its folder and config must not "
+            "say that it is a BGE model (rename the folder and its recorded base model); if not, set the pooling in "
             f"{checkpoint.folder} to {expected}."
         )
 

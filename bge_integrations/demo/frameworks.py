@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from bge_integrations._extras import require
+
+require("langchain_core", extra="langchain")
+require("llama_index.core", extra="llama-index")
+
+# ruff: noqa: E402 - the imports below stand after the check that gives their absence a name
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.runnables import RunnableLambda

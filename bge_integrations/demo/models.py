@@ -6,15 +6,9 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bge_integrations.errors import MissingExtraError, ModelNotCachedError
-
-try:
-    from bge_integrations.langchain import HuggingFaceBgeEmbeddings
-    from bge_integrations.llama_index import HuggingFaceBgeEmbedding
-except ImportError as error:
-    raise MissingExtraError(
-        "`bge demo` runs both frameworks. Install them with: pip install 'bge-integrations[langchain,llama-index]'"
-    ) from error
+from bge_integrations.errors import ModelNotCachedError
+from bge_integrations.langchain import HuggingFaceBgeEmbeddings
+from bge_integrations.llama_index import HuggingFaceBgeEmbedding
 
 if TYPE_CHECKING:
     from bge_integrations.encoder import BgeEncoder

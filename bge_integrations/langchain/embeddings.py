@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -140,7 +138,7 @@ class HuggingFaceBgeEmbeddings(BaseModel, Embeddings):
         self._settings()
         return self
 
-    def __init__(self, **data: Any) -> None:
+    def __init__(self, **data: Any) -> None:  # noqa: ANN401 - the fields' own types
         """Checks the settings, then loads the model or joins those that already hold it.
 
         Raises:
@@ -162,7 +160,8 @@ class HuggingFaceBgeEmbeddings(BaseModel, Embeddings):
         Raises:
             BgeError: As `bge_integrations.BgeEncoder.encode_documents`.
         """
-        return self._role_encoders()[0].encode_documents(texts).tolist()
+        vectors: list[list[float]] = self._role_encoders()[0].encode_documents(texts).tolist()
+        return vectors
 
     def embed_query(self, text: str) -> list[float]:
         """Embeds a query, with the query instruction.

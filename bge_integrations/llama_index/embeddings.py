@@ -26,8 +26,6 @@ from bge_integrations.settings import EncoderSettings, EngineName, OnTruncation,
 from bge_integrations.validation import check_text
 
 if TYPE_CHECKING:
-    import os
-
     from sentence_transformers import SentenceTransformer
 
 logger = logging.getLogger(__name__)
@@ -119,7 +117,7 @@ class HuggingFaceBgeEmbedding(BaseEmbedding):
 
     _encoders: tuple[BgeEncoder, BgeEncoder] | None = PrivateAttr(default=None)
 
-    def __init__(self, model_name: str = "BAAI/bge-small-en", **kwargs: Any) -> None:
+    def __init__(self, model_name: str = "BAAI/bge-small-en", **kwargs: Any) -> None:  # noqa: ANN401 - the fields' own types
         """Checks the settings, then loads the model or joins those that already hold it.
 
         Args:

@@ -13,8 +13,8 @@ from bge_integrations.backend.engines import TokenBatch
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Least of six interleaved runs over 15,759 tokens with MiniLM on two cores, in seconds: 256 tokens a batch 3.3, 512 3.0,
-# 1024 3.2, 2048 3.5, 4096 4.1, 8192 5.8, 16384 7.5. On a machine that others use too the small ones lose most.
+# Least of six interleaved runs over 15,759 tokens with MiniLM on two cores, in seconds: 256 tokens a batch 3.3, 512
+# 3.0, 1024 3.2, 2048 3.5, 4096 4.1, 8192 5.8, 16384 7.5. On a machine that others use too the small ones lose most.
 _CPU_BATCH_TOKENS = 2048
 _ACCELERATOR_BATCH_TOKENS = 65536
 
