@@ -7,6 +7,7 @@ refused with the reason; an unknown one is refused with a list of those that are
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,6 +76,9 @@ ENCODING_KEYS = tuple(
         }
     )
 )
+
+
+_DEFAULTS = {f.name: f.default for f in dataclasses.fields(EncoderSettings)}
 
 
 @dataclass(frozen=True)
@@ -192,7 +196,7 @@ def merge_settings(said: Mapping[str, Any], given: Mapping[str, Any], name: str)
     """Returns the settings of typed fields with what a dictionary says put in.
 
     Args:
-        said: Values of the fields that the user set; None says nothing.
+        said: Values of the fields that the user set; a default says nothing, since saved settings spell out all.
         given: What the dictionary says.
         name: What the user calls the dictionary.
 
@@ -201,7 +205,7 @@ def merge_settings(said: Mapping[str, Any], given: Mapping[str, Any], name: str)
     """
     for key, value in given.items():
         # Of the two ways to ask for a progress bar, langchain-community lets the dictionary win; so do we.
-        if key != "show_progress" and said.get(key) is not None and said[key] != value:
+        if key != "show_progress" and said.get(key, _DEFAULTS[key]) not in (_DEFAULTS[key], value):
             raise SettingsError(f"{key}={said[key]!r}, but {name} says {value!r}; say it once.")
     return {**said, **given}
 

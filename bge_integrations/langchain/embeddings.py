@@ -63,7 +63,7 @@ class HuggingFaceBgeEmbeddings(BaseModel, Embeddings):
         ```
     """
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=(), populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), populate_by_name=True, hide_input_in_errors=True)
 
     model_name: str = Field(default="BAAI/bge-large-en", alias="model")
     """Hub id or local folder."""

@@ -74,7 +74,7 @@ class HuggingFaceBgeEmbedding(BaseEmbedding):
         ```
     """
 
-    model_config = ConfigDict(protected_namespaces=("pydantic_model_",), arbitrary_types_allowed=True, extra="forbid")
+    model_config = ConfigDict(protected_namespaces=("pydantic_model_",), arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True)
 
     model_name: str = Field(default="BAAI/bge-small-en", description="Hub id or local folder.")
     embed_batch_size: int = Field(
