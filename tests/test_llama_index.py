@@ -1,0 +1,520 @@
+"""HuggingFaceBgeEmbedding in LlamaIndex: what its users write, and what they get."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import pickle
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from llama_index.core import Settings, StorageContext, VectorStoreIndex, load_index_from_storage
+from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
+from llama_index.core.ingestion import DocstoreStrategy, IngestionPipeline
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.instrumentation.events import BaseEvent
+from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
+from llama_index.core.instrumentation.span import SimpleSpan
+from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
+from llama_index.core.llms import MockLLM
+from llama_index.core.node_parser import SemanticSplitterNodeParser
+from llama_index.core.rate_limiter import BaseRateLimiter
+from llama_index.core.schema import Document, TextNode
+from llama_index.core.storage.docstore import SimpleDocumentStore
+from llama_index.core.storage.kvstore import SimpleKVStore
+from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+from numpy.typing import NDArray
+
+from bge_integrations.errors import InvalidInputError, SettingsError
+from bge_integrations.langchain import HuggingFaceBgeEmbeddings
+from bge_integrations.llama_index import HuggingFaceBgeEmbedding
+from tests.checkpoints import reference_vectors
+from tests.conftest import MakeCheckpoint
+
+EN = "Represent this sentence for searching relevant passages: "
+
+CORPUS = [
+    "The Eiffel Tower is a wrought-iron lattice tower in Paris, France.",
+    "Photosynthesis turns sunlight, water and carbon dioxide into sugar and oxygen.",
+    "A hash table maps keys to values with constant average time for look-up.",
+    "The Great Barrier Reef lies off the coast of Queensland, Australia.",
+    "Sourdough bread rises with wild yeast and lactic acid bacteria.",
+]
+QUESTION, ANSWER = "how do plants make their food?", CORPUS[1]
+
+
+def close(actual: Any, expected: NDArray[np.float32]) -> None:  # noqa: ANN401
+    np.testing.assert_allclose(np.asarray(actual), expected, atol=1e-5, rtol=0)
+
+
+@pytest.fixture
+def embedding(bge_small_en: Path) -> HuggingFaceBgeEmbedding:
+    return HuggingFaceBgeEmbedding(str(bge_small_en))
+
+
+def test_queries_and_texts_equal_the_reference(embedding: HuggingFaceBgeEmbedding, bge_small_en: Path) -> None:
+    close([embedding.get_query_embedding("fox")], reference_vectors(bge_small_en, [EN + "fox"]))
+    close([embedding.get_text_embedding("fox")], reference_vectors(bge_small_en, ["fox"]))
+    close(embedding.get_text_embedding_batch(["fox", "dog"]), reference_vectors(bge_small_en, ["fox", "dog"]))
+    assert embedding.get_text_embedding_batch([]) == []
+    aggregated = embedding.get_agg_embedding_from_queries(["fox", "dog"])
+    close(aggregated, reference_vectors(bge_small_en, [EN + "fox", EN + "dog"]).mean(axis=0))
+
+
+async def test_async_methods_give_the_same(embedding: HuggingFaceBgeEmbedding) -> None:
+    close([await embedding.aget_query_embedding("fox")], np.array([embedding.get_query_embedding("fox")]))
+    close([await embedding.aget_text_embedding("fox")], np.array([embedding.get_text_embedding("fox")]))
+    texts = [f"fox {i}" for i in range(7)]
+    small = HuggingFaceBgeEmbedding(embedding.model_name, embed_batch_size=2, num_workers=2)
+    close(await small.aget_text_embedding_batch(texts), np.array(embedding.get_text_embedding_batch(texts)))
+
+
+def test_gives_python_floats(embedding: HuggingFaceBgeEmbedding) -> None:
+    vectors = [embedding.get_query_embedding("fox"), *embedding.get_text_embedding_batch(["fox"])]
+    assert {type(value) for vector in vectors for value in vector} == {float}
+
+
+async def test_async_never_blocks_the_loop(embedding: HuggingFaceBgeEmbedding, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = embedding.encoder.backend.engine
+    pool, release, threads = engine.pool, threading.Event(), set()
+
+    def held(batch: Any) -> Any:  # noqa: ANN401
+        threads.add(threading.current_thread())
+        assert release.wait(30)
+        return pool(batch)
+
+    monkeypatch.setattr(engine, "pool", held)
+    tasks = [
+        asyncio.create_task(coroutine)
+        for coroutine in (
+            embedding.aget_query_embedding("fox"),
+            embedding.aget_text_embedding("fox"),
+            embedding.aget_text_embedding_batch(["fox", "dog"]),
+        )
+    ]
+    await asyncio.sleep(0.05)
+    assert not any(task.done() for task in tasks)
+    release.set()
+    await asyncio.gather(*tasks)
+    assert threading.main_thread() not in threads
+
+
+class TestWhatTheOldClassGetsWrong:
+    """Each test shows the defect on the old class first, so that ours is known to differ from something real."""
+
+    def test_a_local_folder_gets_the_instruction(self, bge_small_en: Path) -> None:
+        right = reference_vectors(bge_small_en, [EN + "fox"])
+        old = HuggingFaceEmbedding(str(bge_small_en), device="cpu")
+        assert not np.allclose(old.get_query_embedding("fox"), right, atol=1e-3)
+        close([HuggingFaceBgeEmbedding(str(bge_small_en)).get_query_embedding("fox")], right)
+
+    def test_the_english_instruction_has_its_true_wording(self) -> None:
+        from llama_index.embeddings.huggingface.utils import get_query_instruct_for_model_name
+
+        from bge_integrations import find_model
+
+        spec = find_model("BAAI/bge-small-en")
+        assert spec is not None
+        assert get_query_instruct_for_model_name("BAAI/bge-small-en") != spec.query_instruction == EN
+
+    def test_the_instruction_can_be_switched_off(
+        self, make: MakeCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        make("BAAI/bge-small-en", modules=("cls", "normalize"))
+        monkeypatch.chdir(tmp_path)
+        plain = reference_vectors(tmp_path / "BAAI/bge-small-en", ["fox"])
+        old = HuggingFaceEmbedding("BAAI/bge-small-en", query_instruction="", device="cpu")
+        assert not np.allclose(old.get_query_embedding("fox"), plain, atol=1e-3)
+        close([HuggingFaceBgeEmbedding("BAAI/bge-small-en", query_instruction="").get_query_embedding("fox")], plain)
+
+    def test_goes_to_a_dictionary_and_back(self, bge_small_en: Path) -> None:
+        old = HuggingFaceEmbedding(str(bge_small_en), device="cpu")
+        with pytest.raises(Exception, match="unexpected keyword|got multiple|num_workers"):
+            HuggingFaceEmbedding.from_dict(old.to_dict())
+        ours = HuggingFaceBgeEmbedding(
+            str(bge_small_en),
+            query_instruction="find: ",
+            truncate_dim=8,
+            num_workers=2,
+            device="cpu",
+            precision="bfloat16",
+            prompts={"x": "y"},
+        )
+        for loaded in (
+            HuggingFaceBgeEmbedding.from_dict(ours.to_dict()),
+            HuggingFaceBgeEmbedding.from_json(ours.to_json()),
+        ):
+            assert loaded.to_dict() == ours.to_dict()
+            assert loaded.get_query_embedding("fox") == ours.get_query_embedding("fox")
+
+    @pytest.mark.parametrize("settings", [{"num_workers": 2}, {"embeddings_cache": SimpleKVStore()}], ids=str)
+    def test_the_constructor_takes_every_field(self, bge_small_en: Path, settings: dict[str, Any]) -> None:
+        with pytest.raises(TypeError):
+            HuggingFaceEmbedding(str(bge_small_en), device="cpu", **settings)
+        ours = HuggingFaceBgeEmbedding(str(bge_small_en), **settings)
+        assert all(getattr(ours, name) is value for name, value in settings.items())
+
+    def test_an_error_is_raised_at_once(
+        self, embedding: HuggingFaceBgeEmbedding, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls: list[object] = []
+
+        def failing(batch: object) -> object:
+            calls.append(batch)
+            raise RuntimeError("engine trouble")
+
+        monkeypatch.setattr(embedding.encoder.backend.engine, "pool", failing)
+        with pytest.raises(RuntimeError, match="engine trouble"):
+            embedding.get_text_embedding("fox")
+        assert len(calls) == 1
+
+    def test_a_bare_checkpoint_is_cls_pooled_and_normalised(self, make: MakeCheckpoint) -> None:
+        folder = make("bge-small-en")
+        expected = reference_vectors(folder, ["lazy fox"])
+        old = HuggingFaceEmbedding(str(folder), device="cpu")
+        assert not np.allclose(old.get_text_embedding("lazy fox"), expected, atol=1e-2)
+        close([HuggingFaceBgeEmbedding(str(folder)).get_text_embedding("lazy fox")], expected)
+
+    def test_truncation_is_not_silent(self, bge_small_en: Path, embedding: HuggingFaceBgeEmbedding) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            HuggingFaceEmbedding(str(bge_small_en), device="cpu").get_text_embedding("fox " * 100)
+        with pytest.warns(UserWarning, match="1 of 1 texts were cut"):
+            embedding.get_text_embedding("fox " * 100)
+
+    def test_large_batches_reach_the_encoder(
+        self, embedding: HuggingFaceBgeEmbedding, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls: list[int] = []
+        encode = type(embedding.encoder).encode_documents
+
+        def counted(encoder: Any, texts: list[str]) -> NDArray[np.float32]:  # noqa: ANN401
+            calls.append(len(texts))
+            return encode(encoder, texts)
+
+        monkeypatch.setattr(type(embedding.encoder), "encode_documents", counted)
+        embedding.get_text_embedding_batch([f"fox {i}" for i in range(600)])
+        assert calls == [512, 88]
+
+    def test_a_cached_text_is_no_answer_to_a_query(self, bge_small_en: Path) -> None:
+        old = HuggingFaceEmbedding(str(bge_small_en), device="cpu", query_instruction=EN)
+        old.embeddings_cache = SimpleKVStore()
+        text = old.get_text_embedding("fox")
+        assert old.get_query_embedding("fox") == text
+        ours = HuggingFaceBgeEmbedding(str(bge_small_en), embeddings_cache=SimpleKVStore())
+        for _ in range(2):
+            close([ours.get_text_embedding("fox")], reference_vectors(bge_small_en, ["fox"]))
+            close([ours.get_query_embedding("fox")], reference_vectors(bge_small_en, [EN + "fox"]))
+            close([asyncio.run(ours.aget_query_embedding("fox"))], reference_vectors(bge_small_en, [EN + "fox"]))
+
+    @pytest.mark.parametrize("bad", ["abc\ud83d", None, b"x"], ids=["surrogate", "None", "bytes"])
+    def test_bad_input_is_named(self, embedding: HuggingFaceBgeEmbedding, bad: Any) -> None:  # noqa: ANN401
+        with pytest.raises(InvalidInputError, match="Text 1"):
+            embedding.get_text_embedding_batch(["fox", bad])
+        for method in (embedding.get_query_embedding, embedding.get_text_embedding):
+            with pytest.raises(InvalidInputError, match="Text 0"):
+                method(bad)
+
+    def test_pickles_carry_no_weights(self, minilm: str) -> None:
+        assert len(pickle.dumps(HuggingFaceBgeEmbedding(minilm))) < 10_000
+
+
+class TestCache:
+    async def test_answers_the_second_time(self, bge_small_en: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        store = SimpleKVStore()
+        embedding = HuggingFaceBgeEmbedding(str(bge_small_en), embeddings_cache=store)
+        first = [
+            embedding.get_query_embedding("fox"),
+            embedding.get_text_embedding("fox"),
+            *embedding.get_text_embedding_batch(["fox", "dog"]),
+        ]
+        assert embedding.embeddings_cache is store
+
+        def unreachable(batch: object) -> object:
+            raise AssertionError("the model was asked again")
+
+        monkeypatch.setattr(embedding.encoder.backend.engine, "pool", unreachable)
+        second = [
+            embedding.get_query_embedding("fox"),
+            await embedding.aget_text_embedding("fox"),
+            *await embedding.aget_text_embedding_batch(["fox", "dog"]),
+        ]
+        assert second == first
+        assert await embedding.aget_query_embedding("fox") == first[0]
+
+
+class TestArguments:
+    def test_of_the_old_class_are_taken(self, bge_small_en: Path) -> None:
+        embedding = HuggingFaceBgeEmbedding(
+            model_name=str(bge_small_en),
+            tokenizer_name="deprecated",
+            pooling="deprecated",
+            max_length=20,
+            query_instruction="q: ",
+            text_instruction="t: ",
+            normalize=False,
+            model="deprecated",
+            tokenizer="deprecated",
+            embed_batch_size=7,
+            cache_folder="/tmp/models",
+            trust_remote_code=False,
+            device="cpu",
+            callback_manager=None,
+            parallel_process=False,
+            target_devices=None,
+            show_progress_bar=False,
+            revision="v1",
+            model_kwargs={"attn_implementation": "eager"},
+            tokenizer_kwargs={"truncation_side": "left"},
+        )
+        assert (embedding.max_length, embedding.embed_batch_size, embedding.revision) == (20, 7, "v1")
+        assert embedding.client.transformers_model is not None
+        assert embedding.client.transformers_model.config._attn_implementation == "eager"
+        close([embedding.get_query_embedding("fox")], reference_vectors(bge_small_en, ["q: fox"], normalize=False))
+        close([embedding.get_text_embedding("fox")], reference_vectors(bge_small_en, ["t: fox"], normalize=False))
+
+    def test_the_models_limit_can_be_read(self, embedding: HuggingFaceBgeEmbedding) -> None:
+        assert embedding.max_length == 64
+
+    @pytest.mark.parametrize("name", ["pooling", "tokenizer", "model", "tokenizer_name"])
+    def test_that_were_dropped_say_what_to_do(self, bge_small_en: Path, name: str) -> None:
+        with pytest.raises(SettingsError, match=f"{name}='mean' can't be honoured: "):
+            HuggingFaceBgeEmbedding(str(bge_small_en), **{name: "mean"})
+
+    def test_that_are_unknown_list_the_known(self, bge_small_en: Path) -> None:
+        with pytest.raises(SettingsError, match=r"devise='cpu' is unknown; the known arguments are .*device"):
+            HuggingFaceBgeEmbedding(str(bge_small_en), devise="cpu")
+
+    def test_of_the_wrong_type_are_refused(self, bge_small_en: Path) -> None:
+        with pytest.raises(ValueError, match="embed_batch_size"):
+            HuggingFaceBgeEmbedding(str(bge_small_en), embed_batch_size=5000)
+        with pytest.raises(ValueError, match="precision"):
+            HuggingFaceBgeEmbedding(str(bge_small_en), precision="float8")
+
+    def test_parallel_process_computes_the_same_without_a_pool(self, bge_small_en: Path) -> None:
+        embedding = HuggingFaceBgeEmbedding(str(bge_small_en), parallel_process=True, target_devices=["cpu", "cpu"])
+        close(embedding.get_text_embedding_batch(["fox"]), reference_vectors(bge_small_en, ["fox"]))
+
+    def test_show_progress_goes_to_standard_error(self, bge_small_en: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        embedding = HuggingFaceBgeEmbedding(str(bge_small_en), show_progress=True)
+        capfd.readouterr()
+        embedding.get_query_embedding("fox")
+        assert capfd.readouterr().err == ""
+        embedding.get_text_embedding_batch(["fox"])
+        captured = capfd.readouterr()
+        assert "tokens/s" in captured.err
+        assert captured.out == ""
+
+
+class _Events(BaseEventHandler):
+    events: list[BaseEvent] = []  # noqa: RUF012 - a pydantic field
+
+    def handle(self, event: BaseEvent, **_: Any) -> None:  # noqa: ANN401
+        self.events.append(event)
+
+
+class TestInstrumentation:
+    @pytest.fixture
+    def seen(self) -> Iterator[tuple[list[BaseEvent], list[SimpleSpan]]]:
+        root = get_dispatcher()
+        events, spans = _Events(events=[]), SimpleSpanHandler()
+        root.add_event_handler(events)
+        root.add_span_handler(spans)
+        yield events.events, spans.completed_spans
+        root.event_handlers.remove(events)
+        root.span_handlers.remove(spans)
+
+    def test_events_and_spans_are_those_of_the_base_class(
+        self, bge_small_en: Path, seen: tuple[list[BaseEvent], list[SimpleSpan]]
+    ) -> None:
+        events, spans = seen
+
+        def observed(embedding: Any) -> tuple[list[type], list[str]]:  # noqa: ANN401
+            events.clear()
+            spans.clear()
+            embedding.get_query_embedding("fox")
+            embedding.get_text_embedding_batch(["fox", "dog"])
+            names = [span.id_.split("-")[0].split(".")[-1] for span in spans]
+            return [type(event) for event in events], sorted(names)
+
+        ours = observed(HuggingFaceBgeEmbedding(str(bge_small_en), token="hf_secret"))
+        assert "hf_secret" not in str([event.model_dump() for event in events]) + str(spans)
+        assert ours[0] == [EmbeddingStartEvent, EmbeddingEndEvent] * 2
+        assert ours == observed(HuggingFaceEmbedding(str(bge_small_en), device="cpu"))
+
+    def test_a_callback_manager_sees_what_was_embedded(self, bge_small_en: Path) -> None:
+        handler = LlamaDebugHandler(print_trace_on_end=False)
+        embedding = HuggingFaceBgeEmbedding(str(bge_small_en), callback_manager=CallbackManager([handler]))
+        embedding.get_text_embedding_batch(["fox", "dog"])
+        pairs = handler.get_event_pairs(CBEventType.EMBEDDING)
+        assert pairs[0][1].payload is not None
+        assert pairs[0][1].payload["chunks"] == ["fox", "dog"]
+
+    async def test_a_rate_limiter_is_asked_once_a_call(self, bge_small_en: Path) -> None:
+        class Limiter(BaseRateLimiter):
+            asked = 0
+
+            def acquire(self, num_tokens: int = 0) -> None:
+                self.asked += 1
+
+            async def async_acquire(self, num_tokens: int = 0) -> None:
+                self.asked += 1
+
+        limiter = Limiter()
+        embedding = HuggingFaceBgeEmbedding(str(bge_small_en), rate_limiter=limiter)
+        embedding.get_query_embedding("fox")
+        await embedding.aget_query_embedding("fox")
+        embedding.get_text_embedding_batch(["fox", "dog"])
+        assert limiter.asked == 3
+
+
+class TestToken:
+    def test_is_never_shown_saved_or_pickled(self, bge_small_en: Path) -> None:
+        embedding = HuggingFaceBgeEmbedding(str(bge_small_en), token="hf_secret")
+        assert embedding.encoder.settings.token == "hf_secret"
+        shown = [repr(embedding), str(embedding.to_dict()), embedding.to_json(), str(embedding.to_payload())]
+        assert "hf_secret" not in "".join(shown)
+        assert b"hf_secret" not in pickle.dumps(embedding)
+
+
+@pytest.mark.parametrize(
+    "way", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy, copy.deepcopy], ids=["pickle", "copy", "deepcopy"]
+)
+def test_copies_work_and_share_the_model(
+    bge_small_en: Path, way: Callable[[HuggingFaceBgeEmbedding], HuggingFaceBgeEmbedding]
+) -> None:
+    embedding = HuggingFaceBgeEmbedding(str(bge_small_en), query_instruction="find: ")
+    twin = way(embedding)
+    assert twin.get_query_embedding("fox") == embedding.get_query_embedding("fox")
+    assert twin.encoder.backend is embedding.encoder.backend
+
+
+def test_shares_one_model_with_langchain(bge_small_en: Path) -> None:
+    langchain = HuggingFaceBgeEmbeddings(model_name=str(bge_small_en))
+    assert HuggingFaceBgeEmbedding(str(bge_small_en)).encoder.backend is langchain.encoder.backend
+
+
+MEMORY = """
+import sys, psutil
+from bge_integrations.langchain import HuggingFaceBgeEmbeddings
+from bge_integrations.llama_index import HuggingFaceBgeEmbedding
+first = HuggingFaceBgeEmbeddings(model_name=sys.argv[1])
+first.embed_query("warm up")
+before = psutil.Process().memory_info().rss
+second = HuggingFaceBgeEmbedding(sys.argv[1])
+second.get_query_embedding("warm up")
+print((psutil.Process().memory_info().rss - before) / 2**20)
+"""
+
+
+def test_both_frameworks_together_take_the_memory_of_one(minilm: str) -> None:
+    run = subprocess.run([sys.executable, "-c", MEMORY, minilm], capture_output=True, text=True, check=True)
+    weights_mib = (Path(minilm) / "model.safetensors").stat().st_size / 2**20
+    assert float(run.stdout) < weights_mib / 4
+
+
+PIPELINE = """
+import sys
+from llama_index.core.ingestion import IngestionPipeline
+from llama_index.core.schema import TextNode
+from bge_integrations.llama_index import HuggingFaceBgeEmbedding
+if __name__ == "__main__":
+    pipeline = IngestionPipeline(transformations=[HuggingFaceBgeEmbedding(sys.argv[1])])
+    nodes = pipeline.run(nodes=[TextNode(text=f"fox {i}") for i in range(6)], num_workers=2)
+    print(len(nodes), {len(node.embedding) for node in nodes})
+"""
+
+
+class TestUsedForReal:
+    @pytest.fixture
+    def semantic(self, minilm: str) -> HuggingFaceBgeEmbedding:
+        return HuggingFaceBgeEmbedding(minilm)
+
+    @pytest.fixture
+    def nodes(self) -> list[TextNode]:
+        return [TextNode(text=text, id_=str(index)) for index, text in enumerate(CORPUS)]
+
+    def test_as_the_settings_model_in_index_and_query_engine(
+        self, semantic: HuggingFaceBgeEmbedding, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Settings, "_embed_model", semantic)
+        monkeypatch.setattr(Settings, "_llm", MockLLM())
+        index = VectorStoreIndex.from_documents([Document(text=text) for text in CORPUS])
+        found = index.as_retriever(similarity_top_k=2).retrieve(QUESTION)
+        assert found[0].text == ANSWER
+        expected = np.dot(semantic.get_query_embedding(QUESTION), semantic.get_text_embedding(ANSWER))
+        assert found[0].score == pytest.approx(float(expected), abs=1e-5)
+        response = index.as_query_engine(similarity_top_k=1).query(QUESTION)
+        assert response.source_nodes[0].text == ANSWER
+
+    def test_in_a_pipeline_with_a_docstore(self, semantic: HuggingFaceBgeEmbedding) -> None:
+        pipeline = IngestionPipeline(
+            transformations=[semantic],
+            docstore=SimpleDocumentStore(),
+            docstore_strategy=DocstoreStrategy.DUPLICATES_ONLY,
+        )
+        documents = [Document(text=text, doc_id=str(index)) for index, text in enumerate(CORPUS)]
+        assert len(pipeline.run(documents=documents)) == len(CORPUS)
+        assert pipeline.run(documents=documents) == []
+        again = pipeline.run(documents=[*documents, Document(text="new", doc_id="new")])
+        assert [node.get_content() for node in again] == ["new"]
+        assert again[0].embedding is not None
+
+    def test_in_a_pipeline_with_two_workers(self, bge_small_en: Path, tmp_path: Path) -> None:
+        program = tmp_path / "pipeline.py"
+        program.write_text(PIPELINE)
+        run = subprocess.run(
+            [sys.executable, str(program), str(bge_small_en)], capture_output=True, text=True, timeout=300
+        )
+        assert run.stdout.strip() == "6 {32}", run.stderr
+
+    def test_in_the_semantic_splitter(self, semantic: HuggingFaceBgeEmbedding) -> None:
+        text = (
+            "Plants turn sunlight into sugar. Photosynthesis happens in leaves. Chlorophyll makes leaves green. "
+            "The stock market fell today. Investors sold their shares. Bond prices rose."
+        )
+        splitter = SemanticSplitterNodeParser(embed_model=semantic, buffer_size=1, breakpoint_percentile_threshold=80)
+        parts = [node.get_content() for node in splitter.get_nodes_from_documents([Document(text=text)])]
+        assert len(parts) == 2
+        assert "green" in parts[0]
+        assert "Investors" in parts[1]
+
+    @pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
+    @pytest.mark.parametrize("kind", ["faiss", "qdrant"])
+    def test_in_a_vector_store(self, semantic: HuggingFaceBgeEmbedding, nodes: list[TextNode], kind: str) -> None:
+        context = StorageContext.from_defaults(vector_store=_store(kind, semantic.encoder.dimension))
+        index = VectorStoreIndex(nodes, storage_context=context, embed_model=semantic)
+        assert index.as_retriever(similarity_top_k=1).retrieve(QUESTION)[0].text == ANSWER
+
+    def test_an_index_is_saved_and_loaded(
+        self, semantic: HuggingFaceBgeEmbedding, nodes: list[TextNode], tmp_path: Path
+    ) -> None:
+        index = VectorStoreIndex(nodes, embed_model=semantic)
+        index.storage_context.persist(str(tmp_path))
+        loaded = load_index_from_storage(
+            StorageContext.from_defaults(persist_dir=str(tmp_path)),
+            embed_model=HuggingFaceBgeEmbedding.from_dict(semantic.to_dict()),
+        )
+        assert loaded.as_retriever(similarity_top_k=1).retrieve(QUESTION)[0].text == ANSWER
+
+
+def _store(kind: str, dimension: int) -> Any:  # noqa: ANN401
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if kind == "faiss":
+            import faiss
+            from llama_index.vector_stores.faiss import FaissVectorStore
+
+            return FaissVectorStore(faiss_index=faiss.IndexFlatIP(dimension))
+        from llama_index.vector_stores.qdrant import QdrantVectorStore
+        from qdrant_client import QdrantClient
+
+        return QdrantVectorStore("corpus", client=QdrantClient(":memory:"))
