@@ -44,16 +44,18 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(description="Run the notebooks again, in place.")
     parser.add_argument("names", nargs="*", help="notebooks without their suffix; all if none is given")
-    parser.add_argument("--to", type=Path, default=NOTEBOOKS, help="folder for the results")
+    parser.add_argument("--from", type=Path, default=NOTEBOOKS, dest="source", help="folder of the notebooks")
+    parser.add_argument("--to", type=Path, help="folder for the results; else they are written in place")
     options = parser.parse_args(arguments)
-    paths = [NOTEBOOKS / f"{Path(name).stem}.ipynb" for name in options.names] or sorted(NOTEBOOKS.glob("*.ipynb"))
+    paths = [options.source / f"{Path(name).stem}.ipynb" for name in options.names]
+    paths = paths or sorted(options.source.glob("*.ipynb"))
     if missing := [path.name for path in paths if not path.is_file()]:
         parser.error(f"no such notebook: {', '.join(missing)}")
     failed = False
     for path in paths:
         start = time.perf_counter()
         try:
-            nbformat.write(execute(path), options.to / path.name)  # type: ignore[no-untyped-call]
+            nbformat.write(execute(path), (options.to or path.parent) / path.name)  # type: ignore[no-untyped-call]
         except CellExecutionError as error:
             failed = True
             sys.stderr.write(f"{path.name}: {error}\n")

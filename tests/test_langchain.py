@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -259,12 +259,18 @@ def test_stored_document_vectors_stay_valid(
     close(ours.embed_documents(texts), np.array(theirs.embed_documents(texts), dtype=np.float32))
 
 
+def _config(embeddings: HuggingFaceBgeEmbeddings) -> Any:  # noqa: ANN401 - each architecture has its own
+    model = embeddings.client.transformers_model
+    assert model is not None
+    return model.config
+
+
 class TestKwargsKeyByKey:
     """Every key of sentence-transformers is honoured or refused with a reason."""
 
     REFUSED_LOADING = ("modules", "model_card_data", "provider", "file_name", "export")
 
-    LOADING: dict[str, tuple[Any, Callable[[HuggingFaceBgeEmbeddings], Any], Any]] = {
+    LOADING: ClassVar[dict[str, tuple[Any, Callable[[HuggingFaceBgeEmbeddings], Any], Any]]] = {
         "device": ("cpu", lambda e: e.encoder.backend.device, "cpu"),
         "cache_folder": ("/tmp/models", lambda e: e.encoder.settings.cache_folder, "/tmp/models"),
         "revision": ("v2", lambda e: e.encoder.settings.revision, "v2"),
@@ -279,19 +285,19 @@ class TestKwargsKeyByKey:
         "backend": ("torch", lambda e: e.encoder.backend.engine.name, "sentence-transformers"),
         "model_kwargs": (
             {"attn_implementation": "eager"},
-            lambda e: e.client.transformers_model.config._attn_implementation,
+            lambda e: _config(e)._attn_implementation,
             "eager",
         ),
         "attn_implementation": (
             "eager",
-            lambda e: e.client.transformers_model.config._attn_implementation,
+            lambda e: _config(e)._attn_implementation,
             "eager",
         ),
         "torch_dtype": (torch.bfloat16, lambda e: e.client.dtype, torch.bfloat16),
         "dtype": ("bfloat16", lambda e: e.client.dtype, torch.bfloat16),
         "tokenizer_kwargs": ({"truncation_side": "left"}, lambda e: e.client.tokenizer.truncation_side, "left"),
         "processor_kwargs": ({"truncation_side": "left"}, lambda e: e.client.tokenizer.truncation_side, "left"),
-        "config_kwargs": ({"layer_norm_eps": 0.5}, lambda e: e.client.transformers_model.config.layer_norm_eps, 0.5),
+        "config_kwargs": ({"layer_norm_eps": 0.5}, lambda e: _config(e).layer_norm_eps, 0.5),
     }
 
     def test_no_key_is_left_out(self) -> None:
@@ -304,7 +310,7 @@ class TestKwargsKeyByKey:
         embeddings = HuggingFaceBgeEmbeddings(model_name=str(bge_small_en), model_kwargs={key: value})
         assert read(embeddings) == expected
 
-    ENCODING: dict[str, tuple[Any, Callable[[HuggingFaceBgeEmbeddings], Any], Any]] = {
+    ENCODING: ClassVar[dict[str, tuple[Any, Callable[[HuggingFaceBgeEmbeddings], Any], Any]]] = {
         "batch_size": (3, lambda e: e.encoder.settings.batch_size, 3),
         "chunk_size": (9, lambda e: len(e.embed_query("fox")), 32),
         "convert_to_numpy": (False, lambda e: type(e.embed_query("fox")), list),
@@ -365,7 +371,7 @@ class TestKwargsKeyByKey:
         theirs = SentenceTransformer(str(folder), device="cpu")
         close(embeddings.embed_documents(["fox"]), theirs.encode(["fox"], prompt="group: "))
         close([embeddings.embed_query("fox")], theirs.encode(["fox"], prompt="q: "))
-        with pytest.raises(ValueError, match="no prompt named 'nope'.*'topic'"):
+        with pytest.raises(ValueError, match=r"no prompt named 'nope'.*'topic'"):
             HuggingFaceBgeEmbeddings(model_name=str(folder), encode_kwargs={"prompt_name": "nope"})
 
     def test_two_different_things_said_are_refused(self, bge_small_en: Path) -> None:

@@ -47,7 +47,7 @@ class TextTokenizer:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if not isinstance(backend, Tokenizer):
             raise UnsupportedModelError(
-                f"The checkpoint's tokenizer ({type(tokenizer).__name__}) has no tokenizer.json and none could be made; "
+                f"The checkpoint's tokenizer ({type(tokenizer).__name__}) has no tokenizer.json; "
                 "save one with `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)`."
             )
         self._rust = Tokenizer.from_str(backend.to_str())

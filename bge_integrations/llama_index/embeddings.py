@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# llama-index hands over this many texts at a time, and only within them can sorting by length save padding. On
-# paragraphs of mixed lengths (mean 78 tokens) 10 texts, its own default, leave 40 % padding, 512 leave under 3 %.
-# More gains little, and each batch is one cache look-up, one event and one step of llama-index's progress bar.
-_DEFAULT_TEXTS_PER_CALL = 512
+# llama-index hands over this many texts at a time, and only within them can sorting by length save padding. Of 3,769
+# docstrings (mean 54 tokens, p95 200) in forward passes of 2048 tokens, padding is 64 % of what is computed at 10
+# texts a time (llama-index's own default), 29 % at 128, 12 % at 512 and 4 % at 2048, the most that it allows.
+_DEFAULT_TEXTS_PER_CALL = 2048
 
 _SHARED_FIELDS = (
     "device",
@@ -74,7 +74,12 @@ class HuggingFaceBgeEmbedding(BaseEmbedding):
         ```
     """
 
-    model_config = ConfigDict(protected_namespaces=("pydantic_model_",), arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        protected_namespaces=("pydantic_model_",),
+        arbitrary_types_allowed=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+    )
 
     model_name: str = Field(default="BAAI/bge-small-en", description="Hub id or local folder.")
     embed_batch_size: int = Field(

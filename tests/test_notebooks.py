@@ -1,0 +1,82 @@
+"""The notebooks run as they are, and what is committed of them is fit to be read."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+pytest.importorskip("nbclient")
+pytest.importorskip("ipykernel")
+pytest.importorskip("matplotlib")
+pytest.importorskip("sklearn")
+
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+PICTURES = {"langchain_rag": 1, "llama_index_rag": 1, "migrating": 1}
+# A folder that belongs to the machine on which a notebook was run: a home, a checkout, an environment, a scratch folder.
+MACHINE_PATH = re.compile(r"/(?:home|root|work|tmp|Users|var/folders)/|site-packages|[A-Za-z]:\\")
+
+every_notebook = pytest.mark.parametrize("name", sorted(PICTURES))
+
+
+@every_notebook
+def test_notebook_runs_without_a_network(name: str, tmp_path: Path) -> None:
+    """A copy of the package's checkout runs it, so that the committed notebook stays as it is."""
+    pytest.importorskip("langchain_community")
+    pytest.importorskip("langchain_huggingface")
+    pytest.importorskip("llama_index.embeddings.huggingface")
+    shutil.copy(NOTEBOOKS / f"{name}.ipynb", tmp_path)
+    run = subprocess.run(
+        [sys.executable, NOTEBOOKS / "build.py", "--from", tmp_path, "--to", tmp_path, name],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stderr
+    assert problems(tmp_path / f"{name}.ipynb") == []
+
+
+@every_notebook
+def test_committed_notebook_is_complete_and_says_nothing_of_the_machine(name: str) -> None:
+    assert problems(NOTEBOOKS / f"{name}.ipynb") == []
+
+
+def test_every_notebook_is_tested() -> None:
+    assert sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")) == sorted(PICTURES)
+
+
+def problems(path: Path) -> list[str]:
+    """Everything that is wrong with a notebook's outputs, cell by cell."""
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    found = []
+    if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
+        found.append("not run from top to bottom")
+    if not all(re.fullmatch("[a-z-]+", cell.id) for cell in notebook.cells):
+        found.append("cells are named by hand, so that a new run changes none of the names")
+    outputs = [(cell.id, output) for cell in code for output in cell.outputs]
+    for cell, output in outputs:
+        if output.output_type == "error":
+            found.append(f"{cell}: {output.ename}: {output.evalue}")
+        elif output.get("name") == "stderr":
+            found.append(f"{cell}: stderr: {output.text}")
+        found += [f"{cell}: path: {text}" for text in _texts(output) if MACHINE_PATH.search(text)]
+    pictures = sum("image/png" in output.get("data", {}) for _, output in outputs)
+    if pictures != PICTURES[path.stem]:
+        found.append(f"{pictures} pictures, not {PICTURES[path.stem]}")
+    if not any(output.get("name") == "stdout" for _, output in outputs):
+        found.append("no outputs")
+    return found
+
+
+def _texts(output: nbformat.NotebookNode) -> list[str]:
+    shown = [text for kind, text in output.get("data", {}).items() if kind.startswith("text/")]
+    return [*shown, output.get("text", ""), *output.get("traceback", [])]
