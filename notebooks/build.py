@@ -10,7 +10,6 @@ The notebooks themselves are the source; nothing is kept anywhere else.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import sys
 import time
@@ -83,7 +82,7 @@ def execute(path: Path) -> NotebookNode:
         resources={"metadata": {"path": str(path.parent)}},
     )
     python_path = os.pathsep.join(filter(None, [str(NOTEBOOKS.parent), os.environ.get("PYTHONPATH")]))
-    asyncio.run(client.async_execute(env={**os.environ, **ENVIRONMENT, "PYTHONPATH": python_path}))
+    client.execute(env={**os.environ, **ENVIRONMENT, "PYTHONPATH": python_path})
     return normalized(notebook)
 
 

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -440,7 +441,7 @@ class TestUsedForReal:
 
     @pytest.fixture
     def nodes(self) -> list[TextNode]:
-        return [TextNode(text=text, id_=str(index)) for index, text in enumerate(CORPUS)]
+        return [TextNode(text=text, id_=str(uuid.UUID(int=index))) for index, text in enumerate(CORPUS)]
 
     def test_as_the_settings_model_in_index_and_query_engine(
         self, semantic: HuggingFaceBgeEmbedding, monkeypatch: pytest.MonkeyPatch

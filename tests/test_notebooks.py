@@ -8,8 +8,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")
@@ -19,7 +23,7 @@ pytest.importorskip("sklearn")
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 PICTURES = {"langchain_rag": 1, "llama_index_rag": 1, "migrating": 1}
-# A folder that belongs to the machine on which a notebook was run: a home, a checkout, an environment, a scratch folder.
+# Folders of the machine on which a notebook was run: homes, checkouts, environments, scratch folders.
 MACHINE_PATH = re.compile(r"/(?:home|root|work|tmp|Users|var/folders)/|site-packages|[A-Za-z]:\\")
 
 every_notebook = pytest.mark.parametrize("name", sorted(PICTURES))
@@ -27,7 +31,6 @@ every_notebook = pytest.mark.parametrize("name", sorted(PICTURES))
 
 @every_notebook
 def test_notebook_runs_without_a_network(name: str, tmp_path: Path) -> None:
-    """A copy of the package's checkout runs it, so that the committed notebook stays as it is."""
     pytest.importorskip("langchain_community")
     pytest.importorskip("langchain_huggingface")
     pytest.importorskip("llama_index.embeddings.huggingface")
@@ -77,6 +80,6 @@ def problems(path: Path) -> list[str]:
     return found
 
 
-def _texts(output: nbformat.NotebookNode) -> list[str]:
+def _texts(output: NotebookNode) -> list[str]:
     shown = [text for kind, text in output.get("data", {}).items() if kind.startswith("text/")]
     return [*shown, output.get("text", ""), *output.get("traceback", [])]
