@@ -25,6 +25,7 @@ _TRANSFORMERS_GROUPS = {
     "config_kwargs": "config",
 }
 _DTYPE_KEYS = ("dtype", "torch_dtype")
+_TOKEN_KEYS = ("token", "use_auth_token")
 # langchain-community takes these at the top level and moves them into sentence-transformers' own model_kwargs.
 _LIFTED_KEYS = (*_DTYPE_KEYS, "attn_implementation")
 _REFUSED_IN_LOADING = {
@@ -40,10 +41,10 @@ LOADING_KEYS = tuple(
             *_SETTINGS_OF_LOADING,
             *_TRANSFORMERS_GROUPS,
             *_LIFTED_KEYS,
-            "token",
-            "use_auth_token",
+            *_TOKEN_KEYS,
             "prompts",
             "default_prompt_name",
+            # Without effect on vectors: the vector store compares them.
             "similarity_fn_name",
             "backend",
         }
@@ -116,21 +117,35 @@ class EncodingKwargs:
         return EncodingKwargs({**self.settings, **other.settings}, prompts.prompt, prompts.prompt_name)
 
 
+def find_token(kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401 - whatever the user passed
+    """Returns the hub token among the arguments of `SentenceTransformer(...)`, or among those that it hands on."""
+    handed_on = [kwargs[key] for key in _TRANSFORMERS_GROUPS if isinstance(kwargs.get(key), Mapping)]
+    found = (place[key] for place in (kwargs, *handed_on) for key in _TOKEN_KEYS if place.get(key) is not None)
+    return next(found, None)
+
+
 def json_ready_loading_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a copy whose torch types and devices are written as text, without a token."""
     ready: dict[str, Any] = {}
     for key, value in kwargs.items():
-        if key in ("token", "use_auth_token"):
+        if key in _TOKEN_KEYS:
             continue
-        if key == "device" and value is not None:
-            ready[key] = value if isinstance(value, list) else str(value)
+        if key == "device":
+            ready[key] = _device_name(value)
         elif key in _DTYPE_KEYS:
             ready[key] = _dtype_name(value)
         elif key in _TRANSFORMERS_GROUPS and isinstance(value, Mapping):
-            ready[key] = {k: _dtype_name(v) if k in _DTYPE_KEYS else v for k, v in value.items() if k != "token"}
+            ready[key] = {
+                k: _dtype_name(v) if k in _DTYPE_KEYS else v for k, v in value.items() if k not in _TOKEN_KEYS
+            }
         else:
             ready[key] = value
     return ready
+
+
+def json_ready_encoding_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a copy whose device is written as text."""
+    return {key: _device_name(value) if key == "device" else value for key, value in kwargs.items()}
 
 
 def read_loading_kwargs(kwargs: Mapping[str, Any], name: str) -> LoadingKwargs:
@@ -145,7 +160,7 @@ def read_loading_kwargs(kwargs: Mapping[str, Any], name: str) -> LoadingKwargs:
     """
     _require_known(kwargs, name, LOADING_KEYS, _REFUSED_IN_LOADING)
     settings = {key: kwargs[key] for key in _SETTINGS_OF_LOADING if kwargs.get(key) is not None}
-    token = kwargs.get("token", kwargs.get("use_auth_token"))
+    token = find_token(kwargs)
     if token is not None:
         settings["token"] = token
     backend = kwargs.get("backend", "torch")
@@ -155,11 +170,15 @@ def read_loading_kwargs(kwargs: Mapping[str, Any], name: str) -> LoadingKwargs:
         raise SettingsError(f"{name}['backend']={backend!r} can't be honoured; leave it out and choose with engine.")
     groups: dict[str, dict[str, Any]] = {"model": {}, "processor": {}, "config": {}}
     for key, group in _TRANSFORMERS_GROUPS.items():
-        groups[group].update(kwargs.get(key) or {})
+        values = _dictionary(kwargs, key, name)
+        groups[group].update({k: v for k, v in values.items() if k not in _TOKEN_KEYS})
     groups["model"].update({key: kwargs[key] for key in _LIFTED_KEYS if key in kwargs})
     settings.update(_from_transformers_model_kwargs(groups["model"], name))
     settings["transformers_kwargs"] = TransformersKwargs.of(**groups)
-    return LoadingKwargs(settings, dict(kwargs.get("prompts") or {}), kwargs.get("default_prompt_name"))
+    prompts = _dictionary(kwargs, "prompts", name)
+    for prompt_name in prompts:
+        _text(prompts, prompt_name, f"{name}['prompts']")
+    return LoadingKwargs(settings, prompts, _text(kwargs, "default_prompt_name", name))
 
 
 def read_encoding_kwargs(kwargs: Mapping[str, Any], name: str) -> EncodingKwargs:
@@ -188,8 +207,8 @@ def read_encoding_kwargs(kwargs: Mapping[str, Any], name: str) -> EncodingKwargs
     if (normalize := kwargs.get("normalize_embeddings")) is not None:
         # As there: False adds no normalisation, but doesn't take away the one that is among the checkpoint's modules.
         settings["normalize"] = True if normalize else "checkpoint"
-    prompt = kwargs.get("prompt")
-    return EncodingKwargs(settings, prompt, kwargs.get("prompt_name") if prompt is None else None)
+    prompt, prompt_name = (_text(kwargs, key, name) for key in ("prompt", "prompt_name"))
+    return EncodingKwargs(settings, prompt, prompt_name if prompt is None else None)
 
 
 def merge_settings(said: Mapping[str, Any], given: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -269,8 +288,8 @@ def _from_transformers_model_kwargs(kwargs: dict[str, Any], name: str) -> dict[s
     settings: dict[str, Any] = {}
     for key in _DTYPE_KEYS:
         dtype = _dtype_name(kwargs.pop(key, None))
-        if dtype is not None:
-            settings["precision"] = dtype
+        if dtype is not None and settings.setdefault("precision", dtype) != dtype:
+            raise SettingsError(f"{name}: dtype={settings['precision']!r}, but torch_dtype={dtype!r}; say it once.")
     if kwargs.pop("use_safetensors", None) is False:
         settings["allow_pickle_weights"] = True
     if "device_map" in kwargs:
@@ -280,6 +299,24 @@ def _from_transformers_model_kwargs(kwargs: dict[str, Any], name: str) -> dict[s
 
 def _dtype_name(dtype: Any) -> str | None:  # noqa: ANN401 - a torch.dtype, which must not be imported for this
     return None if dtype is None else str(dtype).removeprefix("torch.")
+
+
+def _device_name(device: Any) -> Any:  # noqa: ANN401 - a torch.device becomes text, a list is refused elsewhere
+    return device if device is None or isinstance(device, list) else str(device)
+
+
+def _dictionary(kwargs: Mapping[str, Any], key: str, name: str) -> dict[str, Any]:
+    value = kwargs.get(key)
+    if value is not None and not isinstance(value, Mapping):
+        raise SettingsError(f"{name}[{key!r}]={value!r} is a {type(value).__name__}; give a dictionary.")
+    return dict(value or {})
+
+
+def _text(kwargs: Mapping[str, Any], key: str, name: str) -> str | None:
+    value = kwargs.get(key)
+    if value is not None and not isinstance(value, str):
+        raise SettingsError(f"{name}[{key!r}]={value!r} is a {type(value).__name__}; give a text.")
+    return value
 
 
 def _require_known(kwargs: Mapping[str, Any], name: str, known: tuple[str, ...], refused: Mapping[str, str]) -> None:

@@ -13,6 +13,8 @@ from bge_integrations.sentence_transformers_kwargs import (
     EncodingKwargs,
     LoadingKwargs,
     build_encoders,
+    find_token,
+    json_ready_encoding_kwargs,
     json_ready_loading_kwargs,
     merge_settings,
     read_encoding_kwargs,
@@ -44,6 +46,9 @@ _SHARED_FIELDS = (
     "show_progress",
     "batch_tokens",
 )
+
+
+_Settings = tuple[EncoderSettings, LoadingKwargs, EncodingKwargs, EncodingKwargs]
 
 
 class HuggingFaceBgeEmbeddings(BaseModel, Embeddings):
@@ -113,29 +118,14 @@ class HuggingFaceBgeEmbeddings(BaseModel, Embeddings):
     token: SecretStr | bool | None = Field(default=None, exclude=True, repr=False)
     """Hub token; never shown, dumped or pickled."""
 
-    _encoders: tuple[BgeEncoder, BgeEncoder] | None = PrivateAttr(default=None)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _copy_kwargs(cls, data: Any) -> Any:  # noqa: ANN401 - whatever the user passed
-        """Keeps the user's dictionaries as they are, and the token out of ours."""
-        if not isinstance(data, dict):
-            return data
-        data = dict(data)
-        given = data.get("model_kwargs")
-        if isinstance(given, dict):
-            token = given.get("token", given.get("use_auth_token"))
-            if token is not None:
-                data["token"] = token
-            data["model_kwargs"] = json_ready_loading_kwargs(given)
-        for name in ("encode_kwargs", "query_encode_kwargs"):
-            if isinstance(data.get(name), dict):
-                data[name] = dict(data[name])
-        return data
+    # The encoders of documents and of queries, with what they were made from.
+    _encoders: tuple[_Settings, tuple[BgeEncoder, BgeEncoder]] | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _check_settings(self) -> HuggingFaceBgeEmbeddings:
-        self._settings()
+        settings, _, document, query = self._settings()
+        for encoding in (document, query):
+            settings.replace(**encoding.settings)
         return self
 
     def __init__(self, **data: Any) -> None:  # noqa: ANN401 - the fields' own types
@@ -145,7 +135,7 @@ class HuggingFaceBgeEmbeddings(BaseModel, Embeddings):
             pydantic.ValidationError: A setting that is unknown or can't be honoured.
             BgeError: Whatever loading raises; see `bge_integrations.BgeEncoder`.
         """
-        super().__init__(**data)
+        super().__init__(**_with_own_kwargs(data))
         self._role_encoders()
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
@@ -221,13 +211,16 @@ class HuggingFaceBgeEmbeddings(BaseModel, Embeddings):
         return state
 
     def _role_encoders(self) -> tuple[BgeEncoder, BgeEncoder]:
-        if self._encoders is None:
-            self._encoders = build_encoders(*self._settings())
+        settings = self._settings()
+        made = self._encoders
+        # A setting may have been changed since, by assignment, in a dictionary, or in a copy.
+        if made is None or made[0] != settings:
+            made = self._encoders = settings, build_encoders(*settings)
             if self.multi_process:
-                logger.info("multi_process=True: no process pool is needed, %s is used", self.encoder.backend.device)
-        return self._encoders
+                logger.info("multi_process=True: no process pool is needed, %s is used", made[1][0].backend.device)
+        return made[1]
 
-    def _settings(self) -> tuple[EncoderSettings, LoadingKwargs, EncodingKwargs, EncodingKwargs]:
+    def _settings(self) -> _Settings:
         loading = read_loading_kwargs(self.model_kwargs, "model_kwargs")
         document = read_encoding_kwargs(self.encode_kwargs, "encode_kwargs")
         query = document.updated_by(read_encoding_kwargs(self.query_encode_kwargs, "query_encode_kwargs"))
@@ -238,3 +231,20 @@ class HuggingFaceBgeEmbeddings(BaseModel, Embeddings):
             merge_settings(common, encoding.settings, name)
         settings = EncoderSettings(**common, model_name=self.model_name, document_instruction=self.embed_instruction)
         return settings, loading, document, query
+
+
+def _with_own_kwargs(data: dict[str, Any]) -> dict[str, Any]:
+    """Keeps the user's dictionaries as they are, and the token out of ours and of pydantic's errors."""
+    data = dict(data)
+    given = data.get("model_kwargs")
+    if isinstance(given, dict):
+        token = find_token(given)
+        if token is not None:
+            data["token"] = token
+        data["model_kwargs"] = json_ready_loading_kwargs(given)
+    for name in ("encode_kwargs", "query_encode_kwargs"):
+        if isinstance(data.get(name), dict):
+            data[name] = json_ready_encoding_kwargs(data[name])
+    if isinstance(data.get("token"), str):
+        data["token"] = SecretStr(data["token"])
+    return data

@@ -1,0 +1,39 @@
+"""The adapters that ours replaces, and what both suites compare with."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from langchain_core._api import LangChainDeprecationWarning
+from langchain_huggingface import HuggingFaceEmbeddings
+from numpy.typing import ArrayLike
+
+EN = "Represent this sentence for searching relevant passages: "
+ZH = "为这个句子生成表示以用于检索相关文章："
+
+
+def community_bge(**settings: Any) -> Any:  # noqa: ANN401 - it has no types
+    """langchain-community's deprecated `HuggingFaceBgeEmbeddings`."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`langchain-community` is being sunset", DeprecationWarning)
+        warnings.simplefilter("ignore", LangChainDeprecationWarning)
+        from langchain_community.embeddings import HuggingFaceBgeEmbeddings
+
+        return HuggingFaceBgeEmbeddings(**settings)
+
+
+def huggingface(**settings: Any) -> Any:  # noqa: ANN401 - it has no types
+    """langchain-huggingface's `HuggingFaceEmbeddings`."""
+    return HuggingFaceEmbeddings(**settings)
+
+
+def assert_close(actual: ArrayLike, expected: ArrayLike) -> None:
+    """Every element within 1e-5, the tolerance for vectors that were stored before."""
+    np.testing.assert_allclose(np.asarray(actual), np.asarray(expected), atol=1e-5, rtol=0)
+
+
+def are_close(actual: ArrayLike, expected: ArrayLike) -> bool:
+    """Whether two arrays of vectors are the same but for noise; far apart otherwise in these tests."""
+    return np.allclose(np.asarray(actual), np.asarray(expected), atol=1e-3, rtol=0)
