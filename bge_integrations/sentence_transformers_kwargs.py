@@ -81,6 +81,9 @@ ENCODING_KEYS = tuple(
 
 _DEFAULTS = {f.name: f.default for f in dataclasses.fields(EncoderSettings)}
 
+SHARED_FIELDS = tuple(name for name in _DEFAULTS if name not in ("model_name", "token"))
+"""Settings that an adapter may have as a field of the same name."""
+
 
 @dataclass(frozen=True)
 class LoadingKwargs:

@@ -25,8 +25,13 @@ from nbformat import NotebookNode
 NOTEBOOKS = Path(__file__).resolve().parent
 SECONDS_PER_CELL = 300
 
-# Progress bars, and the remark that they could be prettier, belong on a screen and not in a file.
-ENVIRONMENT = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONWARNINGS": "ignore:IProgress not found"}
+ENVIRONMENT = {
+    # Progress bars, and the remark that they could be prettier, belong on a screen and not in a file.
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "PYTHONWARNINGS": "ignore:IProgress not found",
+    # Threads wait asleep: beside other work on the same cores that takes about half the time, alone it changes little.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 
 # What editors and kernels add here differs from machine to machine and says nothing about the content.
 METADATA = {

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from transformers import BertModel
+from transformers import AutoTokenizer, BertModel, Qwen2Config, Qwen2Model
 
 from bge_integrations import BgeEncoder
 from bge_integrations.backend.engines import TokenBatch
@@ -72,6 +72,30 @@ def test_vectors_equal_plain_transformers_in_true_widths(
     texts = ["fox " * count for count in (1, 2, 40, 300, 509, 510, 511, 900)]
     vectors = BgeEncoder(folder, on_truncation="ignore", batch_tokens=1500).encode_documents(texts)
     np.testing.assert_allclose(vectors, reference_vectors(folder, texts, max_length=512), atol=1e-5, rtol=0)
+
+
+def test_bare_decoders_give_the_last_token_whatever_is_padded(make: MakeCheckpoint) -> None:
+    tokenizer_source = make("tokenizer")
+    folder = tokenizer_source.parent / "bge-code-v1"
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_source)
+    tokenizer.save_pretrained(folder)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+    )
+    model = Qwen2Model(config).eval()
+    model.save_pretrained(folder)
+    texts = ["fox", "The quick brown fox jumps over the lazy dog.", "dog " * 12, ""]
+    with torch.no_grad():
+        rows = [model(input_ids=torch.tensor([tokenizer(text)["input_ids"]]))[0][0, -1] for text in texts]
+    expected = torch.nn.functional.normalize(torch.stack(rows), dim=1).numpy()
+    np.testing.assert_allclose(BgeEncoder(folder).encode(texts), expected, atol=1e-5)
 
 
 def test_vectors_of_other_models_equal_sentence_transformers(minilm: str) -> None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model
 
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.sentence_transformers_kwargs import (
+    SHARED_FIELDS,
     EncodingKwargs,
     LoadingKwargs,
     build_encoders,
@@ -27,26 +28,6 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 logger = logging.getLogger(__name__)
-
-_SHARED_FIELDS = (
-    "device",
-    "precision",
-    "engine",
-    "max_length",
-    "query_instruction",
-    "task",
-    "normalize",
-    "truncate_dim",
-    "on_truncation",
-    "revision",
-    "cache_folder",
-    "trust_remote_code",
-    "local_files_only",
-    "allow_pickle_weights",
-    "show_progress",
-    "batch_tokens",
-)
-
 
 _Settings = tuple[EncoderSettings, LoadingKwargs, EncodingKwargs, EncodingKwargs]
 
@@ -224,7 +205,7 @@ class HuggingFaceBgeEmbeddings(BaseModel, Embeddings):
         loading = read_loading_kwargs(self.model_kwargs, "model_kwargs")
         document = read_encoding_kwargs(self.encode_kwargs, "encode_kwargs")
         query = document.updated_by(read_encoding_kwargs(self.query_encode_kwargs, "query_encode_kwargs"))
-        said = {name: getattr(self, name) for name in _SHARED_FIELDS if name in self.model_fields_set}
+        said = {name: getattr(self, name) for name in SHARED_FIELDS if name in self.model_fields_set}
         said["token"] = self.token.get_secret_value() if isinstance(self.token, SecretStr) else self.token
         common = merge_settings(said, loading.settings, "model_kwargs")
         for name, encoding in (("encode_kwargs", document), ("query_encode_kwargs", query)):

@@ -15,6 +15,7 @@ from bge_integrations.errors import SettingsError
 from bge_integrations.llama_index.cache import QueryCollections
 from bge_integrations.sentence_transformers_kwargs import (
     LOADING_KEYS,
+    SHARED_FIELDS,
     EncodingKwargs,
     LoadingKwargs,
     build_encoders,
@@ -35,23 +36,6 @@ logger = logging.getLogger(__name__)
 # texts a time (llama-index's own default), 29 % at 128, 12 % at 512 and 4 % at 2048, the most that it allows.
 _DEFAULT_TEXTS_PER_CALL = 2048
 
-_SHARED_FIELDS = (
-    "device",
-    "precision",
-    "engine",
-    "max_length",
-    "query_instruction",
-    "task",
-    "normalize",
-    "truncate_dim",
-    "on_truncation",
-    "revision",
-    "cache_folder",
-    "trust_remote_code",
-    "local_files_only",
-    "allow_pickle_weights",
-    "batch_tokens",
-)
 _DROPPED = {
     "tokenizer_name": "the checkpoint's own tokenizer is used",
     "tokenizer": "the checkpoint's own tokenizer is used",
@@ -221,7 +205,7 @@ class HuggingFaceBgeEmbedding(BaseEmbedding):
         return read_loading_kwargs(self.sentence_transformer_kwargs, "the arguments")
 
     def _settings(self) -> EncoderSettings:
-        said = {name: getattr(self, name) for name in _SHARED_FIELDS if name in self.model_fields_set}
+        said = {name: getattr(self, name) for name in SHARED_FIELDS if name in self.model_fields_set}
         said["token"] = self.token.get_secret_value() if isinstance(self.token, SecretStr) else self.token
         said["show_progress"] = self.show_progress_bar
         if self.parallel_process and self.target_devices and self.device is None:

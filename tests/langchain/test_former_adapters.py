@@ -63,7 +63,7 @@ class TestDefects:
             with pytest.raises(theirs) as caught:
                 former(model_name=str(bge_small_en)).embed_documents(["fox", bad])
             assert "1" not in str(caught.value)
-        with pytest.raises(ours, match="^Text 1 "):
+        with pytest.raises(ours, match=r"^Text 1 "):
             HuggingFaceBgeEmbeddings(model_name=str(bge_small_en)).embed_documents(["fox", bad])
 
     def test_multi_process_starts_no_pool_and_keeps_encode_kwargs(

@@ -75,14 +75,14 @@ def chroma(embeddings: HuggingFaceBgeEmbeddings, folder: Path) -> VectorStore:
 
     store = Chroma(folder.name, embeddings, client=chromadb.EphemeralClient())
     store.add_documents(DOCUMENTS)
-    return store  # type: ignore[no-any-return]
+    return store
 
 
 def saved_chroma(embeddings: HuggingFaceBgeEmbeddings, folder: Path) -> VectorStore:
     from langchain_chroma import Chroma
 
     Chroma("corpus", embeddings, persist_directory=str(folder)).add_documents(DOCUMENTS)
-    return Chroma("corpus", embeddings, persist_directory=str(folder))  # type: ignore[no-any-return]
+    return Chroma("corpus", embeddings, persist_directory=str(folder))
 
 
 def qdrant(embeddings: HuggingFaceBgeEmbeddings, folder: Path) -> VectorStore:
@@ -94,7 +94,7 @@ def qdrant(embeddings: HuggingFaceBgeEmbeddings, folder: Path) -> VectorStore:
     client.create_collection("corpus", VectorParams(size=embeddings.encoder.dimension, distance=Distance.COSINE))
     store = QdrantVectorStore(client, "corpus", embeddings)
     store.add_documents(DOCUMENTS)
-    return store  # type: ignore[no-any-return]
+    return store
 
 
 STORES: tuple[MakeStore, ...] = (in_memory, saved_in_memory, faiss, saved_faiss, chroma, saved_chroma, qdrant)
@@ -206,7 +206,7 @@ class TestCache:
             *(HuggingFaceBgeEmbeddings(model_name=str(bge_small_en), device="cpu", **v) for v in variants),
             HuggingFaceBgeEmbeddings(model_name=str(bge_small_zh), device="cpu"),
         ]
-        namespaces = [e.cache_namespace(role) for e in embedders for role in ("query", "document")]  # type: ignore[arg-type]
+        namespaces = [e.cache_namespace(role) for e in embedders for role in ("query", "document")]
         assert len(set(namespaces)) == len(namespaces)
 
     def test_embedders_that_differ_in_nothing_that_matters_share_them(self, bge_small_en: Path) -> None:
@@ -218,7 +218,7 @@ class TestCache:
         ]
         for role in ("query", "document"):
             embedders = [HuggingFaceBgeEmbeddings(model_name=str(bge_small_en), **v) for v in variants]
-            assert len({e.cache_namespace(role) for e in embedders}) == 1  # type: ignore[arg-type]
+            assert len({e.cache_namespace(role) for e in embedders}) == 1
 
 
 class TestAsync:
@@ -248,8 +248,8 @@ class TestAsync:
 
     async def test_many_calls_at_once_get_their_own_answers(self, embeddings: HuggingFaceBgeEmbeddings) -> None:
         queries = list(ANSWERS) * 3
-        *answers, documents = await asyncio.gather(
-            *(embeddings.aembed_query(query) for query in queries), embeddings.aembed_documents(CORPUS)
+        answers, documents = await asyncio.gather(
+            asyncio.gather(*map(embeddings.aembed_query, queries)), embeddings.aembed_documents(CORPUS)
         )
         assert_close(answers, [embeddings.embed_query(query) for query in queries])
         assert_close(documents, embeddings.embed_documents(CORPUS))
