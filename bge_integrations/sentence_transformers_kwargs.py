@@ -8,6 +8,7 @@ refused with the reason; an unknown one is refused with a list of those that are
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -118,6 +119,11 @@ class EncodingKwargs:
         """Returns both together, the other winning. A prompt and a prompt's name are one thing said twice."""
         prompts = other if (other.prompt, other.prompt_name) != (None, None) else self
         return EncodingKwargs({**self.settings, **other.settings}, prompts.prompt, prompts.prompt_name)
+
+
+def with_paths_as_text(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a copy whose paths are written as text, which is what the frameworks' fields hold."""
+    return {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in fields.items()}
 
 
 def find_token(kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401 - whatever the user passed

@@ -29,7 +29,7 @@ ENVIRONMENT = {
     # Progress bars, and the remark that they could be prettier, belong on a screen and not in a file.
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "PYTHONWARNINGS": "ignore:IProgress not found",
-    # Threads wait asleep: beside other work on the same cores that takes about half the time, alone it changes little.
+    # Threads wait asleep, which took about half the time on cores that were busy with other work as well.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 

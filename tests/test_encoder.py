@@ -77,10 +77,9 @@ def test_vectors_equal_plain_transformers_in_true_widths(
 def test_bare_decoders_give_the_last_token_whatever_is_padded(make: MakeCheckpoint) -> None:
     tokenizer_source = make("tokenizer")
     folder = tokenizer_source.parent / "bge-code-v1"
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_source)
-    tokenizer.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tokenizer_source).save_pretrained(folder)
     config = Qwen2Config(
-        vocab_size=len(tokenizer),
+        vocab_size=300,
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=4,
@@ -89,8 +88,10 @@ def test_bare_decoders_give_the_last_token_whatever_is_padded(make: MakeCheckpoi
         max_position_embeddings=64,
         initializer_range=0.2,
     )
-    model = Qwen2Model(config).eval()
+    model = Qwen2Model(config)
+    model.train(mode=False)
     model.save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     texts = ["fox", "The quick brown fox jumps over the lazy dog.", "dog " * 12, ""]
     with torch.no_grad():
         rows = [model(input_ids=torch.tensor([tokenizer(text)["input_ids"]]))[0][0, -1] for text in texts]

@@ -107,6 +107,15 @@ def test_takes_the_alias_model(bge_small_en: Path) -> None:
     assert HuggingFaceBgeEmbeddings(model=str(bge_small_en)).model_name == str(bge_small_en)
 
 
+def test_takes_paths(bge_small_en: Path, tmp_path: Path) -> None:
+    embeddings = HuggingFaceBgeEmbeddings(model_name=bge_small_en, cache_folder=tmp_path)
+    assert (embeddings.model_name, embeddings.cache_folder) == (str(bge_small_en), str(tmp_path))
+    assert (
+        HuggingFaceBgeEmbeddings(model=bge_small_en, cache_folder=tmp_path).encoder.backend
+        is embeddings.encoder.backend
+    )
+
+
 class TestWhatTheOldClassesGetWrong:
     """Each test shows the defect on the old class first, so that ours is known to differ from something real."""
 

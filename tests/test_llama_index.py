@@ -61,6 +61,11 @@ def embedding(bge_small_en: Path) -> HuggingFaceBgeEmbedding:
     return HuggingFaceBgeEmbedding(str(bge_small_en))
 
 
+def test_takes_paths(bge_small_en: Path, tmp_path: Path) -> None:
+    embedding = HuggingFaceBgeEmbedding(bge_small_en, cache_folder=tmp_path)
+    assert (embedding.model_name, embedding.cache_folder) == (str(bge_small_en), str(tmp_path))
+
+
 def test_queries_and_texts_equal_the_reference(embedding: HuggingFaceBgeEmbedding, bge_small_en: Path) -> None:
     close([embedding.get_query_embedding("fox")], reference_vectors(bge_small_en, [EN + "fox"]))
     close([embedding.get_text_embedding("fox")], reference_vectors(bge_small_en, ["fox"]))

@@ -20,6 +20,7 @@ from bge_integrations.sentence_transformers_kwargs import (
     merge_settings,
     read_encoding_kwargs,
     read_loading_kwargs,
+    with_paths_as_text,
 )
 from bge_integrations.settings import EncoderSettings, EngineName, OnTruncation, Precision
 from bge_integrations.validation import check_text
@@ -216,7 +217,7 @@ class HuggingFaceBgeEmbeddings(BaseModel, Embeddings):
 
 def _with_own_kwargs(data: dict[str, Any]) -> dict[str, Any]:
     """Keeps the user's dictionaries as they are, and the token out of ours and of pydantic's errors."""
-    data = dict(data)
+    data = with_paths_as_text(data)
     given = data.get("model_kwargs")
     if isinstance(given, dict):
         token = find_token(given)

@@ -22,11 +22,14 @@ from bge_integrations.sentence_transformers_kwargs import (
     json_ready_loading_kwargs,
     merge_settings,
     read_loading_kwargs,
+    with_paths_as_text,
 )
 from bge_integrations.settings import EncoderSettings, EngineName, OnTruncation, Precision
 from bge_integrations.validation import check_text
 
 if TYPE_CHECKING:
+    import os
+
     from sentence_transformers import SentenceTransformer
 
 logger = logging.getLogger(__name__)
@@ -106,7 +109,7 @@ class HuggingFaceBgeEmbedding(BaseEmbedding):
 
     _encoders: tuple[BgeEncoder, BgeEncoder] | None = PrivateAttr(default=None)
 
-    def __init__(self, model_name: str = "BAAI/bge-small-en", **kwargs: Any) -> None:  # noqa: ANN401 - the fields' own types
+    def __init__(self, model_name: str | os.PathLike[str] = "BAAI/bge-small-en", **kwargs: Any) -> None:  # noqa: ANN401 - the fields' own types
         """Checks the settings, then loads the model or joins those that already hold it.
 
         Args:
@@ -222,7 +225,7 @@ def _to_fields(kwargs: dict[str, Any], known: set[str]) -> dict[str, Any]:
     """Sorts what a user passed into the fields, the rest into `sentence_transformer_kwargs`."""
     fields: dict[str, Any] = {}
     further: dict[str, Any] = dict(kwargs.get("sentence_transformer_kwargs") or {})
-    for key, value in kwargs.items():
+    for key, value in with_paths_as_text(kwargs).items():
         if key in _DROPPED:
             if value not in (None, "deprecated"):
                 raise SettingsError(f"{key}={value!r} can't be honoured: {_DROPPED[key]}.")
