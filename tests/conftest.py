@@ -1,4 +1,4 @@
-"""Fixtures that every test shares: no hub, and checkpoints made once a session."""
+"""Fixtures that every test shares: no hub, and checkpoints made once a run."""
 
 from __future__ import annotations
 
