@@ -255,6 +255,7 @@ class BgeEncoder:
         facts = (
             model.identity,
             model.request.precision,
+            model.request.transformers_kwargs,
             self.instruction(role),
             self.max_length,
             self.normalizes,

@@ -26,6 +26,7 @@ from bge_integrations.errors import (
     TruncationError,
 )
 from bge_integrations.reporting import TruncationWarning
+from bge_integrations.settings import TransformersKwargs
 from tests.checkpoints import Architecture, reference_vectors
 from tests.conftest import MakeCheckpoint
 
@@ -457,6 +458,9 @@ class TestCacheNamespace:
             BgeEncoder(bge_small_en, max_length=9).cache_namespace("document"),
             BgeEncoder(bge_small_en, precision="bfloat16").cache_namespace("document"),
             BgeEncoder(bge_small_zh).cache_namespace("document"),
+            BgeEncoder(
+                bge_small_en, transformers_kwargs=TransformersKwargs.of(config={"layer_norm_eps": 0.5})
+            ).cache_namespace("document"),
         ]
         assert len(set(names)) == len(names)
 

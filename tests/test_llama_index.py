@@ -287,6 +287,15 @@ class TestArguments:
         close([embedding.get_query_embedding("fox")], reference_vectors(bge_small_en, ["q: fox"], normalize=False))
         close([embedding.get_text_embedding("fox")], reference_vectors(bge_small_en, ["t: fox"], normalize=False))
 
+    def test_changed_later_are_followed(self, embedding: HuggingFaceBgeEmbedding, bge_small_en: Path) -> None:
+        embedding.query_instruction = ""
+        close([embedding.get_query_embedding("fox")], reference_vectors(bge_small_en, ["fox"]))
+
+    def test_may_hold_a_token_for_the_tokenizer(self, bge_small_en: Path) -> None:
+        embedding = HuggingFaceBgeEmbedding(str(bge_small_en), tokenizer_kwargs={"token": "hf_secret"})
+        assert embedding.encoder.settings.token == "hf_secret"
+        assert "hf_secret" not in repr(embedding) + embedding.to_json()
+
     def test_the_models_limit_can_be_read(self, embedding: HuggingFaceBgeEmbedding) -> None:
         assert embedding.max_length == 64
 

@@ -89,9 +89,10 @@ class Checkpoint:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of the weights: of their sizes and of the first and last mebibyte of each file."""
+        """Digest of weights, tokenizer and modules: of each file's size and its first and last mebibyte."""
         digest = hashlib.sha256()
-        for path in sorted(p for pattern in ("*.safetensors", *_PICKLE_FILES) for p in self.folder.rglob(pattern)):
+        patterns = ("*.safetensors", "*.json", "*.txt", "*.model", *_PICKLE_FILES)
+        for path in sorted(path for pattern in patterns for path in self.folder.rglob(pattern)):
             with path.open("rb") as file:
                 size = path.stat().st_size
                 digest.update(size.to_bytes(8, "little") + file.read(_MEBIBYTE))

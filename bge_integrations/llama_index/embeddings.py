@@ -19,6 +19,7 @@ from bge_integrations.sentence_transformers_kwargs import (
     EncodingKwargs,
     LoadingKwargs,
     build_encoders,
+    find_token,
     json_ready_loading_kwargs,
     merge_settings,
     read_loading_kwargs,
@@ -107,7 +108,10 @@ class HuggingFaceBgeEmbedding(BaseEmbedding):
     )
     token: SecretStr | bool | None = Field(default=None, exclude=True, repr=False, description="Hub token.")
 
-    _encoders: tuple[BgeEncoder, BgeEncoder] | None = PrivateAttr(default=None)
+    # The encoders of texts and of queries, with what they were made from.
+    _encoders: tuple[tuple[EncoderSettings, LoadingKwargs], tuple[BgeEncoder, BgeEncoder]] | None = PrivateAttr(
+        default=None
+    )
 
     def __init__(self, model_name: str | os.PathLike[str] = "BAAI/bge-small-en", **kwargs: Any) -> None:  # noqa: ANN401 - the fields' own types
         """Checks the settings, then loads the model or joins those that already hold it.
@@ -198,11 +202,12 @@ class HuggingFaceBgeEmbedding(BaseEmbedding):
         return self.model_copy(update={"embeddings_cache": QueryCollections(self.embeddings_cache)})
 
     def _role_encoders(self) -> tuple[BgeEncoder, BgeEncoder]:
-        if self._encoders is None:
-            self._encoders = build_encoders(
-                self._settings(), self._loading_kwargs(), EncodingKwargs(), EncodingKwargs()
-            )
-        return self._encoders
+        settings = self._settings(), self._loading_kwargs()
+        made = self._encoders
+        # A setting may have been changed since, by assignment or in a copy.
+        if made is None or made[0] != settings:
+            made = self._encoders = settings, build_encoders(*settings, EncodingKwargs(), EncodingKwargs())
+        return made[1]
 
     def _loading_kwargs(self) -> LoadingKwargs:
         return read_loading_kwargs(self.sentence_transformer_kwargs, "the arguments")
@@ -241,7 +246,7 @@ def _to_fields(kwargs: dict[str, Any], known: set[str]) -> dict[str, Any]:
             choices = sorted({*known, *LOADING_KEYS, "show_progress"})
             raise SettingsError(f"{key}={value!r} is unknown; the known arguments are {', '.join(choices)}.")
     if fields.get("token") is None:
-        fields["token"] = further.get("use_auth_token", further.get("token"))
+        fields["token"] = find_token(further)
     fields["sentence_transformer_kwargs"] = json_ready_loading_kwargs(further)
     return fields
 
