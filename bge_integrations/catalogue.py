@@ -1,8 +1,9 @@
 """Every BGE model as one row of data, and the rules by which a name or a folder is recognised as one of them.
 
-Facts come from the models' cards on https://huggingface.co/BAAI and from https://github.com/FlagOpen/FlagEmbedding;
-averages are those of the cards of August (first versions) and September 2023 (v1.5): MTEB over 56 tasks, C-MTEB
-over 31.
+Facts come from the models' cards on https://huggingface.co/BAAI and from https://github.com/FlagOpen/FlagEmbedding
+(research/baai_general_embedding, llm_embedder, llm_dense_retriever, BGE_Coder and llm_reranker); averages are those of
+the cards of August (first versions) and September 2023 (v1.5): MTEB over 56 tasks, 15 of them retrieval; C-MTEB over
+31, of which 8 are. What could not be verified is None.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["embedder", "reranker", "base"]
 Pooling = Literal["cls", "last_token"]
@@ -23,10 +23,12 @@ EN_INSTRUCTION = "Represent this sentence for searching relevant passages: "
 ZH_INSTRUCTION = "为这个句子生成表示以用于检索相关文章："
 
 _WEB_SEARCH_TASK = "Given a web search query, retrieve relevant passages that answer the query."
+# The general one among the tasks of its own evaluation (CosQA); its examples use a narrower one, text to SQL.
+_CODE_SEARCH_TASK = "Given a web search query, retrieve relevant code that can help answer the query."
 _INSTRUCT_TEMPLATE = "<instruct>{task}\n<query>{query}"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSpec:
     """What is known of one model.
 
@@ -34,7 +36,7 @@ class ModelSpec:
         model_id: Its name on the hub.
         kind: `"embedder"` gives vectors, `"reranker"` scores pairs, `"base"` is only for further training.
         languages: ISO 639-1 codes, or `"multilingual"`, or `"code"`.
-        architecture: transformers' `model_type`.
+        architecture: The `model_type` of its config.json.
         dimension: Length of its vectors; None for what gives none.
         max_tokens: Tokens per text, special tokens included; None where its authors name no limit.
         pooling: Which hidden state is the vector; L2 normalisation follows.
@@ -43,10 +45,15 @@ class ModelSpec:
         query_template: For instruct models, with `{task}` and `{query}`.
         default_task: The task that goes into the template unless another is given.
         task_instructions: For llm-embedder, pairs for query and passage by the name of a task.
-        parameters_millions: Size; for decoder models the nominal one.
-        licence: SPDX name, or the hub's name for it; None where it was not looked up.
+        pad_to_multiple_of: Length to which its authors' own usage pads batches; with an attention mask it changes
+            speed, not vectors.
+        parameters_millions: Size; for decoder models rounded or nominal.
+        licence: SPDX name in lower case, or the hub's name for it.
+        made_from: The BGE model that it was fine-tuned from, where its config.json names that one.
         mteb_average: Published average of the 56 English tasks.
+        mteb_retrieval: Published average of the 15 English retrieval tasks (nDCG@10).
         cmteb_average: Published average of the 31 Chinese tasks.
+        cmteb_retrieval: Published average of the 8 Chinese retrieval tasks (nDCG@10).
     """
 
     model_id: str
@@ -60,11 +67,16 @@ class ModelSpec:
     passage_instruction: str = ""
     query_template: str | None = None
     default_task: str | None = None
-    task_instructions: Mapping[str, tuple[str, str]] = field(default_factory=lambda: MappingProxyType({}))
+    # A plain dict, so that rows can be pickled and given to `dataclasses.asdict`; what has no hash stays out of theirs.
+    task_instructions: Mapping[str, tuple[str, str]] = field(default_factory=dict, hash=False)
+    pad_to_multiple_of: int | None = None
     parameters_millions: int | None = None
     licence: str | None = None
+    made_from: str | None = None
     mteb_average: float | None = None
+    mteb_retrieval: float | None = None
     cmteb_average: float | None = None
+    cmteb_retrieval: float | None = None
 
     @property
     def name(self) -> str:
@@ -72,15 +84,13 @@ class ModelSpec:
         return self.model_id.rsplit("/", 1)[-1]
 
 
-def _bert(
-    name: str, dimension: int, millions: int, *, mteb: float | None = None, cmteb: float | None = None
-) -> ModelSpec:
-    language = "en" if "-en" in name else "zh"
-    instruction = EN_INSTRUCTION if language == "en" else ZH_INSTRUCTION
+def _bert(name: str, dimension: int, millions: int, *, average: float, retrieval: float) -> ModelSpec:
+    english = "-en" in name
+    instruction = EN_INSTRUCTION if english else ZH_INSTRUCTION
     return ModelSpec(
         model_id=f"BAAI/{name}",
         kind="embedder",
-        languages=(language,),
+        languages=("en" if english else "zh",),
         architecture="bert",
         dimension=dimension,
         max_tokens=512,
@@ -88,8 +98,10 @@ def _bert(
         query_instruction="" if name.endswith("noinstruct") else instruction,
         parameters_millions=millions,
         licence="mit",
-        mteb_average=mteb,
-        cmteb_average=cmteb,
+        mteb_average=average if english else None,
+        mteb_retrieval=retrieval if english else None,
+        cmteb_average=None if english else average,
+        cmteb_retrieval=None if english else retrieval,
     )
 
 
@@ -115,6 +127,8 @@ def _decoder(
     max_tokens: int | None,
     languages: tuple[str, ...],
     template: str = _INSTRUCT_TEMPLATE,
+    task: str = _WEB_SEARCH_TASK,
+    pad_to_multiple_of: int | None = None,
     millions: int | None = None,
     licence: str | None = None,
 ) -> ModelSpec:
@@ -127,7 +141,8 @@ def _decoder(
         max_tokens=max_tokens,
         pooling="last_token",
         query_template=template,
-        default_task=_WEB_SEARCH_TASK,
+        default_task=task,
+        pad_to_multiple_of=pad_to_multiple_of,
         parameters_millions=millions,
         licence=licence,
     )
@@ -141,6 +156,7 @@ def _reranker(
     max_tokens: int | None = None,
     millions: int | None = None,
     licence: str | None = None,
+    made_from: str | None = None,
 ) -> ModelSpec:
     return ModelSpec(
         model_id=f"BAAI/{name}",
@@ -150,23 +166,24 @@ def _reranker(
         max_tokens=max_tokens,
         parameters_millions=millions,
         licence=licence,
+        made_from=made_from,
     )
 
 
 MODELS: tuple[ModelSpec, ...] = (
-    _bert("bge-small-en", 384, 33, mteb=62.11),
-    _bert("bge-base-en", 768, 109, mteb=63.36),
-    _bert("bge-large-en", 1024, 335, mteb=63.98),
-    _bert("bge-small-en-v1.5", 384, 33, mteb=62.17),
-    _bert("bge-base-en-v1.5", 768, 109, mteb=63.55),
-    _bert("bge-large-en-v1.5", 1024, 335, mteb=64.23),
-    _bert("bge-small-zh", 512, 24, cmteb=58.27),
-    _bert("bge-base-zh", 768, 102, cmteb=62.96),
-    _bert("bge-large-zh", 1024, 326, cmteb=64.20),
-    _bert("bge-small-zh-v1.5", 512, 24, cmteb=57.82),
-    _bert("bge-base-zh-v1.5", 768, 102, cmteb=63.13),
-    _bert("bge-large-zh-v1.5", 1024, 326, cmteb=64.53),
-    _bert("bge-large-zh-noinstruct", 1024, 326, cmteb=63.53),
+    _bert("bge-small-en", 384, 33, average=62.11, retrieval=51.82),
+    _bert("bge-base-en", 768, 109, average=63.36, retrieval=53.0),
+    _bert("bge-large-en", 1024, 335, average=63.98, retrieval=53.9),
+    _bert("bge-small-en-v1.5", 384, 33, average=62.17, retrieval=51.68),
+    _bert("bge-base-en-v1.5", 768, 109, average=63.55, retrieval=53.25),
+    _bert("bge-large-en-v1.5", 1024, 335, average=64.23, retrieval=54.29),
+    _bert("bge-small-zh", 512, 24, average=58.27, retrieval=63.07),
+    _bert("bge-base-zh", 768, 102, average=62.96, retrieval=69.53),
+    _bert("bge-large-zh", 1024, 326, average=64.20, retrieval=71.53),
+    _bert("bge-small-zh-v1.5", 512, 24, average=57.82, retrieval=61.77),
+    _bert("bge-base-zh-v1.5", 768, 102, average=63.13, retrieval=69.49),
+    _bert("bge-large-zh-v1.5", 1024, 326, average=64.53, retrieval=70.46),
+    _bert("bge-large-zh-noinstruct", 1024, 326, average=63.53, retrieval=70.55),
     _m3("bge-m3"),
     _m3("bge-m3-unsupervised"),
     ModelSpec(
@@ -188,35 +205,33 @@ MODELS: tuple[ModelSpec, ...] = (
         pooling="cls",
         query_instruction="Represent this query for retrieving relevant documents: ",
         passage_instruction="Represent this document for retrieval: ",
-        # Table 10 of https://arxiv.org/abs/2310.07554.
-        task_instructions=MappingProxyType(
-            {
-                "qa": (
-                    "Represent this query for retrieving relevant documents: ",
-                    "Represent this document for retrieval: ",
-                ),
-                "icl": (
-                    "Convert this example into vector to look for useful examples: ",
-                    "Convert this example into vector for retrieval: ",
-                ),
-                "chat": (
-                    "Embed this dialogue to find useful historical dialogues: ",
-                    "Embed this historical dialogue for retrieval: ",
-                ),
-                "lrlm": (
-                    "Embed this text chunk for finding useful historical chunks: ",
-                    "Embed this historical text chunk for retrieval: ",
-                ),
-                "tool": (
-                    "Transform this user request for fetching helpful tool descriptions: ",
-                    "Transform this tool description for retrieval: ",
-                ),
-                "convsearch": (
-                    "Encode this query and context for searching relevant passages: ",
-                    "Encode this passage for retrieval: ",
-                ),
-            }
-        ),
+        # Table 10 of https://arxiv.org/abs/2310.07554, as written out in research/llm_embedder/README.md.
+        task_instructions={
+            "qa": (
+                "Represent this query for retrieving relevant documents: ",
+                "Represent this document for retrieval: ",
+            ),
+            "icl": (
+                "Convert this example into vector to look for useful examples: ",
+                "Convert this example into vector for retrieval: ",
+            ),
+            "chat": (
+                "Embed this dialogue to find useful historical dialogues: ",
+                "Embed this historical dialogue for retrieval: ",
+            ),
+            "lrlm": (
+                "Embed this text chunk for finding useful historical chunks: ",
+                "Embed this historical text chunk for retrieval: ",
+            ),
+            "tool": (
+                "Transform this user request for fetching helpful tool descriptions: ",
+                "Transform this tool description for retrieval: ",
+            ),
+            "convsearch": (
+                "Encode this query and context for searching relevant passages: ",
+                "Encode this passage for retrieval: ",
+            ),
+        },
         parameters_millions=109,
         licence="mit",
     ),
@@ -226,6 +241,7 @@ MODELS: tuple[ModelSpec, ...] = (
         3584,
         max_tokens=8192,
         languages=("multilingual",),
+        pad_to_multiple_of=8,
         millions=9000,
         licence="gemma",
     ),
@@ -239,7 +255,17 @@ MODELS: tuple[ModelSpec, ...] = (
         millions=7000,
         licence="apache-2.0",
     ),
-    _decoder("bge-code-v1", "qwen2", 1536, max_tokens=4096, languages=("code", "en", "zh"), millions=1500),
+    _decoder(
+        "bge-code-v1",
+        "qwen2",
+        1536,
+        max_tokens=4096,
+        languages=("code", "en", "zh"),
+        task=_CODE_SEARCH_TASK,
+        pad_to_multiple_of=8,
+        millions=1500,
+        licence="apache-2.0",
+    ),
     _decoder(
         "bge-reasoner-embed-qwen3-8b-0923",
         "qwen3",
@@ -251,14 +277,23 @@ MODELS: tuple[ModelSpec, ...] = (
     ),
     _reranker("bge-reranker-base", "xlm-roberta", languages=("en", "zh"), max_tokens=512, millions=278, licence="mit"),
     _reranker("bge-reranker-large", "xlm-roberta", languages=("en", "zh"), max_tokens=512, millions=560, licence="mit"),
-    _reranker("bge-reranker-v2-m3", "xlm-roberta", max_tokens=8192, millions=568, licence="apache-2.0"),
-    _reranker("bge-reranker-v2-gemma", "gemma"),
-    _reranker("bge-reranker-v2-minicpm-layerwise", "minicpm"),
-    _reranker("bge-reranker-v2.5-gemma2-lightweight", "gemma2"),
+    _reranker(
+        "bge-reranker-v2-m3",
+        "xlm-roberta",
+        max_tokens=8192,
+        millions=568,
+        licence="apache-2.0",
+        made_from="BAAI/bge-m3",
+    ),
+    # Sizes of the next three: their float32 weight files, divided by four bytes.
+    _reranker("bge-reranker-v2-gemma", "gemma", millions=2500, licence="apache-2.0"),
+    _reranker("bge-reranker-v2-minicpm-layerwise", "minicpm", millions=2700, licence="apache-2.0"),
+    _reranker("bge-reranker-v2.5-gemma2-lightweight", "cost_wise_gemma", millions=9200, licence="gemma"),
 )
 
 _BY_NAME = {spec.name.lower(): spec for spec in MODELS}
-_TRAINER_FOLDER = re.compile(r"checkpoint-\d+")
+_RERANKER_MADE_FROM = {spec.made_from: spec for spec in MODELS if spec.kind == "reranker" and spec.made_from}
+_TRAINER_FOLDER = re.compile(r"checkpoint-.+")
 _ORGANISATION = re.compile(r"^(?:models--.+?--|BAAI(?:_|--))", re.IGNORECASE)
 
 
@@ -266,8 +301,15 @@ def find_model(name_or_path: str | os.PathLike[str]) -> ModelSpec | None:
     """Recognises a model by its name, or by what its folder is called or records.
 
     Names are compared whole and without regard to case or organisation, never by a part: `"me/bge-small-en"` is found,
-    `"my-bge-small-en"` is not. For a folder its own name comes first; then, since fine-tuned and renamed models say
-    what they were made from, config.json, adapter_config.json, tokenizer_config.json and the base_model of README.md.
+    `"my-bge-small-en"` is not.
+
+    A folder's own name comes before what its files record. Files name an ancestor, and often not the nearest one,
+    while nobody calls a folder exactly like a model by accident. Only then is it looked up in config.json,
+    adapter_config.json, the base_model of README.md, and tokenizer_config.json, the last of which says least, since
+    other models use the same tokenizers. An ancestor counts only if config.json agrees that the folder can be
+    one of its kind: a classifier or a static model made from an embedder is none.
+
+    A trainer's `checkpoint-*` folder is looked up by what its own files record, then as its parent would be.
 
     Args:
         name_or_path: Hub id, bare name, local folder, snapshot of a hub cache, or a trainer's `checkpoint-*` folder.
@@ -276,60 +318,89 @@ def find_model(name_or_path: str | os.PathLike[str]) -> ModelSpec | None:
         Its row, or None for a model that is no BGE.
     """
     name = os.fspath(name_or_path)
-    spec = _by_name(name)
-    if spec is not None:
-        return spec
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        return None
-    folders = [folder, folder.resolve()]
-    if _TRAINER_FOLDER.fullmatch(folder.resolve().name):
-        folders.append(folder.resolve().parent)
-    for candidate in folders:
-        for text in (str(candidate), *_recorded_names(candidate)):
-            spec = _by_name(text)
-            if spec is not None:
-                return spec
-    return None
+    folder = os.path.expanduser(name)
+    # os.path says False where pathlib raises: for names too long, unknown users and folders that must not be read.
+    if not os.path.isdir(folder):
+        return _by_name(name) or _by_name(_without_checkpoint(name))
+    real = Path(folder).resolve()
+    spec = _by_name(name) or _by_name(str(real)) or _by_records(real)
+    if spec is None and _TRAINER_FOLDER.fullmatch(real.name):
+        spec = _by_name(_without_checkpoint(name)) or _by_name(str(real.parent)) or _by_records(real.parent)
+    return spec
 
 
 def _by_name(text: str) -> ModelSpec | None:
-    """Reads a name or a path as text, without looking at any file."""
-    parts = [part for part in re.split(r"[/\\]+", text) if part not in ("", ".")]
-    if len(parts) >= 3 and parts[-2] == "snapshots":
+    """Reads a name or a path as text, without looking at any file, so that no record can lead in circles."""
+    parts = _parts(text)
+    if len(parts) >= 3 and parts[-2] == "snapshots" and parts[-3].startswith("models--"):
         parts = parts[:-2]
-    elif len(parts) >= 2 and _TRAINER_FOLDER.fullmatch(parts[-1]):
-        parts = parts[:-1]
     if not parts:
         return None
-    return _BY_NAME.get(_ORGANISATION.sub("", parts[-1]).lower())
+    # ModelScope's cache has no dots in folder names: bge-small-zh-v1___5.
+    return _BY_NAME.get(_ORGANISATION.sub("", parts[-1]).replace("___", ".").lower())
 
 
-def _recorded_names(folder: Path) -> Iterator[str]:
+def _without_checkpoint(text: str) -> str:
+    parts = _parts(text)
+    return "/".join(parts[:-1]) if parts and _TRAINER_FOLDER.fullmatch(parts[-1]) else ""
+
+
+def _parts(text: str) -> list[str]:
+    return [part for part in re.split(r"[/\\]+", text) if part not in ("", ".")]
+
+
+def _by_records(folder: Path) -> ModelSpec | None:
+    config = _json(folder / "config.json")
+    for text in _recorded_names(folder, config):
+        ancestor = _by_name(text) or _by_name(_without_checkpoint(text))
+        spec = _descendant(ancestor, folder, config) if ancestor else None
+        if spec is not None:
+            return spec
+    return None
+
+
+def _descendant(ancestor: ModelSpec, folder: Path, config: dict[str, Any]) -> ModelSpec | None:
+    """Says what a checkpoint is that was made from `ancestor`, going by what its config.json says of its shape."""
+    if config.get("model_type", ancestor.architecture) != ancestor.architecture:
+        return None
+    if ancestor.kind == "reranker":
+        return ancestor
+    if "ForSequenceClassification" in str(config.get("architectures")):
+        # bge-reranker-v2-m3 itself records bge-m3. One label makes a reranker, several a classifier.
+        labels = config.get("id2label")
+        return _RERANKER_MADE_FROM.get(ancestor.model_id) if isinstance(labels, dict) and len(labels) == 1 else None
+    if ancestor.kind == "base" and (folder / "modules.json").is_file():
+        return None  # trained further into an embedder, of which its own files know more
+    return ancestor
+
+
+def _recorded_names(folder: Path, config: dict[str, Any]) -> Iterator[str]:
     """Yields what a folder's files say that the model is, or was made from."""
-    for file, key in (
-        ("config.json", "_name_or_path"),
-        ("adapter_config.json", "base_model_name_or_path"),
-        ("tokenizer_config.json", "name_or_path"),
-    ):
-        try:
-            content = json.loads((folder / file).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        value = content.get(key) if isinstance(content, dict) else None
-        if isinstance(value, str):
-            yield value
-    yield from _base_models_of_card(folder / "README.md")
+    # transformers 5 no longer writes _name_or_path, which leaves newer fine-tunes with the card alone.
+    recorded = [config.get("_name_or_path"), _json(folder / "adapter_config.json").get("base_model_name_or_path")]
+    recorded += _base_models_of_card(folder / "README.md")
+    recorded.append(_json(folder / "tokenizer_config.json").get("name_or_path"))
+    yield from (name for name in recorded if isinstance(name, str))
 
 
-def _base_models_of_card(card: Path) -> Iterator[str]:
-    """Yields base_model, a text or a list of texts, from the YAML header of a model card."""
+def _json(file: Path) -> dict[str, Any]:
     try:
-        text = card.read_text(encoding="utf-8")
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return {}  # this file says nothing; loading the model will say what is wrong with it
+    return content if isinstance(content, dict) else {}
+
+
+def _base_models_of_card(card: Path) -> list[str]:
+    """Reads base_model, a text or a list of texts, from the YAML header of a model card."""
+    try:
+        text = card.read_text(encoding="utf-8-sig")
     except (OSError, ValueError):
-        return
+        return []
     header = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
-    entry = re.search(r"^base_model:[ \t]*(.*(?:\n[ \t]*- .*)*)", header[1], re.MULTILINE) if header else None
-    for value in re.split(r"\n[ \t]*- |[\[\],]", entry[1]) if entry else ():
-        if value.strip(" '\"\n"):
-            yield value.strip(" '\"\n")
+    if not header:
+        return []
+    yaml = re.sub(r"(?:^|\s)#.*$", "", header[1], flags=re.MULTILINE)
+    entry = re.search(r"^base_model:[ \t]*(\[[^\]]*\]|.*(?:\n[ \t]*- .*)*)", yaml, re.MULTILINE)
+    values = re.split(r"\n[ \t]*- |[\[\],\n]", entry[1]) if entry else []
+    return [value.strip(" \t'\"") for value in values if value.strip(" \t'\"")]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import os
+import string
 import sys
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bge_integrations.catalogue import MODELS, ModelSpec
@@ -19,13 +22,21 @@ app = typer.Typer(help="BGE embedding models for LangChain and LlamaIndex.", no_
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
+# Without a terminal rich assumes 80 columns and cuts what is longer, also in a file or for grep.
+_WIDTH_OF_FILES = 120
+
 
 def main() -> None:
     """Runs the command; what this package raises on purpose is printed as one message."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A console or a pipe that knows no Chinese gets escapes instead of a UnicodeEncodeError.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except BgeError as error:
-        Console(stderr=True).print(f"bge: {error}", style="red", markup=False, highlight=False)
+        # Soft, so that a path or a command in the message can be copied whole.
+        Console(stderr=True).print(f"bge: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
 
 
@@ -49,9 +60,9 @@ def models(
     _require_known("--kind", kind, {spec.kind for spec in MODELS})
     rows = [spec for spec in MODELS if language in (None, *spec.languages) and kind in (None, spec.kind)]
     if as_json:
-        typer.echo(json.dumps([_as_data(spec) for spec in rows], ensure_ascii=False, indent=2))
+        _print_json([dataclasses.asdict(spec) for spec in rows])
     else:
-        Console().print(_models_table(rows))
+        _print_models(rows)
 
 
 @app.command()
@@ -61,24 +72,26 @@ def info(as_json: AsJson = False) -> None:
 
     described = describe()
     if as_json:
-        typer.echo(json.dumps(described, ensure_ascii=False, indent=2))
+        _print_json(described)
         return
-    table = Table(show_header=False, box=None, pad_edge=False)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for topic in ("versions", "machine", "devices", "engines"):
         table.add_row(f"[bold]{topic}[/bold]")
         for name, value in described[topic].items():
-            table.add_row(f"  {name}", str(value))
+            table.add_row(escape(f"  {name}"), escape(str(value)))
     table.add_row("[bold]caches[/bold]")
     for cache in described["caches"]:
         held = ", ".join(f"{name} ({mib:,.0f} MiB)" for name, mib in cache["models_mib"].items())
-        table.add_row(f"  {cache['folder']}", held or ("no BGE model" if cache["exists"] else "no such folder"))
-    Console().print(table)
+        table.add_row(escape(f"  {cache['folder']}"), held or ("no BGE model" if cache["exists"] else "no such folder"))
+    _console().print(table)
 
 
 @app.command()
 def demo(
     ask: Annotated[list[str] | None, typer.Option(help="A question of your own; may be given several times.")] = None,
-    model: Annotated[str | None, typer.Option(help="Hub id or folder [default: BAAI/bge-small-en-v1.5].")] = None,
+    model: Annotated[str | None, typer.Option(help="Hub id or folder; BAAI/bge-small-en-v1.5 unless given.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Index only about so many docstrings.")] = None,
 ) -> None:
     """Search the docstrings of Python's standard library through LangChain and through LlamaIndex."""
@@ -92,31 +105,59 @@ def _require_known(option: str, wanted: str | None, known: set[str]) -> None:
         raise typer.BadParameter(f"{wanted!r} is unknown; choose one of {', '.join(sorted(known))}.", param_hint=option)
 
 
-def _as_data(spec: ModelSpec) -> dict[str, Any]:
-    data = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec)}
-    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in data.items()}
+def _print_json(content: object) -> None:
+    readable = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    typer.echo(json.dumps(content, ensure_ascii=not readable, indent=2))
 
 
-def _models_table(rows: list[ModelSpec]) -> Table:
-    table = Table(title=f"{len(rows)} BGE models", header_style="bold")
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=_WIDTH_OF_FILES)
+
+
+def _print_models(rows: list[ModelSpec]) -> None:
+    """Prints a line for each, with a letter for its query instruction, and below what the letters stand for."""
+    instructions = dict.fromkeys(_instruction(spec) for spec in rows if _instruction(spec))
+    letters = dict(zip(instructions, string.ascii_lowercase, strict=False))
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("model", no_wrap=True)
-    for column in ("kind", "languages", "query instruction"):
-        table.add_column(column, overflow="fold")
-    for column in ("dim", "tokens", "params", "MTEB", "C-MTEB"):
-        table.add_column(column, justify="right")
+    for column in ("kind", "languages", "query"):
+        table.add_column(column)
+    for column in ("dim", "tokens", "params", "average"):
+        table.add_column(column, justify="right", no_wrap=True)
     for spec in rows:
-        instruction = spec.query_template or spec.query_instruction
         table.add_row(
             spec.model_id,
             spec.kind,
             ", ".join(spec.languages),
-            repr(instruction) if instruction else "–",
-            *(_number(value) for value in (spec.dimension, spec.max_tokens)),
-            f"{spec.parameters_millions} M" if spec.parameters_millions else "–",
-            *(f"{value:.2f}" if value else "–" for value in (spec.mteb_average, spec.cmteb_average)),
+            letters.get(_instruction(spec), "–"),
+            str(spec.dimension or "–"),
+            str(spec.max_tokens or "–"),
+            _size(spec.parameters_millions),
+            _average(spec),
         )
-    return table
+    console = _console()
+    console.print(table)
+    if letters:
+        console.print("\nquery: the instruction that goes before a query, and – for none", markup=False)
+    for instruction, letter in letters.items():
+        console.print(f"  {letter}  {instruction}", markup=False, highlight=False, soft_wrap=True)
+    if any(spec.mteb_average or spec.cmteb_average for spec in rows):
+        console.print("average: published, over the 56 tasks of MTEB (en) or the 31 of C-MTEB (zh)", highlight=False)
 
 
-def _number(value: int | None) -> str:
-    return "–" if value is None else str(value)
+def _instruction(spec: ModelSpec) -> str:
+    query = spec.query_template or spec.query_instruction
+    passage = f", and before passages {spec.passage_instruction!r}" if spec.passage_instruction else ""
+    return f"{query!r}{passage}" if query else ""
+
+
+def _size(millions: int | None) -> str:
+    if millions is None:
+        return "–"
+    return f"{millions} M" if millions < 1000 else f"{millions / 1000:g} B"
+
+
+def _average(spec: ModelSpec) -> str:
+    average = spec.mteb_average or spec.cmteb_average
+    return f"{average:.2f}" if average else "–"

@@ -140,7 +140,7 @@ class EncoderSettings:
         self._check_choices()
         for name in ("max_length", "truncate_dim", "batch_tokens", "batch_size"):
             _check_positive(name, getattr(self, name))
-        self._check_texts()
+        self._check_types()
 
     def _check_choices(self) -> None:
         _check_choice("precision", self.precision, get_args(Precision))
@@ -158,7 +158,12 @@ class EncoderSettings:
         if not (self.normalize is None or isinstance(self.normalize, bool) or self.normalize == "checkpoint"):
             raise SettingsError(f"normalize={self.normalize!r} is unknown; choose None, True, False or 'checkpoint'.")
 
-    def _check_texts(self) -> None:
+    def _check_types(self) -> None:
+        if not isinstance(self.transformers_kwargs, TransformersKwargs):
+            raise SettingsError(
+                f"transformers_kwargs={self.transformers_kwargs!r} is a {type(self.transformers_kwargs).__name__}; "
+                "give TransformersKwargs.of(model={...}), from bge_integrations.settings."
+            )
         for name in ("query_instruction", "document_instruction", "task"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):

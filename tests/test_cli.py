@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -14,22 +15,44 @@ from typer.testing import CliRunner
 from bge_integrations import MODELS
 from bge_integrations.cli import app
 
+EN = "Represent this sentence for searching relevant passages: "
+ZH = "为这个句子生成表示以用于检索相关文章："
+
 
 def bge(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "PYTHONIOENCODING")}
     return subprocess.run(
         [str(Path(sys.executable).with_name("bge")), *arguments],
         capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "140", **environment},
+        encoding="utf-8",
+        env={**inherited, "PYTHONUTF8": "1", **environment},
     )
 
 
-def test_models_prints_every_row() -> None:
-    run = bge("models")
+@pytest.mark.parametrize("environment", [{"COLUMNS": "100"}, {}], ids=["in 100 columns", "in a pipe"])
+def test_models_prints_one_uncut_line_for_each(environment: dict[str, str]) -> None:
+    run = bge("models", **environment)
     assert run.returncode == 0
-    for spec in MODELS:
-        assert spec.model_id in run.stdout
-    assert "64.20" in run.stdout
+    assert "…" not in run.stdout
+    lines = run.stdout.splitlines()
+    assert [line.split()[0] for line in lines[1 : len(MODELS) + 1]] == [spec.model_id for spec in MODELS]
+    assert lines[9].split() == ["BAAI/bge-large-zh", "embedder", "zh", "b", "1024", "512", "326", "M", "64.20"]
+    assert all(len(line) <= 100 for line in lines[: len(MODELS) + 1])
+
+
+def test_models_prints_each_instruction_once_and_whole() -> None:
+    lines = bge("models", COLUMNS="100").stdout.splitlines()
+    assert f"  a  {EN!r}" in lines
+    assert f"  b  {ZH!r}" in lines
+    assert r"  e  '<instruct>{task}\n<query>{query}\n<response>'" in lines
+
+
+def test_models_are_printed_where_chinese_can_not_be() -> None:
+    run = bge("models", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "BAAI/bge-reranker-v2.5-gemma2-lightweight" in run.stdout
+    run = bge("models", "--json", PYTHONIOENCODING="cp1252", PYTHONUTF8="0")
+    assert [row["query_instruction"] for row in json.loads(run.stdout) if row["model_id"] == "BAAI/bge-base-zh"] == [ZH]
 
 
 @pytest.mark.parametrize(
@@ -50,8 +73,8 @@ def test_models_are_filtered(arguments: list[str], names: set[str]) -> None:
 
 def test_models_as_json_carry_the_instruction_to_the_letter() -> None:
     rows = {row["model_id"]: row for row in json.loads(CliRunner().invoke(app, ["models", "--json"]).stdout)}
-    assert rows["BAAI/bge-small-en"]["query_instruction"] == "Represent this sentence for searching relevant passages: "
-    assert rows["BAAI/bge-small-zh"]["query_instruction"] == "为这个句子生成表示以用于检索相关文章："
+    assert rows["BAAI/bge-small-en"]["query_instruction"] == EN
+    assert rows["BAAI/bge-small-zh"]["query_instruction"] == ZH
     assert (
         rows["BAAI/llm-embedder"]["task_instructions"]["tool"][1] == "Transform this tool description for retrieval: "
     )
@@ -64,14 +87,19 @@ def test_an_unknown_filter_lists_the_known(option: str) -> None:
     assert "'klingon' is unknown; choose one of" in run.stderr
 
 
-def test_models_load_neither_torch_nor_a_framework() -> None:
-    code = (
-        "import sys; from typer.testing import CliRunner; from bge_integrations.cli import app\n"
-        "assert CliRunner().invoke(app, ['models']).exit_code == 0\n"
-        "print(sorted({'torch', 'transformers', 'langchain_core', 'llama_index'} & set(sys.modules)))"
+@pytest.mark.parametrize("arguments", [["models"], ["models", "--json"], ["--version"]])
+def test_models_and_version_load_neither_torch_nor_a_framework(arguments: list[str]) -> None:
+    command = Path(sys.executable).with_name("bge")
+    run = subprocess.run(
+        [sys.executable, "-X", "importtime", str(command), *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "[]"
+    loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in run.stderr.splitlines()}
+    assert "bge_integrations" in loaded
+    heavy = {"torch", "numpy", "transformers", "huggingface_hub", "sentence_transformers", "openvino"}
+    assert not loaded & (heavy | {"langchain_core", "llama_index"})
 
 
 def test_info_tells_versions_devices_and_caches_but_no_token(tmp_path: Path) -> None:
@@ -95,11 +123,12 @@ def test_info_is_readable() -> None:
 
 
 def test_version_is_the_packages() -> None:
-    assert bge("--version").stdout.strip() == "0.1.0"
+    assert bge("--version").stdout.strip() == importlib.metadata.version("bge-integrations")
 
 
-def test_an_error_is_one_message_and_not_a_traceback() -> None:
-    run = bge("demo", "--model", "./no-such-folder", "--limit", "10")
+def test_an_error_is_one_unbroken_message_and_not_a_traceback(tmp_path: Path) -> None:
+    missing = tmp_path / "a folder of a long name that isn't there [at all]" / "model"
+    run = bge("demo", "--model", str(missing), "--limit", "10")
     assert run.returncode == 1
-    assert "There is no folder ./no-such-folder" in " ".join(run.stderr.split())
-    assert "Traceback" not in run.stderr
+    assert f"bge: There is no folder {missing} " in run.stderr
+    assert len(run.stderr.splitlines()) == 1

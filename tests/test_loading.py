@@ -119,6 +119,7 @@ class TestDevice:
         ({"query_instruction": 3}, "query_instruction=3 is a int"),
         ({"normalize": "yes"}, "normalize='yes' is unknown"),
         ({"device": ["cpu", "cpu"]}, "give one device as text"),
+        ({"transformers_kwargs": {"attn_implementation": "eager"}}, r"give TransformersKwargs\.of\(model="),
     ],
 )
 def test_a_setting_that_cant_be_honoured_is_named_with_the_choices(
