@@ -256,6 +256,18 @@ class TestCache:
         assert second == first
         assert await embedding.aget_query_embedding("fox") == first[0]
 
+    def test_does_not_make_encoders_anew_for_each_query(
+        self, bge_small_en: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        embedding = HuggingFaceBgeEmbedding(str(bge_small_en), embeddings_cache=SimpleKVStore())
+        embedding.get_query_embedding("fox")
+
+        def unreachable(*_: object) -> object:
+            raise AssertionError("encoders were made again")
+
+        monkeypatch.setattr("bge_integrations.llama_index.embeddings.build_encoders", unreachable)
+        close([embedding.get_query_embedding("dog")], reference_vectors(bge_small_en, [EN + "dog"]))
+
 
 class TestArguments:
     def test_of_the_old_class_are_taken(self, bge_small_en: Path) -> None:

@@ -199,26 +199,26 @@ class HuggingFaceBgeEmbedding(BaseEmbedding):
     def _with_query_cache(self) -> HuggingFaceBgeEmbedding:
         if self.embeddings_cache is None:
             return self
+        # Made here if need be: what the copy made would be lost with it, and made again for the next query.
+        self._role_encoders()
         return self.model_copy(update={"embeddings_cache": QueryCollections(self.embeddings_cache)})
 
     def _role_encoders(self) -> tuple[BgeEncoder, BgeEncoder]:
-        settings = self._settings(), self._loading_kwargs()
+        loading = read_loading_kwargs(self.sentence_transformer_kwargs, "the arguments")
+        settings = self._settings(loading), loading
         made = self._encoders
         # A setting may have been changed since, by assignment or in a copy.
         if made is None or made[0] != settings:
             made = self._encoders = settings, build_encoders(*settings, EncodingKwargs(), EncodingKwargs())
         return made[1]
 
-    def _loading_kwargs(self) -> LoadingKwargs:
-        return read_loading_kwargs(self.sentence_transformer_kwargs, "the arguments")
-
-    def _settings(self) -> EncoderSettings:
+    def _settings(self, loading: LoadingKwargs) -> EncoderSettings:
         said = {name: getattr(self, name) for name in SHARED_FIELDS if name in self.model_fields_set}
         said["token"] = self.token.get_secret_value() if isinstance(self.token, SecretStr) else self.token
         said["show_progress"] = self.show_progress_bar
         if self.parallel_process and self.target_devices and self.device is None:
             said["device"] = self.target_devices[0]
-        common = merge_settings(said, self._loading_kwargs().settings, "the arguments")
+        common = merge_settings(said, loading.settings, "the arguments")
         return EncoderSettings(
             **{"normalize": self.normalize, **common},
             model_name=self.model_name,
