@@ -8,18 +8,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import nbformat
 import pytest
-
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
-
-nbformat = pytest.importorskip("nbformat")
-pytest.importorskip("nbclient")
-pytest.importorskip("ipykernel")
-pytest.importorskip("matplotlib")
-pytest.importorskip("sklearn")
+from nbformat import NotebookNode
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 PICTURES = {"langchain_rag": 1, "llama_index_rag": 1, "migrating": 1}
@@ -31,9 +23,6 @@ every_notebook = pytest.mark.parametrize("name", sorted(PICTURES))
 
 @every_notebook
 def test_notebook_runs_without_a_network(name: str, tmp_path: Path) -> None:
-    pytest.importorskip("langchain_community")
-    pytest.importorskip("langchain_huggingface")
-    pytest.importorskip("llama_index.embeddings.huggingface")
     shutil.copy(NOTEBOOKS / f"{name}.ipynb", tmp_path)
     run = subprocess.run(
         [sys.executable, NOTEBOOKS / "build.py", "--from", tmp_path, "--to", tmp_path, name],
