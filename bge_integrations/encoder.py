@@ -6,18 +6,16 @@ import hashlib
 import os
 import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bge_integrations.backend import sharing
-from bge_integrations.backend.batching import plan_batches
-from bge_integrations.backend.engines import TokenBatch
-from bge_integrations.errors import EncoderClosedError, NonFiniteEmbeddingError, SettingsError, TruncationError
+from bge_integrations.encoding import EncodingCall
+from bge_integrations.errors import EncoderClosedError, SettingsError
 from bge_integrations.instructions import Instruction, Role, resolve_instruction
-from bge_integrations.reporting import Progress, warn_about_truncation
 from bge_integrations.settings import (
     EncoderSettings,
     EngineName,
@@ -26,15 +24,11 @@ from bge_integrations.settings import (
     Precision,
     TransformersKwargs,
 )
-from bge_integrations.validation import check_texts
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from bge_integrations.backend.loading import LoadedModel
-    from bge_integrations.backend.tokenization import TokenizedTexts
-
-_NORM_FLOOR = np.float32(1e-12)  # as torch.nn.functional.normalize
 
 
 class BgeEncoder:
@@ -73,16 +67,18 @@ class BgeEncoder:
         show_progress: bool = False,
         batch_tokens: int | None = None,
         batch_size: int | None = None,
+        threads: int | None = None,
         transformers_kwargs: TransformersKwargs | None = None,
     ) -> None:
         """Loads the model, or joins the encoders that already hold it.
 
         Args:
-            model_name: Hub id (`"BAAI/bge-small-en-v1.5"`) or local folder.
+            model_name: Hub id (`"BAAI/bge-small-en-v1.5"`), local folder, or folder made by `bge prepare`.
             device: `"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`; None takes the first there is of cuda, mps and cpu.
-            precision: How the model computes: `"float32"`, `"bfloat16"`, `"float16"`; `"auto"` is float16 on CUDA and
-                float32 elsewhere. Vectors are float32 in any case.
-            engine: What runs the model; `"auto"` chooses.
+            precision: How the model computes: `"float32"`, `"bfloat16"`, `"float16"`, `"int8"`; `"auto"` is float16 on
+                CUDA and float32 elsewhere. Vectors are float32 in any case.
+            engine: What runs the model: `"openvino"`, `"torch"` or `"sentence-transformers"`; `"auto"` takes the
+                fastest that can run it here.
             max_length: Tokens per text, special tokens included; None takes the model's own limit.
             query_instruction: Text before each query: None takes what the model was trained with, `""` is none.
             document_instruction: The same for documents.
@@ -100,12 +96,14 @@ class BgeEncoder:
             show_progress: A progress bar for `encode_documents` and `encode`, never for queries.
             batch_tokens: Tokens, padding included, in one forward pass.
             batch_size: Upper limit on the texts in one forward pass.
+            threads: Processor cores to use; None takes those that this process may use.
             transformers_kwargs: Keywords for transformers' `from_pretrained`.
 
         Raises:
             SettingsError: A setting that can't be honoured, named with its value and the choices.
             ModelLoadError: The checkpoint can't be found, fetched or read, or would run code.
             PoolingMismatchError: A BGE model whose own files ask for another pooling.
+            MissingExtraError: The engine named is not installed, or int8 needs the quantiser, which is not.
         """
         self._start(
             EncoderSettings(
@@ -129,6 +127,7 @@ class BgeEncoder:
                 show_progress=show_progress,
                 batch_tokens=batch_tokens,
                 batch_size=batch_size,
+                threads=threads,
                 transformers_kwargs=transformers_kwargs or TransformersKwargs(),
             )
         )
@@ -158,7 +157,7 @@ class BgeEncoder:
         """Encodes short queries that are to find longer passages, each with the query instruction.
 
         Args:
-            texts: The queries.
+            texts: The queries. An iterator is read in slices, so that its texts need not all be in memory.
 
         Returns:
             C-contiguous float32 array, shape [n, dimension], rows in the order given; (0, dimension) for no texts.
@@ -210,7 +209,7 @@ class BgeEncoder:
             task=self.settings.task,
             spec=model.spec,
             saved_prompts=model.prompts,
-            default_prompt_name=model.sentence_transformer.default_prompt_name,
+            default_prompt_name=model.facts.default_prompt_name,
         )
 
     @property
@@ -226,13 +225,13 @@ class BgeEncoder:
     @property
     def dimension(self) -> int:
         """Length of the vectors."""
-        full = self._loaded().dimension
+        full = self._loaded().facts.dimension
         return min(self.settings.truncate_dim or full, full)
 
     @property
     def max_length(self) -> int:
         """Tokens per text, special tokens included, beyond which a text is cut."""
-        return self.settings.max_length or self._loaded().max_tokens
+        return self.settings.max_length or self._loaded().facts.max_tokens
 
     @property
     def normalizes(self) -> bool:
@@ -240,7 +239,7 @@ class BgeEncoder:
         if isinstance(self.settings.normalize, bool):
             return self.settings.normalize
         model = self._loaded()
-        return model.checkpoint_normalizes or (self.settings.normalize is None and model.spec is not None)
+        return model.facts.normalizes or (self.settings.normalize is None and model.spec is not None)
 
     def cache_namespace(self, role: Role) -> str:
         """Names everything that a vector of this role depends on, for the keys of a cache.
@@ -299,7 +298,7 @@ class BgeEncoder:
                     "another still holds the model."
                 )
             if self._model is None:
-                from bge_integrations.backend.loading import LoadRequest
+                from bge_integrations.backend.request import LoadRequest
 
                 model = sharing.acquire(LoadRequest.from_settings(self.settings))
                 self._check_against(model)
@@ -310,7 +309,7 @@ class BgeEncoder:
         """Refuses settings that this model can't honour."""
         settings = self.settings
         if settings.max_length is not None:
-            capacity = model.position_capacity()
+            capacity = model.facts.positions
             if capacity is not None and settings.max_length > capacity:
                 raise SettingsError(
                     f"max_length={settings.max_length} is more than the {capacity} positions that "
@@ -321,81 +320,25 @@ class BgeEncoder:
                     f"max_length={settings.max_length} leaves no room beside the {model.tokenizer.special_tokens} "
                     f"special tokens of {settings.model_name}; give at least {model.tokenizer.special_tokens + 1}."
                 )
-        if settings.truncate_dim is not None and settings.truncate_dim > model.dimension:
+        if settings.truncate_dim is not None and settings.truncate_dim > model.facts.dimension:
             raise SettingsError(
-                f"truncate_dim={settings.truncate_dim} is more than the {model.dimension} dimensions of "
+                f"truncate_dim={settings.truncate_dim} is more than the {model.facts.dimension} dimensions of "
                 f"{settings.model_name}."
             )
         if settings.task is not None:
             resolve_instruction("query", explicit=None, task=settings.task, spec=model.spec, saved_prompts={})
 
     def _encode(self, texts: Iterable[str], role: Role, method: str) -> NDArray[np.float32]:
-        model = self._loaded()
-        checked = check_texts(texts, method)
-        if not checked:
-            return np.empty((0, self.dimension), dtype=np.float32)
-        instruction = self.instruction(role)
-        # Identical texts are computed once.
-        positions: dict[str, int] = {}
-        inverse = np.fromiter((positions.setdefault(text, len(positions)) for text in checked), np.int64, len(checked))
-        unique = list(positions)
-        tokens = model.tokenizer.tokenize([instruction.apply(text) for text in unique], self.max_length)
-        first_seen = np.unique(inverse, return_index=True)[1]
-        self._report_truncation(tokens.full_lengths[inverse])
-        vectors = self._run(model, tokens, first_seen, model.prompt_length(instruction.prefix), role)
-        return vectors if len(unique) == len(checked) else vectors[inverse]
-
-    def _run(
-        self,
-        model: LoadedModel,
-        tokens: TokenizedTexts,
-        first_seen: NDArray[np.int64],
-        prompt_length: int,
-        role: Role,
-    ) -> NDArray[np.float32]:
-        vectors = np.empty((len(tokens.ids), self.dimension), dtype=np.float32)
-        budget = self.settings.batch_tokens or model.engine.default_batch_tokens
-        normalizes = self.normalizes
-        with Progress(len(tokens.ids), shown=self.settings.show_progress and role != "query") as progress:
-            for batch in plan_batches(tokens.lengths, batch_tokens=budget, max_texts=self.settings.batch_size):
-                pooled = model.pool(TokenBatch([tokens.ids[index] for index in batch], prompt_length))
-                finite = np.isfinite(pooled).all(axis=1)
-                if not finite.all():
-                    _refuse_non_finite(first_seen[batch[~finite]], self.settings)
-                rows = pooled[:, : self.dimension]
-                if normalizes:
-                    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _NORM_FLOOR)
-                vectors[batch] = rows
-                progress.add(len(batch), int(tokens.lengths[batch].sum()))
-        return vectors
-
-    def _report_truncation(self, full_lengths: NDArray[np.int64]) -> None:
-        limit = self.max_length
-        cut = np.flatnonzero(full_lengths > limit)
-        if not len(cut) or self.settings.on_truncation == "ignore":
-            return
-        if self.settings.on_truncation == "error":
-            first = int(cut[0])
-            raise TruncationError(
-                f"Text {first} has {full_lengths[first]} tokens, the limit is {limit} "
-                f"({len(cut)} of {len(full_lengths)} texts are over it); split it, or set on_truncation='warn'.",
-                first,
-            )
-        longest = int(np.argmax(full_lengths))
-        warn_about_truncation(
-            f"{len(cut)} of {len(full_lengths)} texts were cut: the longest, text {longest}, has "
-            f"{full_lengths[longest]} tokens, the limit is {limit}. Split long texts before encoding, or set "
-            "on_truncation='ignore'."
+        call = EncodingCall(
+            self._loaded(),
+            self.settings,
+            self.instruction(role),
+            max_length=self.max_length,
+            dimension=self.dimension,
+            normalizes=self.normalizes,
+            show_progress=self.settings.show_progress and role != "query",
         )
-
-
-def _refuse_non_finite(indices: Sequence[int] | NDArray[np.int64], settings: EncoderSettings) -> None:
-    first = int(min(indices))
-    raise NonFiniteEmbeddingError(
-        f"{settings.model_name} gave NaN or infinity for text {first} (precision {settings.precision!r}). With float16 "
-        "try precision='bfloat16' or 'float32'; with float32 the checkpoint itself is damaged.",
-        first,
-    )
+        return call.run(texts, method)
 
 
 def _restore(settings: EncoderSettings) -> BgeEncoder:

@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from bge_integrations.backend.cpu import usable_cores
+from bge_integrations.backend.engines.selection import ENGINE_KINDS
 from bge_integrations.catalogue import MODELS
 
 _PACKAGES = (
@@ -22,6 +24,7 @@ _PACKAGES = (
     "langchain-core",
     "llama-index-core",
     "openvino",
+    "nncf",
 )
 
 
@@ -33,9 +36,9 @@ def describe() -> dict[str, Any]:
     """
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
-        "machine": {"system": platform.platform(), "processor": _processor(), "cores": _cores()},
+        "machine": {"system": platform.platform(), "processor": _processor(), "cores": usable_cores()},
         "devices": _devices(),
-        "engines": {"sentence-transformers": "in use", "torch": "not in this release", "openvino": _openvino()},
+        "engines": _engines(),
         "caches": [_cache(folder) for folder in _cache_folders()],
     }
 
@@ -55,15 +58,10 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def _cores() -> int:
-    # What this process may use, which containers and batch systems keep below what the machine has.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _devices() -> dict[str, str]:
     import torch
 
-    from bge_integrations.backend.loading import available_devices
+    from bge_integrations.backend.devices import available_devices
 
     return {
         name: torch.cuda.get_device_name(name) if name.startswith("cuda") else platform.machine()
@@ -71,9 +69,16 @@ def _devices() -> dict[str, str]:
     }
 
 
-def _openvino() -> str:
-    installed = importlib.util.find_spec("openvino") is not None
-    return f"not in this release ({'installed' if installed else 'not installed'})"
+def _engines() -> dict[str, str]:
+    described = {}
+    for kind in ENGINE_KINDS:
+        where = f"{' and '.join(kind.devices)}, {', '.join(kind.precisions)}"
+        missing = f"not installed: pip install 'bge-integrations[{kind.extra}]'"
+        described[kind.name] = where if importlib.util.find_spec(kind.package) else missing
+    quantiser = (
+        "installed" if importlib.util.find_spec("nncf") else "not installed: pip install 'bge-integrations[prepare]'"
+    )
+    return {**described, "int8 quantiser": quantiser}
 
 
 def _cache_folders() -> list[Path]:

@@ -13,9 +13,11 @@ BgeError
 ├── ModelLoadError                     (also an OSError)    the checkpoint can't be loaded
 │   ├── ModelNotFoundError             no such folder, or no such model on the hub
 │   ├── ModelNotCachedError            not in the cache, and the hub can't be reached
-│   └── UnsafeWeightsError             only pickled weights, or custom code, not allowed by name
+│   ├── UnsafeWeightsError             only pickled weights, or custom code, not allowed by name
+│   └── PreparedModelError             a prepared folder is damaged, or another version's
 ├── PoolingMismatchError               (also a ValueError)  a BGE checkpoint whose own files ask for another pooling
 ├── NonFiniteEmbeddingError            (also a ValueError)  the model gave NaN or infinity for a text
+├── DeviceMemoryError                  (also a MemoryError) one text alone does not fit into the device's memory
 ├── EncoderClosedError                 (also a RuntimeError) used after `close()`
 └── MissingExtraError                  (also an ImportError) an optional dependency is not installed
 ```
@@ -27,6 +29,7 @@ from __future__ import annotations
 
 __all__ = [
     "BgeError",
+    "DeviceMemoryError",
     "DeviceNotAvailableError",
     "EncoderClosedError",
     "EngineNotAvailableError",
@@ -39,6 +42,7 @@ __all__ = [
     "ModelNotFoundError",
     "NonFiniteEmbeddingError",
     "PoolingMismatchError",
+    "PreparedModelError",
     "SettingsError",
     "TruncationError",
     "UnsafeWeightsError",
@@ -109,6 +113,10 @@ class UnsafeWeightsError(ModelLoadError):
     """The checkpoint runs code when loaded (pickle or custom modules) and that was not allowed by name."""
 
 
+class PreparedModelError(ModelLoadError):
+    """A prepared folder is damaged, or was written by another version."""
+
+
 class PoolingMismatchError(BgeError, ValueError):
     """A BGE checkpoint whose own files ask for another pooling than BGE's."""
 
@@ -125,6 +133,21 @@ class NonFiniteEmbeddingError(BgeError, ValueError):
         self.index = index
 
     def __reduce__(self) -> tuple[type[NonFiniteEmbeddingError], tuple[str, int]]:
+        return type(self), (str(self), self.index)
+
+
+class DeviceMemoryError(BgeError, MemoryError):
+    """One text alone does not fit into the device's memory.
+
+    Attributes:
+        index: Position of the text in the call.
+    """
+
+    def __init__(self, message: str, index: int) -> None:
+        super().__init__(message)
+        self.index = index
+
+    def __reduce__(self) -> tuple[type[DeviceMemoryError], tuple[str, int]]:
         return type(self), (str(self), self.index)
 
 

@@ -16,7 +16,7 @@ class TruncationWarning(UserWarning):
 class Progress:
     """A bar that counts texts and shows tokens per second; nothing at all if it is not wanted."""
 
-    def __init__(self, total: int, *, shown: bool) -> None:
+    def __init__(self, total: int | None, *, shown: bool) -> None:
         self._total = total
         self._shown = shown
         self._tokens = 0

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from bge_integrations.errors import EngineNotAvailableError, SettingsError
+from bge_integrations.errors import SettingsError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 EngineName = Literal["auto", "torch", "openvino", "sentence-transformers"]
@@ -75,10 +75,10 @@ class EncoderSettings:
     """Everything that decides what an encoder computes. Holds no weights, and pickles without the token.
 
     Attributes:
-        model_name: Hub id (`"BAAI/bge-small-en-v1.5"`) or local folder.
+        model_name: Hub id (`"BAAI/bge-small-en-v1.5"`), local folder, or folder made by `bge prepare`.
         device: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`; None or `"auto"` takes the first there is of cuda, mps, cpu.
         precision: How the model computes. `"auto"` is float16 on CUDA and float32 elsewhere.
-        engine: What runs the model; `"auto"` chooses.
+        engine: What runs the model; `"auto"` takes the fastest that can run it here.
         max_length: Tokens per text, special tokens included; None takes the model's own limit.
         query_instruction: Text before each query. None takes what the model was trained with, `""` is none.
         document_instruction: The same for documents. BGE models want none, but for llm-embedder.
@@ -96,6 +96,7 @@ class EncoderSettings:
         show_progress: A progress bar for `encode_documents` and `encode`.
         batch_tokens: Tokens, padding included, in one forward pass; None takes the engine's own figure.
         batch_size: Upper limit on the texts in one forward pass; None sets no limit.
+        threads: Processor cores to use; None takes those that this process may use, by affinity and control group.
         transformers_kwargs: Keywords for transformers' `from_pretrained`.
     """
 
@@ -119,6 +120,7 @@ class EncoderSettings:
     show_progress: bool = False
     batch_tokens: int | None = None
     batch_size: int | None = None
+    threads: int | None = None
     transformers_kwargs: TransformersKwargs = field(default_factory=TransformersKwargs)
 
     def __post_init__(self) -> None:
@@ -138,7 +140,7 @@ class EncoderSettings:
                 "computes. Both frameworks want floats: quantise in the vector store instead."
             )
         self._check_choices()
-        for name in ("max_length", "truncate_dim", "batch_tokens", "batch_size"):
+        for name in ("max_length", "truncate_dim", "batch_tokens", "batch_size", "threads"):
             _check_positive(name, getattr(self, name))
         self._check_types()
 
@@ -146,15 +148,6 @@ class EncoderSettings:
         _check_choice("precision", self.precision, get_args(Precision))
         _check_choice("engine", self.engine, get_args(EngineName))
         _check_choice("on_truncation", self.on_truncation, get_args(OnTruncation))
-        if self.engine in ("torch", "openvino"):
-            raise EngineNotAvailableError(
-                f"engine={self.engine!r} is not part of this release; 'auto' and 'sentence-transformers' are."
-            )
-        if self.precision == "int8":
-            raise SettingsError(
-                "precision='int8' needs an engine that is not part of this release; 'auto', 'float32', 'bfloat16' "
-                "and 'float16' are."
-            )
         if not (self.normalize is None or isinstance(self.normalize, bool) or self.normalize == "checkpoint"):
             raise SettingsError(f"normalize={self.normalize!r} is unknown; choose None, True, False or 'checkpoint'.")
 

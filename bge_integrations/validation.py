@@ -1,10 +1,44 @@
-"""Refuses texts that can't be encoded, by their position, before any work is done."""
+"""Refuses texts that can't be encoded, by their position, before any work is done on them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
+from itertools import islice
 
 from bge_integrations.errors import InputTypeError, InputValueError
+
+
+def slices_of_texts(texts: Iterable[str], method: str, size: int) -> tuple[int | None, Iterator[list[str]]]:
+    """Cuts texts into slices, every text of them fit for a tokenizer.
+
+    A collection is checked as a whole before anything is returned. An iterator is read slice by slice, so that no more
+    than a slice of it is in memory, and each slice is checked when it is read.
+
+    Args:
+        texts: What a user passed.
+        method: The public method, for the message.
+        size: Texts in a slice.
+
+    Returns:
+        How many texts there are, None if that can't be known yet; and the slices.
+
+    Raises:
+        InputTypeError: A bare `str`, something that is no ordered collection, or an element that is no `str`.
+        InputValueError: A text with a lone surrogate, which UTF-8 has no bytes for.
+    """
+    if isinstance(texts, Iterator):
+        return None, _checked_slices(texts, size)
+    checked = check_texts(texts, method)
+    return len(checked), (checked[start : start + size] for start in range(0, len(checked), size))
+
+
+def _checked_slices(texts: Iterator[str], size: int) -> Iterator[list[str]]:
+    start = 0
+    while part := list(islice(texts, size)):
+        for index, text in enumerate(part, start):
+            check_text(text, index)
+        yield part
+        start += len(part)
 
 
 def check_texts(texts: Iterable[str], method: str) -> list[str]:

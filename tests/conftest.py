@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 # Before any import of huggingface_hub, which reads it once. Tests of what is asked of the hub replace its client.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Graphs and digests of a run go with it, and nobody's own cache makes a test pass.
+os.environ["BGE_INTEGRATIONS_CACHE"] = tempfile.mkdtemp(prefix="bge-integrations-tests-")
 
 import pytest
 import torch
@@ -30,6 +35,12 @@ class MakeCheckpoint(Protocol):
     def __call__(self, name: str, architecture: Architecture = "bert", **kwargs: Any) -> Path:  # noqa: ANN401
         """See `tests.checkpoints.make_checkpoint`."""
         ...
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_this_run() -> Iterator[None]:
+    yield
+    shutil.rmtree(os.environ["BGE_INTEGRATIONS_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -7,16 +7,15 @@ import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from transformers import AutoTokenizer, BertModel, Qwen2Config, Qwen2Model
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, Qwen2Config, Qwen2Model
 
 from bge_integrations import BgeEncoder
-from bge_integrations.backend.engines import TokenBatch
+from bge_integrations.backend.engines import PendingRows, TokenBatch
 from bge_integrations.errors import (
     EncoderClosedError,
     InputTypeError,
@@ -26,7 +25,7 @@ from bge_integrations.errors import (
     TruncationError,
 )
 from bge_integrations.reporting import TruncationWarning
-from bge_integrations.settings import TransformersKwargs
+from bge_integrations.settings import EngineName, TransformersKwargs
 from tests.checkpoints import Architecture, reference_vectors
 from tests.conftest import MakeCheckpoint
 
@@ -159,13 +158,13 @@ def test_batches_stay_within_the_token_budget(encoder: BgeEncoder, monkeypatch: 
 def _record_batches(encoder: BgeEncoder, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Notes the number of texts and the longest of them, for every batch that reaches the engine."""
     sizes: list[tuple[int, int]] = []
-    pool = encoder.backend.engine.pool
+    pool = encoder.backend.engine.submit
 
-    def recording(batch: TokenBatch) -> NDArray[np.float32]:
-        sizes.append((len(batch.ids), max(map(len, batch.ids))))
+    def recording(batch: TokenBatch) -> PendingRows:
+        sizes.append(batch.is_token.shape)
         return pool(batch)
 
-    monkeypatch.setattr(encoder.backend.engine, "pool", recording)
+    monkeypatch.setattr(encoder.backend.engine, "submit", recording)
     return sizes
 
 
@@ -352,7 +351,7 @@ class TestBadInput:
 
     def test_is_refused_before_any_work(self, encoder: BgeEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
         calls: list[object] = []
-        monkeypatch.setattr(encoder.backend.engine, "pool", calls.append)
+        monkeypatch.setattr(encoder.backend.engine, "submit", calls.append)
         with pytest.raises(InputTypeError):
             encoder.encode(["fox"] * 5000 + [None])  # type: ignore[list-item]
         assert calls == []
@@ -370,14 +369,15 @@ class TestBadInput:
         assert (str(restored), restored.index) == (str(caught.value), 1)
 
 
-def test_non_finite_output_names_the_text_and_gives_no_vector(make: MakeCheckpoint) -> None:
+@pytest.mark.parametrize("engine", ["openvino", "torch", "sentence-transformers"])
+def test_non_finite_output_names_the_text_and_gives_no_vector(make: MakeCheckpoint, engine: EngineName) -> None:
     folder = make("bge-small-en")
-    encoder = BgeEncoder(folder)
     # The damage of a real case: one row of the embedding table overflowed when the checkpoint was converted.
-    (broken,) = set(encoder.client.tokenizer.encode("@")[1:-1])
-    with torch.no_grad():
-        embeddings = cast("BertModel", encoder.client.transformers_model).embeddings
-        embeddings.word_embeddings.weight[broken] = float("inf")
+    (broken,) = set(AutoTokenizer.from_pretrained(folder).encode("@")[1:-1])
+    weights = load_file(folder / "model.safetensors")
+    weights["embeddings.word_embeddings.weight"][broken] = float("inf")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    encoder = BgeEncoder(folder, engine=engine)
     with pytest.raises(NonFiniteEmbeddingError, match="text 2") as caught:
         encoder.encode(["fox", "dog", "fox @ dog", "a much longer text than the others @"])
     assert caught.value.index == 2
@@ -398,7 +398,7 @@ class TestProgress:
         encoder.encode_documents(["fox", "dog", "fox"])
         captured = capfd.readouterr()
         assert captured.out == ""
-        assert "2/2" in captured.err
+        assert "3/3" in captured.err
         assert "text/s" in captured.err
         assert "tokens/s" in captured.err
 

@@ -447,14 +447,14 @@ def test_embedders_share_one_model_however_they_differ(bge_small_en: Path) -> No
 async def test_async_runs_off_the_event_loop(bge_small_en: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     embeddings = HuggingFaceBgeEmbeddings(model_name=str(bge_small_en))
     engine = embeddings.encoder.backend.engine
-    pool, release, threads = engine.pool, threading.Event(), set()
+    pool, release, threads = engine.submit, threading.Event(), set()
 
     def held(batch: Any) -> Any:  # noqa: ANN401
         threads.add(threading.current_thread())
         assert release.wait(30)
         return pool(batch)
 
-    monkeypatch.setattr(engine, "pool", held)
+    monkeypatch.setattr(engine, "submit", held)
     documents = asyncio.create_task(embeddings.aembed_documents(["fox", "dog"]))
     query = asyncio.create_task(embeddings.aembed_query("fox"))
     # The loop goes on, while the engine is held up until the loop itself lets it go.

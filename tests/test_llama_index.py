@@ -90,14 +90,14 @@ def test_gives_python_floats(embedding: HuggingFaceBgeEmbedding) -> None:
 
 async def test_async_never_blocks_the_loop(embedding: HuggingFaceBgeEmbedding, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = embedding.encoder.backend.engine
-    pool, release, threads = engine.pool, threading.Event(), set()
+    pool, release, threads = engine.submit, threading.Event(), set()
 
     def held(batch: Any) -> Any:  # noqa: ANN401
         threads.add(threading.current_thread())
         assert release.wait(30)
         return pool(batch)
 
-    monkeypatch.setattr(engine, "pool", held)
+    monkeypatch.setattr(engine, "submit", held)
     tasks = [
         asyncio.create_task(coroutine)
         for coroutine in (
@@ -177,7 +177,7 @@ class TestWhatTheOldClassGetsWrong:
             calls.append(batch)
             raise RuntimeError("engine trouble")
 
-        monkeypatch.setattr(embedding.encoder.backend.engine, "pool", failing)
+        monkeypatch.setattr(embedding.encoder.backend.engine, "submit", failing)
         with pytest.raises(RuntimeError, match="engine trouble"):
             embedding.get_text_embedding("fox")
         assert len(calls) == 1
@@ -247,7 +247,7 @@ class TestCache:
         def unreachable(batch: object) -> object:
             raise AssertionError("the model was asked again")
 
-        monkeypatch.setattr(embedding.encoder.backend.engine, "pool", unreachable)
+        monkeypatch.setattr(embedding.encoder.backend.engine, "submit", unreachable)
         second = [
             embedding.get_query_embedding("fox"),
             await embedding.aget_text_embedding("fox"),

@@ -14,11 +14,10 @@ import torch
 from huggingface_hub.utils._paths import filter_repo_objects
 
 from bge_integrations import BgeEncoder
-from bge_integrations.backend import checkpoint, loading
+from bge_integrations.backend import checkpoint, devices
 from bge_integrations.errors import (
     BgeError,
     DeviceNotAvailableError,
-    EngineNotAvailableError,
     ModelNotCachedError,
     ModelNotFoundError,
     PoolingMismatchError,
@@ -71,7 +70,7 @@ class TestPooling:
 
 class TestDevice:
     def test_auto_takes_the_best_there_is(self, bge_small_en: Path) -> None:
-        assert BgeEncoder(bge_small_en).backend.device == loading.available_devices()[0]
+        assert BgeEncoder(bge_small_en).backend.device == devices.available_devices()[0]
 
     @pytest.mark.parametrize("device", ["cuda:77", "mps:x", "gpu", "CPU", "cuda:", "xpu", ""])
     def test_one_that_is_not_there_is_refused_naming_those_that_are(self, bge_small_en: Path, device: str) -> None:
@@ -87,12 +86,12 @@ class TestDevice:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-        assert loading.available_devices() == ["cuda:0", "cuda:1", "mps", "cpu"]
-        assert loading.resolve_device(None) == loading.resolve_device("cuda") == "cuda:0"
-        assert loading.resolve_device("cuda:1") == "cuda:1"
-        assert loading.resolve_precision("auto", "cuda:0") == "float16"
-        assert loading.resolve_precision("auto", "cpu") == "float32"
-        assert loading.resolve_precision("bfloat16", "cpu") == "bfloat16"
+        assert devices.available_devices() == ["cuda:0", "cuda:1", "mps", "cpu"]
+        assert devices.resolve_device(None) == devices.resolve_device("cuda") == "cuda:0"
+        assert devices.resolve_device("cuda:1") == "cuda:1"
+        assert devices.resolve_precision("auto", "cuda:0") == "float16"
+        assert devices.resolve_precision("auto", "cpu") == "float32"
+        assert devices.resolve_precision("bfloat16", "cpu") == "bfloat16"
 
     @pytest.mark.gpu
     def test_cuda_agrees_with_the_cpu(self, bge_small_en: Path) -> None:
@@ -109,7 +108,7 @@ class TestDevice:
     [
         ({"precision": "float64"}, "precision='float64' is unknown; choose one of 'auto', 'float32'"),
         ({"precision": "ubinary"}, "precision='ubinary' is a format for stored vectors"),
-        ({"precision": "int8"}, "precision='int8' needs an engine that is not part of this release"),
+        ({"threads": 0}, "threads=0 must be a whole number of at least 1"),
         ({"engine": "onnx"}, "engine='onnx' is unknown"),
         ({"on_truncation": "raise"}, "on_truncation='raise' is unknown; choose one of 'warn', 'ignore', 'error'"),
         ({"max_length": 0}, "max_length=0 must be a whole number of at least 1"),
@@ -127,12 +126,6 @@ def test_a_setting_that_cant_be_honoured_is_named_with_the_choices(
 ) -> None:
     with pytest.raises(SettingsError, match=message):
         BgeEncoder(bge_small_en, **settings)
-
-
-@pytest.mark.parametrize("engine", ["torch", "openvino"])
-def test_engines_of_a_later_release_are_refused(bge_small_en: Path, engine: Any) -> None:  # noqa: ANN401
-    with pytest.raises(EngineNotAvailableError, match=f"engine='{engine}' is not part of this release"):
-        BgeEncoder(bge_small_en, engine=engine)
 
 
 @pytest.mark.parametrize("name", ["", "  ", None, 3])

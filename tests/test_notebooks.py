@@ -46,7 +46,7 @@ def test_every_notebook_is_tested() -> None:
 
 def problems(path: Path) -> list[str]:
     """Everything that is wrong with a notebook's outputs, cell by cell."""
-    notebook = nbformat.read(path, as_version=4)
+    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     found = []

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sentence_transformers import SentenceTransformer
 
 from bge_integrations import BgeEncoder
-from bge_integrations.backend import loading
+from bge_integrations.backend import loading, starting
+from bge_integrations.backend.starting import Started
 from bge_integrations.errors import ModelLoadError
 from tests.checkpoints import make_checkpoint
 from tests.conftest import MakeCheckpoint
@@ -64,13 +64,13 @@ def test_a_folder_trained_again_in_place_is_loaded_again(make: MakeCheckpoint) -
 def test_threads_that_ask_at_once_load_once(make: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make("bge-small-en")
     loads: list[str] = []
-    load = loading._load
+    start = starting.start
 
-    def counted(*args: Any) -> SentenceTransformer:  # noqa: ANN401
+    def counted(*args: Any) -> Started:  # noqa: ANN401
         loads.append("load")
-        return load(*args)
+        return start(*args)
 
-    monkeypatch.setattr(loading, "_load", counted)
+    monkeypatch.setattr(loading, "start", counted)
     barrier = threading.Barrier(8)
 
     def construct(_: int) -> BgeEncoder:

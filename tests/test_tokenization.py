@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
@@ -25,24 +26,26 @@ TEXTS = [
 @pytest.mark.parametrize("limit", [3, 8, 64])
 def test_ids_equal_transformers(make: MakeCheckpoint, architecture: Architecture, side: str, limit: int) -> None:
     theirs = AutoTokenizer.from_pretrained(make("model", architecture), truncation_side=side)
-    ours = TextTokenizer(theirs).tokenize(TEXTS, limit)
-    assert ours.ids == theirs(TEXTS, truncation=True, max_length=limit)["input_ids"]
+    ours = TextTokenizer.copy_of(theirs).tokenize(TEXTS, limit)
+    expected = theirs(TEXTS, truncation=True, max_length=limit)["input_ids"]
+    assert [ours.of(np.array([text])).tolist() for text in range(len(TEXTS))] == expected
+    assert ours.of(np.array([2, 0])).tolist() == expected[2] + expected[0]
     assert ours.full_lengths.tolist() == [len(ids) for ids in theirs(TEXTS, truncation=False)["input_ids"]]
-    assert ours.lengths.tolist() == [len(ids) for ids in ours.ids]
+    assert ours.lengths.tolist() == [len(ids) for ids in expected]
 
 
 def test_the_checkpoints_own_tokenizer_keeps_its_state(make: MakeCheckpoint) -> None:
     theirs = AutoTokenizer.from_pretrained(make("model"))
     theirs(["fox"], padding=True, truncation=True, max_length=5, return_tensors="pt")
     before = theirs.backend_tokenizer.truncation
-    TextTokenizer(theirs).tokenize(TEXTS, 8)
+    TextTokenizer.copy_of(theirs).tokenize(TEXTS, 8)
     assert before is not None
     assert theirs.backend_tokenizer.truncation == before
 
 
 def test_a_private_copy_is_not_disturbed_by_calls_beside_it(make: MakeCheckpoint) -> None:
     theirs = AutoTokenizer.from_pretrained(make("model"))
-    ours = TextTokenizer(theirs)
+    ours = TextTokenizer.copy_of(theirs)
     theirs(TEXTS, padding=True, truncation=True, max_length=5)
     assert ours.tokenize(["fox " * 30], 64).lengths.tolist() == [32]
 
@@ -50,6 +53,6 @@ def test_a_private_copy_is_not_disturbed_by_calls_beside_it(make: MakeCheckpoint
 def test_a_tokenizer_without_special_tokens_still_gives_a_token(minilm: str) -> None:
     theirs = AutoTokenizer.from_pretrained(minilm)
     theirs.backend_tokenizer.post_processor = None
-    tokenizer = TextTokenizer(theirs)
+    tokenizer = TextTokenizer.copy_of(theirs)
     assert tokenizer.special_tokens == 0
     assert tokenizer.tokenize(["", "fox"], 8).lengths.tolist() == [1, 1]

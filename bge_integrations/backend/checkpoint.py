@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from bge_integrations.backend.digests import file_digest
 from bge_integrations.catalogue import MODELS, find_model
 from bge_integrations.errors import (
     ModelLoadError,
@@ -34,8 +35,9 @@ logger = logging.getLogger(__name__)
 # Everything an encoder needs, and none of the ONNX, OpenVINO, TensorFlow or Flax copies that repositories also hold.
 _PLAIN_FILES = ("*.json", "*.txt", "*.model", "README.md", "*.safetensors")
 _UNNEEDED_FILES = ("onnx/*", "openvino/*", "coreml/*", "gguf/*", "checkpoint-*")
-_MEBIBYTE = 1 << 20
 _PICKLE_FILES = ("*.bin", "*.pt")
+_FINGERPRINTED = ("*.safetensors", "*.json", "*.txt", "*.model", *_PICKLE_FILES)
+_TRAINING_FILES = ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
 _POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -89,15 +91,13 @@ class Checkpoint:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of weights, tokenizer and modules: of each file's size and its first and last mebibyte."""
+        """Digest of weights, tokenizer and configuration, by name and content, wherever the folder lies."""
+        folders = dict.fromkeys([self.folder, *self._module_folders()])
+        files = {path for folder in folders for pattern in _FINGERPRINTED for path in folder.glob(pattern)}
         digest = hashlib.sha256()
-        patterns = ("*.safetensors", "*.json", "*.txt", "*.model", *_PICKLE_FILES)
-        for path in sorted(path for pattern in patterns for path in self.folder.rglob(pattern)):
-            with path.open("rb") as file:
-                size = path.stat().st_size
-                digest.update(size.to_bytes(8, "little") + file.read(_MEBIBYTE))
-                file.seek(max(size - _MEBIBYTE, 0))
-                digest.update(file.read(_MEBIBYTE))
+        for path in sorted(files):
+            if path.name not in _TRAINING_FILES:
+                digest.update(f"{path.relative_to(self.folder)}\0{file_digest(path)}\n".encode())
         return digest.hexdigest()
 
     def require_loadable(self, *, allow_pickle_weights: bool, trust_remote_code: bool) -> None:
@@ -120,7 +120,7 @@ class Checkpoint:
             if not folder.is_dir() or any(folder.glob("*.safetensors")):
                 continue
             pickled = sorted(path.name for pattern in _PICKLE_FILES for path in folder.glob(pattern))
-            pickled = [name for name in pickled if name not in ("training_args.bin", "optimizer.pt", "scheduler.pt")]
+            pickled = [name for name in pickled if name not in _TRAINING_FILES]
             if pickled and not allow_pickle_weights:
                 raise UnsafeWeightsError(
                     f"{self.name} has no safetensors weights in {folder}, only {', '.join(pickled)}, and unpickling "

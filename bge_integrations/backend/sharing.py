@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakValueDictionary
 
 if TYPE_CHECKING:
-    from bge_integrations.backend.loading import LoadedModel, LoadRequest
+    from bge_integrations.backend.loading import LoadedModel
+    from bge_integrations.backend.request import LoadRequest
 
 
 class _Key(NamedTuple):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,34 +13,66 @@ from tokenizers import Tokenizer
 
 from bge_integrations.errors import UnsupportedModelError
 
+Side = Literal["left", "right"]
+
 
 @dataclass(frozen=True)
 class TokenizedTexts:
     """Token ids of a list of texts.
 
     Attributes:
-        ids: One list a text, special tokens included, no longer than the limit asked for.
+        ids: Ids of all texts one after another, special tokens included, int32, shape [tokens].
         full_lengths: Tokens per text before anything was cut, shape [n], int64.
-        lengths: Tokens per text as in `ids`, shape [n], int64.
+        lengths: Tokens per text in `ids`, no more than the limit asked for, shape [n], int64.
     """
 
-    ids: list[list[int]]
+    ids: NDArray[np.int32]
     full_lengths: NDArray[np.int64]
     lengths: NDArray[np.int64]
 
+    def of(self, texts: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Returns the ids of some texts, one after another in the order asked for."""
+        ends = np.cumsum(self.lengths)
+        starts = ends - self.lengths
+        return np.concatenate([self.ids[starts[text] : ends[text]] for text in texts])
+
+    @staticmethod
+    def join(parts: Sequence[TokenizedTexts]) -> TokenizedTexts:
+        """Returns several as one."""
+        return TokenizedTexts(
+            np.concatenate([part.ids for part in parts]),
+            np.concatenate([part.full_lengths for part in parts]),
+            np.concatenate([part.lengths for part in parts]),
+        )
+
 
 class TextTokenizer:
-    """A private copy of a checkpoint's tokenizer.
+    """A tokenizer of our own, which pads nothing and cuts nothing by itself.
 
     transformers' tokenizers keep padding and truncation as state on the Rust object and change it on every call, so
-    the copy is what makes this one safe to use from several threads, and beside a user's own calls.
+    a private copy is what makes this one safe to use from several threads, and beside a user's own calls.
     """
 
-    def __init__(self, tokenizer: Any) -> None:  # noqa: ANN401 - transformers' tokenizers share no public base type
-        """Copies the Rust tokenizer.
+    def __init__(self, rust: Tokenizer, *, pad_id: int, truncation_side: Side = "right") -> None:
+        """Takes over a Rust tokenizer.
 
         Args:
-            tokenizer: A transformers tokenizer.
+            rust: The tokenizer; nobody else may hold it.
+            pad_id: The id that fills short texts.
+            truncation_side: The end at which long texts are cut.
+        """
+        self._rust = rust
+        self._rust.no_padding()
+        self._rust.no_truncation()
+        self.pad_id = pad_id
+        self.truncation_side: Side = truncation_side
+        mask = self._rust.encode("a").special_tokens_mask
+        self._prefix = _leading_ones(mask)
+        self._suffix = _leading_ones(mask[::-1]) if self._prefix < len(mask) else 0
+
+    @classmethod
+    def copy_of(cls, tokenizer: Any) -> TextTokenizer:  # noqa: ANN401 - transformers' tokenizers share no public base
+        """Copies the one inside a transformers tokenizer.
 
         Raises:
             UnsupportedModelError: If it is not backed by the Rust library.
@@ -50,14 +83,15 @@ class TextTokenizer:
                 f"The checkpoint's tokenizer ({type(tokenizer).__name__}) has no tokenizer.json; "
                 "save one with `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)`."
             )
-        self._rust = Tokenizer.from_str(backend.to_str())
-        self._rust.no_padding()
-        self._rust.no_truncation()
-        self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        self._keep_end = tokenizer.truncation_side == "left"
-        mask = self._rust.encode("a").special_tokens_mask
-        self._prefix = _leading_ones(mask)
-        self._suffix = _leading_ones(mask[::-1]) if self._prefix < len(mask) else 0
+        return cls(
+            Tokenizer.from_str(backend.to_str()),
+            pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
+            truncation_side="left" if tokenizer.truncation_side == "left" else "right",
+        )
+
+    def to_json(self) -> str:
+        """Returns the content of a tokenizer.json that gives this one again."""
+        return self._rust.to_str()
 
     @property
     def special_tokens(self) -> int:
@@ -73,7 +107,7 @@ class TextTokenizer:
         """Turns texts into ids, cutting each to `max_length` tokens but never its special tokens.
 
         Args:
-            texts: The texts, instruction included.
+            texts: The texts, instruction included; at least one.
             max_length: Tokens per text, special tokens included; more than `special_tokens`.
         """
         ids = [encoding.ids for encoding in self._rust.encode_batch_fast(list(texts))]
@@ -84,13 +118,15 @@ class TextTokenizer:
             # A model must read at least one token, and only a tokenizer without special tokens can give none.
             ids = [text_ids or [self.pad_id] for text_ids in ids]
             full_lengths = np.maximum(full_lengths, 1)
-        return TokenizedTexts(ids=ids, full_lengths=full_lengths, lengths=np.minimum(full_lengths, max_length))
+        lengths = np.minimum(full_lengths, max_length)
+        flat = np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(lengths.sum()))
+        return TokenizedTexts(ids=flat, full_lengths=full_lengths, lengths=lengths)
 
     def _cut(self, ids: list[int], max_length: int) -> list[int]:
         end = len(ids) - self._suffix
         room = max_length - self.special_tokens
         content = ids[self._prefix : end]
-        content = content[len(content) - room :] if self._keep_end else content[:room]
+        content = content[len(content) - room :] if self.truncation_side == "left" else content[:room]
         return ids[: self._prefix] + content + ids[end:]
 
 

@@ -188,7 +188,7 @@ class TestCache:
         def refuse(batch: Any) -> Any:  # noqa: ANN401
             raise AssertionError("computed again")
 
-        monkeypatch.setattr(embeddings.encoder.backend.engine, "pool", refuse)
+        monkeypatch.setattr(embeddings.encoder.backend.engine, "submit", refuse)
         again = documented(HuggingFaceBgeEmbeddings(model_name=str(bge_small_en)))
         assert (again.embed_query("fox"), again.embed_documents(["fox", "dog"])) == first
 
@@ -226,7 +226,7 @@ class TestAsync:
         self, embeddings: HuggingFaceBgeEmbeddings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         engine = embeddings.encoder.backend.engine
-        pool, threads, ticks = engine.pool, [], itertools.count()
+        pool, threads, ticks = engine.submit, [], itertools.count()
         ticked = threading.Event()
 
         def slow(batch: Any) -> Any:  # noqa: ANN401
@@ -239,7 +239,7 @@ class TestAsync:
                 await asyncio.sleep(0.001)
             ticked.set()
 
-        monkeypatch.setattr(engine, "pool", slow)
+        monkeypatch.setattr(engine, "submit", slow)
         vectors, _ = await asyncio.gather(embeddings.aembed_documents(CORPUS), tick())
         monkeypatch.undo()
         assert threads

@@ -1,14 +1,22 @@
-"""What computes: one small class an engine, all behind the same interface."""
+"""What computes: one class an engine, all behind the same interface."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Engine", "TokenBatch"]
+__all__ = ["Computed", "Engine", "EngineOutOfMemory", "PendingRows", "Rows", "TokenBatch"]
+
+Rows = Literal["cls", "tokens", "pooled"]
+"""What an engine gives for a text: its first row, all its rows, or what the checkpoint's own modules make of them."""
+
+
+class EngineOutOfMemory(Exception):
+    """A batch needs more memory than the device has; a smaller one may fit."""
 
 
 @dataclass(frozen=True)
@@ -16,25 +24,82 @@ class TokenBatch:
     """One forward pass worth of texts.
 
     Attributes:
-        ids: Token ids, one list a text, special tokens included, not padded.
+        ids: Token ids of all texts one after another, special tokens included, not padded; int32, shape [tokens].
+        lengths: Tokens of each text, int64, shape [texts]; together they are the length of `ids`.
         prompt_length: Tokens at the start of every text that come from an instruction, special tokens before it
             included. Only checkpoints that leave the instruction out of their mean look at it.
+        alone: No other batch of the same call waits, so that this one should have all cores.
     """
 
-    ids: list[list[int]]
+    ids: NDArray[np.int32]
+    lengths: NDArray[np.int64]
     prompt_length: int = 0
+    alone: bool = True
+
+    @cached_property
+    def is_token(self) -> NDArray[np.bool_]:
+        """Marks what is no padding, shape [texts, longest]."""
+        marks: NDArray[np.bool_] = np.arange(self.lengths.max()) < self.lengths[:, None]
+        return marks
+
+    def padded(self, pad_id: int) -> NDArray[np.int32]:
+        """Returns the ids, short texts filled up at the end, shape [texts, longest]."""
+        if self.lengths.min() == self.lengths.max():
+            return self.ids.reshape(len(self.lengths), -1)
+        padded = np.full(self.is_token.shape, pad_id, dtype=np.int32)
+        padded[self.is_token] = self.ids
+        return padded
+
+
+class PendingRows(Protocol):
+    """A batch on its way."""
+
+    def result(self) -> NDArray[np.float32]:
+        """Waits for the rows: float32, before normalisation.
+
+        Returns:
+            Shape [texts, width] for an engine whose rows are "cls" or "pooled"; for "tokens" [tokens, width], without
+            padding.
+
+        Raises:
+            EngineOutOfMemory: The batch does not fit.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Computed:
+    """Rows that an engine which doesn't run beside its caller has finished already."""
+
+    rows: NDArray[np.float32]
+
+    def result(self) -> NDArray[np.float32]:
+        """See `PendingRows.result`."""
+        return self.rows
 
 
 class Engine(Protocol):
-    """Runs a loaded model."""
+    """Runs a loaded model. May be called from several threads.
+
+    Attributes:
+        name: As in the setting `engine`.
+        rows: What it gives for a text.
+        batch_tokens: Tokens, padding included, in one forward pass, for best speed.
+    """
 
     name: str
-    default_batch_tokens: int
+    rows: Rows
+    batch_tokens: int
 
-    def pool(self, batch: TokenBatch) -> NDArray[np.float32]:
-        """Runs one batch.
+    @property
+    def parallel_batches(self) -> int:
+        """How many batches a caller should have on their way to keep it busy."""
+        ...
 
-        Returns:
-            The pooled vector of each text, before normalisation, float32, shape [len(batch.ids), dimension].
+    def submit(self, batch: TokenBatch) -> PendingRows:
+        """Starts one batch.
+
+        Raises:
+            EngineOutOfMemory: The batch does not fit.
         """
         ...

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from bge_integrations.backend.engines import TokenBatch
+from bge_integrations.backend.engines import Computed, EngineOutOfMemory, Rows, TokenBatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +23,8 @@ class SentenceTransformersEngine:
     """Calls the checkpoint's own modules, leaving out a closing L2 normalisation, which belongs to the encoder."""
 
     name = "sentence-transformers"
+    rows: Rows = "pooled"
+    parallel_batches = 1
 
     def __init__(self, modules: Sequence[torch.nn.Module], *, device: torch.device, pad_id: int) -> None:
         """Takes modules that are already on their device.
@@ -35,26 +37,22 @@ class SentenceTransformersEngine:
         self._modules = tuple(modules)
         self._device = device
         self._pad_id = pad_id
-        self.default_batch_tokens = _CPU_BATCH_TOKENS if device.type == "cpu" else _ACCELERATOR_BATCH_TOKENS
+        self._lock = threading.Lock()
+        self.batch_tokens = _CPU_BATCH_TOKENS if device.type == "cpu" else _ACCELERATOR_BATCH_TOKENS
 
-    @torch.inference_mode()
-    def pool(self, batch: TokenBatch) -> NDArray[np.float32]:
-        """See `Engine.pool`."""
+    def submit(self, batch: TokenBatch) -> Computed:
+        """See `Engine.submit`. One batch at a time, since each already uses every core."""
         features: dict[str, Any] = {
-            name: torch.from_numpy(array).to(self._device) for name, array in self._padded(batch.ids).items()
+            "input_ids": torch.from_numpy(batch.padded(self._pad_id).astype(np.int64)).to(self._device),
+            "attention_mask": torch.from_numpy(batch.is_token.astype(np.int64)).to(self._device),
         }
         if batch.prompt_length:
             features["prompt_length"] = batch.prompt_length
-        for module in self._modules:
-            features = module(features)
-        pooled: torch.Tensor = features["sentence_embedding"]
-        return pooled.float().cpu().numpy()
-
-    def _padded(self, ids: list[list[int]]) -> dict[str, NDArray[np.int64]]:
-        width = max(map(len, ids))
-        input_ids = np.full((len(ids), width), self._pad_id, dtype=np.int64)
-        attention_mask = np.zeros((len(ids), width), dtype=np.int64)
-        for row, text in enumerate(ids):
-            input_ids[row, : len(text)] = text
-            attention_mask[row, : len(text)] = 1
-        return {"input_ids": input_ids, "attention_mask": attention_mask}
+        try:
+            with self._lock, torch.inference_mode():
+                for module in self._modules:
+                    features = module(features)
+                pooled: torch.Tensor = features["sentence_embedding"]
+                return Computed(pooled.float().cpu().numpy())
+        except torch.OutOfMemoryError as error:
+            raise EngineOutOfMemory(str(error)) from error

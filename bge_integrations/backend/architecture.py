@@ -1,0 +1,136 @@
+"""The encoders that the fast engines know: which architectures, of what shape, and the names of their weights.
+
+BERT and its RoBERTa-like kin differ in nothing but where positions start, so one description serves all of them. What
+is not exactly so (another activation, relative positions, adapters injected into the layers) is left to the
+sentence-transformers engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A kind of encoder.
+
+    Attributes:
+        model_class: transformers' class of the bare model.
+        positions_after_padding: Whether positions start after the padding index, as in fairseq.
+    """
+
+    model_class: str
+    positions_after_padding: bool
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "bert": Architecture("BertModel", positions_after_padding=False),
+    "roberta": Architecture("RobertaModel", positions_after_padding=True),
+    "xlm-roberta": Architecture("XLMRobertaModel", positions_after_padding=True),
+    "camembert": Architecture("CamembertModel", positions_after_padding=True),
+}
+"""By the `model_type` of config.json."""
+
+WORDS = "embeddings.word_embeddings.weight"
+POSITIONS = "embeddings.position_embeddings.weight"
+TOKEN_TYPES = "embeddings.token_type_embeddings.weight"
+EMBEDDING_NORM = "embeddings.LayerNorm"
+QUERY, KEY, VALUE = (f"attention.self.{name}" for name in ("query", "key", "value"))
+ATTENTION_OUTPUT, ATTENTION_NORM = "attention.output.dense", "attention.output.LayerNorm"
+FEED_FORWARD, OUTPUT, OUTPUT_NORM = "intermediate.dense", "output.dense", "output.LayerNorm"
+_LAYER_PARTS = (QUERY, KEY, VALUE, ATTENTION_OUTPUT, ATTENTION_NORM, FEED_FORWARD, OUTPUT, OUTPUT_NORM)
+_UNUSED_PREFIXES = ("pooler.", "embeddings.position_ids", "embeddings.token_type_ids")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderShape:
+    """An encoder's shape.
+
+    Attributes:
+        layers: Transformer layers.
+        hidden_size: Width of the hidden states.
+        heads: Attention heads.
+        norm_eps: Added to the variance in layer normalisation.
+        positions_after_padding: Whether the first position has the index `pad_id + 1` instead of 0.
+        pad_id: Token id of padding.
+    """
+
+    layers: int
+    hidden_size: int
+    heads: int
+    norm_eps: float
+    positions_after_padding: bool
+    pad_id: int
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.heads
+
+    def position_ids(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Returns the row of the position table for each token.
+
+        Where positions start after the padding index, a padding token has that index and doesn't count, also if it
+        stands inside a text (`create_position_ids_from_input_ids` in transformers' modeling_xlm_roberta.py).
+
+        Args:
+            ids: Token ids, padded with `pad_id`, shape [texts, tokens].
+
+        Returns:
+            int32, shape [texts, tokens], or [1, tokens] where every text has the same.
+        """
+        if not self.positions_after_padding:
+            return np.arange(ids.shape[1], dtype=np.int32)[None]
+        is_token = (ids != self.pad_id).astype(np.int32)
+        positions: NDArray[np.int32] = np.cumsum(is_token, axis=1, dtype=np.int32) * is_token + self.pad_id
+        return positions
+
+
+def layer_weight(layer: int, part: str, kind: str = "weight") -> str:
+    """Names a weight of a layer."""
+    return f"encoder.layer.{layer}.{part}.{kind}"
+
+
+def describe_encoder(model: torch.nn.Module) -> EncoderShape | None:
+    """Returns the shape of a transformers model, or None if it is none that the fast engines know.
+
+    Args:
+        model: What `AutoModel.from_pretrained` returned.
+    """
+    config: Any = model.config
+    known = ARCHITECTURES.get(config.model_type)
+    kind = type(model)
+    # A class of the checkpoint's own code may have any name.
+    if known is None or kind.__name__ != known.model_class or not kind.__module__.startswith("transformers.models."):
+        return None
+    plain = (
+        config.hidden_act == "gelu"
+        and getattr(config, "position_embedding_type", "absolute") in ("absolute", None)
+        and not getattr(config, "is_decoder", False)
+        and not getattr(config, "add_cross_attention", False)
+    )
+    shape = EncoderShape(
+        layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        heads=config.num_attention_heads,
+        norm_eps=config.layer_norm_eps,
+        positions_after_padding=known.positions_after_padding,
+        pad_id=config.pad_token_id or 0,
+    )
+    names = {name for name in model.state_dict() if not name.startswith(_UNUSED_PREFIXES)}
+    return shape if plain and names == _weight_names(shape) else None
+
+
+def _weight_names(shape: EncoderShape) -> set[str]:
+    names = {WORDS, POSITIONS, TOKEN_TYPES, f"{EMBEDDING_NORM}.weight", f"{EMBEDDING_NORM}.bias"}
+    for layer in range(shape.layers):
+        names |= {layer_weight(layer, part, kind) for part in _LAYER_PARTS for kind in ("weight", "bias")}
+    return names

@@ -1,0 +1,34 @@
+"""How many processor cores this process may really use."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+_CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
+_CGROUP_V1 = (Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us"))
+
+
+def usable_cores() -> int:
+    """Returns the cores that this process may use: its CPU affinity, or less where a container's quota says so.
+
+    `os.cpu_count()` counts the machine's cores also inside a container that is given two of them; threads beyond the
+    quota are stopped for the rest of each period, which costs more than they bring.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota()
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def _quota() -> float | None:
+    """Returns the control group's limit in cores; None without one."""
+    try:
+        if _CGROUP_V2.is_file():
+            quota, period = _CGROUP_V2.read_text(encoding="ascii").split()[:2]
+        else:
+            quota, period = (path.read_text(encoding="ascii").strip() for path in _CGROUP_V1)
+        cores = float(quota) / float(period)
+    except (OSError, ValueError):  # no control groups, or the word "max"
+        return None
+    return cores if cores > 0 else None

@@ -1,0 +1,72 @@
+"""Which devices there are, and what a device and a precision of `auto` mean here."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+from bge_integrations.errors import DeviceNotAvailableError
+
+_DRIVER_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, and either under WSL
+
+
+def available_devices() -> list[str]:
+    """Returns the devices that models can run on here, best first.
+
+    torch, whose import takes seconds, is only asked where it could know of more than the CPU.
+    """
+    if "torch" not in sys.modules and not _may_have_accelerator():
+        return ["cpu"]
+    import torch
+
+    devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    return [*devices, "cpu"]
+
+
+def resolve_device(device: str | None) -> str:
+    """Returns the device to use, the first there is of cuda, mps and cpu for None or `"auto"`.
+
+    Raises:
+        DeviceNotAvailableError: If it is not on this machine, naming those that are.
+    """
+    if device in ("cpu", "cpu:0"):
+        return "cpu"
+    available = available_devices()
+    if device in (None, "auto"):
+        return available[0]
+    match = re.fullmatch(r"([a-z]+)(?::(\d+))?", str(device))
+    cuda_devices = sum(name.startswith("cuda") for name in available)
+    known = {name.split(":")[0] for name in available}
+    if match and match[1] in known and (match[1] != "cuda" or int(match[2] or 0) < cuda_devices):
+        # "cuda" and "cuda:0", or "cpu" and "cpu:0", are one device and must share one model.
+        return f"cuda:{match[2] or 0}" if match[1] == "cuda" else match[1]
+    raise DeviceNotAvailableError(
+        f"device={device!r} is not on this machine; it has {', '.join(map(repr, available))}. Leave "
+        "device=None to take the first of these."
+    )
+
+
+def resolve_precision(precision: str, device: str) -> str:
+    """Returns the precision to compute in: `"auto"` is float16 on CUDA, as the authors run their models."""
+    if precision != "auto":
+        return precision
+    return "float16" if device.startswith("cuda") else "float32"
+
+
+def _may_have_accelerator() -> bool:
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return False
+    if sys.platform == "darwin":
+        return True
+    try:
+        built = (Path(spec.origin).parent / "version.py").read_text(encoding="utf-8")
+    except OSError:
+        return True
+    if not re.search(r"^(?:cuda|hip|xpu)\b[^=]*=\s*['\"]", built, re.MULTILINE):
+        return False
+    return not sys.platform.startswith("linux") or any(Path(file).exists() for file in _DRIVER_FILES)

@@ -1,0 +1,62 @@
+"""Prepared models that are kept on disk because they are slow to make again."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from bge_integrations.backend.digests import cache_root
+from bge_integrations.backend.prepared import PreparedModel
+from bge_integrations.errors import PreparedModelError
+
+logger = logging.getLogger(__name__)
+
+
+class CacheNotWritableError(Exception):
+    """The cache folder can't be written to."""
+
+
+def graphs_folder() -> Path:
+    """Returns the folder of cached graphs, one folder for each."""
+    return cache_root() / "graphs"
+
+
+def cached_model(key: str, make: Callable[[Path], None]) -> PreparedModel:
+    """Returns the prepared model of a key, made anew if there is none, or if it is damaged or of another version.
+
+    Processes that ask for the same one at once wait for one of them to make it. It is moved to its place as a whole.
+
+    Args:
+        key: Names everything that the content depends on, in letters and digits.
+        make: Writes a prepared model into an empty folder.
+
+    Raises:
+        CacheNotWritableError: There is no place to keep it.
+    """
+    folder = graphs_folder() / key
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(folder.with_name(f"{key}.lock")).acquire()
+    except OSError as error:
+        raise CacheNotWritableError(str(error)) from error
+    with held:
+        if folder.exists():
+            try:
+                return PreparedModel.open(folder)
+            except PreparedModelError as error:
+                logger.warning("making the cached graph again: %s", error)
+                shutil.rmtree(folder)
+        for left_behind in folder.parent.glob(f"{key}-*"):  # by a process that died
+            shutil.rmtree(left_behind, ignore_errors=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f"{key}-", dir=folder.parent))
+        try:
+            make(unfinished)
+            unfinished.rename(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        return PreparedModel.open(folder)

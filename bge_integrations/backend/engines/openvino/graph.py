@@ -1,0 +1,136 @@
+"""An encoder as an OpenVINO graph, written operation by operation from its weights.
+
+Tracing transformers' own model would carry its masks, its pooler and its whole last layer along. Written out, the graph
+holds nothing that the output doesn't need:
+
+- query, key and value are one matrix product; the row of token type 0 is part of the position table;
+- for CLS rows, the last layer has one query row. With it, `scores = X (W_k^T q)` and `context = W_v (sum_j p_j x_j)`,
+  so that no key and no value is ever computed. The key bias adds the same to every score, which the softmax ignores;
+  the probabilities add up to one, so the value bias is added once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+from openvino import opset13 as op
+
+from bge_integrations.backend import architecture as names
+from bge_integrations.backend.architecture import EncoderShape, layer_weight
+
+Weights = Mapping[str, NDArray[np.float32]]
+_Node = Any  # openvino types its operations as Node and as Output, which accept each other everywhere
+
+MASKED = np.float32(-1e9)
+"""Added to the attention scores of padding: far below any score, and finite in bfloat16 too."""
+
+
+def build_graph(weights: Weights, shape: EncoderShape, *, cls_only: bool) -> ov.Model:
+    """Builds the graph.
+
+    Args:
+        weights: The transformers model's state dict, float32.
+        shape: Its shape.
+        cls_only: Give the first row of every text instead of all rows.
+
+    Returns:
+        A model with the inputs `ids` (int32 [texts, tokens]), `positions` (int32 [texts or 1, tokens]) and `mask`
+        (float32 [texts, 1, 1, tokens], 0 for tokens and `MASKED` for padding) and the output `rows`, float32, shape
+        [texts, hidden size] or [texts, tokens, hidden size].
+    """
+    return _Builder(weights, shape).build(cls_only=cls_only)
+
+
+class _Builder:
+    def __init__(self, weights: Weights, shape: EncoderShape) -> None:
+        self._weights = weights
+        self._shape = shape
+
+    def build(self, *, cls_only: bool) -> ov.Model:
+        ids = op.parameter([-1, -1], ov.Type.i32, name="ids")
+        positions = op.parameter([-1, -1], ov.Type.i32, name="positions")
+        mask = op.parameter([-1, 1, 1, -1], ov.Type.f32, name="mask")
+        hidden = self._embed(ids, positions)
+        for layer in range(self._shape.layers - cls_only):
+            hidden = self._rest_of_layer(layer, self._attend(layer, hidden, mask), hidden)
+        if cls_only:
+            hidden = self._last_layer_of_first_row(hidden, mask)
+        result = op.result(hidden, name="rows")
+        result.output(0).get_tensor().set_names({"rows"})
+        return ov.Model([result], [ids, positions, mask], "encoder")
+
+    def _embed(self, ids: _Node, positions: _Node) -> _Node:
+        axis = _integers(0)
+        # Rows of token type 0 go into the position table, since single texts have no other type.
+        table = self._weights[names.POSITIONS] + self._weights[names.TOKEN_TYPES][0]
+        words = op.gather(_floats(self._weights[names.WORDS]), ids, axis)
+        return self._normalized(op.add(words, op.gather(_floats(table), positions, axis)), names.EMBEDDING_NORM)
+
+    def _attend(self, layer: int, hidden: _Node, mask: _Node) -> _Node:
+        """Returns the context of every row, before the output projection, shape [texts, tokens, hidden size]."""
+        shape = self._shape
+        fused = [
+            np.concatenate(
+                [self._weights[layer_weight(layer, part, kind)] for part in (names.QUERY, names.KEY, names.VALUE)]
+            )
+            for kind in ("weight", "bias")
+        ]
+        projected = op.add(op.matmul(hidden, _floats(fused[0]), False, True), _floats(fused[1]))
+        query, key, value = (
+            op.transpose(op.reshape(part, _integers(0, 0, shape.heads, shape.head_size), True), _integers(0, 2, 1, 3))
+            for part in op.split(projected, _integer(2), 3).outputs()
+        )
+        scale = op.constant(np.float32(shape.head_size**-0.5))
+        context = op.scaled_dot_product_attention(query, key, value, mask, scale)
+        return op.reshape(op.transpose(context, _integers(0, 2, 1, 3)), _integers(0, 0, shape.hidden_size), True)
+
+    def _last_layer_of_first_row(self, hidden: _Node, mask: _Node) -> _Node:
+        shape, layer = self._shape, self._shape.layers - 1
+        heads, width, head_size = shape.heads, shape.hidden_size, shape.head_size
+        weight = {part: self._weights[layer_weight(layer, part)] for part in (names.QUERY, names.KEY, names.VALUE)}
+        bias = {part: self._weights[layer_weight(layer, part, "bias")] for part in (names.QUERY, names.VALUE)}
+        first = op.squeeze(op.slice(hidden, _integers(0), _integers(1), _integers(1), _integers(1)), _integers(1))
+        scale = np.float32(head_size**-0.5)
+        query = op.add(
+            op.matmul(first, _floats(weight[names.QUERY] * scale), False, True), _floats(bias[names.QUERY] * scale)
+        )
+        by_head = op.reshape(query, _integers(0, heads, 1, head_size), True)
+        keys = op.matmul(by_head, _floats(weight[names.KEY].reshape(1, heads, head_size, width)), False, False)
+        scores = op.matmul(op.squeeze(keys, _integers(2)), hidden, False, True)  # [texts, heads, tokens]
+        probabilities = op.softmax(op.add(scores, op.squeeze(mask, _integers(1))), -1)
+        mixed = op.unsqueeze(op.matmul(probabilities, hidden, False, False), _integers(2))
+        context = op.matmul(mixed, _floats(weight[names.VALUE].reshape(1, heads, head_size, width)), False, True)
+        flat = op.add(op.reshape(context, _integers(0, width), True), _floats(bias[names.VALUE]))
+        return self._rest_of_layer(layer, flat, first)
+
+    def _rest_of_layer(self, layer: int, context: _Node, residual: _Node) -> _Node:
+        prefix = f"encoder.layer.{layer}."
+        attended = op.add(self._linear(context, prefix + names.ATTENTION_OUTPUT), residual)
+        hidden = self._normalized(attended, prefix + names.ATTENTION_NORM)
+        inner = op.gelu(self._linear(hidden, prefix + names.FEED_FORWARD), "erf")
+        return self._normalized(op.add(self._linear(inner, prefix + names.OUTPUT), hidden), prefix + names.OUTPUT_NORM)
+
+    def _linear(self, rows: _Node, name: str) -> _Node:
+        product = op.matmul(rows, _floats(self._weights[f"{name}.weight"]), False, True)
+        return op.add(product, _floats(self._weights[f"{name}.bias"]))
+
+    def _normalized(self, rows: _Node, name: str) -> _Node:
+        centred = op.mvn(rows, _integers(-1), True, self._shape.norm_eps, "inside_sqrt")
+        scaled = op.multiply(centred, _floats(self._weights[f"{name}.weight"]))
+        return op.add(scaled, _floats(self._weights[f"{name}.bias"]))
+
+
+def _floats(values: NDArray[np.float32]) -> _Node:
+    return op.constant(np.ascontiguousarray(values, dtype=np.float32))
+
+
+def _integers(*values: int) -> _Node:
+    return op.constant(np.array(values, dtype=np.int64))
+
+
+def _integer(value: int) -> _Node:
+    return op.constant(np.int64(value))

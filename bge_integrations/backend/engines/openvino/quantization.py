@@ -1,0 +1,90 @@
+"""int8 graphs by post-training quantisation. The quantiser, nncf, is needed here and nowhere else.
+
+Two ways, compared on the real weights of all-MiniLM-L6-v2 and on random ones of the BGE shapes (`benchmarks`):
+
+- "static": weights and activations in int8, with the ranges of activations measured on calibration texts and outliers
+  moved into the weights (SmoothQuant, https://arxiv.org/abs/2211.10438). The fastest; the default.
+- "dynamic": weights in int8, activations rounded per token while they are computed. Needs no texts, is nearer to
+  float32, and slower.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from bge_integrations._extras import require
+
+_NO_TELEMETRY = "NNCF_CI"
+
+_SMOOTH_QUANT_ALPHA = 0.95
+
+Inputs = dict[str, NDArray[np.int32] | NDArray[np.float32]]
+"""Of the graph, by name."""
+
+
+def require_quantizer() -> None:
+    """Checks that nncf is there, before anything is loaded for it.
+
+    Raises:
+        MissingExtraError: It is not.
+    """
+    with _without_telemetry():
+        require("nncf", extra="prepare")
+
+
+def quantize_statically(graph: ov.Model, samples: Sequence[Inputs]) -> ov.Model:
+    """Quantises weights and activations.
+
+    Args:
+        graph: From `build_graph`, float32; not changed.
+        samples: Inputs of the graph that are like those to come.
+    """
+    nncf = _quantizer()
+    smoothing = nncf.AdvancedSmoothQuantParameters(matmul=_SMOOTH_QUANT_ALPHA)
+    with contextlib.redirect_stdout(sys.stderr):  # where progress bars belong
+        return nncf.quantize(
+            graph,
+            nncf.Dataset(samples),
+            subset_size=len(samples),
+            model_type=nncf.ModelType.TRANSFORMER,
+            preset=nncf.QuantizationPreset.PERFORMANCE,
+            advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=smoothing),
+        )
+
+
+def quantize_weights(graph: ov.Model) -> ov.Model:
+    """Quantises weights; activations are rounded when the graph runs."""
+    nncf = _quantizer()
+    with contextlib.redirect_stdout(sys.stderr):
+        return nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_ASYM)
+
+
+def _quantizer() -> Any:  # noqa: ANN401 - a module without types
+    with _without_telemetry():
+        import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    return nncf
+
+
+@contextlib.contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Lets nncf believe it is on its makers' build machine: else it reports its use to them, unasked."""
+    before = os.environ.get(_NO_TELEMETRY)
+    os.environ[_NO_TELEMETRY] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_NO_TELEMETRY]
+        else:
+            os.environ[_NO_TELEMETRY] = before

@@ -1,0 +1,108 @@
+"""Which engine runs a model: a table of what each can do, read from top to bottom."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bge_integrations.errors import EngineNotAvailableError, MissingExtraError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineKind:
+    """What an engine can do.
+
+    Attributes:
+        name: As in the setting `engine`.
+        package: What must be installed.
+        extra: The extra of this package that brings it.
+        devices: The devices that it runs on.
+        automatic_devices: Those where `engine="auto"` may choose it.
+        precisions: The precisions that it computes in.
+        any_architecture: Whether it runs everything, or only the encoders of `architecture.py`.
+    """
+
+    name: str
+    package: str
+    extra: str | None
+    devices: tuple[str, ...]
+    automatic_devices: tuple[str, ...]
+    precisions: tuple[str, ...]
+    any_architecture: bool
+
+
+_HALVES_AND_SINGLE = ("float32", "bfloat16", "float16")
+
+ENGINE_KINDS = (
+    EngineKind("openvino", "openvino", "openvino", ("cpu",), ("cpu",), ("float32", "bfloat16", "int8"), False),
+    EngineKind("torch", "torch", None, ("cpu", "cuda", "mps"), ("cpu", "cuda"), _HALVES_AND_SINGLE, False),
+    EngineKind(
+        "sentence-transformers",
+        "sentence_transformers",
+        None,
+        ("cpu", "cuda", "mps"),
+        ("cpu", "cuda", "mps"),
+        _HALVES_AND_SINGLE,
+        True,
+    ),
+)
+"""Fastest first; `engine="auto"` takes the first that nothing stands against."""
+
+
+def candidates(wanted: str, device: str, precision: str, *, known_architecture: bool) -> Iterator[EngineKind]:
+    """Yields the engines to try, best first; for a named engine only that one.
+
+    Args:
+        wanted: The setting `engine`.
+        device: Where to run, as resolved.
+        precision: How to compute, as resolved.
+        known_architecture: Whether the checkpoint is one of those that the fast engines know, as far as its files say.
+
+    Raises:
+        EngineNotAvailableError: The engine named can't do it, or none can.
+        MissingExtraError: The engine named is not installed.
+    """
+    obstacles = {}
+    for kind in ENGINE_KINDS:
+        if wanted in ("auto", kind.name):
+            obstacle = _obstacle(kind, device, precision, known_architecture, named=wanted == kind.name)
+            if obstacle is None:
+                yield kind
+            else:
+                obstacles[kind.name] = obstacle
+                logger.info("not %s: %s", kind.name, obstacle)
+    if wanted != "auto" and obstacles:
+        raise EngineNotAvailableError(f"engine={wanted!r} can't be used: {obstacles[wanted]}.")
+    if len(obstacles) == len(ENGINE_KINDS):
+        reasons = "; ".join(f"{name}: {obstacle}" for name, obstacle in obstacles.items())
+        raise EngineNotAvailableError(f"No engine computes in {precision} on {device} for this model ({reasons}).")
+
+
+def _obstacle(kind: EngineKind, device: str, precision: str, known_architecture: bool, *, named: bool) -> str | None:
+    device_type = device.split(":")[0]
+    if device_type not in kind.devices:
+        return f"it runs on {' and '.join(kind.devices)}, not on {device}"
+    if device_type not in kind.automatic_devices and not named:
+        return f"on {device_type} it must be asked for by name"
+    if precision not in kind.precisions:
+        return f"it computes in {', '.join(kind.precisions)}, not in {precision}"
+    if importlib.util.find_spec(kind.package) is None:
+        remedy = f"{kind.package} is not installed. Install it with: pip install 'bge-integrations[{kind.extra}]'"
+        if named:
+            raise MissingExtraError(remedy)
+        return remedy
+    if kind.name == "openvino" and precision == "bfloat16" and not _cpu_computes_bfloat16():
+        return "this processor has no bfloat16 instructions, without which OpenVINO would compute in float32"
+    if not kind.any_architecture and not known_architecture:
+        return "the model is no BERT or XLM-RoBERTa encoder"
+    return None
+
+
+def _cpu_computes_bfloat16() -> bool:
+    from bge_integrations.backend.engines.openvino.engine import computes_bfloat16
+
+    return computes_bfloat16()

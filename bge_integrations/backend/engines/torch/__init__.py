@@ -1,0 +1,1 @@
+"""BERT-like encoders on unpadded batches, on the CPU, CUDA and MPS."""

@@ -1,0 +1,206 @@
+"""The forward pass of a BERT-like encoder over unpadded rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from bge_integrations.backend import architecture as names
+from bge_integrations.backend.architecture import EncoderShape, layer_weight
+from bge_integrations.backend.engines import TokenBatch
+from bge_integrations.backend.engines.torch.layout import EqualLengths, Layout, OneBlock
+
+_QKV = (names.QUERY, names.KEY, names.VALUE)
+
+
+class UnpaddedEncoder:
+    """Computes hidden states with the weights of a transformers model, which stay where they are.
+
+    Only query, key and value are moved: into one tensor, of which the model's own parameters become parts, so that both
+    go on working and nothing is held twice.
+    """
+
+    def __init__(self, model: torch.nn.Module, shape: EncoderShape, *, cls_only: bool) -> None:
+        """Takes a model that is on its device, in its precision.
+
+        Args:
+            model: BERT or one of its kin, as `describe_encoder` knows them.
+            shape: Its shape.
+            cls_only: Give the first row of every text instead of all rows.
+        """
+        self._shape = shape
+        self._cls_only = cls_only
+        fused = [_fuse(model, layer) for layer in range(shape.layers)]
+        self._weights: dict[str, torch.Tensor] = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+        self._qkv = fused
+        self._positions = self._weights[names.POSITIONS] + self._weights[names.TOKEN_TYPES][0]
+        self.device = self._positions.device
+        self.dtype = self._positions.dtype
+        self._varlen = _variable_length_attention(self.device, self.dtype)
+
+    @torch.inference_mode()
+    def __call__(self, batch: TokenBatch) -> torch.Tensor:
+        """Runs a batch.
+
+        Returns:
+            Shape [texts, width] or [tokens, width], on the device, in the model's precision.
+        """
+        ids = batch.padded(self._shape.pad_id)
+        positions = np.broadcast_to(self._shape.position_ids(ids), ids.shape)[batch.is_token]
+        hidden = functional.embedding(self._to_device(batch.ids), self._weights[names.WORDS])
+        hidden = hidden + functional.embedding(self._to_device(positions), self._positions)
+        hidden = self._norm(hidden, names.EMBEDDING_NORM)
+        ends = np.concatenate([[0], np.cumsum(batch.lengths)]).astype(np.int32)
+        attention = (
+            _VariableLengths(self, self._to_device(ends), int(batch.lengths.max()))
+            if self._varlen
+            else _Blocks(self, _layout(batch, self.device))
+        )
+        for layer in range(self._shape.layers - self._cls_only):
+            hidden = self._rest_of_layer(layer, attention.all_rows(layer, hidden), hidden)
+        if self._cls_only:
+            first = hidden[self._to_device(ends[:-1])]
+            last = self._shape.layers - 1
+            hidden = self._rest_of_layer(last, attention.first_rows(last, hidden, first), first)
+        return hidden
+
+    def project(self, layer: int, hidden: torch.Tensor, parts: slice) -> torch.Tensor:
+        """Applies query, key and value projections, or some of them: a slice of the three."""
+        width = self._shape.hidden_size
+        weight, bias = self._qkv[layer]
+        rows = slice((parts.start or 0) * width, (3 if parts.stop is None else parts.stop) * width)
+        return functional.linear(hidden, weight[rows], bias[rows])
+
+    def weight_and_bias(self, layer: int, part: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns a layer's linear map."""
+        return self._weights[layer_weight(layer, part)], self._weights[layer_weight(layer, part, "bias")]
+
+    @property
+    def shape(self) -> EncoderShape:
+        """The encoder's shape."""
+        return self._shape
+
+    @property
+    def variable_length_attention(self) -> Any:  # noqa: ANN401 - torch's function, which older versions lack
+        """Torch's attention over texts of different lengths; None where it can't be used."""
+        return self._varlen
+
+    def _rest_of_layer(self, layer: int, context: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        prefix = f"encoder.layer.{layer}."
+        attended = functional.linear(context, *self.weight_and_bias(layer, names.ATTENTION_OUTPUT)) + residual
+        hidden = self._norm(attended, prefix + names.ATTENTION_NORM)
+        inner = functional.gelu(functional.linear(hidden, *self.weight_and_bias(layer, names.FEED_FORWARD)))
+        outer = functional.linear(inner, *self.weight_and_bias(layer, names.OUTPUT))
+        return self._norm(outer + hidden, prefix + names.OUTPUT_NORM)
+
+    def _norm(self, rows: torch.Tensor, name: str) -> torch.Tensor:
+        weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
+        return functional.layer_norm(rows, (self._shape.hidden_size,), weight, bias, self._shape.norm_eps)
+
+    def _to_device(self, values: np.ndarray[Any, np.dtype[np.int32]]) -> torch.Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(values))
+        # Pinned memory lets the copy run while the processor goes on to the next batch.
+        return (
+            tensor.pin_memory().to(self.device, non_blocking=True)
+            if self.device.type == "cuda"
+            else tensor.to(self.device)
+        )
+
+
+class _Blocks:
+    """Attention block by block, each of whole texts side by side."""
+
+    def __init__(self, encoder: UnpaddedEncoder, layout: Layout) -> None:
+        self._encoder = encoder
+        self._layout = layout
+
+    def all_rows(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
+        shape = self._encoder.shape
+        contexts = []
+        for block in self._layout.blocks(self._encoder.project(layer, hidden, slice(None))):
+            texts, longest, _ = block.shape
+            query, key, value = block.view(texts, longest, 3, shape.heads, shape.head_size).permute(2, 0, 3, 1, 4)
+            context = functional.scaled_dot_product_attention(query, key, value, attn_mask=self._layout.mask)
+            contexts.append(context.transpose(1, 2).reshape(texts, longest, shape.hidden_size))
+        return self._layout.join(contexts)
+
+    def first_rows(self, layer: int, hidden: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        """Attends from one row a text without computing keys or values; the algebra is in `openvino/graph.py`."""
+        shape = self._encoder.shape
+        heads, width = shape.heads, shape.hidden_size
+        query = self._encoder.project(layer, first, slice(0, 1)) * shape.head_size**-0.5
+        by_head = query.view(-1, heads, shape.head_size).transpose(0, 1)
+        key_weight, _ = self._encoder.weight_and_bias(layer, names.KEY)
+        keys = torch.bmm(by_head, key_weight.view(heads, shape.head_size, width)).transpose(0, 1)
+        mixed, done = [], 0
+        for block in self._layout.blocks(hidden):
+            texts = block.shape[0]
+            scores = torch.bmm(keys[done : done + texts], block.transpose(1, 2))
+            if self._layout.mask is not None:
+                scores = scores.masked_fill(~self._layout.mask[:, 0], float("-inf"))
+            mixed.append(torch.bmm(scores.softmax(-1), block))
+            done += texts
+        value_weight, value_bias = self._encoder.weight_and_bias(layer, names.VALUE)
+        by_head = torch.cat(mixed).transpose(0, 1)
+        context = torch.bmm(by_head, value_weight.view(heads, shape.head_size, width).transpose(1, 2))
+        return context.transpose(0, 1).reshape(-1, width) + value_bias
+
+
+class _VariableLengths:
+    """Attention by one kernel that is told where each text ends."""
+
+    def __init__(self, encoder: UnpaddedEncoder, ends: torch.Tensor, longest: int) -> None:
+        self._encoder = encoder
+        self._ends = ends
+        self._longest = longest
+        self._one_each = torch.arange(len(ends), dtype=torch.int32, device=ends.device)
+
+    def all_rows(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
+        query, key, value = self._heads(self._encoder.project(layer, hidden, slice(None)))
+        return self._attend(query, key, value, self._ends, self._longest)
+
+    def first_rows(self, layer: int, hidden: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        (query,) = self._heads(self._encoder.project(layer, first, slice(0, 1)))
+        key, value = self._heads(self._encoder.project(layer, hidden, slice(1, 3)))
+        return self._attend(query, key, value, self._one_each, 1)
+
+    def _attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, query_ends: torch.Tensor, longest_query: int
+    ) -> torch.Tensor:
+        context: torch.Tensor = self._encoder.variable_length_attention(
+            query, key, value, query_ends, self._ends, longest_query, self._longest
+        )
+        return context.reshape(-1, self._encoder.shape.hidden_size)
+
+    def _heads(self, projected: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        shape = self._encoder.shape
+        return projected.view(len(projected), -1, shape.heads, shape.head_size).unbind(1)
+
+
+def _layout(batch: TokenBatch, device: torch.device) -> Layout:
+    return OneBlock(batch, device) if device.type == "cuda" else EqualLengths(batch.lengths)
+
+
+def _fuse(model: torch.nn.Module, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Puts a layer's query, key and value into one tensor and makes the model's parameters parts of it."""
+    fused = []
+    for kind in ("weight", "bias"):
+        parameters = [model.get_parameter(layer_weight(layer, part, kind)) for part in _QKV]
+        together = torch.cat([parameter.detach() for parameter in parameters])
+        for parameter, part in zip(parameters, together.chunk(3), strict=True):
+            parameter.data = part
+        fused.append(together)
+    return fused[0], fused[1]
+
+
+def _variable_length_attention(device: torch.device, dtype: torch.dtype) -> Any:  # noqa: ANN401
+    if device.type != "cuda" or dtype == torch.float32:
+        return None  # the kernel computes in half precision only
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:  # before torch 2.10
+        return None
+    return varlen_attn

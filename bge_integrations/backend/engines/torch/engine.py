@@ -1,0 +1,75 @@
+"""Runs the unpadded encoder and brings its rows back."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bge_integrations.backend.architecture import EncoderShape
+from bge_integrations.backend.engines import Computed, EngineOutOfMemory, PendingRows, Rows, TokenBatch
+from bge_integrations.backend.engines.torch.encoder import UnpaddedEncoder
+
+# A forward pass this large fills a GPU of today; one larger only takes memory.
+_MOST_ACCELERATOR_TOKENS = 65536
+_CPU_TOKENS = 1024
+# Rows that are alive at once in a layer, in multiples of the hidden size: the feed-forward's two sides (4 + 4), query,
+# key and value (3), and the residual, its sum, the context and a norm.
+_LIVE_WIDTHS = 15
+
+
+class TorchEngine:
+    """A BERT-like encoder on unpadded batches."""
+
+    name = "torch"
+
+    def __init__(self, model: torch.nn.Module, shape: EncoderShape, *, rows: Rows) -> None:
+        """Takes a model that is on its device, in its precision.
+
+        Args:
+            model: BERT or one of its kin, as `describe_encoder` knows them.
+            shape: Its shape.
+            rows: "cls" or "tokens".
+        """
+        self.rows: Rows = rows
+        self._encoder = UnpaddedEncoder(model, shape, cls_only=rows == "cls")
+        self._device = self._encoder.device
+        self._lock = threading.Lock()
+        on_cpu = self._device.type == "cpu"
+        self.parallel_batches = 1 if on_cpu else 4
+        self.batch_tokens = _CPU_TOKENS if on_cpu else self._tokens_that_fit(shape)
+
+    def submit(self, batch: TokenBatch) -> PendingRows:
+        """See `Engine.submit`. On a GPU it returns as soon as the work is queued there."""
+        try:
+            with self._lock:
+                rows = self._encoder(batch)
+                return _Arriving(rows) if self._device.type == "cuda" else Computed(rows.float().cpu().numpy())
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise EngineOutOfMemory(str(error)) from error
+
+    def _tokens_that_fit(self, shape: EncoderShape) -> int:
+        if self._device.type != "cuda":
+            return _MOST_ACCELERATOR_TOKENS // 4
+        free, _ = torch.cuda.mem_get_info(self._device)
+        bytes_per_token = _LIVE_WIDTHS * shape.hidden_size * self._encoder.dtype.itemsize
+        return max(512, min(_MOST_ACCELERATOR_TOKENS, free // 2 // bytes_per_token))
+
+
+class _Arriving:
+    """Rows that a GPU copies into pinned memory by itself once it has computed them."""
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        with torch.inference_mode():
+            self._host = torch.empty(rows.shape, dtype=torch.float32, pin_memory=True)
+            self._host.copy_(rows.float(), non_blocking=True)
+        self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._arrived.record(torch.cuda.current_stream(rows.device))
+
+    def result(self) -> NDArray[np.float32]:
+        """See `PendingRows.result`."""
+        self._arrived.synchronize()
+        return self._host.numpy()

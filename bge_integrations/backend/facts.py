@@ -1,0 +1,53 @@
+"""What must be known of a model, beside its weights, to encode texts with it. Plain data that can be saved."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bge_integrations.backend.architecture import EncoderShape
+from bge_integrations.backend.tokenization import Side
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What sentence-transformers found out about a model when it loaded it.
+
+    Attributes:
+        dimension: Length of its vectors.
+        max_tokens: The longest text it reads, special tokens included.
+        positions: How many tokens it has positions for; None where its positions are unbounded.
+        normalizes: Whether the checkpoint's own modules end in an L2 normalisation.
+        pooling: How hidden states become a vector, by sentence-transformers' name, where that is all that follows
+            the transformer; None where the checkpoint's own modules must do it.
+        pools_without_prompt: Whether pooling leaves an instruction's tokens out.
+        prompts: The prompts saved in the checkpoint, by name.
+        default_prompt_name: The prompt for texts without another one.
+        pad_id: Token id that fills short texts.
+        truncation_side: The end at which long texts are cut.
+        encoder: The transformer's shape, if the fast engines know it.
+    """
+
+    dimension: int
+    max_tokens: int
+    positions: int | None
+    normalizes: bool
+    pooling: str | None
+    pools_without_prompt: bool
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    pad_id: int
+    truncation_side: Side
+    encoder: EncoderShape | None
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> ModelFacts:
+        """Reads what `dataclasses.asdict` made of it."""
+        encoder = content["encoder"]
+        return cls(**{**content, "encoder": EncoderShape(**encoder) if encoder else None})
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns it ready for JSON."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,55 @@
+"""From the hidden states of tokens to one vector a text, for models that do not take the first row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pool = Callable[[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
+
+
+def _mean(rows: NDArray[np.float32], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+    sums = np.add.reduceat(rows, starts, axis=0)
+    return np.divide(sums, lengths[:, None], dtype=np.float32)
+
+
+def _max(rows: NDArray[np.float32], starts: NDArray[np.int64], _: NDArray[np.int64]) -> NDArray[np.float32]:
+    highest: NDArray[np.float32] = np.maximum.reduceat(rows, starts, axis=0)
+    return highest
+
+
+def _last(rows: NDArray[np.float32], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+    last: NDArray[np.float32] = rows[starts + lengths - 1]
+    return last
+
+
+TOKEN_POOLINGS: Mapping[str, Pool] = {"mean": _mean, "max": _max, "lasttoken": _last}
+"""By sentence-transformers' names; "cls" is missing, since engines give the first row themselves."""
+
+
+NAMES_OF_CATALOGUE: Mapping[str, str] = {"cls": "cls", "last_token": "lasttoken"}
+"""sentence-transformers' names of the catalogue's poolings."""
+
+
+def pool_tokens(
+    rows: NDArray[np.float32], lengths: NDArray[np.int64], pooling: str, prompt_length: int = 0
+) -> NDArray[np.float32]:
+    """Pools the rows of every text.
+
+    Args:
+        rows: Hidden states of all texts one after another, shape [tokens, width].
+        lengths: Tokens of each text, shape [texts].
+        pooling: A key of `TOKEN_POOLINGS`.
+        prompt_length: Leading tokens of each text to leave out.
+
+    Returns:
+        float32, shape [texts, width].
+    """
+    if prompt_length:
+        kept = np.arange(lengths.max()) < lengths[:, None]
+        kept[:, :prompt_length] = False
+        rows, lengths = rows[kept[np.arange(kept.shape[1]) < lengths[:, None]]], lengths - prompt_length
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    return TOKEN_POOLINGS[pooling](rows, starts, lengths)

@@ -1,0 +1,135 @@
+"""Makes a prepared model out of a checkpoint's weights: the graph, rounded if asked for, and how well it agrees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_integrations.backend.architecture import EncoderShape
+from bge_integrations.backend.batching import plan_batches
+from bge_integrations.backend.engines import TokenBatch
+from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine, computes_bfloat16, graph_inputs
+from bge_integrations.backend.engines.openvino.graph import build_graph
+from bge_integrations.backend.pooling import pool_tokens
+from bge_integrations.backend.prepared import Agreement, Manifest, write_prepared_model
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+    from bge_integrations.backend.source import Source
+
+Quantization = Literal["static", "dynamic"]
+
+_DEFAULT_CALIBRATION = "calibration.txt"
+_SAMPLE_TOKENS = 256
+_LONGEST_SAMPLE = 256
+# Every fifth text is kept out of calibration, and agreement is measured on these.
+_HELD_OUT = 5
+
+
+def default_calibration_texts() -> list[str]:
+    """Returns the texts that ship with the package: many languages, kinds and lengths."""
+    file = resources.files("bge_integrations") / "data" / _DEFAULT_CALIBRATION
+    return file.read_text(encoding="utf-8").splitlines()
+
+
+def prepare_folder(
+    folder: Path,
+    source: Source,
+    *,
+    precision: str,
+    quantization: Quantization = "static",
+    calibration: Sequence[str] | None = None,
+    query_instruction: str | None = None,
+) -> Manifest:
+    """Writes a prepared model.
+
+    Args:
+        folder: An empty folder.
+        source: The model, in float32, one that `has_known_encoder`.
+        precision: "float32", "bfloat16" or "int8".
+        quantization: How to get int8.
+        calibration: Texts like those to come; None takes `default_calibration_texts`.
+        query_instruction: What goes before a query by default, for the manifest.
+
+    Returns:
+        The manifest, with the measured agreement.
+    """
+    shape = source.facts.encoder
+    if shape is None:
+        raise AssertionError("has_known_encoder says otherwise")
+    weights = {name: tensor.numpy() for name, tensor in source.transformer.state_dict().items()}
+    exact = build_graph(weights, shape, cls_only=source.rows == "cls")
+    graph, calibrated_on, agreement = exact, None, None
+    if precision != "float32":
+        texts = list(calibration) if calibration is not None else default_calibration_texts()
+        if precision == "int8":
+            # Of a clone, since the quantiser may work in place and agreement needs the exact graph too.
+            graph, calibrated_on = _quantize(exact.clone(), source, shape, quantization, texts)
+        if precision == "int8" or computes_bfloat16():
+            agreement = _agreement(source, shape, exact, graph, precision, texts[::_HELD_OUT])
+    spec, name = source.spec, source.request.model_name
+    manifest = Manifest(
+        source=Path(name).expanduser().resolve().name if Path(name).expanduser().is_dir() else name,
+        revision=source.request.revision,
+        content=source.checkpoint.fingerprint,
+        model_id=spec.model_id if spec else None,
+        query_instruction=query_instruction,
+        precision=precision,
+        quantization=quantization if precision == "int8" else None,
+        calibration_texts=calibrated_on,
+        agreement=agreement,
+        rows=source.rows,
+        facts=source.facts,
+    )
+    write_prepared_model(folder, graph, source.tokenizer, manifest)
+    return manifest
+
+
+def _quantize(
+    graph: ov.Model, source: Source, shape: EncoderShape, quantization: Quantization, texts: Sequence[str]
+) -> tuple[ov.Model, int | None]:
+    """Returns the int8 graph, and how many texts it was calibrated on."""
+    from bge_integrations.backend.engines.openvino.quantization import quantize_statically, quantize_weights
+
+    if quantization == "dynamic":
+        return quantize_weights(graph), None
+    seen = [text for index, text in enumerate(texts) if index % _HELD_OUT] or texts
+    samples = [graph_inputs(batch, shape) for batch in _batches(source, seen)]
+    return quantize_statically(graph, samples), len(seen)
+
+
+def _batches(source: Source, texts: Sequence[str]) -> Iterator[TokenBatch]:
+    """Yields small batches of neighbouring lengths, some of them padded, as they will come in use."""
+    limit = min(_LONGEST_SAMPLE, source.facts.max_tokens)
+    tokens = source.tokenizer.tokenize(texts, limit)
+    for indices in plan_batches(tokens.lengths, batch_tokens=_SAMPLE_TOKENS):
+        yield TokenBatch(tokens.of(indices), tokens.lengths[indices])
+
+
+def _agreement(
+    source: Source, shape: EncoderShape, exact: ov.Model, rounded: ov.Model, precision: str, texts: Sequence[str]
+) -> Agreement:
+    expected, got = (
+        np.concatenate([_unit_vectors(engine, source, batch) for batch in _batches(source, texts)])
+        for engine in (
+            OpenVinoEngine(graph, shape, rows=source.rows, precision=how, threads=source.request.threads)
+            for graph, how in ((exact, "float32"), (rounded, precision))
+        )
+    )
+    cosines = np.einsum("td,td->t", expected, got)
+    return Agreement(
+        texts=len(cosines), mean_cosine=round(float(cosines.mean()), 6), least_cosine=round(float(cosines.min()), 6)
+    )
+
+
+def _unit_vectors(engine: OpenVinoEngine, source: Source, batch: TokenBatch) -> NDArray[np.float32]:
+    rows = engine.submit(batch).result()
+    pooled = rows if engine.rows == "cls" else pool_tokens(rows, batch.lengths, str(source.facts.pooling))
+    unit: NDArray[np.float32] = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+    return unit

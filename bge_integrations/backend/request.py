@@ -1,0 +1,56 @@
+"""What is asked of the backend: everything that a loaded model depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bge_integrations.backend import prepared
+from bge_integrations.backend.cpu import usable_cores
+from bge_integrations.backend.devices import resolve_device, resolve_precision
+from bge_integrations.settings import EncoderSettings, TransformersKwargs
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadRequest:
+    """Everything that a loaded model depends on; equal requests share one. The token only opens the door."""
+
+    model_name: str
+    device: str
+    precision: str
+    engine: str = "auto"
+    threads: int = 1
+    revision: str | None = None
+    cache_folder: str | None = None
+    trust_remote_code: bool = False
+    local_files_only: bool = False
+    allow_pickle_weights: bool = False
+    transformers_kwargs: TransformersKwargs = field(default_factory=TransformersKwargs)
+    token: str | bool | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def from_settings(cls, settings: EncoderSettings) -> LoadRequest:
+        """Takes what concerns loading, with device, precision and threads resolved.
+
+        A prepared folder is made for the CPU and knows its own precision, so there `"auto"` means these.
+
+        Raises:
+            DeviceNotAvailableError: If the device is not on this machine.
+        """
+        recorded = prepared.recorded_precision(settings.model_name)
+        automatic_device = settings.device in (None, "auto")
+        device = "cpu" if recorded and automatic_device else resolve_device(settings.device)
+        automatic = settings.precision == "auto"
+        return cls(
+            model_name=settings.model_name,
+            device=device,
+            precision=recorded if recorded and automatic else resolve_precision(settings.precision, device),
+            engine=settings.engine,
+            threads=settings.threads or usable_cores(),
+            revision=settings.revision,
+            cache_folder=settings.cache_folder,
+            trust_remote_code=settings.trust_remote_code,
+            local_files_only=settings.local_files_only,
+            allow_pickle_weights=settings.allow_pickle_weights,
+            transformers_kwargs=settings.transformers_kwargs,
+            token=settings.token,
+        )

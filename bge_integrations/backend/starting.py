@@ -1,0 +1,264 @@
+"""Starts the engine that runs a model, loading no more for it than it needs."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bge_integrations.backend.architecture import ARCHITECTURES
+from bge_integrations.backend.checkpoint import Checkpoint
+from bge_integrations.backend.disk_cache import CacheNotWritableError, cached_model
+from bge_integrations.backend.engines import Engine, TokenBatch
+from bge_integrations.backend.engines.selection import candidates
+from bge_integrations.backend.facts import ModelFacts
+from bge_integrations.backend.pooling import pool_tokens
+from bge_integrations.backend.prepared import PreparedModel
+from bge_integrations.backend.request import LoadRequest
+from bge_integrations.backend.tokenization import TextTokenizer
+from bge_integrations.catalogue import ModelSpec
+from bge_integrations.errors import EngineNotAvailableError, PreparedModelError, SettingsError
+
+if TYPE_CHECKING:
+    from bge_integrations.backend.engines.sentence_transformers import SentenceTransformersEngine
+    from bge_integrations.backend.source import Source
+
+logger = logging.getLogger(__name__)
+
+_LEAST_COSINE_OF_CHECK = 0.999
+
+
+@dataclass(frozen=True)
+class Started:
+    """A running engine.
+
+    Attributes:
+        engine: What runs the model.
+        facts: What is known of the model.
+        tokenizer: Its tokenizer.
+        source: The model as sentence-transformers loaded it, where the engine holds on to it.
+    """
+
+    engine: Engine
+    facts: ModelFacts
+    tokenizer: TextTokenizer
+    source: Source | None = None
+
+
+def start(request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None) -> Started:
+    """Starts the engine asked for, or the fastest that can run the model.
+
+    Args:
+        request: What was asked for.
+        checkpoint: The model's files, already vetted.
+        spec: The catalogue's row, or None for a model that is no BGE.
+
+    Raises:
+        EngineNotAvailableError: The engine named, or every engine, can't run it so.
+        MissingExtraError: Something that must be installed for it is not.
+        ModelLoadError: The files can't be read.
+    """
+    starters: Mapping[str, Callable[[_Sources], Started | None]] = {
+        "openvino": _start_openvino,
+        "torch": _start_torch,
+        "sentence-transformers": _start_sentence_transformers,
+    }
+    sources = _Sources(request, checkpoint, spec)
+    known = checkpoint.config.get("model_type") in ARCHITECTURES
+    for kind in candidates(request.engine, request.device, request.precision, known_architecture=known):
+        try:
+            started = starters[kind.name](sources)
+        except EngineNotAvailableError as error:
+            if request.engine != "auto":
+                raise
+            logger.warning("%s: going on without %s: %s", request.model_name, kind.name, error)
+            continue
+        if started is not None:
+            why = "the fastest that can run it here" if request.engine == "auto" else "as asked"
+            logger.info("%s: engine %s, %s", request.model_name, kind.name, why)
+            return started
+        logger.info("%s: not %s, which does not know this kind of encoder", request.model_name, kind.name)
+    raise EngineNotAvailableError(
+        f"engine={request.engine!r} with precision={request.precision!r} can't run {request.model_name}: it is no "
+        "plain BERT or XLM-RoBERTa encoder with cls, mean, max or last-token pooling. Leave both at 'auto'."
+    )
+
+
+def start_prepared(prepared: PreparedModel, request: LoadRequest) -> Started:
+    """Starts a prepared model.
+
+    Raises:
+        EngineNotAvailableError: Another engine or device is asked for.
+        MissingExtraError: OpenVINO is not installed.
+        PreparedModelError: OpenVINO can't read it.
+        SettingsError: Another precision is asked for than it was prepared for.
+    """
+    made_for = prepared.manifest.precision
+    if request.engine not in ("auto", "openvino"):
+        raise EngineNotAvailableError(
+            f"engine={request.engine!r} can't run {request.model_name}: prepared models are for openvino."
+        )
+    if request.precision != made_for and "int8" in (request.precision, made_for):
+        raise SettingsError(
+            f"precision={request.precision!r} can't be had from {request.model_name}, which was prepared for "
+            f"{made_for}; leave precision='auto', or prepare another folder."
+        )
+    list(candidates("openvino", request.device, request.precision, known_architecture=True))
+    return _run_openvino(prepared, request)
+
+
+class _Sources:
+    """Loads the sentence-transformers model when it is first needed, and not twice."""
+
+    def __init__(self, request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None) -> None:
+        self.request = request
+        self.checkpoint = checkpoint
+        self.spec = spec
+        self._loaded: tuple[str, Source] | None = None
+
+    def load(self, precision: str) -> Source:
+        from bge_integrations.backend.source import Source
+
+        if self._loaded is None or self._loaded[0] != precision:
+            self._loaded = None  # gone before the next one comes
+            self._loaded = precision, Source(self.request, self.checkpoint, self.spec, precision)
+        return self._loaded[1]
+
+
+class _UnknownEncoderError(Exception):
+    """Leaves the making of a graph for a model that turns out to be of another kind."""
+
+
+def _start_openvino(sources: _Sources) -> Started | None:
+    request = sources.request
+    graph_precision = "int8" if request.precision == "int8" else "float32"
+
+    def make(folder: Path) -> None:
+        from bge_integrations.backend.engines.openvino.quantization import require_quantizer
+        from bge_integrations.backend.preparing import prepare_folder
+
+        if graph_precision == "int8":
+            require_quantizer()
+        source = sources.load("float32")
+        if not source.has_known_encoder:
+            raise _UnknownEncoderError
+        logger.info("%s: preparing a graph in %s, which is done once", request.model_name, graph_precision)
+        prepare_folder(folder, source, precision=graph_precision)
+
+    try:
+        prepared = _cached_or_temporary(_cache_key(sources, graph_precision), make)
+    except _UnknownEncoderError:
+        return None
+    return _run_openvino(prepared, request)
+
+
+def _cached_or_temporary(key: str, make: Callable[[Path], None]) -> PreparedModel:
+    try:
+        return cached_model(key, make)
+    except CacheNotWritableError as error:
+        logger.warning("the graph can't be kept for the next time: %s; set BGE_INTEGRATIONS_CACHE", error)
+    # Its files are read as long as the model lives, so they stay until the process ends.
+    folder = Path(tempfile.mkdtemp(prefix="bge-integrations-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    make(folder)
+    return PreparedModel.open(folder)
+
+
+def _cache_key(sources: _Sources, graph_precision: str) -> str:
+    """Names all that a graph depends on, but for versions, which are checked when it is read."""
+    request = sources.request
+    facts = (
+        sources.checkpoint.fingerprint,
+        sources.spec.model_id if sources.spec else None,
+        request.transformers_kwargs,
+        request.trust_remote_code,
+        graph_precision,
+    )
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+
+
+def _run_openvino(prepared: PreparedModel, request: LoadRequest) -> Started:
+    from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine
+
+    manifest = prepared.manifest
+    if manifest.facts.encoder is None:
+        raise PreparedModelError(f"{prepared.folder} is damaged: it describes no encoder. Prepare it again.")
+    engine = OpenVinoEngine(
+        prepared.graph(),
+        manifest.facts.encoder,
+        rows=manifest.rows,
+        precision=request.precision,
+        threads=request.threads,
+    )
+    return Started(engine, manifest.facts, prepared.tokenizer())
+
+
+def _start_torch(sources: _Sources) -> Started | None:
+    from bge_integrations.backend.engines.torch.engine import TorchEngine
+
+    source = sources.load(sources.request.precision)
+    shape = source.facts.encoder
+    if not source.has_known_encoder or shape is None:
+        return None
+    _limit_torch_threads(sources.request)
+    engine = TorchEngine(source.transformer, shape, rows=source.rows)
+    started = Started(engine, source.facts, source.tokenizer, source)
+    if sources.request.device != "cpu":
+        _check_against_own_modules(started, source, sources.request)
+    return started
+
+
+def _start_sentence_transformers(sources: _Sources) -> Started:
+    source = sources.load(sources.request.precision)
+    _limit_torch_threads(sources.request)
+    return Started(_own_modules(source), source.facts, source.tokenizer, source)
+
+
+def _own_modules(source: Source) -> SentenceTransformersEngine:
+    from bge_integrations.backend.engines.sentence_transformers import SentenceTransformersEngine
+
+    device = source.sentence_transformer.device
+    return SentenceTransformersEngine(source.modules, device=device, pad_id=source.tokenizer.pad_id)
+
+
+def _limit_torch_threads(request: LoadRequest) -> None:
+    """Keeps torch within the cores that this process may use. torch has one number for the whole process."""
+    import torch
+
+    if request.device == "cpu" and torch.get_num_threads() != request.threads:
+        logger.info("torch computes with %d threads from now on", request.threads)
+        torch.set_num_threads(request.threads)
+
+
+def _check_against_own_modules(started: Started, source: Source, request: LoadRequest) -> None:
+    """Compares the engine with the checkpoint's own modules once, since GPUs, drivers and kernels are many.
+
+    Raises:
+        EngineNotAvailableError: They disagree.
+    """
+    texts = ["A first text.", "Another one, which is a little longer than the first.", "Short."]
+    tokens = started.tokenizer.tokenize(texts, started.facts.max_tokens)
+    order = np.argsort(-tokens.lengths, kind="stable")
+    batch = TokenBatch(tokens.of(order), tokens.lengths[order])
+    try:
+        rows = started.engine.submit(batch).result()
+    except Exception as error:  # whatever a driver or a kernel may raise on a device that we have not seen
+        raise EngineNotAvailableError(f"engine='torch' fails on {request.device}: {error}") from error
+    pooled = rows if started.engine.rows == "cls" else pool_tokens(rows, batch.lengths, str(source.facts.pooling))
+    expected = _own_modules(source).submit(batch).result()
+    norms = np.linalg.norm(pooled, axis=1) * np.linalg.norm(expected, axis=1)
+    least = float((np.einsum("td,td->t", pooled, expected) / norms).min())
+    if not least >= _LEAST_COSINE_OF_CHECK:
+        raise EngineNotAvailableError(
+            f"engine='torch' gives other vectors than the checkpoint's own modules on {request.device} in "
+            f"{request.precision} (least cosine {least:.4f}); set engine='sentence-transformers', and please report it "
+            "with the output of `bge info`."
+        )
