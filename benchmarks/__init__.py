@@ -1,1 +1,13 @@
-"""Programs that measure this package beside the adapters of today, on the same weights, in one run."""
+"""Measures this package beside the adapters and runtimes of today: on the same weights and texts, in turns, in one run.
+
+| module | what it does |
+|---|---|
+| `__main__` | the command `python -m benchmarks` |
+| `suite`, `profiles` | what is measured, in which order and how long |
+| `shapes`, `texts` | models of the true sizes, and texts of several lengths |
+| `contenders`, `onnx_models`, `lineup` | who takes part, and whether all of them give the same vectors |
+| `throughput`, `latency`, `cold`, `memory`, `limit` | one part each |
+| `fresh` | runs a contender in a process of its own |
+| `stats`, `noise`, `machine` | the arithmetic, whether the machine was quiet enough, and what machine it was |
+| `tables`, `charts` | draw what was measured, from the JSON alone |
+"""

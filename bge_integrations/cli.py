@@ -8,7 +8,8 @@ import json
 import os
 import string
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
@@ -17,6 +18,10 @@ from rich.table import Table
 
 from bge_integrations.catalogue import MODELS, ModelSpec
 from bge_integrations.errors import BgeError
+
+if TYPE_CHECKING:
+    from bge_integrations.backend.prepared import Quantization
+    from bge_integrations.prepare import PreparedPrecision
 
 app = typer.Typer(help="BGE embedding models for LangChain and LlamaIndex.", no_args_is_help=True, add_completion=False)
 
@@ -98,6 +103,62 @@ def demo(
     from bge_integrations.demo.run import run_demo
 
     run_demo(model, ask or None, limit)
+
+
+@app.command()
+def prepare(
+    model: Annotated[str, typer.Argument(help="Hub id or folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make.")],
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or int8.")] = "float32",
+    quantization: Annotated[str | None, typer.Option(help="For int8: static or dynamic.")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="A text file with a text of yours on each line, for int8.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    allow_pickle_weights: Annotated[bool, typer.Option(help="Load pytorch_model.bin if need be.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a folder of a model that loads offline and without torch."""
+    from bge_integrations.prepare import prepare, read_calibration
+
+    manifest = prepare(
+        model,
+        output,
+        precision=cast("PreparedPrecision", precision),
+        quantization=cast("Quantization | None", quantization),
+        calibration=read_calibration(calibration) if calibration else None,
+        revision=revision,
+        allow_pickle_weights=allow_pickle_weights,
+    )
+    if as_json:
+        _print_json(dataclasses.asdict(manifest))
+        return
+    size = sum(file.stat().st_size for file in output.iterdir()) / 2**20
+    _console().print(f"{output}: {manifest.source} in {precision}, {size:,.0f} MiB", highlight=False, markup=False)
+    if manifest.agreement:
+        agreement = manifest.agreement
+        _console().print(
+            f"agreement with float32 on {agreement.texts} texts: mean cosine {agreement.mean_cosine:.4f}, least "
+            f"{agreement.least_cosine:.4f}",
+            highlight=False,
+        )
+    _console().print(f"use it with model_name={str(output)!r}", highlight=False, markup=False)
+
+
+@app.command()
+def bench(
+    model: Annotated[str, typer.Argument(help="Hub id, folder, or folder made by `bge prepare`.")],
+    seconds: Annotated[float, typer.Option(min=1, help="Time to spend, about.")] = 120.0,
+    as_json: AsJson = False,
+) -> None:
+    """Compare engines and precisions on this machine, and recommend settings."""
+    from bge_integrations.bench import print_report, run_bench
+
+    report = run_bench(model, seconds)
+    if as_json:
+        _print_json(dataclasses.asdict(report))
+    else:
+        print_report(report, _console())
 
 
 def _require_known(option: str, wanted: str | None, known: set[str]) -> None:

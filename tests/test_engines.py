@@ -132,7 +132,7 @@ def start(name: str, model: torch.nn.Module, rows: Rows, precision: str = "float
     assert shape is not None
     if name == "torch":
         # A copy, since the engine moves weights, and in its own precision.
-        copied = type(model)(model.config).eval()  # type: ignore[call-arg]
+        copied = type(model)(model.config).eval()
         copied.load_state_dict(model.state_dict())
         return TorchEngine(copied.to(getattr(torch, precision)), shape, rows=rows)
     weights = {key: tensor.numpy() for key, tensor in model.state_dict().items()}
@@ -141,8 +141,9 @@ def start(name: str, model: torch.nn.Module, rows: Rows, precision: str = "float
 
 
 def cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
-    products: NDArray[np.float32] = (left * right).sum(1)
-    return products / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)
+    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    found: NDArray[np.float32] = (left * right).sum(1) / norms
+    return found
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -374,7 +375,7 @@ class TestCuda:
         description = describe_encoder(model)
         assert description is not None
         for rows in ("cls", "tokens"):
-            copied = type(model)(model.config).eval()  # type: ignore[call-arg]
+            copied = type(model)(model.config).eval()
             copied.load_state_dict(model.state_dict())
             running = TorchEngine(copied.to("cuda", getattr(torch, precision)), description, rows=rows)
             for lengths in LENGTHS.values():

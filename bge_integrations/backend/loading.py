@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations.backend.checkpoint import Checkpoint, locate
 from bge_integrations.backend.engines import TokenBatch
-from bge_integrations.backend.pooling import NAMES_OF_CATALOGUE, pool_tokens
+from bge_integrations.backend.pooling import pool_tokens
 from bge_integrations.backend.prepared import PreparedModel, is_prepared
 from bge_integrations.backend.request import LoadRequest
 from bge_integrations.backend.starting import Started, start, start_prepared
-from bge_integrations.catalogue import MODELS, ModelSpec, find_model
-from bge_integrations.errors import PoolingMismatchError, UnsupportedModelError
+from bge_integrations.backend.vetting import locate_requested, vet
+from bge_integrations.catalogue import MODELS
+from bge_integrations.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -53,23 +53,14 @@ class LoadedModel:
             MissingExtraError: The engine named is not installed, or int8 needs the quantiser, which is not.
         """
         self.request = request
-        self.checkpoint = locate(
-            request.model_name,
-            revision=request.revision,
-            cache_folder=request.cache_folder,
-            token=request.token,
-            local_files_only=request.local_files_only,
-            allow_pickle_weights=request.allow_pickle_weights,
-            trust_remote_code=request.trust_remote_code,
-        )
+        self.checkpoint = locate_requested(request)
         if is_prepared(self.checkpoint.folder):
             prepared = PreparedModel.open(self.checkpoint.folder)
             self.spec = next((spec for spec in MODELS if spec.model_id == prepared.manifest.model_id), None)
             self.identity = prepared.identity
             started = start_prepared(prepared, request)
         else:
-            self.spec = find_model(request.model_name) or find_model(self.checkpoint.folder)
-            _vet(self.checkpoint, self.spec, request)
+            self.spec = vet(self.checkpoint, request)
             self.identity = self.checkpoint.fingerprint
             started = start(request, self.checkpoint, self.spec)
         self._adopt(started)
@@ -139,37 +130,3 @@ class LoadedModel:
         if self.__dict__.pop("_source", None) is not None and not sys.is_finalizing():
             self.__dict__.pop("engine", None)
             gc.collect()
-
-
-def _vet(checkpoint: Checkpoint, spec: ModelSpec | None, request: LoadRequest) -> None:
-    _require_embedder(spec, request.model_name)
-    checkpoint.require_loadable(
-        allow_pickle_weights=request.allow_pickle_weights, trust_remote_code=request.trust_remote_code
-    )
-    if spec:
-        _require_matching_pooling(spec, checkpoint)
-
-
-def _require_embedder(spec: ModelSpec | None, name: str) -> None:
-    if spec is None or spec.kind == "embedder":
-        return
-    if spec.kind == "reranker":
-        raise UnsupportedModelError(f"{name} is a reranker ({spec.model_id}): it scores pairs and gives no vectors.")
-    raise UnsupportedModelError(
-        f"{name} ({spec.model_id}) is a base model for further training and gives no usable vectors; "
-        "'BAAI/bge-m3' is the embedder made from it."
-        if "m3" in spec.model_id
-        else f"{name} ({spec.model_id}) is a base model for further training and gives no usable vectors."
-    )
-
-
-def _require_matching_pooling(spec: ModelSpec, checkpoint: Checkpoint) -> None:
-    saved = checkpoint.pooling_modes
-    expected = NAMES_OF_CATALOGUE[spec.pooling or "cls"]
-    if saved is not None and saved != (expected,):
-        raise PoolingMismatchError(
-            f"{checkpoint.name} is {spec.model_id} or made from it, which uses {expected} pooling, but its "
-            f"modules.json asks for {' + '.join(saved)}. If it really was trained so, its folder and config must not "
-            "say that it is a BGE model (rename the folder and its recorded base model); if not, set the pooling in "
-            f"{checkpoint.folder} to {expected}."
-        )

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bge_integrations.backend.digests import file_digest
 from bge_integrations.backend.engines import Rows
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Of the folder and of the graphs in it. Raised with every change that makes older ones wrong or unreadable."""
+
+Quantization = Literal["static", "dynamic"]
+"""How int8 comes about; `engines/openvino/quantization.py` compares the two."""
 
 MANIFEST = "bge.json"
 _GRAPH, _WEIGHTS, _TOKENIZER = "model.xml", "model.bin", "tokenizer.json"
@@ -74,7 +77,7 @@ class Manifest:
     model_id: str | None
     query_instruction: str | None
     precision: str
-    quantization: str | None = None
+    quantization: Quantization | None = None
     calibration_texts: int | None = None
     agreement: Agreement | None = None
     rows: Rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +16,14 @@ from bge_integrations.backend.engines import TokenBatch
 from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine, computes_bfloat16, graph_inputs
 from bge_integrations.backend.engines.openvino.graph import build_graph
 from bge_integrations.backend.pooling import pool_tokens
-from bge_integrations.backend.prepared import Agreement, Manifest, write_prepared_model
+from bge_integrations.backend.prepared import Agreement, Manifest, Quantization, write_prepared_model
 
 if TYPE_CHECKING:
     import openvino as ov
 
     from bge_integrations.backend.source import Source
 
-Quantization = Literal["static", "dynamic"]
+DEFAULT_QUANTIZATION: Quantization = "dynamic"
 
 _DEFAULT_CALIBRATION = "calibration.txt"
 _SAMPLE_TOKENS = 256
@@ -43,7 +43,7 @@ def prepare_folder(
     source: Source,
     *,
     precision: str,
-    quantization: Quantization = "static",
+    quantization: Quantization | None = None,
     calibration: Sequence[str] | None = None,
     query_instruction: str | None = None,
 ) -> Manifest:
@@ -53,7 +53,7 @@ def prepare_folder(
         folder: An empty folder.
         source: The model, in float32, one that `has_known_encoder`.
         precision: "float32", "bfloat16" or "int8".
-        quantization: How to get int8.
+        quantization: How to get int8; None takes `DEFAULT_QUANTIZATION`.
         calibration: Texts like those to come; None takes `default_calibration_texts`.
         query_instruction: What goes before a query by default, for the manifest.
 
@@ -70,6 +70,7 @@ def prepare_folder(
         texts = list(calibration) if calibration is not None else default_calibration_texts()
         if precision == "int8":
             # Of a clone, since the quantiser may work in place and agreement needs the exact graph too.
+            quantization = quantization or DEFAULT_QUANTIZATION
             graph, calibrated_on = _quantize(exact.clone(), source, shape, quantization, texts)
         if precision == "int8" or computes_bfloat16():
             agreement = _agreement(source, shape, exact, graph, precision, texts[::_HELD_OUT])
@@ -81,7 +82,7 @@ def prepare_folder(
         model_id=spec.model_id if spec else None,
         query_instruction=query_instruction,
         precision=precision,
-        quantization=quantization if precision == "int8" else None,
+        quantization=quantization,
         calibration_texts=calibrated_on,
         agreement=agreement,
         rows=source.rows,

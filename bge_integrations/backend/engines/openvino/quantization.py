@@ -1,11 +1,14 @@
 """int8 graphs by post-training quantisation. The quantiser, nncf, is needed here and nowhere else.
 
-Two ways, compared on the real weights of all-MiniLM-L6-v2 and on random ones of the BGE shapes (`benchmarks`):
-
+- "dynamic", the default: weights in int8, one scale for each output; activations are rounded while the graph runs, 128
+  at a time. Needs no texts, takes seconds.
 - "static": weights and activations in int8, with the ranges of activations measured on calibration texts and outliers
-  moved into the weights (SmoothQuant, https://arxiv.org/abs/2211.10438). The fastest; the default.
-- "dynamic": weights in int8, activations rounded per token while they are computed. Needs no texts, is nearer to
-  float32, and slower.
+  moved into the weights (SmoothQuant, https://arxiv.org/abs/2211.10438). Takes up to minutes.
+
+Measured on the real weights of all-MiniLM-L6-v2, 989 first sentences of standard-library docstrings searching for the
+rest of theirs, against float32 (nDCG@10 57.61): dynamic 57.68, mean cosine 0.9990, least 0.9966; static 57.24, 0.9980,
+0.9816. On random weights of the BGE shapes: least cosine 0.9988 and 0.943. Static computes 10 to 20 % more documents a
+second. That is too little for what it costs on weights that it was not tuned for.
 """
 
 from __future__ import annotations
@@ -56,7 +59,7 @@ def quantize_statically(graph: ov.Model, samples: Sequence[Inputs]) -> ov.Model:
             nncf.Dataset(samples),
             subset_size=len(samples),
             model_type=nncf.ModelType.TRANSFORMER,
-            preset=nncf.QuantizationPreset.PERFORMANCE,
+            preset=nncf.QuantizationPreset.MIXED,
             advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=smoothing),
         )
 
@@ -65,7 +68,7 @@ def quantize_weights(graph: ov.Model) -> ov.Model:
     """Quantises weights; activations are rounded when the graph runs."""
     nncf = _quantizer()
     with contextlib.redirect_stdout(sys.stderr):
-        return nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_ASYM)
+        return nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_SYM)
 
 
 def _quantizer() -> Any:  # noqa: ANN401 - a module without types

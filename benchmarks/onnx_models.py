@@ -1,0 +1,148 @@
+"""The same weights in onnxruntime: by fastembed, and by the plainest loop that sorts by length."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.contenders import BATCH, Loaded, Place
+from bge_integrations.backend.cpu import usable_cores
+
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_GRAPH = "model.onnx"
+_TOKENIZER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+
+
+def exported(place: Place) -> Path:
+    """Returns a folder with the model's graph in ONNX, made once: float32, attention and normalisation fused.
+
+    This is what fastembed's own models are: onnxruntime's optimiser for transformers has been over them.
+
+    Raises:
+        ValueError: The model does not pool by CLS.
+    """
+    pooling = json.loads((place.model / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
+    if not (pooling.get("pooling_mode_cls_token") or pooling.get("pooling_mode") == "cls"):
+        raise ValueError("only CLS pooling is written for onnxruntime here")
+    weights = place.model / "model.safetensors"
+    identity = f"{weights.resolve()} {weights.stat().st_size} {weights.stat().st_mtime_ns}"
+    folder = place.workdir / "onnx" / hashlib.sha256(identity.encode()).hexdigest()[:16]
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent))
+    try:
+        with warnings.catch_warnings():
+            # The exporter in torch itself calls itself deprecated; the one that replaces it needs another package.
+            warnings.simplefilter("ignore")
+            _export(place.model, unfinished)
+        for name in _TOKENIZER_FILES:
+            shutil.copy(place.model / name, unfinished)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def _export(model: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModel
+
+    class LastHiddenState(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            # The optimiser knows attention by the operations that the eager code is made of.
+            self.encoder = AutoModel.from_pretrained(model, dtype=torch.float32, attn_implementation="eager")
+
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
+            hidden: torch.Tensor = self.encoder(input_ids=ids, attention_mask=mask, token_type_ids=types)[0]
+            return hidden
+
+    network = LastHiddenState().eval()
+    example = torch.ones((2, 7), dtype=torch.int64)
+    mask = torch.ones_like(example)
+    mask[1, 5:] = 0
+    raw = folder / "raw.onnx"
+    torch.onnx.export(
+        network,
+        (example, mask, torch.zeros_like(example)),
+        str(raw),
+        input_names=list(_INPUTS),
+        output_names=["last_hidden_state"],
+        dynamic_axes={name: {0: "texts", 1: "tokens"} for name in (*_INPUTS, "last_hidden_state")},
+        opset_version=17,
+        dynamo=False,
+    )
+    optimizer = importlib.import_module("onnxruntime.transformers.optimizer")
+    config = network.encoder.config
+    fused = optimizer.optimize_model(
+        str(raw), model_type="bert", num_heads=config.num_attention_heads, hidden_size=config.hidden_size, opt_level=0
+    )
+    fused.save_model_to_file(str(folder / _GRAPH))
+    raw.unlink()
+
+
+def load_fastembed(place: Place) -> Loaded:
+    """Loads fastembed's `TextEmbedding` with the graph as a custom model; it does not sort by length."""
+    fastembed = importlib.import_module("fastembed")
+    descriptions = importlib.import_module("fastembed.common.model_description")
+    folder = exported(place)
+    # The registry is the process's own, and two shapes in one run must not share a name.
+    name = f"benchmarks/{folder.name}"
+    if all(known["model"] != name for known in fastembed.TextEmbedding.list_supported_models()):
+        fastembed.TextEmbedding.add_custom_model(
+            model=name,
+            pooling=descriptions.PoolingType.CLS,
+            normalization=True,
+            sources=descriptions.ModelSource(hf=name),  # never asked, the folder is given below
+            dim=json.loads((folder / "config.json").read_text(encoding="utf-8"))["hidden_size"],
+            model_file=_GRAPH,
+        )
+    model = fastembed.TextEmbedding(name, specific_model_path=str(folder), threads=usable_cores(), cuda=False)
+    return Loaded(
+        lambda texts: list(model.embed(texts, batch_size=BATCH)), lambda text: next(iter(model.query_embed(text)))
+    )
+
+
+def load_onnxruntime(place: Place) -> Loaded:
+    """Loads the graph into onnxruntime, with tokenizers before it and numpy after it."""
+    from tokenizers import Tokenizer
+
+    onnxruntime = importlib.import_module("onnxruntime")
+    folder = exported(place)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = usable_cores()
+    session = onnxruntime.InferenceSession(str(folder / _GRAPH), options, providers=["CPUExecutionProvider"])
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(512)
+
+    def embed(texts: list[str]) -> NDArray[np.float32]:
+        encoded = [encoding.ids for encoding in tokenizer.encode_batch_fast(texts)]
+        order = sorted(range(len(texts)), key=lambda index: -len(encoded[index]))
+        vectors: list[Any] = [None] * len(texts)
+        for start in range(0, len(order), BATCH):
+            indices = order[start : start + BATCH]
+            for index, row in zip(indices, _cls_rows(session, [encoded[index] for index in indices]), strict=True):
+                vectors[index] = row
+        return np.stack(vectors)
+
+    return Loaded(embed, lambda text: embed([text])[0])
+
+
+def _cls_rows(session: Any, batch: list[list[int]]) -> NDArray[np.float32]:  # noqa: ANN401 - it has no types
+    longest = max(map(len, batch))
+    ids = np.array([row + [0] * (longest - len(row)) for row in batch], dtype=np.int64)
+    mask = np.array([[1] * len(row) + [0] * (longest - len(row)) for row in batch], dtype=np.int64)
+    hidden = session.run(None, dict(zip(_INPUTS, (ids, mask, np.zeros_like(ids)), strict=True)))[0]
+    rows: NDArray[np.float32] = hidden[:, 0] / np.linalg.norm(hidden[:, 0], axis=1, keepdims=True)
+    return rows

@@ -1,0 +1,64 @@
+"""How much is measured: everything in earnest, or a little of everything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PARTS = ("cold", "memory", "throughput", "latency", "limit")
+"""In the order in which they run: fresh processes first, while this one holds no models."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What a run measures unless told otherwise.
+
+    Attributes:
+        name: As on the command line.
+        shapes: Models.
+        mixes: Texts, and how many of each there are at most and how many each contender embeds at least.
+        rounds: How often each contender is measured.
+        seconds_a_round: What a contender may take in a round of throughput; a slow one gets fewer texts for it.
+        queries_a_round: Distinct queries for latency.
+        fresh_contenders: Who is started in fresh processes; None is everybody.
+        fresh_repetitions: How often.
+        peak_seconds: For each matrix shape and kernel when the machine's peak is measured.
+    """
+
+    name: str
+    shapes: tuple[str, ...]
+    mixes: dict[str, tuple[int, int]]
+    rounds: int
+    seconds_a_round: float
+    queries_a_round: int
+    fresh_contenders: tuple[str, ...] | None
+    fresh_repetitions: int
+    peak_seconds: float
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            name="full",
+            shapes=("small-en", "small-zh", "base-en", "large-en"),
+            mixes={"queries": (2048, 32), "short": (2048, 32), "mixed": (1024, 64), "long": (192, 8)},
+            rounds=5,
+            seconds_a_round=3.0,
+            queries_a_round=20,
+            fresh_contenders=None,
+            fresh_repetitions=3,
+            peak_seconds=1.0,
+        ),
+        Profile(
+            name="quick",
+            shapes=("tiny",),
+            mixes={"queries": (32, 8), "mixed": (32, 8)},
+            rounds=1,
+            seconds_a_round=0.02,
+            queries_a_round=3,
+            fresh_contenders=("langchain-huggingface", "bge-openvino-float32"),
+            fresh_repetitions=1,
+            peak_seconds=0.01,
+        ),
+    )
+}

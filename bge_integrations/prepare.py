@@ -1,0 +1,156 @@
+"""Makes a folder of a model that loads anywhere, offline and without torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from bge_integrations._extras import require
+from bge_integrations.backend.prepared import Manifest, Quantization, is_prepared
+from bge_integrations.backend.request import LoadRequest
+from bge_integrations.backend.vetting import locate_requested, vet
+from bge_integrations.errors import SettingsError, UnsupportedModelError
+from bge_integrations.instructions import resolve_instruction
+from bge_integrations.settings import EncoderSettings
+from bge_integrations.validation import check_texts
+
+PreparedPrecision = Literal["float32", "bfloat16", "int8"]
+
+_FEWEST_TEXTS = 10
+
+
+def prepare(
+    model_name: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    precision: PreparedPrecision = "float32",
+    quantization: Quantization | None = None,
+    calibration: Sequence[str] | None = None,
+    revision: str | None = None,
+    cache_folder: str | None = None,
+    token: str | bool | None = None,
+    trust_remote_code: bool = False,
+    local_files_only: bool = False,
+    allow_pickle_weights: bool = False,
+) -> Manifest:
+    """Prepares a model for OpenVINO on the CPU.
+
+    The folder is then given as `model_name`. It holds everything but the library: graph, weights, tokenizer, and what
+    is known of the model, its query instruction and pooling included.
+
+    Args:
+        model_name: Hub id or local folder of a BERT or XLM-RoBERTa encoder.
+        output: The folder to make; it must not exist yet, or be empty.
+        precision: How the model will compute.
+        quantization: How to get int8: "dynamic" or "static", None takes the
+            default.
+        calibration: Texts like those to come, at least 10, for static quantisation and for measuring the agreement
+            with float32; None takes those that ship with the package.
+        revision: Branch, tag or commit on the hub.
+        cache_folder: Where hub files are kept.
+        token: Hub token.
+        trust_remote_code: Run Python code that comes with the checkpoint.
+        local_files_only: Never ask the hub.
+        allow_pickle_weights: Load `pytorch_model.bin` where there are no safetensors.
+
+    Returns:
+        What the folder says of itself, with the measured agreement.
+
+    Raises:
+        SettingsError: An argument that can't be honoured.
+        UnsupportedModelError: Not one of the encoders that OpenVINO runs here.
+        ModelLoadError: The model can't be found, fetched or read.
+        MissingExtraError: OpenVINO or the quantiser is not installed.
+    """
+    request = LoadRequest.from_settings(
+        EncoderSettings(
+            model_name=os.fspath(model_name),
+            device="cpu",
+            precision="float32",
+            revision=revision,
+            cache_folder=cache_folder,
+            token=token,
+            trust_remote_code=trust_remote_code,
+            local_files_only=local_files_only,
+            allow_pickle_weights=allow_pickle_weights,
+        )
+    )
+    target = Path(output).expanduser()
+    _check(target, precision, quantization, calibration)
+    require("openvino", extra="openvino")
+    if precision == "int8":
+        from bge_integrations.backend.engines.openvino.quantization import require_quantizer
+
+        require_quantizer()
+    checkpoint = locate_requested(request)
+    if is_prepared(checkpoint.folder):
+        raise UnsupportedModelError(f"{model_name} is prepared already; give the model that it was made from.")
+    spec = vet(checkpoint, request)
+
+    from bge_integrations.backend.preparing import prepare_folder
+    from bge_integrations.backend.source import Source
+
+    source = Source(request, checkpoint, spec, "float32")
+    if not source.has_known_encoder:
+        raise UnsupportedModelError(
+            f"{model_name} can't be prepared: it is no plain BERT or XLM-RoBERTa encoder with cls, mean, max or "
+            "last-token pooling."
+        )
+    instruction = resolve_instruction(
+        "query",
+        explicit=None,
+        task=None,
+        spec=spec,
+        saved_prompts=source.facts.prompts,
+        default_prompt_name=source.facts.default_prompt_name,
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        manifest = prepare_folder(
+            unfinished,
+            source,
+            precision=precision,
+            quantization=quantization,
+            calibration=calibration,
+            query_instruction=instruction.prefix,
+        )
+        unfinished.chmod(0o755)  # a temporary folder is its owner's alone
+        if target.exists():
+            target.rmdir()
+        unfinished.rename(target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return manifest
+
+
+def read_calibration(file: str | os.PathLike[str]) -> list[str]:
+    """Reads texts from a UTF-8 file, one on each line; empty lines are left out.
+
+    Raises:
+        SettingsError: There is no such file, or it is not UTF-8.
+    """
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"calibration={os.fspath(file)!r} can't be read: {error}") from error
+    return [line for line in lines if line.strip()]
+
+
+def _check(target: Path, precision: str, quantization: str | None, calibration: Sequence[str] | None) -> None:
+    if precision not in get_args(PreparedPrecision):
+        choices = ", ".join(map(repr, get_args(PreparedPrecision)))
+        raise SettingsError(f"precision={precision!r} can't be prepared; choose one of {choices}.")
+    if quantization is not None and quantization not in get_args(Quantization):
+        choices = ", ".join(map(repr, get_args(Quantization)))
+        raise SettingsError(f"quantization={quantization!r} is unknown; choose one of {choices}.")
+    if quantization is not None and precision != "int8":
+        raise SettingsError(f"quantization={quantization!r} needs precision='int8', but that is {precision!r}.")
+    if calibration is not None and len(check_texts(calibration, "prepare")) < _FEWEST_TEXTS:
+        raise SettingsError(f"calibration has {len(calibration)} texts; give at least {_FEWEST_TEXTS}, better 200.")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise SettingsError(f"output={str(target)!r} exists already; name a new folder, or remove it first.")

@@ -1,0 +1,425 @@
+"""Prepared folders, the cache of graphs, and int8."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bge_integrations import BgeEncoder
+from bge_integrations.backend import disk_cache
+from bge_integrations.backend.architecture import describe_encoder
+from bge_integrations.backend.digests import file_digest
+from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine, graph_inputs
+from bge_integrations.backend.engines.openvino.graph import build_graph
+from bge_integrations.backend.engines.openvino.quantization import quantize_statically, quantize_weights
+from bge_integrations.backend.preparing import default_calibration_texts
+from bge_integrations.demo.corpus import collect
+from bge_integrations.errors import (
+    EngineNotAvailableError,
+    MissingExtraError,
+    PreparedModelError,
+    SettingsError,
+    UnsupportedModelError,
+)
+from bge_integrations.langchain import HuggingFaceBgeEmbeddings
+from bge_integrations.llama_index import HuggingFaceBgeEmbedding
+from bge_integrations.prepare import prepare, read_calibration
+from tests.checkpoints import reference_vectors
+from tests.conftest import MakeCheckpoint
+from tests.test_engines import LENGTHS, SHAPES, Shape, batch_of, cosines, random_model, reference
+
+TEXTS = ["", "lazy fox", "the quick brown fox jumps", "dog " * 70, "样例 北京"]
+
+
+@pytest.fixture(scope="module")
+def prepared(bge_small_en: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny English model, prepared under a name that says nothing of what it is."""
+    folder = tmp_path_factory.mktemp("prepared") / "mine"
+    prepare(bge_small_en, folder)
+    return folder
+
+
+@pytest.fixture
+def copied(prepared: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return shutil.copytree(prepared, tmp_path / "copied")
+
+
+OFFLINE = """
+import sys
+sys.modules["torch"] = sys.modules["transformers"] = sys.modules["sentence_transformers"] = None
+from bge_integrations.langchain import HuggingFaceBgeEmbeddings
+import json
+embeddings = HuggingFaceBgeEmbeddings(model_name=sys.argv[1], on_truncation="ignore")
+print(json.dumps([embeddings.embed_query("lazy fox"), *embeddings.embed_documents(json.loads(sys.argv[2]))]))
+"""
+
+
+class TestFolder:
+    def test_gives_the_same_vectors_with_the_same_instruction(self, prepared: Path, bge_small_en: Path) -> None:
+        one, other = (BgeEncoder(name, device="cpu", on_truncation="ignore") for name in (prepared, bge_small_en))
+        np.testing.assert_allclose(one.encode_documents(TEXTS), reference_vectors(bge_small_en, TEXTS), atol=1e-5)
+        np.testing.assert_allclose(one.encode_queries(TEXTS), other.encode_queries(TEXTS), atol=1e-6)
+        assert one.instruction("query") == other.instruction("query")
+        assert (one.max_length, one.dimension, one.normalizes) == (other.max_length, other.dimension, other.normalizes)
+
+    def test_loads_elsewhere_without_torch(self, prepared: Path, bge_small_en: Path, tmp_path: Path) -> None:
+        moved = shutil.copytree(prepared, tmp_path / "elsewhere")
+        run = subprocess.run(
+            [sys.executable, "-c", OFFLINE, str(moved), json.dumps(TEXTS)], capture_output=True, text=True, check=True
+        )
+        query, *documents = json.loads(run.stdout)
+        np.testing.assert_allclose(documents, reference_vectors(bge_small_en, TEXTS), atol=1e-5)
+        asked = "Represent this sentence for searching relevant passages: lazy fox"
+        np.testing.assert_allclose([query], reference_vectors(bge_small_en, [asked]), atol=1e-5)
+
+    def test_both_adapters_take_it_as_model_name(self, prepared: Path, bge_small_en: Path) -> None:
+        expected = reference_vectors(bge_small_en, ["lazy fox"])
+        langchain, llama_index = HuggingFaceBgeEmbeddings(model_name=prepared), HuggingFaceBgeEmbedding(str(prepared))
+        np.testing.assert_allclose(langchain.embed_documents(["lazy fox"]), expected, atol=1e-5)
+        np.testing.assert_allclose([llama_index.get_text_embedding("lazy fox")], expected, atol=1e-5)
+        assert langchain.encoder.backend is llama_index.encoder.backend
+
+    def test_says_what_it_is_made_from(self, prepared: Path) -> None:
+        content = json.loads((prepared / "bge.json").read_text())
+        manifest = content["manifest"]
+        assert manifest["source"] == "bge-small-en-v1.5"
+        assert manifest["model_id"] == "BAAI/bge-small-en-v1.5"
+        assert manifest["query_instruction"].startswith("Represent this sentence")
+        assert manifest["facts"]["pooling"] == "cls"
+        assert manifest["precision"] == "float32"
+        assert set(content["versions"]) == {"bge-integrations", "openvino", "tokenizers"}
+        assert {"bge.json", *content["files"]} == {file.name for file in prepared.iterdir()}
+
+    def test_a_float32_one_also_runs_in_bfloat16(self, prepared: Path) -> None:
+        exact, rounded = (BgeEncoder(prepared, precision=p).encode(["lazy fox"]) for p in ("auto", "bfloat16"))
+        assert 0.9995 < cosines(exact, rounded)[0] < 1 - 1e-7
+
+    def test_a_mean_pooled_model_can_be_prepared_too(self, make: MakeCheckpoint, tmp_path: Path) -> None:
+        folder = make("other", modules=("mean", "normalize"), prompts={"query": "find: ", "document": ""})
+        prepare(folder, tmp_path / "made")
+        one, other = BgeEncoder(tmp_path / "made"), BgeEncoder(folder, engine="sentence-transformers", device="cpu")
+        np.testing.assert_allclose(
+            one.encode_queries(["fox", "lazy"]), other.encode_queries(["fox", "lazy"]), atol=1e-5
+        )
+
+    def test_has_no_sentence_transformer_inside(self, prepared: Path) -> None:
+        with pytest.raises(UnsupportedModelError, match=r"is a prepared model.*bge\.json names it"):
+            _ = BgeEncoder(prepared).client
+
+    @pytest.mark.parametrize(
+        ("settings", "error", "message"),
+        [
+            ({"engine": "torch"}, EngineNotAvailableError, "prepared models are for openvino"),
+            ({"precision": "int8"}, SettingsError, "was prepared for float32"),
+            ({"precision": "float16"}, EngineNotAvailableError, "not in float16"),
+            ({"max_length": 65}, SettingsError, "more than the 64 positions"),
+        ],
+    )
+    def test_a_setting_that_it_cant_honour_is_refused(
+        self, prepared: Path, settings: dict[str, Any], error: type[Exception], message: str
+    ) -> None:
+        with pytest.raises(error, match=message):
+            BgeEncoder(prepared, **settings)
+
+
+class TestDamage:
+    @pytest.mark.parametrize("name", ["model.bin", "model.xml", "tokenizer.json"])
+    def test_a_missing_file_is_named(self, copied: Path, name: str) -> None:
+        (copied / name).unlink()
+        with pytest.raises(PreparedModelError, match=rf"{name} is missing. Copy or prepare it again"):
+            BgeEncoder(copied)
+
+    @pytest.mark.parametrize("name", ["model.bin", "model.xml", "tokenizer.json"])
+    def test_a_changed_byte_is_found(self, copied: Path, name: str) -> None:
+        content = bytearray((copied / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (copied / name).write_bytes(content)
+        with pytest.raises(PreparedModelError, match=rf"{name} is not as it was written"):
+            BgeEncoder(copied)
+
+    @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format": 1}', '{"format": 1, "files": {}}'])
+    def test_a_damaged_manifest_is_refused(self, copied: Path, content: str) -> None:
+        (copied / "bge.json").write_text(content)
+        with pytest.raises(PreparedModelError, match="is damaged"):
+            BgeEncoder(copied)
+
+    def test_another_version_is_named(self, copied: Path) -> None:
+        content = json.loads((copied / "bge.json").read_text())
+        content |= {"format": 99, "versions": {"bge-integrations": "9.0"}}
+        (copied / "bge.json").write_text(json.dumps(content))
+        with pytest.raises(PreparedModelError, match=r"prepared by bge-integrations 9\.0 in format 99.*reads format 1"):
+            BgeEncoder(copied)
+
+
+class TestPreparing:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"precision": "float16"}, "precision='float16' can't be prepared; choose one of 'float32'"),
+            ({"precision": "int8", "quantization": "int4"}, "quantization='int4' is unknown"),
+            ({"quantization": "static"}, "quantization='static' needs precision='int8'"),
+            ({"precision": "int8", "calibration": ["a"]}, "calibration has 1 texts; give at least 10"),
+        ],
+    )
+    def test_arguments_are_checked_before_any_work(
+        self, bge_small_en: Path, tmp_path: Path, arguments: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(SettingsError, match=message):
+            prepare(bge_small_en, tmp_path / "made", **arguments)
+        assert not (tmp_path / "made").exists()
+
+    def test_nothing_is_overwritten(self, bge_small_en: Path, copied: Path) -> None:
+        with pytest.raises(SettingsError, match="exists already; name a new folder"):
+            prepare(bge_small_en, copied)
+        with pytest.raises(UnsupportedModelError, match="is prepared already"):
+            prepare(copied, copied.parent / "again")
+
+    def test_a_failure_leaves_nothing_behind(
+        self, bge_small_en: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def failing(*_: object, **__: object) -> None:
+            raise OSError("disk full")
+
+        monkeypatch.setattr("openvino.save_model", failing)
+        with pytest.raises(OSError, match="disk full"):
+            prepare(bge_small_en, tmp_path / "made")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_model_of_another_kind_is_refused(self, make: MakeCheckpoint, tmp_path: Path) -> None:
+        with pytest.raises(UnsupportedModelError, match="can't be prepared: it is no plain BERT"):
+            prepare(make("other", modules=("cls", "mean")), tmp_path / "made")
+
+    def test_the_quantiser_is_asked_for_by_the_command_that_installs_it(
+        self, bge_small_en: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "nncf", None)
+        with pytest.raises((MissingExtraError, ModuleNotFoundError), match="nncf"):
+            prepare(bge_small_en, tmp_path / "made", precision="int8")
+
+    def test_calibration_texts_are_read_by_line(self, tmp_path: Path) -> None:
+        (tmp_path / "texts.txt").write_text("one\n\n 二 \n", encoding="utf-8")
+        assert read_calibration(tmp_path / "texts.txt") == ["one", " 二 "]
+        with pytest.raises(SettingsError, match="can't be read"):
+            read_calibration(tmp_path / "missing.txt")
+
+    def test_the_default_texts_are_many_and_multilingual(self) -> None:
+        texts = default_calibration_texts()
+        assert len(texts) == len(set(texts)) >= 200
+        assert all(text.strip() for text in texts)
+        for script in ("[a-z]", "[一-鿿]", "[а-я]", "[ا-ي]", "[ぁ-ん]", "[가-힣]", "[ก-ฮ]"):
+            assert sum(bool(re.search(script, text)) for text in texts) >= 3
+
+
+class TestCache:
+    @pytest.fixture(autouse=True)
+    def own_cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setenv("BGE_INTEGRATIONS_CACHE", str(tmp_path / "cache"))
+        return tmp_path / "cache" / "graphs"
+
+    @staticmethod
+    def _entries(folder: Path) -> list[Path]:
+        return [path for path in folder.iterdir() if path.is_dir()]
+
+    def test_a_graph_is_made_once(self, make: MakeCheckpoint, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder = make("bge-small-en")
+        BgeEncoder(folder, device="cpu").close()
+        (entry,) = self._entries(own_cache)
+        written = (entry / "model.bin").stat().st_mtime_ns
+        monkeypatch.setattr("bge_integrations.backend.source.Source", None)  # would fail if it were needed
+        again = BgeEncoder(folder, device="cpu", precision="bfloat16")
+        assert self._entries(own_cache) == [entry]
+        assert (entry / "model.bin").stat().st_mtime_ns == written
+        assert again.encode(["fox"]).shape == (1, 32)
+
+    def test_other_weights_are_another_entry(self, make: MakeCheckpoint, own_cache: Path) -> None:
+        for seed in (1, 2):
+            folder = make("bge-small-en", seed=seed)
+            vector = BgeEncoder(folder, device="cpu").encode(["fox"])
+            np.testing.assert_allclose(vector, reference_vectors(folder, ["fox"]), atol=1e-5)
+        assert len(self._entries(own_cache)) == 2
+
+    def test_a_copied_folder_shares_the_entry(self, make: MakeCheckpoint, own_cache: Path, tmp_path: Path) -> None:
+        folder = make("bge-small-en")
+        BgeEncoder(folder, device="cpu")
+        BgeEncoder(shutil.copytree(folder, tmp_path / "copy" / "bge-small-en"), device="cpu")
+        assert len(self._entries(own_cache)) == 1
+
+    @pytest.mark.parametrize("damage", ["bytes", "manifest", "version", "missing", "empty"])
+    def test_a_damaged_or_stale_entry_is_made_again(
+        self, make: MakeCheckpoint, own_cache: Path, caplog: pytest.LogCaptureFixture, damage: str
+    ) -> None:
+        folder = make("bge-small-en")
+        BgeEncoder(folder, device="cpu").close()
+        (entry,) = self._entries(own_cache)
+        if damage == "bytes":
+            (entry / "model.bin").write_bytes(b"\0" * (entry / "model.bin").stat().st_size)
+        elif damage == "manifest":
+            (entry / "bge.json").write_text("{")
+        elif damage == "version":
+            content = json.loads((entry / "bge.json").read_text())
+            (entry / "bge.json").write_text(json.dumps({**content, "format": 0}))
+        elif damage == "missing":
+            (entry / "model.xml").unlink()
+        else:
+            shutil.rmtree(entry)
+            entry.mkdir()
+        with caplog.at_level(logging.WARNING, logger="bge_integrations"):
+            vector = BgeEncoder(folder, device="cpu").encode(["fox"])
+        assert "making the cached graph again" in caplog.text
+        np.testing.assert_allclose(vector, reference_vectors(folder, ["fox"]), atol=1e-5)
+
+    def test_leftovers_of_a_process_that_died_are_removed(self, make: MakeCheckpoint, own_cache: Path) -> None:
+        folder = make("bge-small-en")
+        BgeEncoder(folder, device="cpu").close()
+        (entry,) = self._entries(own_cache)
+        shutil.rmtree(entry)
+        entry.with_name(f"{entry.name}-half").mkdir()
+        BgeEncoder(folder, device="cpu")
+        assert self._entries(own_cache) == [entry]
+
+    def test_processes_that_ask_at_once_do_not_clash(self, make: MakeCheckpoint, own_cache: Path) -> None:
+        folder = make("bge-small-en")
+        code = (
+            "import sys; from bge_integrations import BgeEncoder; "
+            "print(BgeEncoder(sys.argv[1], device='cpu').encode(['fox']).tolist())"
+        )
+
+        def run(_: int) -> str:
+            command = [sys.executable, "-c", code, str(folder)]
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+        with ThreadPoolExecutor(3) as pool:
+            found = list(pool.map(run, range(3)))
+        for vector in found:
+            np.testing.assert_allclose(json.loads(vector), reference_vectors(folder, ["fox"]), atol=1e-5)
+        assert len(self._entries(own_cache)) == 1
+
+    def test_without_a_writable_cache_it_works_all_the_same(
+        self, make: MakeCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("BGE_INTEGRATIONS_CACHE", str(tmp_path / "file" / "cache"))
+        folder = make("bge-small-en")
+        vector = BgeEncoder(folder, device="cpu").encode(["fox"])
+        assert "the graph can't be kept for the next time" in caplog.text
+        np.testing.assert_allclose(vector, reference_vectors(folder, ["fox"]), atol=1e-5)
+
+    def test_digests_follow_the_content_of_a_file(self, tmp_path: Path) -> None:
+        import hashlib
+
+        file = tmp_path / "weights"
+        for content in (b"one", b"two"):
+            file.write_bytes(content)
+            for _ in range(2):
+                assert file_digest(file) == hashlib.sha256(content).hexdigest()
+
+    def test_a_damaged_note_of_a_digest_is_ignored(self, tmp_path: Path, own_cache: Path) -> None:
+        (tmp_path / "weights").write_bytes(b"one")
+        expected = file_digest(tmp_path / "weights")
+        for note in (own_cache.parent / "digests").iterdir():
+            note.write_bytes(b"\xff nonsense")
+        assert file_digest(tmp_path / "weights") == expected
+
+    def test_the_cache_has_a_place_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("BGE_INTEGRATIONS_CACHE")
+        assert "bge-integrations" in str(disk_cache.graphs_folder())
+
+
+class TestInt8:
+    @pytest.mark.parametrize("shape", SHAPES, ids=str)
+    def test_stays_near_on_every_shape(self, shape: Shape) -> None:
+        model = random_model(shape)
+        description = describe_encoder(model)
+        assert description is not None
+        weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+        graph = quantize_weights(build_graph(weights, description, cls_only=True))
+        engine = OpenVinoEngine(graph, description, rows="cls", precision="int8", threads=2)
+        for lengths in LENGTHS.values():
+            batch = batch_of(lengths)
+            assert cosines(engine.submit(batch).result(), reference(model, batch, 0, "cls")).min() >= 0.98
+
+    def test_static_quantisation_does_not_mistake_the_mask_for_an_activation(self) -> None:
+        model = random_model(SHAPES[4])
+        description = describe_encoder(model)
+        assert description is not None
+        weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+        samples = [graph_inputs(batch_of([20, 9, 3], seed=seed), description) for seed in range(20)]
+        graph = quantize_statically(build_graph(weights, description, cls_only=True), samples)
+        engine = OpenVinoEngine(graph, description, rows="cls", precision="int8", threads=2)
+        padded = engine.submit(batch_of([20, 9, 3])).result()
+        for index, ids in enumerate(np.split(batch_of([20, 9, 3]).ids, [20, 29])):
+            alone = engine.submit(type(batch_of([1]))(ids, np.array([len(ids)]))).result()
+            assert cosines(padded[index : index + 1], alone)[0] > 0.999
+
+    def test_is_never_chosen_by_itself(self, bge_small_en: Path) -> None:
+        assert BgeEncoder(bge_small_en).backend.request.precision != "int8"
+
+    def test_is_made_from_a_checkpoint_and_kept(self, make: MakeCheckpoint) -> None:
+        folder = make("bge-small-en")
+        encoder = BgeEncoder(folder, device="cpu", precision="int8")
+        assert encoder.backend.engine.name == "openvino"
+        expected = reference_vectors(folder, ["lazy fox", "the quick brown fox"])
+        assert cosines(encoder.encode(["lazy fox", "the quick brown fox"]), expected).min() > 0.99
+        assert encoder.client is not None
+
+    @pytest.mark.parametrize("quantization", ["static", "dynamic"])
+    def test_a_folder_records_how_and_how_well(self, make: MakeCheckpoint, tmp_path: Path, quantization: Any) -> None:  # noqa: ANN401
+        texts = [f"{text} {index}" for index in range(6) for text in TEXTS if text]
+        manifest = prepare(
+            make("bge-small-en"), tmp_path / "made", precision="int8", quantization=quantization, calibration=texts
+        )
+        assert manifest.quantization == quantization
+        assert (manifest.calibration_texts is None) == (quantization == "dynamic")
+        assert manifest.agreement is not None
+        assert 0.9 < manifest.agreement.least_cosine <= manifest.agreement.mean_cosine <= 1
+        encoder = BgeEncoder(tmp_path / "made")
+        assert encoder.backend.request.precision == "int8"
+        with pytest.raises(SettingsError, match="was prepared for int8"):
+            BgeEncoder(tmp_path / "made", precision="float32")
+
+    def test_costs_at_most_half_a_point_on_real_weights(self, minilm: str) -> None:
+        """First sentences of docstrings look for the rest of theirs: labels that nobody had to write."""
+        queries, documents = _questions_and_answers()
+        assert len(queries) > 300
+        exact, rounded = (
+            [encoder.encode(queries), encoder.encode(documents)]
+            for encoder in (
+                BgeEncoder(minilm, device="cpu", precision=precision, on_truncation="ignore")
+                for precision in ("float32", "int8")
+            )
+        )
+        agreement = cosines(np.concatenate(exact), np.concatenate(rounded))
+        assert agreement.mean() >= 0.99
+        assert agreement.min() >= 0.98
+        score = _ndcg_at_10(*exact)
+        assert score > 50  # the labels make sense
+        assert _ndcg_at_10(*rounded) >= score - 0.5
+
+
+def _questions_and_answers() -> tuple[list[str], list[str]]:
+    pairs = []
+    for entry in collect():
+        match = re.match(r"(.{20,150}?[.!?])\s+(.{60,})", entry.text.partition("\n")[2] or entry.text, re.DOTALL)
+        if match:
+            pairs.append((match[1], match[2]))
+    pairs = pairs[::5]
+    return [query for query, _ in pairs], [document for _, document in pairs]
+
+
+def _ndcg_at_10(queries: NDArray[np.float32], documents: NDArray[np.float32]) -> float:
+    """nDCG@10 x 100 where the n-th document is the one answer to the n-th query."""
+    scores = queries @ documents.T
+    ranks = (scores > np.diag(scores)[:, None]).sum(axis=1)
+    return float(100 * np.where(ranks < 10, 1 / np.log2(ranks + 2), 0).mean())
