@@ -3,6 +3,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
+BENCH ?= --profile standard --charts docs
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format notebooks bench clean
@@ -28,8 +29,9 @@ format: $(STAMP) ## Format and fix what can be fixed
 notebooks: $(STAMP) ## Run the notebooks and save their outputs
 	$(PY) notebooks/build.py
 
-bench: $(STAMP) ## Compare speed with the adapters of today, on the same weights
-	$(PY) -m benchmarks
+bench: $(STAMP) ## Compare speed with other libraries on the same weights: BENCH="--profile full" takes hours
+	$(PIP) install --quiet -c constraints.txt -e '.[bench]'
+	$(PY) -m benchmarks $(BENCH)
 
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

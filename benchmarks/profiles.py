@@ -50,6 +50,23 @@ PROFILES = {
             peak_seconds=1.0,
         ),
         Profile(
+            name="standard",
+            shapes=("small-en", "small-zh", "base-en"),
+            mixes={"short": (512, 32), "mixed": (384, 32), "long": (64, 8)},
+            rounds=3,
+            seconds_a_round=1.5,
+            queries_a_round=10,
+            fresh_contenders=(
+                "sentence-transformers",
+                "langchain-huggingface",
+                "llama-index-huggingface",
+                "bge-openvino-float32",
+                "bge-openvino-int8",
+            ),
+            fresh_repetitions=3,
+            peak_seconds=0.5,
+        ),
+        Profile(
             name="quick",
             shapes=("tiny",),
             mixes={"queries": (32, 8), "mixed": (32, 8)},

@@ -214,6 +214,17 @@ def test_many_threads_get_what_one_gets(engine: str) -> None:
         np.testing.assert_allclose(rows, reference(model, batch, 0, "cls"), atol=2e-5)
 
 
+def test_batches_side_by_side_in_a_new_engine_do_not_disturb_each_other() -> None:
+    model = random_model(Shape("small-en", layers=2))
+    batches = [batch_of(lengths, alone=False) for lengths in ([512, 512], [512, 511], [302, 42, 4, 3], [100] * 9)]
+    expected = [reference(model, batch, 0, "cls") for batch in batches]
+    for _ in range(6):
+        running = start("openvino", model, "cls")
+        pending = [running.submit(batch) for batch in batches]
+        for one, rows in zip(pending, expected, strict=True):
+            np.testing.assert_allclose(one.result(), rows, atol=2e-5)
+
+
 def test_the_torch_engine_holds_no_second_copy_of_the_weights() -> None:
     model = random_model(Shape("own", hidden_size=64, heads=2))
     running = TorchEngine(model, describe_encoder(model), rows="cls")  # type: ignore[arg-type]

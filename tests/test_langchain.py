@@ -291,7 +291,7 @@ class TestKwargsKeyByKey:
         "prompts": ({"query": "q: "}, lambda e: e.encoder.instruction("query").prefix, "q: "),
         "default_prompt_name": ("query", lambda e: e.encoder.instruction("document").prefix, ""),
         "similarity_fn_name": ("dot", lambda e: len(e.embed_query("fox")), 32),
-        "backend": ("torch", lambda e: e.encoder.backend.engine.name, "sentence-transformers"),
+        "backend": ("openvino", lambda e: e.encoder.backend.engine.name, "openvino"),
         "model_kwargs": (
             {"attn_implementation": "eager"},
             lambda e: _config(e)._attn_implementation,

@@ -4,39 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-
 from bge_integrations.backend.digests import file_digest
-from bge_integrations.catalogue import MODELS, find_model
-from bge_integrations.errors import (
-    ModelLoadError,
-    ModelNotCachedError,
-    ModelNotFoundError,
-    UnsafeWeightsError,
-)
+from bge_integrations.errors import ModelLoadError, ModelNotFoundError, UnsafeWeightsError
 
-logger = logging.getLogger(__name__)
-
-# Everything an encoder needs, and none of the ONNX, OpenVINO, TensorFlow or Flax copies that repositories also hold.
-_PLAIN_FILES = ("*.json", "*.txt", "*.model", "README.md", "*.safetensors")
-_UNNEEDED_FILES = ("onnx/*", "openvino/*", "coreml/*", "gguf/*", "checkpoint-*")
-_PICKLE_FILES = ("*.bin", "*.pt")
-_FINGERPRINTED = ("*.safetensors", "*.json", "*.txt", "*.model", *_PICKLE_FILES)
+PICKLE_FILES = ("*.bin", "*.pt")
+_FINGERPRINTED = ("*.safetensors", "*.json", "*.txt", "*.model", *PICKLE_FILES)
 _TRAINING_FILES = ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
 _POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
@@ -119,7 +96,7 @@ class Checkpoint:
         for index, folder in enumerate(self._module_folders()):
             if not folder.is_dir() or any(folder.glob("*.safetensors")):
                 continue
-            pickled = sorted(path.name for pattern in _PICKLE_FILES for path in folder.glob(pattern))
+            pickled = sorted(path.name for pattern in PICKLE_FILES for path in folder.glob(pattern))
             pickled = [name for name in pickled if name not in _TRAINING_FILES]
             if pickled and not allow_pickle_weights:
                 raise UnsafeWeightsError(
@@ -176,9 +153,6 @@ def locate(
 ) -> Checkpoint:
     """Finds a model's folder, asking the hub if it is not a local one.
 
-    This is the only place that reaches the network. Files go to huggingface_hub's own cache, which transformers and
-    sentence-transformers use too, so nothing is fetched twice.
-
     Args:
         name: Local folder, hub id, or the bare name of a BGE model.
         revision: Branch, tag or commit on the hub.
@@ -202,84 +176,22 @@ def locate(
             f"There is no folder {name} (looked in {Path.cwd()}); check the path, or give a hub id such as "
             "'BAAI/bge-small-en-v1.5'."
         )
-    patterns = [*_PLAIN_FILES]
-    if allow_pickle_weights:
-        patterns += _PICKLE_FILES
-    if trust_remote_code:
-        patterns.append("*.py")
-    return Checkpoint(_fetch(name, revision, cache_folder, token, local_files_only, patterns), name)
+    from bge_integrations.backend.hub import fetch  # its client takes a while to import, for nothing in most cases
 
-
-def _fetch(
-    name: str,
-    revision: str | None,
-    cache_folder: str | None,
-    token: str | bool | None,
-    local_files_only: bool,
-    patterns: list[str],
-) -> Path:
-    """Returns the folder of a hub model, fetching what is missing of it."""
-    cache = cache_folder or os.environ.get("SENTENCE_TRANSFORMERS_HOME")
-    repository = _hub_id(name)
-    try:
-        found = huggingface_hub.snapshot_download(
-            repository,
-            revision=revision,
-            cache_dir=cache,
-            token=token,
-            local_files_only=local_files_only,
-            allow_patterns=patterns,
-            ignore_patterns=list(_UNNEEDED_FILES),
-        )
-    except GatedRepoError as error:
-        raise ModelNotFoundError(
-            f"{repository} is gated: ask for access on its hub page, then pass token=… or run `hf auth login`."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ModelNotFoundError(f"{repository} has no revision {revision!r}; leave revision=None for main.") from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise ModelNotFoundError(
-            f"There is no folder {name!r} (looked in {Path.cwd()}) and no model {repository!r} on the hub that this "
-            f"token may see.{_suggestion(name)}"
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise ModelNotCachedError(_not_cached_message(repository, revision, cache, local_files_only)) from error
-    except HfHubHTTPError as error:
-        raise ModelLoadError(f"The hub refused to give {repository}: {error}") from error
-    logger.info("%s: using %s", repository, found)
-    return Path(found)
+    found = fetch(
+        name,
+        revision=revision,
+        cache_folder=cache_folder,
+        token=token,
+        local_files_only=local_files_only,
+        allow_pickle_weights=allow_pickle_weights,
+        trust_remote_code=trust_remote_code,
+    )
+    return Checkpoint(found, name)
 
 
 def _looks_like_path(name: str) -> bool:
     return name.startswith((".", "/", "~", "\\")) or "\\" in name or name.count("/") > 1
-
-
-def _hub_id(name: str) -> str:
-    if "/" in name:
-        return name
-    spec = find_model(name)
-    # sentence-transformers reads a name without an organisation as one of its own.
-    return spec.model_id if spec else f"sentence-transformers/{name}"
-
-
-def _suggestion(name: str) -> str:
-    short = name.rsplit("/", 1)[-1].lower()
-    near = [spec.model_id for spec in MODELS if short in spec.model_id.lower()]
-    return f" Did you mean {near[0]!r}?" if near else ""
-
-
-def _not_cached_message(repository: str, revision: str | None, cache: str | None, local_files_only: bool) -> str:
-    where = cache or huggingface_hub.constants.HF_HUB_CACHE
-    at = f" at revision {revision!r}" if revision else ""
-    if local_files_only or huggingface_hub.constants.HF_HUB_OFFLINE:
-        why = "and the hub must not be asked (local_files_only=True or HF_HUB_OFFLINE=1)"
-    else:
-        why = "and the hub can't be reached"
-    return (
-        f"{repository}{at} is not in the cache {where}, {why}. Either fetch it once on a machine with a "
-        f"network (`hf download {repository}`) and copy the folder, giving its path as model_name; or set "
-        "cache_folder to where it is; or set HF_ENDPOINT to a mirror that you can reach."
-    )
 
 
 def _knows_architecture(model_type: object) -> bool:

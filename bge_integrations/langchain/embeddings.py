@@ -97,6 +97,8 @@ class HuggingFaceBgeEmbeddings(BaseModel, Embeddings):
     """Load `pytorch_model.bin` where a checkpoint has no safetensors."""
     batch_tokens: int | None = None
     """Tokens, padding included, in one forward pass; None takes the engine's own figure."""
+    threads: int | None = None
+    """Processor cores to use; None takes those that this process may use."""
     token: SecretStr | bool | None = Field(default=None, exclude=True, repr=False)
     """Hub token; never shown, dumped or pickled."""
 

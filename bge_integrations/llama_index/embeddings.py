@@ -103,6 +103,7 @@ class HuggingFaceBgeEmbedding(BaseEmbedding):
     local_files_only: bool = Field(default=False, description="Never ask the hub.")
     allow_pickle_weights: bool = Field(default=False, description="Load pytorch_model.bin if there is nothing else.")
     batch_tokens: int | None = Field(default=None, description="Tokens in one forward pass.", gt=0)
+    threads: int | None = Field(default=None, description="Processor cores; None takes what this process may.", gt=0)
     sentence_transformer_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="Further arguments of SentenceTransformer(...), such as prompts."
     )

@@ -80,7 +80,11 @@ class OpenVinoEngine:
 
     def _run(self, request: ov.InferRequest, batch: TokenBatch) -> NDArray[np.float32]:
         inputs = graph_inputs(batch, self._shape)
-        rows: NDArray[np.float32] = request.infer(inputs, share_inputs=True, share_outputs=True)["rows"]
+        # Not request.infer(), which computes in the thread that calls it instead of one of the streams: once in a while,
+        # in a new process, batches of some shape then came out wrong.
+        request.start_async(inputs, share_inputs=True)
+        request.wait()
+        rows: NDArray[np.float32] = request.get_output_tensor().data
         # The output belongs to the request, which computes the next batch into it.
         return rows[batch.is_token] if self.rows == "tokens" else rows.copy()
 
