@@ -80,13 +80,13 @@ class EncodingCall:
                     if is_last:
                         lengths.warn()
                 start, target = rows.next(part.count)
-                self._fill(target, part, start, progress, alone=is_last and start == 0)
+                self._fill(target, part, start, progress)
         return rows.finished()
 
     def _tokenize(self, texts: list[str]) -> _Slice:
         return _Slice(texts, self._instruction, self._model, self._max_length)
 
-    def _fill(self, target: NDArray[np.float32], part: _Slice, start: int, progress: Progress, *, alone: bool) -> None:
+    def _fill(self, target: NDArray[np.float32], part: _Slice, start: int, progress: Progress) -> None:
         rows = target if part.is_distinct else np.empty((len(part.tokens.lengths), self._dimension), dtype=np.float32)
         batches = run_batches(
             self._model,
@@ -94,7 +94,6 @@ class EncodingCall:
             prompt_length=self._prompt_length,
             batch_tokens=self._settings.batch_tokens,
             max_texts=self._settings.batch_size,
-            alone=alone,
         )
         try:
             for positions, pooled in batches:

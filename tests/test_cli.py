@@ -12,26 +12,27 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bge_integrations import MODELS
+from bge_integrations import MODELS, BgeEncoder
 from bge_integrations.cli import app
 
 EN = "Represent this sentence for searching relevant passages: "
 ZH = "为这个句子生成表示以用于检索相关文章："
 
 
-def bge(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def bge(*arguments: str, folder: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "PYTHONIOENCODING")}
     return subprocess.run(
         [str(Path(sys.executable).with_name("bge")), *arguments],
         capture_output=True,
         encoding="utf-8",
+        cwd=folder,
         env={**inherited, "PYTHONUTF8": "1", **environment},
     )
 
 
 @pytest.mark.parametrize("environment", [{"COLUMNS": "100"}, {}], ids=["in 100 columns", "in a pipe"])
 def test_models_prints_one_uncut_line_for_each(environment: dict[str, str]) -> None:
-    run = bge("models", **environment)
+    run = bge("models", folder=None, **environment)
     assert run.returncode == 0
     assert "…" not in run.stdout
     lines = run.stdout.splitlines()
@@ -132,3 +133,36 @@ def test_an_error_is_one_unbroken_message_and_not_a_traceback(tmp_path: Path) ->
     assert run.returncode == 1
     assert f"bge: There is no folder {missing} " in run.stderr
     assert len(run.stderr.splitlines()) == 1
+
+
+class TestPrepare:
+    def test_makes_a_folder_and_says_how_to_use_it(self, bge_small_en: Path, tmp_path: Path) -> None:
+        run = bge("prepare", str(bge_small_en), "-o", "made", "--precision", "int8", folder=tmp_path)
+        assert run.returncode == 0, run.stderr
+        assert "made: bge-small-en-v1.5 in int8" in run.stdout
+        assert "agreement with float32 on 50 texts: mean cosine" in run.stdout
+        assert "use it with model_name='made'" in run.stdout
+        assert BgeEncoder(tmp_path / "made").backend.request.precision == "int8"
+
+    def test_takes_own_calibration_texts_and_tells_all_as_json(self, bge_small_en: Path, tmp_path: Path) -> None:
+        (tmp_path / "texts.txt").write_text("\n".join(f"lazy fox {number}" for number in range(20)))
+        options = ["--precision", "int8", "--quantization", "static", "--calibration", "texts.txt", "--json"]
+        run = bge("prepare", str(bge_small_en), "-o", "made", *options, folder=tmp_path)
+        assert run.returncode == 0, run.stderr
+        manifest = json.loads(run.stdout)
+        assert (manifest["quantization"], manifest["calibration_texts"]) == ("static", 16)
+
+    def test_refuses_what_it_cant_make(self, bge_small_en: Path, tmp_path: Path) -> None:
+        run = bge("prepare", str(bge_small_en), "-o", "made", "--precision", "int4", folder=tmp_path)
+        assert run.returncode == 1
+        assert run.stderr.startswith("bge: precision='int4' can't be prepared; choose one of 'float32'")
+
+
+def test_bench_compares_what_runs_here_and_recommends(bge_small_en: Path) -> None:
+    run = bge("bench", str(bge_small_en), "--seconds", "2", "--json")
+    assert run.returncode == 0, run.stderr
+    report = json.loads(run.stdout)
+    ran = {(row["combination"]["engine"], row["combination"]["precision"]) for row in report["measured"]}
+    named = ran | {tuple(name.split(" ")[:2]) for name in report["left_out"]}
+    assert ran
+    assert len(named) >= 3

@@ -68,7 +68,6 @@ def run_batches(
     prompt_length: int = 0,
     batch_tokens: int | None = None,
     max_texts: int | None = None,
-    alone: bool = True,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Runs texts through a model in batches.
 
@@ -80,7 +79,6 @@ def run_batches(
         prompt_length: Leading tokens of each text that come from an instruction.
         batch_tokens: Tokens, padding included, in one batch; None takes the model's figure.
         max_texts: Upper limit on the texts in a batch.
-        alone: Nothing of the same call comes after these texts.
 
     Yields:
         Positions of some texts and their pooled vectors, shape [positions, dimension]; every position once.
@@ -89,15 +87,14 @@ def run_batches(
         TextTooLargeError: One text alone does not fit.
     """
     waiting = deque(plan_batches(tokens.lengths, batch_tokens=batch_tokens or model.batch_tokens, max_texts=max_texts))
-    alone = alone and len(waiting) == 1
-    at_once = 1 if alone else model.engine.parallel_batches
+    at_once = model.engine.parallel_batches
     running: deque[tuple[NDArray[np.int64], TokenBatch, PendingRows]] = deque()
     while waiting or running:
         positions = running[0][0] if running else waiting[0]
         try:
             while waiting and len(running) < at_once:
                 positions = waiting[0]
-                batch = TokenBatch(tokens.of(positions), tokens.lengths[positions], prompt_length, alone)
+                batch = TokenBatch(tokens.of(positions), tokens.lengths[positions], prompt_length)
                 running.append((positions, batch, model.engine.submit(batch)))
                 waiting.popleft()
             positions, batch, pending = running.popleft()

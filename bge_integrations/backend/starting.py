@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import hashlib
 import logging
 import shutil
@@ -84,6 +85,8 @@ def start(request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None) 
         if started is not None:
             why = "the fastest that can run it here" if request.engine == "auto" else "as asked"
             logger.info("%s: engine %s, %s", request.model_name, kind.name, why)
+            if started.source is None:
+                sources.release()
             return started
         logger.info("%s: not %s, which does not know this kind of encoder", request.model_name, kind.name)
     raise EngineNotAvailableError(
@@ -131,6 +134,12 @@ class _Sources:
             self._loaded = None  # gone before the next one comes
             self._loaded = precision, Source(self.request, self.checkpoint, self.spec, precision)
         return self._loaded[1]
+
+    def release(self) -> None:
+        """Gives the weights back at once: sentence-transformers' models are reference cycles."""
+        if self._loaded is not None:
+            self._loaded = None
+            gc.collect()
 
 
 class _UnknownEncoderError(Exception):

@@ -28,13 +28,11 @@ class TokenBatch:
         lengths: Tokens of each text, int64, shape [texts]; together they are the length of `ids`.
         prompt_length: Tokens at the start of every text that come from an instruction, special tokens before it
             included. Only checkpoints that leave the instruction out of their mean look at it.
-        alone: No other batch of the same call waits, so that this one should have all cores.
     """
 
     ids: NDArray[np.int32]
     lengths: NDArray[np.int64]
     prompt_length: int = 0
-    alone: bool = True
 
     @cached_property
     def is_token(self) -> NDArray[np.bool_]:
