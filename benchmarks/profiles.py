@@ -52,9 +52,9 @@ PROFILES = {
         Profile(
             name="standard",
             shapes=("small-en", "small-zh", "base-en"),
-            mixes={"short": (512, 32), "mixed": (384, 32), "long": (64, 8)},
+            mixes={"mixed": (256, 64), "long": (32, 8)},
             rounds=3,
-            seconds_a_round=1.5,
+            seconds_a_round=2.0,
             queries_a_round=10,
             fresh_contenders=(
                 "sentence-transformers",

@@ -364,22 +364,14 @@ class TestInt8:
             assert cosines(padded[index : index + 1], alone)[0] > 0.999
 
     @pytest.mark.parametrize("quantization", ["static", "dynamic"])
-    def test_many_batches_give_what_single_texts_give(
-        self,
-        make: MakeCheckpoint,
-        tmp_path: Path,
-        quantization: Any,  # noqa: ANN401
-    ) -> None:
-        folder = make("bge-small-en", hidden_size=384, heads=12, positions=512)
-        prepare(folder, tmp_path / "made", precision="int8", quantization=quantization)
+    def test_many_batches_give_what_single_texts_give(self, minilm: str, tmp_path: Path, quantization: Any) -> None:  # noqa: ANN401
+        texts = [f"{'The lazy fox jumps over 12 dogs. ' * (1 + index * 7 % 11)}{index}" for index in range(60)]
+        prepare(minilm, tmp_path / "made", precision="int8", quantization=quantization, calibration=texts)
         encoder = BgeEncoder(tmp_path / "made", batch_tokens=300)
-        texts = [f"{'the lazy fox jumps over 12 dogs ' * (1 + index * 7 % 23)}{index}" for index in range(60)]
         together = encoder.encode_documents(texts)
         single = np.concatenate([encoder.encode_documents([text]) for text in texts])
         assert cosines(together, single).min() > 0.995
-        if quantization == "dynamic":
-            # Weights of ten times the usual size: attention is nearly one-hot, so that rounding tips it over at times.
-            assert cosines(together, reference_vectors(folder, texts, max_length=512)).min() > 0.95
+        assert cosines(together, BgeEncoder(minilm, device="cpu").encode_documents(texts)).min() > 0.98
 
     def test_is_never_chosen_by_itself(self, bge_small_en: Path) -> None:
         assert BgeEncoder(bge_small_en).backend.request.precision != "int8"
