@@ -35,9 +35,9 @@ def graph_inputs(batch: TokenBatch, shape: EncoderShape) -> dict[str, NDArray[np
 class OpenVinoEngine:
     """An encoder on the CPU.
 
-    The graph is compiled for a single stream. Two of half the threads each would compute 5 to 10 % more, but wrongly with
-    OpenVINO 2026.4: int8 vectors had a cosine of 0.1 to 0.9 with the right ones, and float32 batches of one shape came
-    out wrong in 4 of 11 new processes (in none of 60 later ones). One stream was right in all of them.
+    The graph is compiled for a single stream. Two of half the threads each would compute 5 to 10 % more, but with
+    OpenVINO 2026.4 wrongly: int8 vectors had a cosine of 0.1 to 0.9 with the right ones, and float32 batches of one
+    shape came out wrong in 4 of 11 new processes (in none of 60 later ones).
     """
 
     name = "openvino"
