@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_integrations.backend import sharing
+from bge_integrations.driving import in_thread
 from bge_integrations.encoding import EncodingCall
 from bge_integrations.errors import EncoderClosedError, SettingsError
 from bge_integrations.instructions import Instruction, Role, resolve_instruction
@@ -199,6 +200,18 @@ class BgeEncoder:
         """
         return self._encode(texts, "symmetric", "encode")
 
+    async def aencode_queries(self, texts: Iterable[str]) -> NDArray[np.float32]:
+        """As `encode_queries`, without blocking the event loop; cancelled, it gives up what has not been computed."""
+        return await self._encode_async(texts, "query", "aencode_queries")
+
+    async def aencode_documents(self, texts: Iterable[str]) -> NDArray[np.float32]:
+        """As `encode_documents`, without blocking the event loop; cancelled, it gives up what has not been computed."""
+        return await self._encode_async(texts, "document", "aencode_documents")
+
+    async def aencode(self, texts: Iterable[str]) -> NDArray[np.float32]:
+        """As `encode`, without blocking the event loop; cancelled, it gives up what has not been computed."""
+        return await self._encode_async(texts, "symmetric", "aencode")
+
     def instruction(self, role: Role) -> Instruction:
         """Returns what is put around the texts of a role with these settings."""
         model = self._loaded()
@@ -329,16 +342,24 @@ class BgeEncoder:
             resolve_instruction("query", explicit=None, task=settings.task, spec=model.spec, saved_prompts={})
 
     def _encode(self, texts: Iterable[str], role: Role, method: str) -> NDArray[np.float32]:
-        call = EncodingCall(
+        return self._call(role).run(texts, method)
+
+    async def _encode_async(self, texts: Iterable[str], role: Role, method: str) -> NDArray[np.float32]:
+        if self._model is None:
+            await in_thread(self._loaded)
+        return await self._call(role).run_async(texts, method)
+
+    def _call(self, role: Role) -> EncodingCall:
+        return EncodingCall(
             self._loaded(),
             self.settings,
             self.instruction(role),
             max_length=self.max_length,
             dimension=self.dimension,
             normalizes=self.normalizes,
+            is_query=role == "query",
             show_progress=self.settings.show_progress and role != "query",
         )
-        return call.run(texts, method)
 
 
 def _restore(settings: EncoderSettings) -> BgeEncoder:

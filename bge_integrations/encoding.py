@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations.backend.feeding import TextTooLargeError, one_ahead, run_batches
-from bge_integrations.errors import DeviceMemoryError, NonFiniteEmbeddingError, TruncationError
+from bge_integrations.backend.jobs import Job, TextFailedError
+from bge_integrations.driving import Steps, run, run_async
+from bge_integrations.errors import DeviceMemoryError, EngineFailedError, NonFiniteEmbeddingError, TruncationError
 from bge_integrations.instructions import Instruction
-from bge_integrations.reporting import Progress, warn_about_truncation
+from bge_integrations.reporting import Progress, TruncationWarning, warn_user
 from bge_integrations.settings import EncoderSettings, OnTruncation
 from bge_integrations.validation import slices_of_texts
 
@@ -23,6 +25,8 @@ TEXTS_A_SLICE = 4096
 
 _NORM_FLOOR = np.float32(1e-12)  # as torch.nn.functional.normalize
 _FIRST_ROWS = 1024
+_FEW_TEXTS = 32
+_FEW_CHARACTERS = 16384  # tokenised in a few milliseconds
 
 
 class EncodingCall:
@@ -37,6 +41,7 @@ class EncodingCall:
         max_length: int,
         dimension: int,
         normalizes: bool,
+        is_query: bool,
         show_progress: bool,
     ) -> None:
         """Takes what was decided before the texts are looked at.
@@ -48,6 +53,7 @@ class EncodingCall:
             max_length: Tokens per text, special tokens included.
             dimension: Of the vectors.
             normalizes: Whether they get unit length.
+            is_query: Whether somebody waits for them, so that they go before documents.
             show_progress: Whether a bar is drawn.
         """
         self._model = model
@@ -56,6 +62,7 @@ class EncodingCall:
         self._max_length = max_length
         self._dimension = dimension
         self._normalizes = normalizes
+        self._is_query = is_query
         self._show_progress = show_progress
         self._prompt_length = model.prompt_length(instruction.prefix)
 
@@ -66,54 +73,100 @@ class EncodingCall:
             texts: The texts.
             method: The public method, for messages.
         """
-        count, slices = slices_of_texts(texts, method, TEXTS_A_SLICE)
+        return run(self._steps(texts, method))
+
+    async def run_async(self, texts: Iterable[str], method: str) -> NDArray[np.float32]:
+        """As `run`, without blocking the event loop."""
+        return await run_async(self._steps(texts, method), is_short=_are_short(texts))
+
+    def _steps(self, texts: Iterable[str], method: str) -> Steps[NDArray[np.float32]]:
+        count, slices = yield lambda: slices_of_texts(texts, method, TEXTS_A_SLICE)
         lengths = _LengthReport(self._max_length, self._settings.on_truncation)
+        tokenised = self._tokenised(slices, lengths)
         rows = _Rows(count, self._dimension)
-        parts = one_ahead(slices, self._tokenize)
+        queued: deque[tuple[_Slice, Job]] = deque()
         if self._settings.on_truncation == "error":
             # Every length is known before anything is computed, so that nothing is computed in vain.
-            parts = iter([(part, is_last) for part, is_last in parts if lengths.add(part)])
+            tokenised = iter((yield lambda: list(tokenised)))
         with Progress(count, shown=self._show_progress) as progress:
-            for part, is_last in parts:
+            try:
+                while (part := (yield lambda: next(tokenised, None))) is not None:
+                    queued.append((part, self._queue(part, progress)))
+                    # One slice is computed while the next one is tokenised.
+                    if len(queued) > 1:
+                        yield from self._collect(queued, rows)
                 if self._settings.on_truncation == "warn":
-                    lengths.add(part)
-                    if is_last:
-                        lengths.warn()
-                start, target = rows.next(part.count)
-                self._fill(target, part, start, progress)
+                    lengths.warn()
+                while queued:
+                    yield from self._collect(queued, rows)
+            finally:
+                for _, job in queued:
+                    job.done.cancel()
         return rows.finished()
 
-    def _tokenize(self, texts: list[str]) -> _Slice:
-        return _Slice(texts, self._instruction, self._model, self._max_length)
+    def _tokenised(self, slices: Iterator[list[str]], lengths: _LengthReport) -> Iterator[_Slice]:
+        for texts in slices:
+            part = _Slice(texts, self._instruction, self._model, self._max_length)
+            lengths.add(part)
+            yield part
 
-    def _fill(self, target: NDArray[np.float32], part: _Slice, start: int, progress: Progress) -> None:
-        rows = target if part.is_distinct else np.empty((len(part.tokens.lengths), self._dimension), dtype=np.float32)
-        batches = run_batches(
-            self._model,
+    def _queue(self, part: _Slice, progress: Progress) -> Job:
+        def count(positions: NDArray[np.int64]) -> None:
+            progress.add(int(part.repeats[positions].sum()), int(part.tokens.lengths[positions].sum()))
+
+        job = Job(
             part.tokens,
+            self._model.facts.dimension,
+            is_query=self._is_query,
             prompt_length=self._prompt_length,
             batch_tokens=self._settings.batch_tokens,
             max_texts=self._settings.batch_size,
+            on_batch=count if self._show_progress else None,
         )
+        self._model.scheduler.submit(job)
+        return job
+
+    def _collect(self, queued: deque[tuple[_Slice, Job]], rows: _Rows) -> Steps[None]:
+        """Waits for the oldest slice, and takes its vectors."""
+        part, job = queued[0]
+        start, target = rows.next(part.count)
         try:
-            for positions, pooled in batches:
-                finite = np.isfinite(pooled).all(axis=1)
-                if not finite.all():
-                    self._refuse_non_finite(start + part.first_index(positions[~finite]))
-                kept = pooled[:, : self._dimension]
-                if self._normalizes:
-                    kept = kept / np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), _NORM_FLOOR)
-                rows[positions] = kept
-                progress.add(int(part.repeats[positions].sum()), int(part.tokens.lengths[positions].sum()))
-        except TextTooLargeError as error:
-            index = start + part.first_index(np.array([error.position]))
-            raise DeviceMemoryError(
-                f"Text {index}, of {part.tokens.lengths[error.position]} tokens, does not fit into the memory of "
-                f"{self._model.device} even alone ({error}). Set a smaller max_length, or run with device='cpu'.",
+            pooled = yield job.done
+        except TextFailedError as failure:
+            raise self._named(failure, part, start) from failure.__cause__
+        finally:
+            for note in job.notes:
+                warn_user(f"{self._model.device} {note}", RuntimeWarning)
+        queued.popleft()
+        yield lambda: self._fill(target, part, start, pooled)
+
+    def _fill(self, target: NDArray[np.float32], part: _Slice, start: int, pooled: NDArray[np.float32]) -> None:
+        finite = np.isfinite(pooled).all(axis=1)
+        if not finite.all():
+            self._refuse_non_finite(start + part.first_index(np.flatnonzero(~finite)))
+        kept = pooled[:, : self._dimension]
+        if self._normalizes:
+            kept = kept / np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), _NORM_FLOOR)
+        if part.is_distinct:
+            target[:] = kept
+        else:
+            np.take(kept, part.inverse, axis=0, out=target)
+
+    def _named(self, failure: TextFailedError, part: _Slice, start: int) -> Exception:
+        """Says which text of the call the engine failed on."""
+        index = start + part.first_index(np.array([failure.position]))
+        text = f"Text {index}, of {part.tokens.lengths[failure.position]} tokens,"
+        if failure.out_of_memory:
+            return DeviceMemoryError(
+                f"{text} does not fit into the memory of {self._model.device} even alone ({failure.__cause__}). Set a "
+                "smaller max_length, or run with device='cpu'.",
                 index,
-            ) from error
-        if not part.is_distinct:
-            np.take(rows, part.inverse, axis=0, out=target)
+            )
+        return EngineFailedError(
+            f"{text} makes the engine fail even alone: {failure.__cause__!r}. If it fails on any text, "
+            "engine='sentence-transformers' may not.",
+            index,
+        )
 
     def _refuse_non_finite(self, first: int) -> None:
         raise NonFiniteEmbeddingError(
@@ -122,6 +175,13 @@ class EncodingCall:
             "checkpoint itself is damaged.",
             first,
         )
+
+
+def _are_short(texts: object) -> bool:
+    """Whether the texts of a call take no time worth mentioning beside an event loop's."""
+    if not isinstance(texts, (list, tuple)) or len(texts) > _FEW_TEXTS:
+        return False
+    return sum(len(text) for text in texts if isinstance(text, str)) <= _FEW_CHARACTERS
 
 
 class _Slice:
@@ -151,8 +211,8 @@ class _LengthReport:
         self._cut = 0
         self._longest = (0, 0)  # tokens, index
 
-    def add(self, part: _Slice) -> bool:
-        """Counts a slice. Always true, so that it can stand in a comprehension.
+    def add(self, part: _Slice) -> None:
+        """Counts a slice.
 
         Raises:
             TruncationError: A text over the limit, if that is how it was asked for.
@@ -170,16 +230,16 @@ class _LengthReport:
         self._longest = max(self._longest, (int(lengths[longest]), -(self._texts + longest)))
         self._cut += len(cut)
         self._texts += len(lengths)
-        return True
 
     def warn(self) -> None:
         """Tells the user, if anything was cut."""
         if not self._cut:
             return
         tokens, index = self._longest
-        warn_about_truncation(
+        warn_user(
             f"{self._cut} of {self._texts} texts were cut: the longest, text {-index}, has {tokens} tokens, the limit "
-            f"is {self._limit}. Split long texts before encoding, or set on_truncation='ignore'."
+            f"is {self._limit}. Split long texts before encoding, or set on_truncation='ignore'.",
+            TruncationWarning,
         )
 
 

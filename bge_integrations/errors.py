@@ -18,6 +18,7 @@ BgeError
 ├── PoolingMismatchError               (also a ValueError)  a BGE checkpoint whose own files ask for another pooling
 ├── NonFiniteEmbeddingError            (also a ValueError)  the model gave NaN or infinity for a text
 ├── DeviceMemoryError                  (also a MemoryError) one text alone does not fit into the device's memory
+├── EngineFailedError                  (also a RuntimeError) the engine fails on a text even alone, or has died
 ├── EncoderClosedError                 (also a RuntimeError) used after `close()`
 └── MissingExtraError                  (also an ImportError) an optional dependency is not installed
 ```
@@ -32,6 +33,7 @@ __all__ = [
     "DeviceMemoryError",
     "DeviceNotAvailableError",
     "EncoderClosedError",
+    "EngineFailedError",
     "EngineNotAvailableError",
     "InputTypeError",
     "InputValueError",
@@ -148,6 +150,21 @@ class DeviceMemoryError(BgeError, MemoryError):
         self.index = index
 
     def __reduce__(self) -> tuple[type[DeviceMemoryError], tuple[str, int]]:
+        return type(self), (str(self), self.index)
+
+
+class EngineFailedError(BgeError, RuntimeError):
+    """The engine fails on a text, even alone, or has died; the cause is what it raised.
+
+    Attributes:
+        index: Position of the text in the call; None if no text is at fault.
+    """
+
+    def __init__(self, message: str, index: int | None) -> None:
+        super().__init__(message)
+        self.index = index
+
+    def __reduce__(self) -> tuple[type[EngineFailedError], tuple[str, int | None]]:
         return type(self), (str(self), self.index)
 
 

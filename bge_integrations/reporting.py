@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 import warnings
 
@@ -20,6 +21,7 @@ class Progress:
         self._total = total
         self._shown = shown
         self._tokens = 0
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Progress:
         if self._shown:
@@ -30,8 +32,10 @@ class Progress:
         return self
 
     def add(self, texts: int, tokens: int) -> None:
-        """Counts a batch."""
-        if self._shown:
+        """Counts a batch, from any thread."""
+        if not self._shown:
+            return
+        with self._lock:
             self._tokens += tokens
             rate = self._tokens / max(time.perf_counter() - self._start, 1e-9)
             self._bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
@@ -42,14 +46,14 @@ class Progress:
             self._bar.close()
 
 
-def warn_about_truncation(message: str) -> None:
+def warn_user(message: str, category: type[Warning]) -> None:
     """Warns at the line of user code that made the call, every time, not only the first."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _INNER_MODULES:
         frame = frame.f_back
     warnings.warn_explicit(
         message,
-        TruncationWarning,
+        category,
         filename=frame.f_code.co_filename,
         lineno=frame.f_lineno,
         module=frame.f_globals.get("__name__"),

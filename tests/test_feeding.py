@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import tracemalloc
 import warnings
@@ -15,7 +14,6 @@ import pytest
 
 from bge_integrations import BgeEncoder, TruncationWarning, encoding
 from bge_integrations.backend.engines import EngineOutOfMemory, PendingRows, TokenBatch
-from bge_integrations.backend.feeding import one_ahead
 from bge_integrations.errors import DeviceMemoryError, InputTypeError, NonFiniteEmbeddingError, TruncationError
 from tests.conftest import MakeCheckpoint
 
@@ -103,27 +101,15 @@ class TestSlices:
             encoder.encode_documents(texts)
         assert len(caught) == 1
 
-    def test_no_thread_is_left_behind_by_an_error(self, encoder: BgeEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-        def failing(_: object) -> None:
-            raise RuntimeError("engine trouble")
-
-        encoder.encode_documents(TEXTS)  # whatever the engine itself keeps running is there now
-        before = threading.active_count()
-        monkeypatch.setattr(encoder.backend.engine, "submit", failing)
-        with pytest.raises(RuntimeError, match="engine trouble"):
-            encoder.encode_documents(TEXTS)
-        gc.collect()
-        assert threading.active_count() <= before
-
     def test_nan_names_the_text_in_the_whole_call(self, encoder: BgeEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-        pooled = encoder.backend.pooled
+        pool = encoder.backend.scheduler._pool
 
         def damaged(batch: TokenBatch, rows: Any) -> Any:  # noqa: ANN401
-            result = pooled(batch, rows).copy()
+            result = pool(batch, rows).copy()
             result[batch.lengths > 50] = np.nan
             return result
 
-        monkeypatch.setattr(encoder.backend, "pooled", damaged)
+        monkeypatch.setattr(encoder.backend.scheduler, "_pool", damaged)
         with pytest.raises(NonFiniteEmbeddingError, match="text 40 ") as caught:
             encoder.encode_documents([*TEXTS[:40], "dog " * 60, *TEXTS[40:], "dog " * 60])
         assert caught.value.index == 40
@@ -170,7 +156,7 @@ class TestOutOfMemory:
             vectors = encoder.encode_documents(TEXTS)
         np.testing.assert_allclose(vectors, expected, atol=1e-5)
         assert max(sizes) <= 100
-        assert encoder.backend.batch_tokens <= 128
+        assert encoder.backend.engine.batch_tokens <= 128
 
     def test_the_smaller_budget_is_kept(self, make: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch) -> None:
         encoder = BgeEncoder(make("bge-small-en"), device="cpu")
@@ -178,7 +164,7 @@ class TestOutOfMemory:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             encoder.encode_documents(TEXTS)
-        limit = encoder.backend.batch_tokens
+        limit = encoder.backend.engine.batch_tokens
         sizes = self._limit(encoder, limit, monkeypatch)
         encoder.encode_documents(TEXTS)  # warnings are errors here
         assert max(sizes) <= limit
@@ -212,9 +198,3 @@ class TestOutOfMemory:
             encoder.encode_documents(texts)
         assert caught.value.index == 30
         assert isinstance(caught.value, MemoryError)
-
-
-def test_one_ahead_keeps_the_order_and_marks_the_last() -> None:
-    assert list(one_ahead([], str)) == []
-    assert list(one_ahead([1], str)) == [("1", True)]
-    assert list(one_ahead(iter([1, 2, 3]), str)) == [("1", False), ("2", False), ("3", True)]

@@ -57,6 +57,7 @@ class EncoderShape:
     Attributes:
         layers: Transformer layers.
         hidden_size: Width of the hidden states.
+        feed_forward_size: Width inside the feed-forward part of a layer.
         heads: Attention heads.
         norm_eps: Added to the variance in layer normalisation.
         positions_after_padding: Whether the first position has the index `pad_id + 1` instead of 0.
@@ -65,6 +66,7 @@ class EncoderShape:
 
     layers: int
     hidden_size: int
+    feed_forward_size: int
     heads: int
     norm_eps: float
     positions_after_padding: bool
@@ -74,6 +76,11 @@ class EncoderShape:
     def head_size(self) -> int:
         """Width of one attention head."""
         return self.hidden_size // self.heads
+
+    @property
+    def layer_weights(self) -> int:
+        """Numbers in the matrices of all layers."""
+        return self.layers * self.hidden_size * (4 * self.hidden_size + 2 * self.feed_forward_size)
 
     def position_ids(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
         """Returns the row of the position table for each token.
@@ -120,6 +127,7 @@ def describe_encoder(model: torch.nn.Module) -> EncoderShape | None:
     shape = EncoderShape(
         layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
+        feed_forward_size=config.intermediate_size,
         heads=config.num_attention_heads,
         norm_eps=config.layer_norm_eps,
         positions_after_padding=known.positions_after_padding,

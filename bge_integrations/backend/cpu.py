@@ -1,13 +1,16 @@
-"""How many processor cores this process may really use."""
+"""How many processor cores and how much memory this process may really use."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from pathlib import Path
 
 _CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
 _CGROUP_V1 = (Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us"))
+_MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_MEMORY_IF_UNKNOWN = 4 << 30
 
 
 def usable_cores() -> int:
@@ -32,3 +35,19 @@ def _quota() -> float | None:
     except (OSError, ValueError):  # no control groups, or the word "max"
         return None
     return cores if cores > 0 else None
+
+
+def usable_memory() -> int:
+    """Returns the bytes of memory that this process may use: the machine's, or less where a container's limit says so.
+
+    Where the system tells nothing, 4 GiB.
+    """
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        memory = _MEMORY_IF_UNKNOWN
+    limits = [memory]
+    for file in _MEMORY_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # no control groups, or the word "max"
+            limits.append(int(file.read_text(encoding="ascii")))
+    return min(limits)

@@ -7,15 +7,13 @@ import logging
 import sys
 import threading
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from bge_integrations.backend.engines import TokenBatch
-from bge_integrations.backend.pooling import pool_tokens
+from bge_integrations.backend.pooling import one_row_a_text
 from bge_integrations.backend.prepared import PreparedModel, is_prepared
 from bge_integrations.backend.request import LoadRequest
+from bge_integrations.backend.scheduling import Scheduler
 from bge_integrations.backend.starting import Started, start, start_prepared
 from bge_integrations.backend.vetting import locate_requested, vet
 from bge_integrations.catalogue import MODELS
@@ -38,8 +36,7 @@ class LoadedModel:
         facts: What is known of it.
         tokenizer: Its tokenizer.
         engine: What runs it.
-        batch_tokens: Tokens, padding included, in one forward pass: the engine's own figure, or less once the device
-            ran out of memory.
+        scheduler: The queue that every use of the engine goes through.
     """
 
     def __init__(self, request: LoadRequest) -> None:
@@ -78,7 +75,8 @@ class LoadedModel:
         self.facts = started.facts
         self.tokenizer = started.tokenizer
         self.engine = started.engine
-        self.batch_tokens = started.engine.batch_tokens
+        pooled = partial(one_row_a_text, self.engine.rows, self.facts.pooling)
+        self.scheduler = Scheduler(self.engine, pooled, helpers=started.helpers)
         self._source = started.source
         self._loading_source = threading.Lock()
 
@@ -112,12 +110,6 @@ class LoadedModel:
                 self._source = Source(self.request, self.checkpoint, self.spec, precision)
             return self._source.sentence_transformer
 
-    def pooled(self, batch: TokenBatch, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Turns what the engine gave for a batch into one vector a text, shape [texts, dimension]."""
-        if self.engine.rows != "tokens":
-            return rows
-        return pool_tokens(rows, batch.lengths, self.facts.pooling or "mean", batch.prompt_length)
-
     def prompt_length(self, instruction: str) -> int:
         """Returns how many leading tokens to leave out of pooling: 0 unless the checkpoint asks for it."""
         if not instruction or not self.facts.pools_without_prompt:
@@ -126,7 +118,12 @@ class LoadedModel:
         return int(lengths[0]) - self.tokenizer.suffix_tokens
 
     def __del__(self) -> None:
-        """Gives the weights back at once: sentence-transformers' models are reference cycles."""
-        if self.__dict__.pop("_source", None) is not None and not sys.is_finalizing():
+        """Ends its threads, and gives the weights back at once: sentence-transformers' models are reference cycles."""
+        scheduler = self.__dict__.pop("scheduler", None)
+        if scheduler is None or sys.is_finalizing():
+            return
+        scheduler.close()
+        if self.__dict__.pop("_source", None) is not None:
             self.__dict__.pop("engine", None)
+            del scheduler
             gc.collect()

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_integrations.backend.engines import Rows, TokenBatch
+
 Pool = Callable[[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
 
 
@@ -31,6 +33,32 @@ TOKEN_POOLINGS: Mapping[str, Pool] = {"mean": _mean, "max": _max, "lasttoken": _
 
 NAMES_OF_CATALOGUE: Mapping[str, str] = {"cls": "cls", "last_token": "lasttoken"}
 """sentence-transformers' names of the catalogue's poolings."""
+
+
+def one_row_a_text(
+    kind: Rows, pooling: str | None, batch: TokenBatch, rows: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Turns what an engine gave for a batch into one vector a text.
+
+    Args:
+        kind: What the engine gives.
+        pooling: How to pool tokens: a key of `TOKEN_POOLINGS`.
+        batch: What the engine was given.
+        rows: What it gave.
+
+    Returns:
+        float32, shape [texts, width].
+    """
+    if kind != "tokens":
+        return rows
+    return pool_tokens(rows, batch.lengths, pooling or "mean", batch.prompt_length)
+
+
+def cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns the cosine of each row with the other's, shape [rows]."""
+    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    found: NDArray[np.float32] = np.einsum("td,td->t", left, right) / norms
+    return found
 
 
 def pool_tokens(

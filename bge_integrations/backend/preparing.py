@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bge_integrations.backend.architecture import EncoderShape
 from bge_integrations.backend.batching import plan_batches
 from bge_integrations.backend.engines import TokenBatch
 from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine, computes_bfloat16, graph_inputs
 from bge_integrations.backend.engines.openvino.graph import build_graph
-from bge_integrations.backend.pooling import pool_tokens
+from bge_integrations.backend.pooling import cosines, one_row_a_text
 from bge_integrations.backend.prepared import Agreement, Manifest, Quantization, write_prepared_model
 
 if TYPE_CHECKING:
@@ -116,21 +115,20 @@ def _batches(source: Source, texts: Sequence[str]) -> Iterator[TokenBatch]:
 def _agreement(
     source: Source, shape: EncoderShape, exact: ov.Model, rounded: ov.Model, precision: str, texts: Sequence[str]
 ) -> Agreement:
+    batches = list(_batches(source, texts))
     expected, got = (
-        np.concatenate([_unit_vectors(engine, source, batch) for batch in _batches(source, texts)])
+        np.concatenate(
+            [
+                one_row_a_text(engine.rows, source.facts.pooling, batch, engine.submit(batch).result())
+                for batch in batches
+            ]
+        )
         for engine in (
             OpenVinoEngine(graph, shape, rows=source.rows, precision=how, threads=source.request.threads)
             for graph, how in ((exact, "float32"), (rounded, precision))
         )
     )
-    cosines = np.einsum("td,td->t", expected, got)
+    found = cosines(expected, got)
     return Agreement(
-        texts=len(cosines), mean_cosine=round(float(cosines.mean()), 6), least_cosine=round(float(cosines.min()), 6)
+        texts=len(found), mean_cosine=round(float(found.mean()), 6), least_cosine=round(float(found.min()), 6)
     )
-
-
-def _unit_vectors(engine: OpenVinoEngine, source: Source, batch: TokenBatch) -> NDArray[np.float32]:
-    rows = engine.submit(batch).result()
-    pooled = rows if engine.rows == "cls" else pool_tokens(rows, batch.lengths, str(source.facts.pooling))
-    unit: NDArray[np.float32] = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
-    return unit

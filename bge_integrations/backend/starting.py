@@ -8,8 +8,9 @@ import hashlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +20,9 @@ from bge_integrations.backend.architecture import ARCHITECTURES
 from bge_integrations.backend.checkpoint import Checkpoint
 from bge_integrations.backend.disk_cache import CacheNotWritableError, cached_model
 from bge_integrations.backend.engines import Engine, TokenBatch
-from bge_integrations.backend.engines.selection import candidates
+from bge_integrations.backend.engines.selection import candidates, require_usable
 from bge_integrations.backend.facts import ModelFacts
-from bge_integrations.backend.pooling import pool_tokens
+from bge_integrations.backend.pooling import cosines, one_row_a_text
 from bge_integrations.backend.prepared import PreparedModel
 from bge_integrations.backend.request import LoadRequest
 from bge_integrations.backend.tokenization import TextTokenizer
@@ -46,12 +47,14 @@ class Started:
         facts: What is known of the model.
         tokenizer: Its tokenizer.
         source: The model as sentence-transformers loaded it, where the engine holds on to it.
+        helpers: Make further engines for large amounts of documents.
     """
 
     engine: Engine
     facts: ModelFacts
     tokenizer: TextTokenizer
     source: Source | None = None
+    helpers: Sequence[Callable[[], Engine]] = ()
 
 
 def start(request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None) -> Started:
@@ -114,7 +117,7 @@ def start_prepared(prepared: PreparedModel, request: LoadRequest) -> Started:
             f"precision={request.precision!r} can't be had from {request.model_name}, which was prepared for "
             f"{made_for}; leave precision='auto', or prepare another folder."
         )
-    list(candidates("openvino", request.device, request.precision, known_architecture=True))
+    require_usable("openvino", request.device, request.precision)
     return _run_openvino(prepared, request)
 
 
@@ -195,19 +198,26 @@ def _cache_key(sources: _Sources, graph_precision: str) -> str:
 
 
 def _run_openvino(prepared: PreparedModel, request: LoadRequest) -> Started:
-    from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine
+    from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine, threads_of_helpers
 
     manifest = prepared.manifest
-    if manifest.facts.encoder is None:
+    shape = manifest.facts.encoder
+    if shape is None:
         raise PreparedModelError(f"{prepared.folder} is damaged: it describes no encoder. Prepare it again.")
-    engine = OpenVinoEngine(
-        prepared.graph(),
-        manifest.facts.encoder,
-        rows=manifest.rows,
-        precision=request.precision,
-        threads=request.threads,
-    )
-    return Started(engine, manifest.facts, prepared.tokenizer())
+
+    def compile_for(threads: int, model: PreparedModel = prepared) -> OpenVinoEngine:
+        return OpenVinoEngine(model.graph(), shape, rows=manifest.rows, precision=request.precision, threads=threads)
+
+    def compile_helper(threads: int) -> OpenVinoEngine:
+        again = PreparedModel.open(prepared.folder)
+        if again.identity != prepared.identity:
+            raise PreparedModelError(f"{prepared.folder} holds another model by now.")
+        return compile_for(threads, again)
+
+    helpers = [
+        partial(compile_helper, threads) for threads in threads_of_helpers(shape, request.precision, request.threads)
+    ]
+    return Started(compile_for(request.threads), manifest.facts, prepared.tokenizer(), helpers=helpers)
 
 
 def _start_torch(sources: _Sources) -> Started | None:
@@ -261,10 +271,8 @@ def _check_against_own_modules(started: Started, source: Source, request: LoadRe
         rows = started.engine.submit(batch).result()
     except Exception as error:  # whatever a driver or a kernel may raise on a device that we have not seen
         raise EngineNotAvailableError(f"engine='torch' fails on {request.device}: {error}") from error
-    pooled = rows if started.engine.rows == "cls" else pool_tokens(rows, batch.lengths, str(source.facts.pooling))
-    expected = _own_modules(source).submit(batch).result()
-    norms = np.linalg.norm(pooled, axis=1) * np.linalg.norm(expected, axis=1)
-    least = float((np.einsum("td,td->t", pooled, expected) / norms).min())
+    pooled = one_row_a_text(started.engine.rows, source.facts.pooling, batch, rows)
+    least = float(cosines(pooled, _own_modules(source).submit(batch).result()).min())
     if not least >= _LEAST_COSINE_OF_CHECK:
         raise EngineNotAvailableError(
             f"engine='torch' gives other vectors than the checkpoint's own modules on {request.device} in "

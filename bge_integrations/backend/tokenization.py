@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from bge_integrations.errors import UnsupportedModelError
 
@@ -66,9 +65,12 @@ class TextTokenizer:
         self._rust.no_truncation()
         self.pad_id = pad_id
         self.truncation_side: Side = truncation_side
-        mask = self._rust.encode("a").special_tokens_mask
+        sample = self._rust.encode("a")
+        mask = sample.special_tokens_mask
         self._prefix = _leading_ones(mask)
         self._suffix = _leading_ones(mask[::-1]) if self._prefix < len(mask) else 0
+        self._prefix_ids = sample.ids[: self._prefix]
+        self._suffix_ids = sample.ids[len(mask) - self._suffix :]
 
     @classmethod
     def copy_of(cls, tokenizer: Any) -> TextTokenizer:  # noqa: ANN401 - transformers' tokenizers share no public base
@@ -110,24 +112,26 @@ class TextTokenizer:
             texts: The texts, instruction included; at least one.
             max_length: Tokens per text, special tokens included; more than `special_tokens`.
         """
-        ids = [encoding.ids for encoding in self._rust.encode_batch_fast(list(texts))]
-        full_lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
-        for index in np.flatnonzero(full_lengths > max_length):
-            ids[index] = self._cut(ids[index], max_length)
+        encodings = self._rust.encode_batch_fast(list(texts))
+        full_lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
         if not self.special_tokens:
             # A model must read at least one token, and only a tokenizer without special tokens can give none.
-            ids = [text_ids or [self.pad_id] for text_ids in ids]
             full_lengths = np.maximum(full_lengths, 1)
-        lengths = np.minimum(full_lengths, max_length)
-        flat = np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(lengths.sum()))
-        return TokenizedTexts(ids=flat, full_lengths=full_lengths, lengths=lengths)
+        # One by one, so that other threads get their turn in between.
+        ids = [np.array(self._cut(encoding, max_length) or [self.pad_id], dtype=np.int32) for encoding in encodings]
+        return TokenizedTexts(
+            ids=np.concatenate(ids), full_lengths=full_lengths, lengths=np.minimum(full_lengths, max_length)
+        )
 
-    def _cut(self, ids: list[int], max_length: int) -> list[int]:
-        end = len(ids) - self._suffix
-        room = max_length - self.special_tokens
-        content = ids[self._prefix : end]
-        content = content[len(content) - room :] if self.truncation_side == "left" else content[:room]
-        return ids[: self._prefix] + content + ids[end:]
+    def _cut(self, encoding: Encoding, max_length: int) -> list[int]:
+        """Returns the ids of a text, made no longer than allowed before they become Python's."""
+        if len(encoding) <= max_length:
+            return list(encoding.ids)
+        if self.truncation_side == "left":
+            encoding.truncate(max_length - self._prefix, direction="left")
+            return self._prefix_ids + encoding.ids
+        encoding.truncate(max_length - self._suffix)
+        return encoding.ids + self._suffix_ids
 
 
 def _leading_ones(mask: list[int]) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from langchain_core.embeddings import Embeddings
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 
+from bge_integrations.driving import in_thread
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.sentence_transformers_kwargs import (
     SHARED_FIELDS,
@@ -24,6 +25,7 @@ from bge_integrations.sentence_transformers_kwargs import (
 )
 from bge_integrations.settings import EncoderSettings, EngineName, OnTruncation, Precision
 from bge_integrations.validation import check_text
+from bge_integrations.vectors import to_lists, to_lists_async
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -134,8 +136,12 @@ class HuggingFaceBgeEmbeddings(BaseModel, Embeddings):
         Raises:
             BgeError: As `bge_integrations.BgeEncoder.encode_documents`.
         """
-        vectors: list[list[float]] = self._role_encoders()[0].encode_documents(texts).tolist()
-        return vectors
+        return to_lists(self._role_encoders()[0].encode_documents(texts))
+
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        """As `embed_documents`, without blocking the event loop; cancelled, it gives up what is not computed yet."""
+        encoder = (await self._role_encoders_async())[0]
+        return await to_lists_async(await encoder.aencode_documents(texts))
 
     def embed_query(self, text: str) -> list[float]:
         """Embeds a query, with the query instruction.
@@ -151,6 +157,13 @@ class HuggingFaceBgeEmbeddings(BaseModel, Embeddings):
         """
         check_text(text)
         vector: list[float] = self._role_encoders()[1].encode_queries([text])[0].tolist()
+        return vector
+
+    async def aembed_query(self, text: str) -> list[float]:
+        """As `embed_query`, without blocking the event loop; cancelled, it gives up what is not computed yet."""
+        check_text(text)
+        encoder = (await self._role_encoders_async())[1]
+        vector: list[float] = (await encoder.aencode_queries([text]))[0].tolist()
         return vector
 
     @property
@@ -203,6 +216,10 @@ class HuggingFaceBgeEmbeddings(BaseModel, Embeddings):
             if self.multi_process:
                 logger.info("multi_process=True: no process pool is needed, %s is used", made[1][0].backend.device)
         return made[1]
+
+    async def _role_encoders_async(self) -> tuple[BgeEncoder, BgeEncoder]:
+        """As `_role_encoders`, which after unpickling may have to load the model."""
+        return self._role_encoders() if self._encoders else await in_thread(self._role_encoders)
 
     def _settings(self) -> _Settings:
         loading = read_loading_kwargs(self.model_kwargs, "model_kwargs")

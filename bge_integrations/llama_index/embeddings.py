@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, SecretStr
 
+from bge_integrations.driving import in_thread
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.errors import SettingsError
 from bge_integrations.llama_index.cache import QueryCollections
@@ -27,6 +27,7 @@ from bge_integrations.sentence_transformers_kwargs import (
 )
 from bge_integrations.settings import EncoderSettings, EngineName, OnTruncation, Precision
 from bge_integrations.validation import check_text
+from bge_integrations.vectors import to_lists, to_lists_async
 
 if TYPE_CHECKING:
     import os
@@ -176,20 +177,25 @@ class HuggingFaceBgeEmbedding(BaseEmbedding):
         return vector
 
     async def _aget_query_embedding(self, query: str) -> Embedding:
-        return await asyncio.to_thread(self._get_query_embedding, query)
+        check_text(query)
+        encoder = (await self._role_encoders_async())[1]
+        vector: Embedding = (await encoder.aencode_queries([query]))[0].tolist()
+        return vector
 
     def _get_text_embedding(self, text: str) -> Embedding:
         check_text(text)
         return self._get_text_embeddings([text])[0]
 
     async def _aget_text_embedding(self, text: str) -> Embedding:
-        return await asyncio.to_thread(self._get_text_embedding, text)
+        check_text(text)
+        return (await self._aget_text_embeddings([text]))[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        return cast("list[Embedding]", self.encoder.encode_documents(texts).tolist())
+        return to_lists(self.encoder.encode_documents(texts))
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        return await asyncio.to_thread(self._get_text_embeddings, texts)
+        encoder = (await self._role_encoders_async())[0]
+        return await to_lists_async(await encoder.aencode_documents(texts))
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickles settings, not weights, and no token."""
@@ -212,6 +218,10 @@ class HuggingFaceBgeEmbedding(BaseEmbedding):
         if made is None or made[0] != settings:
             made = self._encoders = settings, build_encoders(*settings, EncodingKwargs(), EncodingKwargs())
         return made[1]
+
+    async def _role_encoders_async(self) -> tuple[BgeEncoder, BgeEncoder]:
+        """As `_role_encoders`, which after unpickling may have to load the model."""
+        return self._role_encoders() if self._encoders else await in_thread(self._role_encoders)
 
     def _settings(self, loading: LoadingKwargs) -> EncoderSettings:
         said = {name: getattr(self, name) for name in SHARED_FIELDS if name in self.model_fields_set}

@@ -82,6 +82,17 @@ def candidates(wanted: str, device: str, precision: str, *, known_architecture: 
         raise EngineNotAvailableError(f"No engine computes in {precision} on {device} for this model ({reasons}).")
 
 
+def require_usable(name: str, device: str, precision: str) -> None:
+    """Checks that one engine can run a model that it knows.
+
+    Raises:
+        EngineNotAvailableError: It can't do it so.
+        MissingExtraError: It is not installed.
+    """
+    for _ in candidates(name, device, precision, known_architecture=True):
+        return
+
+
 def _obstacle(kind: EngineKind, device: str, precision: str, known_architecture: bool, *, named: bool) -> str | None:
     device_type = device.split(":")[0]
     if device_type not in kind.devices:

@@ -12,8 +12,8 @@ from bge_integrations.backend.architecture import EncoderShape
 from bge_integrations.backend.engines import Computed, EngineOutOfMemory, PendingRows, Rows, TokenBatch
 from bge_integrations.backend.engines.torch.encoder import UnpaddedEncoder
 
-# A forward pass this large fills a GPU of today; one larger only takes memory.
-_MOST_ACCELERATOR_TOKENS = 65536
+# A forward pass this large fills a GPU of today; one larger only takes memory, and lets queries wait.
+_MOST_ACCELERATOR_TOKENS = 16384
 _CPU_TOKENS = 1024
 # Rows that are alive at once in a layer, in multiples of the hidden size: the feed-forward's two sides (4 + 4), query,
 # key and value (3), and the residual, its sum, the context and a norm.
@@ -38,7 +38,7 @@ class TorchEngine:
         self._device = self._encoder.device
         self._lock = threading.Lock()
         on_cpu = self._device.type == "cpu"
-        self.parallel_batches = 1 if on_cpu else 4
+        self.parallel_batches = 1 if on_cpu else 2
         self.batch_tokens = _CPU_TOKENS if on_cpu else self._tokens_that_fit(shape)
 
     def submit(self, batch: TokenBatch) -> PendingRows:
@@ -53,7 +53,7 @@ class TorchEngine:
 
     def _tokens_that_fit(self, shape: EncoderShape) -> int:
         if self._device.type != "cuda":
-            return _MOST_ACCELERATOR_TOKENS // 4
+            return _MOST_ACCELERATOR_TOKENS
         free, _ = torch.cuda.mem_get_info(self._device)
         bytes_per_token = _LIVE_WIDTHS * shape.hidden_size * self._encoder.dtype.itemsize
         return max(512, min(_MOST_ACCELERATOR_TOKENS, free // 2 // bytes_per_token))

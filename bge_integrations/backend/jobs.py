@@ -1,0 +1,162 @@
+"""What waits in the queue: the texts of a call, and the batches that engines make of them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_integrations.backend.engines import TokenBatch
+from bge_integrations.backend.tokenization import TokenizedTexts
+
+logger = logging.getLogger(__name__)
+
+
+class TextFailedError(Exception):
+    """The engine fails on one text, even alone.
+
+    Attributes:
+        position: Which text of the job.
+        out_of_memory: Whether the device's memory is too small for it.
+    """
+
+    def __init__(self, position: int, *, out_of_memory: bool) -> None:
+        super().__init__(position)
+        self.position = position
+        self.out_of_memory = out_of_memory
+
+
+class Job:
+    """Texts of one call, on their way through the queue.
+
+    Attributes:
+        done: Gets the vectors, one row a text; cancelling it drops what still waits.
+        notes: What the caller is to be warned of once it is done.
+        waiting_tokens: Tokens that no engine has taken yet.
+    """
+
+    def __init__(
+        self,
+        tokens: TokenizedTexts,
+        width: int,
+        *,
+        is_query: bool,
+        prompt_length: int = 0,
+        batch_tokens: int | None = None,
+        max_texts: int | None = None,
+        on_batch: Callable[[NDArray[np.int64]], None] | None = None,
+    ) -> None:
+        """Describes the work.
+
+        Args:
+            tokens: The texts.
+            width: Of a pooled row.
+            is_query: Whether somebody waits for a few short texts.
+            prompt_length: Leading tokens of each text that come from an instruction.
+            batch_tokens: Tokens, padding included, in one batch; None takes the engine's figure.
+            max_texts: Upper limit on the texts in a batch.
+            on_batch: Called with the positions of each finished batch, from another thread.
+        """
+        self.tokens = tokens
+        self.is_query = is_query
+        self.prompt_length = prompt_length
+        self.batch_tokens = batch_tokens
+        self.max_texts = max_texts
+        self.done: Future[NDArray[np.float32]] = Future()
+        self.notes: list[str] = []
+        self._on_batch = on_batch
+        self._rows = np.empty((len(tokens.lengths), width), dtype=np.float32)
+        # Longest first: neighbours are of nearly equal length, and what needs most memory fails first, not last.
+        self._order = np.argsort(-tokens.lengths, kind="stable")
+        self._taken = 0
+        self._finished = 0
+        self._finishing = threading.Lock()
+        self.waiting_tokens = int(tokens.lengths.sum())
+
+    @property
+    def waiting_texts(self) -> int:
+        """Texts that no engine has taken yet."""
+        return len(self._order) - self._taken
+
+    @property
+    def next_length(self) -> int:
+        """Tokens of the longest text that waits."""
+        return max(int(self.tokens.lengths[self._order[self._taken]]), 1)
+
+    def may_run_with(self, other: Job) -> bool:
+        """Whether texts of both may share a batch."""
+        mine, theirs = ((job.prompt_length, job.batch_tokens, job.max_texts) for job in (self, other))
+        return mine == theirs
+
+    def take(self, count: int) -> NDArray[np.int64]:
+        """Takes the next texts, at most so many."""
+        positions = self._order[self._taken : self._taken + count]
+        self._taken += len(positions)
+        self.waiting_tokens -= int(self.tokens.lengths[positions].sum())
+        return positions
+
+    def finish(self, positions: NDArray[np.int64], rows: NDArray[np.float32]) -> None:
+        """Stores the vectors of some texts."""
+        self._rows[positions] = rows
+        if self._on_batch is not None and not self.done.done():
+            try:
+                self._on_batch(positions)
+            except Exception:
+                logger.exception("a progress display failed; going on without it")
+                self._on_batch = None
+        with self._finishing:  # several engines may finish parts of it at once
+            self._finished += len(positions)
+            is_complete = self._finished == len(self._order)
+        if is_complete:
+            with contextlib.suppress(InvalidStateError):  # cancelled, or failed by another part
+                self.done.set_result(self._rows)
+
+    def fail(self, error: BaseException) -> None:
+        """Gives the caller an error instead of vectors."""
+        with contextlib.suppress(InvalidStateError):
+            self.done.set_exception(error)
+
+
+@dataclass(eq=False)
+class Batch:
+    """Texts of one or more jobs that run together.
+
+    Attributes:
+        parts: Jobs, with the positions of their texts.
+    """
+
+    parts: list[tuple[Job, NDArray[np.int64]]]
+
+    @property
+    def texts(self) -> int:
+        """How many texts."""
+        return sum(len(positions) for _, positions in self.parts)
+
+    def without_finished_jobs(self) -> Batch:
+        """Leaves out what nobody waits for any more."""
+        return Batch([(job, positions) for job, positions in self.parts if not job.done.done()])
+
+    def tokens(self) -> TokenBatch:
+        """Returns it as engines take it."""
+        return TokenBatch(
+            np.concatenate([job.tokens.of(positions) for job, positions in self.parts]),
+            np.concatenate([job.tokens.lengths[positions] for job, positions in self.parts]),
+            self.parts[0][0].prompt_length,
+        )
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """Cuts it in two; of at least two texts."""
+        room = self.texts // 2
+        first: list[tuple[Job, NDArray[np.int64]]] = []
+        second: list[tuple[Job, NDArray[np.int64]]] = []
+        for job, positions in self.parts:
+            first += [(job, positions[:room])] if room else []
+            second += [(job, positions[room:])] if len(positions) > room else []
+            room = max(room - len(positions), 0)
+        return Batch(first), Batch(second)
