@@ -309,6 +309,8 @@ class Scheduler:
             start += len(positions)
         with self._changed:
             lane.in_hand.remove(batch)
+            # Who may take documents depends on who is idle.
+            self._changed.notify_all()
 
     def _halve(self, lane: _Lane, batch: Batch, tokens: TokenBatch, error: Exception) -> None:
         """Looks for the text at fault, or the size that fits."""
@@ -324,6 +326,7 @@ class Scheduler:
             lane.in_hand.remove(batch)
             if batch.texts > 1:
                 lane.again.extendleft(reversed(batch.halves()))
+            self._changed.notify_all()
 
     def _shrink(self, lane: _Lane, batch: Batch, tokens: TokenBatch) -> None:
         """Halves the budget, so that later batches fit at once."""
