@@ -18,6 +18,7 @@ class Profile:
         mixes: Texts, and how many of each there are at most and how many each contender embeds at least.
         rounds: How often each contender is measured.
         seconds_a_round: What a contender may take in a round of throughput; a slow one gets fewer texts for it.
+        warm_up_seconds: What each works before anything counts.
         queries_a_round: Distinct queries for latency.
         fresh_contenders: Who is started in fresh processes; None is everybody.
         fresh_repetitions: How often.
@@ -29,6 +30,7 @@ class Profile:
     mixes: dict[str, tuple[int, int]]
     rounds: int
     seconds_a_round: float
+    warm_up_seconds: float
     queries_a_round: int
     fresh_contenders: tuple[str, ...] | None
     fresh_repetitions: int
@@ -43,7 +45,8 @@ PROFILES = {
             shapes=("small-en", "small-zh", "base-en", "large-en"),
             mixes={"queries": (2048, 32), "short": (2048, 32), "mixed": (1024, 64), "long": (192, 8)},
             rounds=5,
-            seconds_a_round=3.0,
+            seconds_a_round=4.0,
+            warm_up_seconds=12.0,
             queries_a_round=20,
             fresh_contenders=None,
             fresh_repetitions=3,
@@ -52,9 +55,10 @@ PROFILES = {
         Profile(
             name="standard",
             shapes=("small-en", "small-zh", "base-en"),
-            mixes={"mixed": (256, 64), "long": (32, 8)},
+            mixes={"mixed": (384, 64), "long": (64, 8)},
             rounds=3,
-            seconds_a_round=2.0,
+            seconds_a_round=4.0,
+            warm_up_seconds=12.0,
             queries_a_round=10,
             fresh_contenders=(
                 "sentence-transformers",
@@ -72,6 +76,7 @@ PROFILES = {
             mixes={"queries": (32, 8), "mixed": (32, 8)},
             rounds=1,
             seconds_a_round=0.02,
+            warm_up_seconds=0.0,
             queries_a_round=3,
             fresh_contenders=("langchain-huggingface", "bge-openvino-float32"),
             fresh_repetitions=1,

@@ -123,7 +123,7 @@ class _Model:
         }
         measured["left_out"] = lineup.left_out
         if "throughput" in plan.parts:
-            for name, mix in mixes.items():
+            for number, (name, mix) in enumerate(mixes.items()):
                 self._say(f"throughput, {name} texts")
                 measured["throughput"][name] = throughput.measure(
                     lineup.ready,
@@ -131,6 +131,7 @@ class _Model:
                     rounds=profile.rounds,
                     seconds=profile.seconds_a_round,
                     least=profile.mixes[name][1],
+                    warm_up=0 if number else profile.warm_up_seconds,
                     reference=reference,
                 )
         if "latency" in plan.parts:

@@ -342,12 +342,12 @@ class TestClosing:
 class TestHelpers:
     @pytest.fixture(autouse=True)
     def soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(scheduling, "_TOKENS_WORTH_HELPERS", 1000)
+        monkeypatch.setattr(scheduling, "_SECONDS_WORTH_HELPERS", 0.0)
 
     def test_do_the_documents_while_queries_have_an_engine_of_their_own(self, engine: _Engine) -> None:
         helpers = [_Engine(), _Engine()]
         scheduler = Scheduler(engine, lambda _, rows: rows, helpers=[lambda: helpers[0], lambda: helpers[1]])
-        few = _job(*range(10, 60))
+        few = _job(*range(10, 18))
         scheduler.submit(few)
         few.done.result(_LONG)
         assert not any(helper.batches for helper in helpers)

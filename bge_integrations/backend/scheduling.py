@@ -36,9 +36,9 @@ _Queue = OrderedDict["Future[NDArray[np.float32]]", Job]
 
 QUERY_BATCHES_IN_A_ROW = 4
 
-# Helpers cost a second to start, and memory: only for a model that is given so many tokens of documents in its life,
-# when so many batches of them wait.
-_TOKENS_WORTH_HELPERS = 32768
+# Helpers take a second or two to start, and memory: only for a model that has worked on documents for so long in its
+# life, when so many batches of them wait.
+_SECONDS_WORTH_HELPERS = 5.0
 _BATCHES_WORTH_HELPERS = 4
 # While queries arrive, an engine that has documents to do as well does them in smaller batches, for this long after.
 _QUERIES_ARE_RECENT_S = 1.0
@@ -80,6 +80,16 @@ class _Lane:
         return self.engine
 
 
+@dataclass(frozen=True)
+class _Running:
+    """A batch that an engine computes."""
+
+    batch: Batch
+    tokens: TokenBatch
+    pending: PendingRows
+    start: float
+
+
 class Scheduler:
     """The queue of one model. Its threads start with the first work and end with `close`.
 
@@ -107,7 +117,7 @@ class Scheduler:
         self._lanes = [_Lane(lambda: engine, engine=engine), *(_Lane(make, only_documents=True) for make in helpers)]
         self._queries: _Queue = OrderedDict()
         self._documents: _Queue = OrderedDict()
-        self._document_tokens = 0  # ever given
+        self._document_seconds = 0.0
         self._waiting_document_tokens = 0
         self._query_batches = 0
         self._last_query = -_QUERIES_ARE_RECENT_S
@@ -127,7 +137,6 @@ class Scheduler:
             if job.is_query:
                 self._last_query = time.monotonic()
             else:
-                self._document_tokens += job.waiting_tokens
                 self._waiting_document_tokens += job.waiting_tokens
             self._start_workers()
             self._changed.notify_all()
@@ -167,7 +176,7 @@ class Scheduler:
 
     def _start_workers(self) -> None:
         many = _BATCHES_WORTH_HELPERS * self._lanes[0].running_engine().batch_tokens
-        worth_helpers = self._document_tokens >= _TOKENS_WORTH_HELPERS and self._waiting_document_tokens >= many
+        worth_helpers = self._document_seconds >= _SECONDS_WORTH_HELPERS and self._waiting_document_tokens >= many
         for lane in self._lanes:
             if lane.thread is not None and lane.thread.is_alive():
                 continue
@@ -178,7 +187,7 @@ class Scheduler:
 
     def _work(self, lane: _Lane) -> None:
         """Runs in a lane's thread."""
-        running: deque[tuple[Batch, TokenBatch, PendingRows]] = deque()
+        running: deque[_Running] = deque()
         try:
             if not self._has_engine(lane):
                 return
@@ -186,7 +195,7 @@ class Scheduler:
                 if batch is not None:
                     self._submit(lane, batch, running)
                 if running and (batch is None or len(running) >= lane.running_engine().parallel_batches):
-                    self._complete(lane, *running.popleft())
+                    self._complete(lane, running.popleft())
         except BaseException as error:
             logger.exception("the thread that runs a model died; the next call starts another")
             self._bury(lane, error)
@@ -290,25 +299,31 @@ class Scheduler:
             budget //= _SHARE_BETWEEN_QUERIES
         return min(budget, lane.memory_limit or budget)
 
-    def _submit(self, lane: _Lane, batch: Batch, running: deque[tuple[Batch, TokenBatch, PendingRows]]) -> None:
+    def _submit(self, lane: _Lane, batch: Batch, running: deque[_Running]) -> None:
         tokens = batch.tokens()
+        start = time.perf_counter()
         try:
-            running.append((batch, tokens, lane.running_engine().submit(tokens)))
+            running.append(_Running(batch, tokens, lane.running_engine().submit(tokens), start))
         except Exception as error:
             self._halve(lane, batch, tokens, error)
 
-    def _complete(self, lane: _Lane, batch: Batch, tokens: TokenBatch, pending: PendingRows) -> None:
+    def _complete(self, lane: _Lane, done: _Running) -> None:
+        batch = done.batch
         try:
-            rows = self._pool(tokens, pending.result())
+            rows = self._pool(done.tokens, done.pending.result())
         except Exception as error:
-            self._halve(lane, batch, tokens, error)
+            self._halve(lane, batch, done.tokens, error)
             return
+        seconds = time.perf_counter() - done.start
         start = 0
         for job, positions in batch.parts:
             job.finish(positions, rows[start : start + len(positions)])
             start += len(positions)
         with self._changed:
             lane.in_hand.remove(batch)
+            if not batch.parts[0][0].is_query:
+                self._document_seconds += seconds
+                self._start_workers()
             # Who may take documents depends on who is idle.
             self._changed.notify_all()
 
