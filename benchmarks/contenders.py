@@ -41,10 +41,14 @@ class Loaded:
     Attributes:
         documents: Embeds texts; returns a vector each, as arrays or lists, whatever its users get.
         query: Embeds one query.
+        adocuments: The same as `documents`, to be awaited, where there is such a method.
+        aquery: The same as `query`, to be awaited.
     """
 
     documents: Callable[[list[str]], Any]
     query: Callable[[str], Any]
+    adocuments: Callable[[list[str]], Any] | None = None
+    aquery: Callable[[str], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,14 +89,14 @@ def _langchain(place: Place) -> Loaded:
     from langchain_huggingface import HuggingFaceEmbeddings
 
     embeddings = HuggingFaceEmbeddings(model_name=str(place.model), model_kwargs={"device": "cpu"})
-    return Loaded(embeddings.embed_documents, embeddings.embed_query)
+    return _of_langchain(embeddings)
 
 
 def _llama_index(place: Place) -> Loaded:
     from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
     embedding = HuggingFaceEmbedding(str(place.model), device="cpu")
-    return Loaded(embedding.get_text_embedding_batch, embedding.get_query_embedding)
+    return _of_llama_index(embedding)
 
 
 def _flag_embedding(place: Place) -> Loaded:
@@ -120,7 +124,7 @@ def _our_langchain(engine: str, precision: str, place: Place) -> Loaded:
     embeddings = HuggingFaceBgeEmbeddings(
         model_name=str(place.model), query_instruction="", on_truncation="ignore", **settings
     )
-    return Loaded(embeddings.embed_documents, embeddings.embed_query)
+    return _of_langchain(embeddings)
 
 
 def _our_llama_index(engine: str, precision: str, place: Place) -> Loaded:
@@ -128,7 +132,22 @@ def _our_llama_index(engine: str, precision: str, place: Place) -> Loaded:
 
     settings: dict[str, Any] = {"engine": engine, "precision": precision, "device": "cpu"}
     embedding = HuggingFaceBgeEmbedding(str(place.model), query_instruction="", on_truncation="ignore", **settings)
-    return Loaded(embedding.get_text_embedding_batch, embedding.get_query_embedding)
+    return _of_llama_index(embedding)
+
+
+def _of_langchain(embeddings: Any) -> Loaded:  # noqa: ANN401 - the framework may be missing here
+    return Loaded(
+        embeddings.embed_documents, embeddings.embed_query, embeddings.aembed_documents, embeddings.aembed_query
+    )
+
+
+def _of_llama_index(embedding: Any) -> Loaded:  # noqa: ANN401 - the framework may be missing here
+    return Loaded(
+        embedding.get_text_embedding_batch,
+        embedding.get_query_embedding,
+        embedding.aget_text_embedding_batch,
+        embedding.aget_query_embedding,
+    )
 
 
 def _ours(engine: str, precision: str) -> Contender:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-PARTS = ("cold", "memory", "throughput", "latency", "limit")
+PARTS = ("cold", "memory", "throughput", "latency", "load", "limit")
 """In the order in which they run: fresh processes first, while this one holds no models."""
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cold, latency, limit, machine, memory, throughput
+from benchmarks import cold, latency, limit, load, machine, memory, throughput
 from benchmarks.contenders import Contender, Place
 from benchmarks.lineup import Lineup, assemble
 from benchmarks.noise import Reference
@@ -106,7 +106,7 @@ class _Model:
         if "memory" in plan.parts:
             self._say("memory of both adapters together")
             measured["memory"] = memory.measure(self._place, repetitions=profile.fresh_repetitions)
-        if {"throughput", "latency", "limit"} & set(plan.parts):
+        if {"throughput", "latency", "load", "limit"} & set(plan.parts):
             measured.update(self._loaded_parts())
         return measured
 
@@ -115,7 +115,7 @@ class _Model:
         plan, profile, reference = self._plan, self._plan.profile, self._reference
         mixes = {name: make_mix(name, most, self._place.model) for name, (most, _) in profile.mixes.items()}
         measured: dict[str, Any] = {"throughput": {}}
-        lineup = self._lineup() if {"throughput", "latency"} & set(plan.parts) else Lineup()
+        lineup = self._lineup() if {"throughput", "latency", "load"} & set(plan.parts) else Lineup()
         measured["contenders"] = {
             entrant.name: {"how": entrant.how, "precision": entrant.precision, **asdict(lineup.agreement[entrant.name])}
             for entrant in plan.contenders
@@ -138,6 +138,16 @@ class _Model:
             self._say("latency of queries")
             queries = self._queries((profile.rounds + 1) * profile.queries_a_round)
             measured["latency"] = latency.measure(lineup.ready, queries, rounds=profile.rounds, reference=reference)
+        if "load" in plan.parts:
+            self._say("many callers at once")
+            measured["load"] = load.measure(
+                lineup.ready,
+                mixes["mixed"],
+                self._queries(profile.queries_a_round),
+                rounds=profile.rounds,
+                seconds=profile.seconds_a_round,
+                reference=reference,
+            )
         if "limit" in plan.parts:
             self._say("the machine's limit")
             measured["limit"] = limit.measure(

@@ -83,6 +83,30 @@ def _print_latency(console: Console, measured: Json) -> None:
     _print_noise(console, part)
 
 
+def _print_load(console: Console, measured: Json) -> None:
+    part = measured["load"]
+    table = _table(
+        f"Many callers: queries/s from {part['threads']} threads and {part['coroutines']} coroutines; a query while "
+        "documents are embedded, and what of its speed alone that keeps; how late an event loop came back",
+        *("threads", "ratio", "coroutines", "ratio", "p50 ms", "p95 ms", "ratio", "kept", "lag ms"),
+    )
+    for name, result in _fastest_first(part["results"], "query_p95_ms"):
+        table.add_row(
+            name,
+            f"{result['threads_per_s']:,.0f}",
+            _ratio(result["threads_ratio"]),
+            f"{result['coroutines_per_s']:,.0f}",
+            _ratio(result["coroutines_ratio"]),
+            f"{result['query_p50_ms']:.1f}",
+            f"{result['query_p95_ms']:.1f}",
+            _ratio(result["ratio"]),
+            f"{result['kept']:.0%}",
+            f"{result['worst_lag_ms']:.0f}",
+        )
+    console.print(table)
+    _print_noise(console, part)
+
+
 def _print_cold(console: Console, measured: Json) -> None:
     part = measured["cold"]
     table = _table("Cold start: from the start of a process to its first vector", "s", "ratio", "peak MiB", "spread")
@@ -135,6 +159,7 @@ _PRINTERS = {
     "contenders": _print_contenders,
     "throughput": _print_throughput,
     "latency": _print_latency,
+    "load": _print_load,
     "cold": _print_cold,
     "memory": _print_memory,
     "limit": _print_limit,

@@ -72,3 +72,12 @@ def _shared_threads() -> ThreadPoolExecutor:
     if _threads is None:
         _threads = ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1), thread_name_prefix="bge-texts")
     return _threads
+
+
+if hasattr(os, "register_at_fork"):
+
+    def _after_fork() -> None:
+        global _threads
+        _threads = None  # they stayed with the parent
+
+    os.register_at_fork(after_in_child=_after_fork)

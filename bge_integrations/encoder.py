@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from bge_integrations.backend.loading import LoadedModel
+    from bge_integrations.backend.statistics import Statistics
 
 
 class BgeEncoder:
@@ -49,7 +50,7 @@ class BgeEncoder:
         self,
         model_name: str | os.PathLike[str],
         *,
-        device: str | None = None,
+        device: str | Sequence[str] | None = None,
         precision: Precision = "auto",
         engine: EngineName = "auto",
         max_length: int | None = None,
@@ -69,13 +70,15 @@ class BgeEncoder:
         batch_tokens: int | None = None,
         batch_size: int | None = None,
         threads: int | None = None,
+        max_queued_texts: int = 65536,
         transformers_kwargs: TransformersKwargs | None = None,
     ) -> None:
         """Loads the model, or joins the encoders that already hold it.
 
         Args:
             model_name: Hub id (`"BAAI/bge-small-en-v1.5"`), local folder, or folder made by `bge prepare`.
-            device: `"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`; None takes the first there is of cuda, mps and cpu.
+            device: `"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`; None takes the first there is of cuda, mps and cpu. A
+                list, or `"all"`, puts the model on each, and they share the work.
             precision: How the model computes: `"float32"`, `"bfloat16"`, `"float16"`, `"int8"`; `"auto"` is float16 on
                 CUDA and float32 elsewhere. Vectors are float32 in any case.
             engine: What runs the model: `"openvino"`, `"torch"` or `"sentence-transformers"`; `"auto"` takes the
@@ -98,6 +101,8 @@ class BgeEncoder:
             batch_tokens: Tokens, padding included, in one forward pass.
             batch_size: Upper limit on the texts in one forward pass.
             threads: Processor cores to use; None takes those that this process may use.
+            max_queued_texts: Documents, and as many queries, that may be in flight at once in the model, over all
+                callers; a call beyond it waits for room.
             transformers_kwargs: Keywords for transformers' `from_pretrained`.
 
         Raises:
@@ -129,6 +134,7 @@ class BgeEncoder:
                 batch_tokens=batch_tokens,
                 batch_size=batch_size,
                 threads=threads,
+                max_queued_texts=max_queued_texts,
                 transformers_kwargs=transformers_kwargs or TransformersKwargs(),
             )
         )
@@ -253,6 +259,10 @@ class BgeEncoder:
             return self.settings.normalize
         model = self._loaded()
         return model.facts.normalizes or (self.settings.normalize is None and model.spec is not None)
+
+    def stats(self) -> Statistics:
+        """Returns what the loaded model has done so far, for all encoders and adapters that share it."""
+        return self._loaded().meter.read()
 
     def cache_namespace(self, role: Role) -> str:
         """Names everything that a vector of this role depends on, for the keys of a cache.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bge_integrations.backend.jobs import Job, TextFailedError
+from bge_integrations.backend.telemetry import span
 from bge_integrations.driving import Steps, run, run_async
 from bge_integrations.errors import DeviceMemoryError, EngineFailedError, NonFiniteEmbeddingError, TruncationError
 from bge_integrations.instructions import Instruction
@@ -73,13 +75,18 @@ class EncodingCall:
             texts: The texts.
             method: The public method, for messages.
         """
-        return run(self._steps(texts, method))
+        with self._span(method) as attributes:
+            return run(self._steps(texts, method, attributes))
 
     async def run_async(self, texts: Iterable[str], method: str) -> NDArray[np.float32]:
         """As `run`, without blocking the event loop."""
-        return await run_async(self._steps(texts, method), is_short=_are_short(texts))
+        with self._span(method) as attributes:
+            return await run_async(self._steps(texts, method, attributes), is_short=_are_short(texts))
 
-    def _steps(self, texts: Iterable[str], method: str) -> Steps[NDArray[np.float32]]:
+    def _span(self, method: str) -> AbstractContextManager[dict[str, int]]:
+        return span(f"bge.{method}", {"bge.model": self._settings.model_name})
+
+    def _steps(self, texts: Iterable[str], method: str, attributes: dict[str, int]) -> Steps[NDArray[np.float32]]:
         count, slices = yield lambda: slices_of_texts(texts, method, TEXTS_A_SLICE)
         lengths = _LengthReport(self._max_length, self._settings.on_truncation)
         tokenised = self._tokenised(slices, lengths)
@@ -91,10 +98,19 @@ class EncodingCall:
         with Progress(count, shown=self._show_progress) as progress:
             try:
                 while (part := (yield lambda: next(tokenised, None))) is not None:
-                    queued.append((part, self._queue(part, progress)))
+                    queued.append((part, self._job(part, progress)))
+                    yield self._model.scheduler.admit(queued[-1][1], self._settings.max_queued_texts)
+                    self._model.scheduler.submit(queued[-1][1])
                     # One slice is computed while the next one is tokenised.
                     if len(queued) > 1:
                         yield from self._collect(queued, rows)
+                attributes |= {
+                    "bge.texts": lengths.texts,
+                    "bge.tokens": lengths.tokens,
+                    "bge.texts.truncated": lengths.cut,
+                }
+                if lengths.cut:
+                    self._model.meter.add(truncated_texts=lengths.cut)
                 if self._settings.on_truncation == "warn":
                     lengths.warn()
                 while queued:
@@ -110,11 +126,11 @@ class EncodingCall:
             lengths.add(part)
             yield part
 
-    def _queue(self, part: _Slice, progress: Progress) -> Job:
+    def _job(self, part: _Slice, progress: Progress) -> Job:
         def count(positions: NDArray[np.int64]) -> None:
             progress.add(int(part.repeats[positions].sum()), int(part.tokens.lengths[positions].sum()))
 
-        job = Job(
+        return Job(
             part.tokens,
             self._model.facts.dimension,
             is_query=self._is_query,
@@ -123,8 +139,6 @@ class EncodingCall:
             max_texts=self._settings.batch_size,
             on_batch=count if self._show_progress else None,
         )
-        self._model.scheduler.submit(job)
-        return job
 
     def _collect(self, queued: deque[tuple[_Slice, Job]], rows: _Rows) -> Steps[None]:
         """Waits for the oldest slice, and takes its vectors."""
@@ -202,13 +216,14 @@ class _Slice:
 
 
 class _LengthReport:
-    """Notes which texts were cut."""
+    """Counts texts and tokens, and notes which texts were cut."""
 
     def __init__(self, limit: int, on_truncation: OnTruncation) -> None:
         self._limit = limit
         self._refuses = on_truncation == "error"
-        self._texts = 0
-        self._cut = 0
+        self.texts = 0
+        self.tokens = 0
+        self.cut = 0
         self._longest = (0, 0)  # tokens, index
 
     def add(self, part: _Slice) -> None:
@@ -222,22 +237,23 @@ class _LengthReport:
         if len(cut) and self._refuses:
             first = int(cut[0])
             raise TruncationError(
-                f"Text {self._texts + first} has {lengths[first]} tokens, the limit is {self._limit}; split it, or set "
+                f"Text {self.texts + first} has {lengths[first]} tokens, the limit is {self._limit}; split it, or set "
                 "on_truncation='warn'.",
-                self._texts + first,
+                self.texts + first,
             )
         longest = int(np.argmax(lengths))
-        self._longest = max(self._longest, (int(lengths[longest]), -(self._texts + longest)))
-        self._cut += len(cut)
-        self._texts += len(lengths)
+        self._longest = max(self._longest, (int(lengths[longest]), -(self.texts + longest)))
+        self.cut += len(cut)
+        self.texts += len(lengths)
+        self.tokens += int(np.minimum(lengths, self._limit).sum())
 
     def warn(self) -> None:
         """Tells the user, if anything was cut."""
-        if not self._cut:
+        if not self.cut:
             return
         tokens, index = self._longest
         warn_user(
-            f"{self._cut} of {self._texts} texts were cut: the longest, text {-index}, has {tokens} tokens, the limit "
+            f"{self.cut} of {self.texts} texts were cut: the longest, text {-index}, has {tokens} tokens, the limit "
             f"is {self._limit}. Split long texts before encoding, or set on_truncation='ignore'.",
             TruncationWarning,
         )

@@ -210,8 +210,6 @@ def read_encoding_kwargs(kwargs: Mapping[str, Any], name: str) -> EncodingKwargs
     output = kwargs.get("output_value", "sentence_embedding")
     if output != "sentence_embedding":
         raise SettingsError(f"{name}['output_value']={output!r} is no text embedding; leave it out, or use .client.")
-    if isinstance(kwargs.get("device"), list):
-        raise SettingsError(f"{name}['device'] is a list; give one device.")
     settings = {setting: kwargs[key] for key, setting in _RENAMED_IN_ENCODING.items() if kwargs.get(key) is not None}
     if (normalize := kwargs.get("normalize_embeddings")) is not None:
         # As there: False adds no normalisation, but doesn't take away the one that is among the checkpoint's modules.
@@ -310,8 +308,10 @@ def _dtype_name(dtype: Any) -> str | None:  # noqa: ANN401 - a torch.dtype, whic
     return None if dtype is None else str(dtype).removeprefix("torch.")
 
 
-def _device_name(device: Any) -> Any:  # noqa: ANN401 - a torch.device becomes text, a list is refused elsewhere
-    return device if device is None or isinstance(device, list) else str(device)
+def _device_name(device: Any) -> str | list[str] | None:  # noqa: ANN401 - a torch.device, text, or several of them
+    if isinstance(device, (list, tuple)):
+        return [str(one) for one in device]
+    return None if device is None else str(device)
 
 
 def _dictionary(kwargs: Mapping[str, Any], key: str, name: str) -> dict[str, Any]:

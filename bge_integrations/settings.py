@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -76,7 +76,8 @@ class EncoderSettings:
 
     Attributes:
         model_name: Hub id (`"BAAI/bge-small-en-v1.5"`), local folder, or folder made by `bge prepare`.
-        device: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`; None or `"auto"` takes the first there is of cuda, mps, cpu.
+        device: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`; None or `"auto"` takes the first there is of cuda, mps, cpu. A
+            list, or `"all"` for all there are of the best kind, puts the model on each, and they share the work.
         precision: How the model computes. `"auto"` is float16 on CUDA and float32 elsewhere.
         engine: What runs the model; `"auto"` takes the fastest that can run it here.
         max_length: Tokens per text, special tokens included; None takes the model's own limit.
@@ -97,11 +98,13 @@ class EncoderSettings:
         batch_tokens: Tokens, padding included, in one forward pass; None takes the engine's own figure.
         batch_size: Upper limit on the texts in one forward pass; None sets no limit.
         threads: Processor cores to use; None takes those that this process may use, by affinity and control group.
+        max_queued_texts: Documents, and as many queries, that may be in flight at once in the model, over all callers;
+            a call beyond it waits for room.
         transformers_kwargs: Keywords for transformers' `from_pretrained`.
     """
 
     model_name: str
-    device: str | None = None
+    device: str | Sequence[str] | None = None
     precision: Precision = "auto"
     engine: EngineName = "auto"
     max_length: int | None = None
@@ -121,6 +124,7 @@ class EncoderSettings:
     batch_tokens: int | None = None
     batch_size: int | None = None
     threads: int | None = None
+    max_queued_texts: int = 65536
     transformers_kwargs: TransformersKwargs = field(default_factory=TransformersKwargs)
 
     def __post_init__(self) -> None:
@@ -140,7 +144,7 @@ class EncoderSettings:
                 "computes. Both frameworks want floats: quantise in the vector store instead."
             )
         self._check_choices()
-        for name in ("max_length", "truncate_dim", "batch_tokens", "batch_size", "threads"):
+        for name in ("max_length", "truncate_dim", "batch_tokens", "batch_size", "threads", "max_queued_texts"):
             _check_positive(name, getattr(self, name))
         self._check_types()
 
@@ -161,11 +165,16 @@ class EncoderSettings:
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 raise SettingsError(f"{name}={value!r} is a {type(value).__name__}; give a text, '' for none, or None.")
-        if self.device is not None and not isinstance(self.device, str):
+        if self.device is None or isinstance(self.device, str):
+            return
+        if not isinstance(self.device, (list, tuple)) or not all(isinstance(one, str) for one in self.device):
             raise SettingsError(
                 f"device={self.device!r} is a {type(self.device).__name__}; give one device as text, such as 'cpu', "
-                "'cuda' or 'cuda:1'."
+                "'cuda' or 'cuda:1', a list of them, or 'all'."
             )
+        if not self.device:
+            raise SettingsError("device=[] names no device; give None for the first there is.")
+        object.__setattr__(self, "device", tuple(self.device))
 
     def replace(self, **changes: Any) -> EncoderSettings:  # noqa: ANN401 - the fields' own types
         """Returns a copy with some fields changed, checked again."""

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import gc
-import subprocess
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bge_integrations import BgeEncoder
 from bge_integrations.backend import scheduling
 from bge_integrations.backend.engines import Computed, EngineOutOfMemory, Rows, TokenBatch
 from bge_integrations.backend.jobs import Job, TextFailedError
-from bge_integrations.backend.scheduling import QUERY_BATCHES_IN_A_ROW, Scheduler
+from bge_integrations.backend.queueing import QUERY_BATCHES_IN_A_ROW
+from bge_integrations.backend.scheduling import EngineSlot, Scheduler
+from bge_integrations.backend.statistics import Meter
 from bge_integrations.backend.tokenization import TokenizedTexts
-from bge_integrations.errors import EncoderClosedError, EngineFailedError, InputTypeError
-from tests.conftest import MakeCheckpoint
+from bge_integrations.errors import EncoderClosedError, EngineFailedError
 
 _LONG = 60.0
 
@@ -45,6 +40,9 @@ class _Engine:
         self.entered = threading.Semaphore(0)
         self.trouble: Callable[[list[int]], None] = lambda _: None
 
+    def abandon(self) -> None:
+        pass
+
     def submit(self, batch: TokenBatch) -> Computed:
         texts = np.split(batch.ids, np.cumsum(batch.lengths)[:-1])
         marks = [int(text[0]) for text in texts]
@@ -62,6 +60,11 @@ def _job(*marks: int, length: int = 4, is_query: bool = False, **more: Any) -> J
     return Job(TokenizedTexts(ids, lengths, lengths), 2, is_query=is_query, **more)
 
 
+def _scheduler(engine: _Engine, *helpers: Callable[[], _Engine]) -> Scheduler:
+    slots = [EngineSlot(lambda: engine, engine), *(EngineSlot(make, only_documents=True) for make in helpers)]
+    return Scheduler(slots, lambda _, rows: rows, Meter("a model", "cpu"))
+
+
 def _sums(job: Job) -> list[float]:
     found: NDArray[np.float32] = job.done.result(_LONG)
     return [float(row[0] - row[1] + 1) for row in found]
@@ -74,7 +77,7 @@ def engine() -> _Engine:
 
 @pytest.fixture
 def scheduler(engine: _Engine) -> Iterator[Scheduler]:
-    made = Scheduler(engine, lambda _, rows: rows)
+    made = _scheduler(engine)
     yield made
     engine.may_go.set()
     made.close()
@@ -161,7 +164,7 @@ class TestOrder:
 
     def test_an_engine_that_takes_several_gets_several(self) -> None:
         engine = _Engine(parallel_batches=3)
-        scheduler = Scheduler(engine, lambda _, rows: rows)
+        scheduler = _scheduler(engine)
         jobs = [_job(*range(start, start + 30)) for start in (100, 200, 300)]
         for job in jobs:
             scheduler.submit(job)
@@ -332,7 +335,7 @@ class TestClosing:
     def test_ends_its_threads(self, engine: _Engine) -> None:
         before = threading.active_count()
         for _ in range(200):
-            scheduler = Scheduler(engine, lambda _, rows: rows)
+            scheduler = _scheduler(engine)
             scheduler.submit(job := _job(2))
             job.done.result(_LONG)
             scheduler.close()
@@ -346,7 +349,7 @@ class TestHelpers:
 
     def test_do_the_documents_while_queries_have_an_engine_of_their_own(self, engine: _Engine) -> None:
         helpers = [_Engine(), _Engine()]
-        scheduler = Scheduler(engine, lambda _, rows: rows, helpers=[lambda: helpers[0], lambda: helpers[1]])
+        scheduler = _scheduler(engine, lambda: helpers[0], lambda: helpers[1])
         few = _job(*range(10, 18))
         scheduler.submit(few)
         few.done.result(_LONG)
@@ -372,7 +375,7 @@ class TestHelpers:
 
     def test_few_documents_get_all_cores(self, engine: _Engine) -> None:
         helper = _Engine()
-        scheduler = Scheduler(engine, lambda _, rows: rows, helpers=[lambda: helper])
+        scheduler = _scheduler(engine, lambda: helper)
         scheduler.submit(many := _job(*range(100, 3000)))
         many.done.result(_LONG)
         scheduler.submit(more := _job(*range(100, 3000)))
@@ -389,7 +392,7 @@ class TestHelpers:
         def failing() -> _Engine:
             raise OSError("no memory for it")
 
-        scheduler = Scheduler(engine, lambda _, rows: rows, helpers=[failing])
+        scheduler = _scheduler(engine, failing)
         for _ in range(3):
             scheduler.submit(job := _job(*range(100, 3000)))
             assert _sums(job) == list(range(100, 3000))
@@ -398,7 +401,7 @@ class TestHelpers:
 
     def test_one_that_dies_leaves_its_work_to_the_others(self, engine: _Engine) -> None:
         helper = _Engine()
-        scheduler = Scheduler(engine, lambda _, rows: rows, helpers=[lambda: helper])
+        scheduler = _scheduler(engine, lambda: helper)
 
         def trouble(_: list[int]) -> None:
             if len(helper.batches) == 4:
@@ -416,142 +419,37 @@ class TestHelpers:
         scheduler.close()
 
 
-@pytest.fixture
-def encoder(bge_small_en: Path) -> BgeEncoder:
-    return BgeEncoder(bge_small_en, device="cpu", on_truncation="ignore")
+class TestRoom:
+    def test_callers_beyond_the_limit_wait_in_their_order(self, scheduler: Scheduler, engine: _Engine) -> None:
+        engine.may_go.clear()
+        jobs = [_job(*range(10, 16)), _job(*range(20, 25)), _job(30, 31), _job(40)]
+        entries = [scheduler.admit(job, 8) for job in jobs]
+        assert [entry.done() for entry in entries] == [True, False, False, False]
+        scheduler.submit(jobs[0])
+        engine.may_go.set()
+        jobs[0].done.result(_LONG)
+        assert [entry.done() for entry in entries] == [True, True, True, True]
 
+    def test_who_gives_up_leaves_the_room_to_others(self, scheduler: Scheduler) -> None:
+        jobs = [_job(*range(10, 16)), _job(*range(20, 30)), _job(30, 31)]
+        entries = [scheduler.admit(job, 8) for job in jobs]
+        jobs[1].done.cancel()
+        assert entries[1].cancelled()
+        jobs[0].done.cancel()
+        assert entries[2].result(_LONG) is None
 
-TEXTS = [f"fox {'dog ' * (index * 13 % 55)}{index}" for index in range(120)]
+    def test_more_than_the_limit_goes_alone(self, scheduler: Scheduler) -> None:
+        entry = scheduler.admit(_job(*range(10, 60)), 8)
+        assert entry.done()
+        assert not scheduler.admit(_job(5), 8).done()
 
+    def test_queries_have_room_of_their_own(self, scheduler: Scheduler) -> None:
+        assert scheduler.admit(_job(*range(10, 60)), 8).done()
+        assert scheduler.admit(_job(5, is_query=True), 8).done()
 
-class TestEncoders:
-    def test_many_threads_get_what_they_would_get_alone(self, encoder: BgeEncoder) -> None:
-        queries = encoder.encode_queries(TEXTS)
-        documents = encoder.encode_documents(TEXTS)
-
-        def work(thread: int) -> None:
-            source = np.random.default_rng(thread)
-            for _ in range(8):
-                chosen = source.integers(len(TEXTS), size=source.integers(1, 20))
-                texts = [TEXTS[index] for index in chosen]
-                np.testing.assert_allclose(encoder.encode_queries(texts), queries[chosen], atol=1e-5)
-                np.testing.assert_allclose(encoder.encode_documents(texts), documents[chosen], atol=1e-5)
-
-        with ThreadPoolExecutor(32) as pool:
-            list(pool.map(work, range(32)))
-
-    def test_many_coroutines_get_what_they_would_get_alone(self, encoder: BgeEncoder) -> None:
-        queries = encoder.encode_queries(TEXTS)
-        documents = encoder.encode_documents(TEXTS)
-
-        async def all_at_once() -> tuple[list[NDArray[np.float32]], NDArray[np.float32]]:
-            single = asyncio.gather(*(encoder.aencode_queries([text]) for text in TEXTS))
-            return await single, await encoder.aencode_documents(iter(TEXTS))
-
-        before = threading.active_count()
-        found, bulk = asyncio.run(all_at_once())
-        np.testing.assert_allclose(np.concatenate(found), queries, atol=1e-5)
-        np.testing.assert_allclose(bulk, documents, atol=1e-5)
-        assert threading.active_count() <= before + 4
-
-    def test_bad_input_hurts_only_its_caller(self, encoder: BgeEncoder) -> None:
-        async def together() -> list[Any]:
-            calls = [encoder.aencode_queries([text]) for text in ("fox", None, "dog")]  # type: ignore[list-item]
-            return await asyncio.gather(*calls, return_exceptions=True)
-
-        good, bad, other = asyncio.run(together())
-        assert isinstance(bad, InputTypeError)
-        assert good.shape == other.shape == (1, 32)
-
-    def test_cancelling_a_task_drops_its_queued_work(
-        self, make: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        encoder = BgeEncoder(make("bge-small-en"), device="cpu", batch_tokens=64)
-        submit, go, batches = encoder.backend.engine.submit, threading.Event(), 0
-        entered = threading.Event()
-
-        def slow(batch: TokenBatch) -> Any:  # noqa: ANN401
-            nonlocal batches
-            batches += 1
-            entered.set()
-            assert go.wait(_LONG)
-            return submit(batch)
-
-        monkeypatch.setattr(encoder.backend.engine, "submit", slow)
-
-        async def cancel() -> None:
-            task = asyncio.create_task(encoder.aencode_documents(TEXTS))
-            await asyncio.to_thread(entered.wait, _LONG)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-
-        asyncio.run(cancel())
-        go.set()
-        encoder.encode_queries(["fox"])
-        assert batches == 2
-
-    def test_an_engine_error_names_the_text_and_keeps_its_cause(
-        self, make: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        encoder = BgeEncoder(make("bge-small-en"), device="cpu")
-        submit = encoder.backend.engine.submit
-
-        def failing(batch: TokenBatch) -> Any:  # noqa: ANN401
-            if 42 in batch.lengths:
-                raise ValueError("engine trouble")
-            return submit(batch)
-
-        monkeypatch.setattr(encoder.backend.engine, "submit", failing)
-        texts = ["fox", "dog " * 40, "fox", "cat"]
-        with pytest.raises(EngineFailedError, match=r"Text 1, of 42 tokens, makes the engine fail.*trouble") as caught:
-            encoder.encode_documents(texts)
-        assert caught.value.index == 1
-        assert isinstance(caught.value.__cause__, ValueError)
-        assert encoder.encode_documents(["fox"]).shape == (1, 32)
-
-    def test_letting_go_of_an_encoder_ends_its_threads(self, make: MakeCheckpoint) -> None:
-        folder = make("bge-small-en")
-        before = {thread.name for thread in threading.enumerate() if thread.name == "bge-engine"}
-        count = threading.active_count()
-        for _ in range(5):
-            encoder = BgeEncoder(folder, device="cpu")
-            encoder.encode_queries(["fox"])
-            del encoder
-        assert threading.active_count() <= count
-        assert {thread.name for thread in threading.enumerate() if thread.name == "bge-engine"} == before
-
-    def test_closing_while_others_wait_does_not_hang(self, make: MakeCheckpoint) -> None:
-        folder = make("bge-small-en")
-        encoder = BgeEncoder(folder, device="cpu", batch_tokens=64)
-        with ThreadPoolExecutor(4) as pool:
-            pending = [pool.submit(encoder.encode_documents, TEXTS) for _ in range(4)]
-            encoder.close()
-            for future in pending:
-                with contextlib.suppress(EncoderClosedError):
-                    assert future.result(_LONG).shape == (120, 32)
-
-
-@pytest.mark.parametrize("how", ["thread", "task"])
-def test_the_interpreter_ends_with_work_pending(bge_small_en: Path, how: str) -> None:
-    script = """
-import asyncio, sys, threading, time
-from bge_integrations import BgeEncoder
-
-encoder = BgeEncoder(sys.argv[1], device="cpu", on_truncation="ignore", batch_tokens=64)
-texts = [f"fox {index} " + "dog " * (index % 60) for index in range(20000)]
-if sys.argv[2] == "thread":
-    threading.Thread(target=encoder.encode_documents, args=(texts,), daemon=True).start()
-    encoder.encode_queries(["fox"])
-else:
-    async def main():
-        asyncio.create_task(encoder.aencode_documents(texts))
-        await encoder.aencode_queries(["fox"])
-
-    asyncio.run(main())
-print("end of the script")
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(bge_small_en), how], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert (done.returncode, done.stdout) == (0, "end of the script\n"), done.stderr
+    def test_closing_tells_those_who_wait(self, scheduler: Scheduler) -> None:
+        scheduler.admit(_job(*range(10, 60)), 8)
+        waiting = scheduler.admit(_job(5), 8)
+        scheduler.close()
+        with pytest.raises(EncoderClosedError):
+            waiting.result(_LONG)

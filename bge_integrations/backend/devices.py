@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from bge_integrations.errors import DeviceNotAvailableError
+from bge_integrations.errors import DeviceNotAvailableError, SettingsError
 
 _DRIVER_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, and either under WSL
 
@@ -25,6 +26,33 @@ def available_devices() -> list[str]:
     if torch.backends.mps.is_available():
         devices.append("mps")
     return [*devices, "cpu"]
+
+
+def resolve_devices(device: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Returns the devices to use together.
+
+    Args:
+        device: One of them, several, `"all"` for all there are of the best kind, or None for the first there is. The
+            processor may be named several times: its cores are then shared out.
+
+    Raises:
+        DeviceNotAvailableError: If one is not on this machine.
+        SettingsError: Devices of several kinds, or one GPU twice.
+    """
+    if device == "all":
+        available = available_devices()
+        kind = available[0].split(":")[0]
+        return tuple(name for name in available if name.split(":")[0] == kind)
+    if device is None or isinstance(device, str):
+        return (resolve_device(device),)
+    devices = tuple(resolve_device(name) for name in device)
+    if len({name.split(":")[0] for name in devices}) > 1:
+        raise SettingsError(
+            f"device={list(device)!r} names devices of several kinds, which compute different vectors; give one kind."
+        )
+    if devices[0] != "cpu" and len(set(devices)) < len(devices):
+        raise SettingsError(f"device={list(device)!r} names one device twice; give each once.")
+    return devices
 
 
 def resolve_device(device: str | None) -> str:

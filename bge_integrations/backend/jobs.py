@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ class Job:
         done: Gets the vectors, one row a text; cancelling it drops what still waits.
         notes: What the caller is to be warned of once it is done.
         waiting_tokens: Tokens that no engine has taken yet.
+        queued_at: When it was made, by `time.perf_counter`.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Job:
         self._finished = 0
         self._finishing = threading.Lock()
         self.waiting_tokens = int(tokens.lengths.sum())
+        self.queued_at = time.perf_counter()
 
     @property
     def waiting_texts(self) -> int:
@@ -137,6 +140,15 @@ class Batch:
     def texts(self) -> int:
         """How many texts."""
         return sum(len(positions) for _, positions in self.parts)
+
+    @property
+    def kind(self) -> str:
+        """Whether they are queries or documents."""
+        return "query" if self.parts[0][0].is_query else "document"
+
+    def waited(self, now: float) -> float:
+        """Returns what its texts have waited together, in seconds."""
+        return sum(len(positions) * (now - job.queued_at) for job, positions in self.parts)
 
     def without_finished_jobs(self) -> Batch:
         """Leaves out what nobody waits for any more."""

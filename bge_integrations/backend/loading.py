@@ -15,6 +15,7 @@ from bge_integrations.backend.prepared import PreparedModel, is_prepared
 from bge_integrations.backend.request import LoadRequest
 from bge_integrations.backend.scheduling import Scheduler
 from bge_integrations.backend.starting import Started, start, start_prepared
+from bge_integrations.backend.statistics import Meter
 from bge_integrations.backend.vetting import locate_requested, vet
 from bge_integrations.catalogue import MODELS
 from bge_integrations.errors import UnsupportedModelError
@@ -37,6 +38,7 @@ class LoadedModel:
         tokenizer: Its tokenizer.
         engine: What runs it.
         scheduler: The queue that every use of the engine goes through.
+        meter: Counts what it does.
     """
 
     def __init__(self, request: LoadRequest) -> None:
@@ -75,8 +77,9 @@ class LoadedModel:
         self.facts = started.facts
         self.tokenizer = started.tokenizer
         self.engine = started.engine
+        self.meter = Meter(self.request.model_name, self.request.device)
         pooled = partial(one_row_a_text, self.engine.rows, self.facts.pooling)
-        self.scheduler = Scheduler(self.engine, pooled, helpers=started.helpers)
+        self.scheduler = Scheduler(started.slots, pooled, self.meter)
         self._source = started.source
         self._loading_source = threading.Lock()
 

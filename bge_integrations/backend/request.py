@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from bge_integrations.backend import prepared
 from bge_integrations.backend.cpu import usable_cores
-from bge_integrations.backend.devices import resolve_device, resolve_precision
+from bge_integrations.backend.devices import resolve_devices, resolve_precision
 from bge_integrations.settings import EncoderSettings, TransformersKwargs
 
 
@@ -15,7 +15,7 @@ class LoadRequest:
     """Everything that a loaded model depends on; equal requests share one. The token only opens the door."""
 
     model_name: str
-    device: str
+    devices: tuple[str, ...]
     precision: str
     engine: str = "auto"
     threads: int = 1
@@ -27,6 +27,11 @@ class LoadRequest:
     transformers_kwargs: TransformersKwargs = field(default_factory=TransformersKwargs)
     token: str | bool | None = field(default=None, repr=False, compare=False)
 
+    @property
+    def device(self) -> str:
+        """The first device; further ones are of its kind."""
+        return self.devices[0]
+
     @classmethod
     def from_settings(cls, settings: EncoderSettings) -> LoadRequest:
         """Takes what concerns loading, with device, precision and threads resolved.
@@ -34,16 +39,17 @@ class LoadRequest:
         A prepared folder is made for the CPU and knows its own precision, so there `"auto"` means these.
 
         Raises:
-            DeviceNotAvailableError: If the device is not on this machine.
+            DeviceNotAvailableError: If a device is not on this machine.
+            SettingsError: Devices that can't work together.
         """
         recorded = prepared.recorded_precision(settings.model_name)
-        automatic_device = settings.device in (None, "auto")
-        device = "cpu" if recorded and automatic_device else resolve_device(settings.device)
+        automatic_device = settings.device in (None, "auto", "all")
+        devices = ("cpu",) if recorded and automatic_device else resolve_devices(settings.device)
         automatic = settings.precision == "auto"
         return cls(
             model_name=settings.model_name,
-            device=device,
-            precision=recorded if recorded and automatic else resolve_precision(settings.precision, device),
+            devices=devices,
+            precision=recorded if recorded and automatic else resolve_precision(settings.precision, devices[0]),
             engine=settings.engine,
             threads=settings.threads or usable_cores(),
             revision=settings.revision,

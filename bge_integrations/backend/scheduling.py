@@ -8,17 +8,19 @@ The rules:
 - An engine computes one batch after the other, so a query waits for at most the batch of documents that is running.
   Where the model can afford engines of their own for documents (helpers), it does not even wait for that.
 - A batch that fails is cut in halves until the text at fault is alone. Only the caller of that text gets an error.
+- In a forked child nothing waits, no thread runs and no engine of the parent is touched: they are made anew when the
+  child first uses the model.
 """
 
 from __future__ import annotations
 
 import atexit
 import logging
-import sys
+import os
 import threading
 import time
 import weakref
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -27,14 +29,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_integrations.backend.engines import Engine, EngineOutOfMemory, PendingRows, TokenBatch
+from bge_integrations.backend.gate import Gate
 from bge_integrations.backend.jobs import Batch, Job, TextFailedError
+from bge_integrations.backend.queueing import Done, Queue
+from bge_integrations.backend.statistics import Meter
 from bge_integrations.errors import EncoderClosedError, EngineFailedError
 
 logger = logging.getLogger(__name__)
-
-_Queue = OrderedDict["Future[NDArray[np.float32]]", Job]
-
-QUERY_BATCHES_IN_A_ROW = 4
 
 # Helpers take a second or two to start, and memory: only for a model that has worked on documents for so long in its
 # life, when so many batches of them wait.
@@ -46,13 +47,28 @@ _SHARE_BETWEEN_QUERIES = 4
 _LONGEST_WAIT_FOR_A_THREAD_S = 10.0
 
 
-@dataclass(eq=False)
-class _Lane:
-    """An engine, and the thread that feeds it.
+@dataclass(frozen=True)
+class EngineSlot:
+    """A place for an engine.
 
     Attributes:
-        make: Makes the engine.
-        only_documents: Whether queries are left to others.
+        make: Makes the engine, in the thread that is to run it.
+        engine: The engine, if it is made already.
+        only_documents: Whether it is a helper, made with the first large amount of documents, to which alone
+            documents are left from then on.
+    """
+
+    make: Callable[[], Engine]
+    engine: Engine | None = None
+    only_documents: bool = False
+
+
+@dataclass(eq=False)
+class _Lane:
+    """An engine at work, and the thread that feeds it.
+
+    Attributes:
+        slot: What it is for.
         engine: The engine, once it is made.
         thread: Its thread, while one runs.
         in_hand: Batches taken and not finished yet.
@@ -61,9 +77,8 @@ class _Lane:
         memory_limit: Tokens in a batch that fit, once a larger one did not.
     """
 
-    make: Callable[[], Engine]
-    only_documents: bool = False
-    engine: Engine | None = None
+    slot: EngineSlot
+    engine: Engine | None
     thread: threading.Thread | None = None
     in_hand: list[Batch] = field(default_factory=list)
     again: deque[Batch] = field(default_factory=deque)
@@ -98,31 +113,49 @@ class Scheduler:
 
     def __init__(
         self,
-        engine: Engine,
+        slots: Sequence[EngineSlot],
         pool: Callable[[TokenBatch, NDArray[np.float32]], NDArray[np.float32]],
-        *,
-        helpers: Sequence[Callable[[], Engine]] = (),
+        meter: Meter,
     ) -> None:
-        """Takes an engine into service.
+        """Takes engines into service.
 
         Args:
-            engine: Does queries and documents.
+            slots: Their places; the first engine is made already.
             pool: Turns an engine's rows of a batch into one vector a text.
-            helpers: Make further engines, which do documents only; each is called in its own thread once there is
-                enough work, and documents are then left to them.
+            meter: Is told what was done.
         """
         self._pool = pool
+        self._meter = meter
+        self._slots = slots
+        self._document_seconds = 0.0
+        self._closed = False
+        self._start_afresh([slot.engine for slot in slots])
+        _schedulers.add(self)
+
+    def _start_afresh(self, engines: Sequence[Engine | None]) -> None:
         # Reentrant, since a finaliser that closes may run wherever memory is allocated.
         self._changed = threading.Condition(threading.RLock())
-        self._lanes = [_Lane(lambda: engine, engine=engine), *(_Lane(make, only_documents=True) for make in helpers)]
-        self._queries: _Queue = OrderedDict()
-        self._documents: _Queue = OrderedDict()
-        self._document_seconds = 0.0
-        self._waiting_document_tokens = 0
-        self._query_batches = 0
+        self._lanes = [_Lane(slot, engine) for slot, engine in zip(self._slots, engines, strict=True)]
+        self._queue = Queue()
+        self._gates = {True: Gate(), False: Gate()}  # of queries and of documents
         self._last_query = -_QUERIES_ARE_RECENT_S
-        self._closed = False
-        _schedulers.add(self)
+
+    def admit(self, job: Job, limit: int) -> Future[None]:
+        """Returns a future that is done when a job may be submitted: when there is room for its texts.
+
+        Args:
+            job: The job. Its texts count until they are done, if it is submitted or cancelled.
+            limit: Texts of its kind, queries or documents, that may be in flight together.
+        """
+        gate, texts = self._gates[job.is_query], job.waiting_texts
+        entry = gate.enter(texts, limit)
+
+        def leave(_: Done) -> None:
+            if not entry.cancel() and entry.exception() is None:
+                gate.leave(texts)
+
+        job.done.add_done_callback(leave)
+        return entry
 
     def submit(self, job: Job) -> None:
         """Queues a job, which an engine takes as soon as it is free.
@@ -133,11 +166,9 @@ class Scheduler:
         with self._changed:
             if self._closed:
                 raise EncoderClosedError("The model was closed; make a new encoder.")
-            self._queue_of(job)[job.done] = job
+            self._queue.add(job)
             if job.is_query:
                 self._last_query = time.monotonic()
-            else:
-                self._waiting_document_tokens += job.waiting_tokens
             self._start_workers()
             self._changed.notify_all()
         # By its future alone: a callback that held the job would make it a reference cycle.
@@ -147,40 +178,41 @@ class Scheduler:
         """Ends the threads after the batches they are computing; jobs that wait get an `EncoderClosedError`."""
         with self._changed:
             self._closed = True
-            waiting = self._drop_waiting()
+            waiting = self._queue.clear()
             threads = [lane.thread for lane in self._lanes if lane.thread is not None]
             self._changed.notify_all()
+        closed = EncoderClosedError("The model was closed while texts waited for it.")
+        for gate in self._gates.values():
+            gate.close(closed)
         for job in waiting:
-            job.fail(EncoderClosedError("The model was closed while texts waited for it."))
+            job.fail(closed)
         if threading.current_thread() not in threads:
             for thread in threads:
                 thread.join(_LONGEST_WAIT_FOR_A_THREAD_S)
 
-    def _queue_of(self, job: Job) -> _Queue:
-        return self._queries if job.is_query else self._documents
+    def after_fork(self) -> None:
+        """Forgets, in a forked child, all that belongs to the parent."""
+        for lane in self._lanes:
+            if lane.engine is not None:
+                lane.engine.abandon()
+        self._start_afresh([None] * len(self._slots))
 
-    def _drop_waiting(self) -> list[Job]:
-        waiting = [*self._queries.values(), *self._documents.values()]
-        self._queries.clear()
-        self._documents.clear()
-        self._waiting_document_tokens = 0
-        return waiting
-
-    def _forget(self, done: Future[NDArray[np.float32]]) -> None:
+    def _forget(self, done: Done) -> None:
         """Takes a job out of the queue that was cancelled or has failed."""
         with self._changed:
-            self._queries.pop(done, None)
-            job = self._documents.pop(done, None)
-            if job is not None:
-                self._waiting_document_tokens -= job.waiting_tokens
+            self._queue.remove(done)
 
     def _start_workers(self) -> None:
-        many = _BATCHES_WORTH_HELPERS * self._lanes[0].running_engine().batch_tokens
-        worth_helpers = self._document_seconds >= _SECONDS_WORTH_HELPERS and self._waiting_document_tokens >= many
+        first = self._lanes[0].engine
+        worth_helpers = (
+            first is not None
+            and self._document_seconds >= _SECONDS_WORTH_HELPERS
+            and self._queue.document_tokens >= _BATCHES_WORTH_HELPERS * first.batch_tokens
+        )
         for lane in self._lanes:
             if lane.thread is not None and lane.thread.is_alive():
                 continue
-            if lane.only_documents and (lane.is_unusable or not worth_helpers):
+            if lane.slot.only_documents and (lane.is_unusable or not worth_helpers):
                 continue
             lane.thread = threading.Thread(target=self._work, args=(lane,), name="bge-engine", daemon=True)
             lane.thread.start()
@@ -201,12 +233,14 @@ class Scheduler:
             self._bury(lane, error)
 
     def _has_engine(self, lane: _Lane) -> bool:
-        """Makes a helper's engine. If that fails, the others do its work."""
+        """Makes an engine that is not there yet. Without a helper, the others do its work."""
         if lane.engine is not None:
             return True
         try:
-            engine = lane.make()
+            engine = lane.slot.make()
         except Exception as error:  # whatever a driver, a file or too little memory may raise
+            if not lane.slot.only_documents:
+                raise
             logger.warning("going on without a further engine for documents: %s", error)
             engine = None
         with self._changed:
@@ -223,8 +257,8 @@ class Scheduler:
             jobs = [job for batch in (*lane.in_hand, *lane.again) for job, _ in batch.parts]
             lane.in_hand.clear()
             lane.again.clear()
-            if not any(other.thread is not None and not other.only_documents for other in self._lanes):
-                jobs += self._drop_waiting()
+            if not any(other.thread is not None and not other.slot.only_documents for other in self._lanes):
+                jobs += self._queue.clear()
         for job in jobs:
             job.fail(_caused_by(error, EngineFailedError(f"The thread that ran the model died: {error!r}.", None)))
 
@@ -236,9 +270,8 @@ class Scheduler:
                     batch = lane.again.popleft().without_finished_jobs()
                 elif self._closed:
                     return None
-                elif queue := self._queue_for(lane):
-                    self._query_batches = self._query_batches + 1 if queue is self._queries else 0
-                    batch = self._gather(queue, lane)
+                elif taken := self._take(lane):
+                    batch = taken
                 elif may_wait:
                     self._changed.wait()
                     continue
@@ -248,54 +281,28 @@ class Scheduler:
                     lane.in_hand.append(batch)
                     return batch
 
-    def _queue_for(self, lane: _Lane) -> _Queue | None:
-        documents = self._documents if self._documents and self._may_take_documents(lane) else None
-        if lane.only_documents or not self._queries:
-            return documents
-        return documents if documents and self._query_batches >= QUERY_BATCHES_IN_A_ROW else self._queries
+    def _take(self, lane: _Lane) -> Batch | None:
+        return self._queue.next_batch(
+            lambda job: self._budget(job, lane),
+            queries=not lane.slot.only_documents,
+            documents=self._may_take_documents(lane),
+        )
 
     def _may_take_documents(self, lane: _Lane) -> bool:
         """Leaves documents to the helpers, unless there are so few that all cores together are the faster way."""
-        helpers = [other for other in self._lanes if other.only_documents and other.is_ready]
+        helpers = [other for other in self._lanes if other.slot.only_documents and other.is_ready]
         if not helpers:
             return True
         first = self._lanes[0]
-        are_few = self._waiting_document_tokens <= first.running_engine().batch_tokens
-        all_idle = not self._queries and not first.in_hand and not any(helper.in_hand for helper in helpers)
-        return lane.only_documents != (are_few and all_idle)
-
-    def _gather(self, queue: _Queue, lane: _Lane) -> Batch:
-        """Takes texts from the head of a queue, from as many jobs as fit together."""
-        parts: list[tuple[Job, NDArray[np.int64]]] = []
-        head = next(iter(queue.values()))
-        count = longest = 0
-        while queue:
-            job = next(iter(queue.values()))
-            if not job.may_run_with(head):
-                break
-            longest = max(longest, job.next_length)
-            room = min(self._budget(job, lane) // longest, job.max_texts or sys.maxsize) - count
-            if room < 1 and parts:
-                break
-            positions = self._take(job, max(room, 1))
-            parts.append((job, positions))
-            count += len(positions)
-        return Batch(parts)
-
-    def _take(self, job: Job, count: int) -> NDArray[np.int64]:
-        before = job.waiting_tokens
-        positions = job.take(count)
-        if not job.is_query:
-            self._waiting_document_tokens -= before - job.waiting_tokens
-        if not job.waiting_texts:
-            del self._queue_of(job)[job.done]
-        return positions
+        are_few = first.engine is not None and self._queue.document_tokens <= first.engine.batch_tokens
+        all_idle = not self._queue.has_queries and not any(other.in_hand for other in (first, *helpers))
+        return lane.slot.only_documents != (are_few and all_idle)
 
     def _budget(self, job: Job, lane: _Lane) -> int:
         budget = job.batch_tokens or lane.running_engine().batch_tokens
         # Documents make room for queries where both run on one engine.
         queries_are_recent = time.monotonic() - self._last_query < _QUERIES_ARE_RECENT_S
-        if queries_are_recent and not job.is_query and not lane.only_documents and job.batch_tokens is None:
+        if queries_are_recent and not job.is_query and not lane.slot.only_documents and job.batch_tokens is None:
             budget //= _SHARE_BETWEEN_QUERIES
         return min(budget, lane.memory_limit or budget)
 
@@ -315,13 +322,23 @@ class Scheduler:
             self._halve(lane, batch, done.tokens, error)
             return
         seconds = time.perf_counter() - done.start
+        tokens = int(done.tokens.lengths.sum())
+        self._meter.add(
+            kind=batch.kind,
+            batches=1,
+            texts=batch.texts,
+            tokens=tokens,
+            padding_tokens=done.tokens.is_token.size - tokens,
+            queue_seconds=batch.waited(done.start),
+            engine_seconds=seconds,
+        )
         start = 0
         for job, positions in batch.parts:
             job.finish(positions, rows[start : start + len(positions)])
             start += len(positions)
         with self._changed:
             lane.in_hand.remove(batch)
-            if not batch.parts[0][0].is_query:
+            if batch.kind == "document":
                 self._document_seconds += seconds
                 self._start_workers()
             # Who may take documents depends on who is idle.
@@ -332,6 +349,7 @@ class Scheduler:
         out_of_memory = isinstance(error, EngineOutOfMemory)
         if batch.texts == 1:
             job, positions = batch.parts[0]
+            self._meter.add(kind=batch.kind, failed_texts=1)
             job.fail(_caused_by(error, TextFailedError(int(positions[0]), out_of_memory=out_of_memory)))
         elif out_of_memory:
             self._shrink(lane, batch, tokens)
@@ -361,6 +379,15 @@ def _caused_by(cause: BaseException, error: Exception) -> Exception:
 
 
 _schedulers: weakref.WeakSet[Scheduler] = weakref.WeakSet()
+
+
+if hasattr(os, "register_at_fork"):
+
+    def _after_fork() -> None:
+        for scheduler in list(_schedulers):
+            scheduler.after_fork()
+
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @atexit.register

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import gc
 import hashlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from bge_integrations.backend.facts import ModelFacts
 from bge_integrations.backend.pooling import cosines, one_row_a_text
 from bge_integrations.backend.prepared import PreparedModel
 from bge_integrations.backend.request import LoadRequest
+from bge_integrations.backend.scheduling import EngineSlot
 from bge_integrations.backend.tokenization import TextTokenizer
 from bge_integrations.catalogue import ModelSpec
 from bge_integrations.errors import EngineNotAvailableError, PreparedModelError, SettingsError
@@ -43,18 +45,24 @@ class Started:
     """A running engine.
 
     Attributes:
-        engine: What runs the model.
+        slots: Places for the engines that run the model; the first is filled.
         facts: What is known of the model.
         tokenizer: Its tokenizer.
         source: The model as sentence-transformers loaded it, where the engine holds on to it.
-        helpers: Make further engines for large amounts of documents.
     """
 
-    engine: Engine
+    slots: tuple[EngineSlot, ...]
     facts: ModelFacts
     tokenizer: TextTokenizer
     source: Source | None = None
-    helpers: Sequence[Callable[[], Engine]] = ()
+
+    @property
+    def engine(self) -> Engine:
+        """The first engine."""
+        engine = self.slots[0].engine
+        if engine is None:
+            raise AssertionError("the first slot is filled when a model is started")
+        return engine
 
 
 def start(request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None) -> Started:
@@ -90,12 +98,21 @@ def start(request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None) 
             logger.info("%s: engine %s, %s", request.model_name, kind.name, why)
             if started.source is None:
                 sources.release()
-            return started
+            return _with_replicas(started, request, checkpoint, spec)
         logger.info("%s: not %s, which does not know this kind of encoder", request.model_name, kind.name)
     raise EngineNotAvailableError(
         f"engine={request.engine!r} with precision={request.precision!r} can't run {request.model_name}: it is no "
         "plain BERT or XLM-RoBERTa encoder with cls, mean, max or last-token pooling. Leave both at 'auto'."
     )
+
+
+def _with_replicas(started: Started, request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None) -> Started:
+    """Adds an engine on each further device; those on one processor share its weights and are there already."""
+    slots = list(started.slots)
+    for device in request.devices[1:] if request.device != "cpu" else ():
+        alone = dataclasses.replace(request, devices=(device,), engine=started.engine.name)
+        slots += start(alone, checkpoint, spec).slots
+    return dataclasses.replace(started, slots=tuple(slots))
 
 
 def start_prepared(prepared: PreparedModel, request: LoadRequest) -> Started:
@@ -205,40 +222,50 @@ def _run_openvino(prepared: PreparedModel, request: LoadRequest) -> Started:
     if shape is None:
         raise PreparedModelError(f"{prepared.folder} is damaged: it describes no encoder. Prepare it again.")
 
-    def compile_for(threads: int, model: PreparedModel = prepared) -> OpenVinoEngine:
-        return OpenVinoEngine(model.graph(), shape, rows=manifest.rows, precision=request.precision, threads=threads)
+    def compile_for(threads: int) -> OpenVinoEngine:
+        return OpenVinoEngine(prepared.graph(), shape, rows=manifest.rows, precision=request.precision, threads=threads)
 
-    def compile_helper(threads: int) -> OpenVinoEngine:
-        again = PreparedModel.open(prepared.folder)
-        if again.identity != prepared.identity:
+    def compile_later(threads: int) -> OpenVinoEngine:
+        # The folder may have been prepared again since.
+        if PreparedModel.open(prepared.folder).identity != prepared.identity:
             raise PreparedModelError(f"{prepared.folder} holds another model by now.")
-        return compile_for(threads, again)
+        return compile_for(threads)
 
-    helpers = [
-        partial(compile_helper, threads) for threads in threads_of_helpers(shape, request.precision, request.threads)
-    ]
-    return Started(compile_for(request.threads), manifest.facts, prepared.tokenizer(), helpers=helpers)
+    copies = len(request.devices)
+    threads = [(request.threads + index) // copies for index in range(copies)]
+    helpers = threads_of_helpers(shape, request.precision, request.threads) if copies == 1 else []
+    slots = (
+        *(EngineSlot(partial(compile_later, max(own, 1)), compile_for(max(own, 1))) for own in threads),
+        *(EngineSlot(partial(compile_later, own), only_documents=True) for own in helpers),
+    )
+    return Started(slots, manifest.facts, prepared.tokenizer())
 
 
 def _start_torch(sources: _Sources) -> Started | None:
     from bge_integrations.backend.engines.torch.engine import TorchEngine
 
-    source = sources.load(sources.request.precision)
+    request = sources.request
+    source = sources.load(request.precision)
     shape = source.facts.encoder
     if not source.has_known_encoder or shape is None:
         return None
-    _limit_torch_threads(sources.request)
+    _limit_torch_threads(request)
     engine = TorchEngine(source.transformer, shape, rows=source.rows)
-    started = Started(engine, source.facts, source.tokenizer, source)
-    if sources.request.device != "cpu":
-        _check_against_own_modules(started, source, sources.request)
+    slot = EngineSlot(partial(_usable_in_child, request.device, lambda: engine), engine)
+    copies = len(request.devices) if request.device == "cpu" else 1
+    started = Started((slot,) * copies, source.facts, source.tokenizer, source)
+    if request.device != "cpu":
+        _check_against_own_modules(started, source, request)
     return started
 
 
 def _start_sentence_transformers(sources: _Sources) -> Started:
     source = sources.load(sources.request.precision)
     _limit_torch_threads(sources.request)
-    return Started(_own_modules(source), source.facts, source.tokenizer, source)
+    copies = len(sources.request.devices) if sources.request.device == "cpu" else 1
+    make = partial(_usable_in_child, sources.request.device, partial(_own_modules, source))
+    slots = tuple(EngineSlot(make, _own_modules(source)) for _ in range(copies))
+    return Started(slots, source.facts, source.tokenizer, source)
 
 
 def _own_modules(source: Source) -> SentenceTransformersEngine:
@@ -248,13 +275,33 @@ def _own_modules(source: Source) -> SentenceTransformersEngine:
     return SentenceTransformersEngine(source.modules, device=device, pad_id=source.tokenizer.pad_id)
 
 
+def _usable_in_child(device: str, engine: Callable[[], Engine]) -> Engine:
+    """Makes a torch engine usable in a forked child.
+
+    Raises:
+        EngineNotAvailableError: The device can't be used in a child.
+    """
+    import torch
+
+    if device != "cpu":
+        raise EngineNotAvailableError(
+            f"{device} can't be used in a process that was forked after the model was loaded; load the model in the "
+            "child, or start processes by 'spawn' or 'forkserver'."
+        )
+    # OpenMP's threads stayed with the parent, and waiting for them would take for ever.
+    torch.set_num_threads(1)
+    logger.warning("in a forked process torch computes with one thread; load the model in the child for more")
+    return engine()
+
+
 def _limit_torch_threads(request: LoadRequest) -> None:
     """Keeps torch within the cores that this process may use. torch has one number for the whole process."""
     import torch
 
-    if request.device == "cpu" and torch.get_num_threads() != request.threads:
-        logger.info("torch computes with %d threads from now on", request.threads)
-        torch.set_num_threads(request.threads)
+    threads = max(request.threads // len(request.devices), 1)
+    if request.device == "cpu" and torch.get_num_threads() != threads:
+        logger.info("torch computes with %d threads from now on", threads)
+        torch.set_num_threads(threads)
 
 
 def _check_against_own_modules(started: Started, source: Source, request: LoadRequest) -> None:

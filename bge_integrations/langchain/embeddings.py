@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.embeddings import Embeddings
@@ -29,8 +28,6 @@ from bge_integrations.vectors import to_lists, to_lists_async
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-
-logger = logging.getLogger(__name__)
 
 _Settings = tuple[EncoderSettings, LoadingKwargs, EncodingKwargs, EncodingKwargs]
 
@@ -69,11 +66,12 @@ class HuggingFaceBgeEmbeddings(BaseModel, Embeddings):
     embed_instruction: str | None = None
     """Text before each document. None takes what the model was trained with: none for BGE, but for llm-embedder."""
     multi_process: bool = False
-    """Accepted for compatibility: no process pool is started, one process already uses every core."""
+    """Use all devices, as `device="all"` does, unless `device` names some. No process is started for it."""
     show_progress: bool = False
     """A progress bar while documents are embedded; never for a query."""
-    device: str | None = None
-    """`"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`; None takes the first there is of cuda, mps and cpu."""
+    device: str | list[str] | None = None
+    """`"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`; None takes the first there is of cuda, mps and cpu. A list, or `"all"`,
+    puts the model on each, and they share the work."""
     precision: Precision = "auto"
     """How the model computes; `"auto"` is float16 on CUDA and float32 elsewhere."""
     engine: EngineName = "auto"
@@ -101,6 +99,8 @@ class HuggingFaceBgeEmbeddings(BaseModel, Embeddings):
     """Tokens, padding included, in one forward pass; None takes the engine's own figure."""
     threads: int | None = None
     """Processor cores to use; None takes those that this process may use."""
+    max_queued_texts: int = 65536
+    """Documents, and as many queries, that may be in flight at once, over all callers; a call beyond it waits."""
     token: SecretStr | bool | None = Field(default=None, exclude=True, repr=False)
     """Hub token; never shown, dumped or pickled."""
 
@@ -213,8 +213,6 @@ class HuggingFaceBgeEmbeddings(BaseModel, Embeddings):
         # A setting may have been changed since, by assignment, in a dictionary, or in a copy.
         if made is None or made[0] != settings:
             made = self._encoders = settings, build_encoders(*settings)
-            if self.multi_process:
-                logger.info("multi_process=True: no process pool is needed, %s is used", made[1][0].backend.device)
         return made[1]
 
     async def _role_encoders_async(self) -> tuple[BgeEncoder, BgeEncoder]:
@@ -230,6 +228,8 @@ class HuggingFaceBgeEmbeddings(BaseModel, Embeddings):
         common = merge_settings(said, loading.settings, "model_kwargs")
         for name, encoding in (("encode_kwargs", document), ("query_encode_kwargs", query)):
             merge_settings(common, encoding.settings, name)
+        if self.multi_process and common.get("device") is None:
+            common["device"] = "all"
         settings = EncoderSettings(**common, model_name=self.model_name, document_instruction=self.embed_instruction)
         return settings, loading, document, query
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from typing import TYPE_CHECKING, Any, Literal
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     import os
 
     from sentence_transformers import SentenceTransformer
-
-logger = logging.getLogger(__name__)
 
 # llama-index hands over this many texts at a time, and only within them can sorting by length save padding. Of 3,769
 # docstrings (mean 54 tokens, p95 200) in forward passes of 2048 tokens, padding is 64 % of what is computed at 10
@@ -89,11 +86,13 @@ class HuggingFaceBgeEmbedding(BaseEmbedding):
     )
     cache_folder: str | None = Field(default=None, description="Where hub files are kept.")
     trust_remote_code: bool = Field(default=False, description="Run Python code that comes with the checkpoint.")
-    device: str | None = Field(default=None, description="None takes the first there is of cuda, mps and cpu.")
-    parallel_process: bool = Field(
-        default=False, description="Accepted for compatibility: one process already uses every core."
+    device: str | list[str] | None = Field(
+        default=None, description="None takes the first there is of cuda, mps and cpu; a list or 'all' uses each."
     )
-    target_devices: list[str] | None = Field(default=None, description="The first one is used.")
+    parallel_process: bool = Field(
+        default=False, description="Use target_devices, or all devices, unless device names some; starts no process."
+    )
+    target_devices: list[str] | None = Field(default=None, description="Devices to use with parallel_process.")
     show_progress_bar: bool = Field(default=False, description="A progress bar for texts, never for a query.")
     precision: Precision = Field(default="auto", description="How the model computes.")
     engine: EngineName = Field(default="auto", description="What runs the model.")
@@ -105,6 +104,7 @@ class HuggingFaceBgeEmbedding(BaseEmbedding):
     allow_pickle_weights: bool = Field(default=False, description="Load pytorch_model.bin if there is nothing else.")
     batch_tokens: int | None = Field(default=None, description="Tokens in one forward pass.", gt=0)
     threads: int | None = Field(default=None, description="Processor cores; None takes what this process may.", gt=0)
+    max_queued_texts: int = Field(default=65536, description="In flight at once; a call beyond it waits.", gt=0)
     sentence_transformer_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="Further arguments of SentenceTransformer(...), such as prompts."
     )
@@ -133,8 +133,6 @@ class HuggingFaceBgeEmbedding(BaseEmbedding):
         if self.max_length is None:
             # As the class that this one replaces: splitters read the limit from here.
             self.max_length = self.encoder.max_length
-        if self.parallel_process:
-            logger.info("parallel_process=True: no process pool is needed, %s is used", self.encoder.backend.device)
 
     @classmethod
     def class_name(cls) -> str:
@@ -227,8 +225,8 @@ class HuggingFaceBgeEmbedding(BaseEmbedding):
         said = {name: getattr(self, name) for name in SHARED_FIELDS if name in self.model_fields_set}
         said["token"] = self.token.get_secret_value() if isinstance(self.token, SecretStr) else self.token
         said["show_progress"] = self.show_progress_bar
-        if self.parallel_process and self.target_devices and self.device is None:
-            said["device"] = self.target_devices[0]
+        if self.parallel_process and self.device is None:
+            said["device"] = self.target_devices or "all"
         common = merge_settings(said, loading.settings, "the arguments")
         return EncoderSettings(
             **{"normalize": self.normalize, **common},

@@ -101,3 +101,10 @@ class Engine(Protocol):
             EngineOutOfMemory: The batch does not fit.
         """
         ...
+
+    def abandon(self) -> None:
+        """Lets go of everything native, in a forked child, where the threads behind it are gone.
+
+        The engine is not used any more afterwards, unless its slot makes it usable again.
+        """
+        ...

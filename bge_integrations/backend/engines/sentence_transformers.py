@@ -56,3 +56,6 @@ class SentenceTransformersEngine:
                 return Computed(pooled.float().cpu().numpy())
         except torch.OutOfMemoryError as error:
             raise EngineOutOfMemory(str(error)) from error
+
+    def abandon(self) -> None:
+        """See `Engine.abandon`. On the CPU all of it is plain memory, which a child may use."""

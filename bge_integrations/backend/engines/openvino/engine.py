@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 
 import numpy as np
@@ -106,3 +107,7 @@ class OpenVinoEngine:
             rows: NDArray[np.float32] = self._request.get_output_tensor().data
             # The output belongs to the request, which computes the next batch into it.
             return Computed(rows[batch.is_token] if self.rows == "tokens" else rows.copy())
+
+    def abandon(self) -> None:
+        """See `Engine.abandon`. Never freed: it would wait for threads that only the parent has, and abort."""
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._request))

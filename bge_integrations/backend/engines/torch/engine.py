@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -36,20 +37,24 @@ class TorchEngine:
         self.rows: Rows = rows
         self._encoder = UnpaddedEncoder(model, shape, cls_only=rows == "cls")
         self._device = self._encoder.device
-        self._lock = threading.Lock()
         on_cpu = self._device.type == "cpu"
+        # On a GPU the order of work is the order of submission; on the CPU several batches may run side by side.
+        self._turn: AbstractContextManager[object] = nullcontext() if on_cpu else threading.Lock()
         self.parallel_batches = 1 if on_cpu else 2
         self.batch_tokens = _CPU_TOKENS if on_cpu else self._tokens_that_fit(shape)
 
     def submit(self, batch: TokenBatch) -> PendingRows:
         """See `Engine.submit`. On a GPU it returns as soon as the work is queued there."""
         try:
-            with self._lock:
+            with self._turn:
                 rows = self._encoder(batch)
                 return _Arriving(rows) if self._device.type == "cuda" else Computed(rows.float().cpu().numpy())
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise EngineOutOfMemory(str(error)) from error
+
+    def abandon(self) -> None:
+        """See `Engine.abandon`. On the CPU all of it is plain memory, which a child may use."""
 
     def _tokens_that_fit(self, shape: EncoderShape) -> int:
         if self._device.type != "cuda":

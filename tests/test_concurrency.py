@@ -1,0 +1,331 @@
+"""Encoders used by many at once: threads, coroutines, several devices, forked and spawned processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bge_integrations import BgeEncoder, encoding
+from bge_integrations.backend import devices
+from bge_integrations.backend.engines import TokenBatch
+from bge_integrations.errors import EncoderClosedError, EngineFailedError, InputTypeError, SettingsError
+from bge_integrations.settings import EngineName
+from tests.conftest import MakeCheckpoint
+
+_LONG = 60.0
+
+
+@pytest.fixture
+def encoder(bge_small_en: Path) -> BgeEncoder:
+    return BgeEncoder(bge_small_en, device="cpu", on_truncation="ignore")
+
+
+TEXTS = [f"fox {'dog ' * (index * 13 % 55)}{index}" for index in range(120)]
+
+
+class TestEncoders:
+    def test_many_threads_get_what_they_would_get_alone(self, encoder: BgeEncoder) -> None:
+        queries = encoder.encode_queries(TEXTS)
+        documents = encoder.encode_documents(TEXTS)
+
+        def work(thread: int) -> None:
+            source = np.random.default_rng(thread)
+            for _ in range(8):
+                chosen = source.integers(len(TEXTS), size=source.integers(1, 20))
+                texts = [TEXTS[index] for index in chosen]
+                np.testing.assert_allclose(encoder.encode_queries(texts), queries[chosen], atol=1e-5)
+                np.testing.assert_allclose(encoder.encode_documents(texts), documents[chosen], atol=1e-5)
+
+        with ThreadPoolExecutor(32) as pool:
+            list(pool.map(work, range(32)))
+
+    def test_many_coroutines_get_what_they_would_get_alone(self, encoder: BgeEncoder) -> None:
+        queries = encoder.encode_queries(TEXTS)
+        documents = encoder.encode_documents(TEXTS)
+
+        async def all_at_once() -> tuple[list[NDArray[np.float32]], NDArray[np.float32]]:
+            single = asyncio.gather(*(encoder.aencode_queries([text]) for text in TEXTS))
+            return await single, await encoder.aencode_documents(iter(TEXTS))
+
+        before = threading.active_count()
+        found, bulk = asyncio.run(all_at_once())
+        np.testing.assert_allclose(np.concatenate(found), queries, atol=1e-5)
+        np.testing.assert_allclose(bulk, documents, atol=1e-5)
+        assert threading.active_count() <= before + 4
+
+    def test_bad_input_hurts_only_its_caller(self, encoder: BgeEncoder) -> None:
+        async def together() -> list[Any]:
+            calls = [encoder.aencode_queries([text]) for text in ("fox", None, "dog")]  # type: ignore[list-item]
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+        good, bad, other = asyncio.run(together())
+        assert isinstance(bad, InputTypeError)
+        assert good.shape == other.shape == (1, 32)
+
+    def test_cancelling_a_task_drops_its_queued_work(
+        self, make: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        encoder = BgeEncoder(make("bge-small-en"), device="cpu", batch_tokens=64)
+        submit, go, batches = encoder.backend.engine.submit, threading.Event(), 0
+        entered = threading.Event()
+
+        def slow(batch: TokenBatch) -> Any:  # noqa: ANN401
+            nonlocal batches
+            batches += 1
+            entered.set()
+            assert go.wait(_LONG)
+            return submit(batch)
+
+        monkeypatch.setattr(encoder.backend.engine, "submit", slow)
+
+        async def cancel() -> None:
+            task = asyncio.create_task(encoder.aencode_documents(TEXTS))
+            await asyncio.to_thread(entered.wait, _LONG)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        asyncio.run(cancel())
+        go.set()
+        encoder.encode_queries(["fox"])
+        assert batches == 2
+
+    def test_an_engine_error_names_the_text_and_keeps_its_cause(
+        self, make: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        encoder = BgeEncoder(make("bge-small-en"), device="cpu")
+        submit = encoder.backend.engine.submit
+
+        def failing(batch: TokenBatch) -> Any:  # noqa: ANN401
+            if 42 in batch.lengths:
+                raise ValueError("engine trouble")
+            return submit(batch)
+
+        monkeypatch.setattr(encoder.backend.engine, "submit", failing)
+        texts = ["fox", "dog " * 40, "fox", "cat"]
+        with pytest.raises(EngineFailedError, match=r"Text 1, of 42 tokens, makes the engine fail.*trouble") as caught:
+            encoder.encode_documents(texts)
+        assert caught.value.index == 1
+        assert isinstance(caught.value.__cause__, ValueError)
+        assert encoder.encode_documents(["fox"]).shape == (1, 32)
+
+    def test_letting_go_of_an_encoder_ends_its_threads(self, make: MakeCheckpoint) -> None:
+        folder = make("bge-small-en")
+        before = {thread.name for thread in threading.enumerate() if thread.name == "bge-engine"}
+        count = threading.active_count()
+        for _ in range(5):
+            encoder = BgeEncoder(folder, device="cpu")
+            encoder.encode_queries(["fox"])
+            del encoder
+        assert threading.active_count() <= count
+        assert {thread.name for thread in threading.enumerate() if thread.name == "bge-engine"} == before
+
+    def test_closing_while_others_wait_does_not_hang(self, make: MakeCheckpoint) -> None:
+        folder = make("bge-small-en")
+        encoder = BgeEncoder(folder, device="cpu", batch_tokens=64)
+        with ThreadPoolExecutor(4) as pool:
+            pending = [pool.submit(encoder.encode_documents, TEXTS) for _ in range(4)]
+            encoder.close()
+            for future in pending:
+                with contextlib.suppress(EncoderClosedError):
+                    assert future.result(_LONG).shape == (120, 32)
+
+    def test_an_encoder_keeps_to_it_and_loses_nothing(
+        self, make: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(encoding, "TEXTS_A_SLICE", 16)
+        encoder = BgeEncoder(make("bge-small-en"), device="cpu", max_queued_texts=20)
+        expected = BgeEncoder(encoder.settings.model_name, device="cpu").encode_documents(TEXTS)
+        gate, most = encoder.backend.scheduler._gates[False], 0
+        admit = gate._admit
+
+        def noting() -> None:
+            nonlocal most
+            admit()
+            most = max(most, gate._inside)
+
+        monkeypatch.setattr(gate, "_admit", noting)
+        with ThreadPoolExecutor(8) as pool:
+            for vectors in pool.map(encoder.encode_documents, [TEXTS] * 8):
+                np.testing.assert_allclose(vectors, expected, atol=1e-5)
+        assert 16 <= most <= 20
+        assert gate._inside == 0
+
+
+class TestDevices:
+    @pytest.mark.parametrize("engine", ["openvino", "torch", "sentence-transformers"])
+    def test_a_processor_named_twice_gives_what_one_gives(self, bge_small_en: Path, engine: EngineName) -> None:
+        alone = BgeEncoder(bge_small_en, device="cpu", engine=engine)
+        both = BgeEncoder(bge_small_en, device=["cpu", "cpu"], engine=engine, batch_tokens=64)
+        assert both.backend is not alone.backend
+        assert len(both.backend.scheduler._lanes) == 2
+        np.testing.assert_allclose(both.encode_documents(TEXTS), alone.encode_documents(TEXTS), atol=1e-5)
+
+    def test_all_of_them_are_the_processor_where_there_is_nothing_else(
+        self, bge_small_en: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(devices, "available_devices", lambda: ["cpu"])
+        assert BgeEncoder(bge_small_en, device="all").backend is BgeEncoder(bge_small_en, device="cpu").backend
+
+    def test_all_of_them_are_every_gpu_where_there_are_some(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(devices, "available_devices", lambda: ["cuda:0", "cuda:1", "cpu"])
+        assert devices.resolve_devices("all") == ("cuda:0", "cuda:1")
+        assert devices.resolve_devices(["cuda:1", "cuda"]) == ("cuda:1", "cuda:0")
+
+    @pytest.mark.parametrize(
+        ("device", "message"),
+        [
+            (["cuda:0", "cpu"], "names devices of several kinds"),
+            (["cuda", "cuda:0"], "names one device twice"),
+            (["cuda:2"], "is not on this machine"),
+            ([], "names no device"),
+            (["cpu", 3], "a list of them, or 'all'"),
+            ({"cpu": 1}, "a list of them, or 'all'"),
+        ],
+    )
+    def test_lists_that_make_no_sense_are_refused(
+        self,
+        bge_small_en: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        device: Any,  # noqa: ANN401
+        message: str,
+    ) -> None:
+        monkeypatch.setattr(devices, "available_devices", lambda: ["cuda:0", "cuda:1", "cpu"])
+        with pytest.raises(SettingsError, match=message):
+            BgeEncoder(bge_small_en, device=device)
+
+    @pytest.mark.gpu
+    def test_gpu_and_processor_agree(self, bge_small_en: Path) -> None:
+        expected = BgeEncoder(bge_small_en, device="cpu").encode_documents(TEXTS)
+        found = BgeEncoder(bge_small_en, device="all", precision="float32", batch_tokens=128).encode_documents(TEXTS)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+class TestForking:
+    """Each in a process of its own: a child that hangs must not hang the tests."""
+
+    @staticmethod
+    def _run(folder: Path, body: str) -> str:
+        script = f"""
+import multiprocessing, os, sys, threading, warnings
+warnings.simplefilter("ignore")
+import numpy as np
+from bge_integrations import BgeEncoder
+
+def work(encoder, texts, expected):
+    assert np.abs(encoder.encode_documents(texts) - expected).max() < 1e-5
+    assert np.abs(encoder.encode_queries(texts[:3]) - encoder.encode_queries(texts)[:3]).max() < 1e-5
+
+def in_child(encoder, texts, expected):
+    pid = os.fork()
+    if pid == 0:
+        work(encoder, texts, expected)
+        sys.exit(7)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+if __name__ == "__main__":
+    encoder = BgeEncoder(sys.argv[1], device="cpu", engine=sys.argv[2], on_truncation="ignore", batch_tokens=64)
+    texts = [f"fox {{index}} " + "dog " * (index % 50) for index in range(200)]
+    expected = encoder.encode_documents(texts)
+{textwrap.indent(textwrap.dedent(body), "    ")}
+    print("done")
+"""
+        file = folder.parent / "forking.py"
+        file.write_text(script, encoding="utf-8")
+        for engine in ("openvino", "torch", "sentence-transformers"):
+            done = subprocess.run(
+                [sys.executable, str(file), str(folder), engine],
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+            assert (done.returncode, done.stdout) == (0, "done\n"), f"{engine}: {done.stdout} {done.stderr}"
+        return done.stdout
+
+    def test_after_use(self, bge_small_en: Path) -> None:
+        self._run(bge_small_en, "assert in_child(encoder, texts, expected) == 7; work(encoder, texts, expected)")
+
+    def test_in_the_middle_of_work(self, bge_small_en: Path) -> None:
+        self._run(
+            bge_small_en,
+            """
+            many = threading.Thread(target=lambda: [encoder.encode_documents(texts) for _ in range(20)])
+            many.start()
+            codes = [in_child(encoder, texts, expected) for _ in range(3)]
+            many.join()
+            assert codes == [7, 7, 7], codes
+            """,
+        )
+
+    def test_several_children_side_by_side_and_a_grandchild(self, bge_small_en: Path) -> None:
+        self._run(
+            bge_small_en,
+            """
+            context = multiprocessing.get_context("fork")
+            children = [context.Process(target=work, args=(encoder, texts, expected)) for _ in range(3)]
+            for child in children:
+                child.start()
+            for child in children:
+                child.join()
+            assert [child.exitcode for child in children] == [0, 0, 0]
+            pid = os.fork()
+            if pid == 0:
+                work(encoder, texts, expected)
+                sys.exit(in_child(encoder, texts, expected))
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+            """,
+        )
+
+    @pytest.mark.parametrize("method", ["spawn", "forkserver"])
+    def test_other_ways_to_start_a_process_pickle_settings(self, bge_small_en: Path, method: str) -> None:
+        self._run(
+            bge_small_en,
+            f"""
+            many = threading.Thread(target=lambda: [encoder.encode_documents(texts) for _ in range(5)])
+            many.start()  # pickled while it is busy
+            child = multiprocessing.get_context({method!r}).Process(target=work, args=(encoder, texts, expected))
+            child.start()
+            child.join()
+            many.join()
+            assert child.exitcode == 0
+            """,
+        )
+
+
+@pytest.mark.parametrize("how", ["thread", "task"])
+def test_the_interpreter_ends_with_work_pending(bge_small_en: Path, how: str) -> None:
+    script = """
+import asyncio, sys, threading, time
+from bge_integrations import BgeEncoder
+
+encoder = BgeEncoder(sys.argv[1], device="cpu", on_truncation="ignore", batch_tokens=64)
+texts = [f"fox {index} " + "dog " * (index % 60) for index in range(20000)]
+if sys.argv[2] == "thread":
+    threading.Thread(target=encoder.encode_documents, args=(texts,), daemon=True).start()
+    encoder.encode_queries(["fox"])
+else:
+    async def main():
+        asyncio.create_task(encoder.aencode_documents(texts))
+        await encoder.aencode_queries(["fox"])
+
+    asyncio.run(main())
+print("end of the script")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(bge_small_en), how], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "end of the script\n"), done.stderr
