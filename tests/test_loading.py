@@ -117,7 +117,7 @@ class TestDevice:
         ({"batch_size": True}, "batch_size=True must be a whole number"),
         ({"query_instruction": 3}, "query_instruction=3 is a int"),
         ({"normalize": "yes"}, "normalize='yes' is unknown"),
-        ({"device": ["cpu", "cpu"]}, "give one device as text"),
+        ({"device": {"cpu": 1}}, "give one device as text"),
         ({"transformers_kwargs": {"attn_implementation": "eager"}}, r"give TransformersKwargs\.of\(model="),
     ],
 )

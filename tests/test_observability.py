@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +60,13 @@ class TestStats:
 
 
 @pytest.fixture(scope="module")
-def exported() -> Iterator[tuple[InMemoryMetricReader, InMemorySpanExporter]]:
+def exported() -> tuple[InMemoryMetricReader, InMemorySpanExporter]:
     reader, exporter = InMemoryMetricReader(), InMemorySpanExporter()
     tracing = TracerProvider()
     tracing.add_span_processor(SimpleSpanProcessor(exporter))
     metrics.set_meter_provider(MeterProvider([reader]))
     trace.set_tracer_provider(tracing)
-    yield reader, exporter
+    return reader, exporter
 
 
 def _points(reader: InMemoryMetricReader, model: str) -> dict[str, list[Any]]:

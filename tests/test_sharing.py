@@ -136,3 +136,14 @@ def test_five_encoders_take_the_memory_of_one(minilm: str) -> None:
     weights_mib = (Path(minilm) / "model.safetensors").stat().st_size / 2**20
     assert weights_mib > 80
     assert float(run.stdout) < weights_mib / 4
+
+
+def test_a_model_that_is_let_go_is_never_given_to_somebody_else(bge_small_en: Path) -> None:
+    def come_and_go(_: int) -> None:
+        for _ in range(15):
+            encoder = BgeEncoder(bge_small_en, device="cpu")
+            assert encoder.encode_queries(["fox"]).shape == (1, 32)
+            del encoder
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(come_and_go, range(4)))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import logging
-import sys
 import threading
+import weakref
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from bge_integrations.backend.engines import Engine
 from bge_integrations.backend.pooling import one_row_a_text
 from bge_integrations.backend.prepared import PreparedModel, is_prepared
 from bge_integrations.backend.request import LoadRequest
@@ -22,6 +24,8 @@ from bge_integrations.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+    from bge_integrations.backend.source import Source
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +40,6 @@ class LoadedModel:
         identity: Tells its content from any other, so that a copied folder keeps its identity.
         facts: What is known of it.
         tokenizer: Its tokenizer.
-        engine: What runs it.
-        scheduler: The queue that every use of the engine goes through.
         meter: Counts what it does.
     """
 
@@ -76,12 +78,22 @@ class LoadedModel:
     def _adopt(self, started: Started) -> None:
         self.facts = started.facts
         self.tokenizer = started.tokenizer
-        self.engine = started.engine
         self.meter = Meter(self.request.model_name, self.request.device)
-        pooled = partial(one_row_a_text, self.engine.rows, self.facts.pooling)
-        self.scheduler = Scheduler(started.slots, pooled, self.meter)
-        self._source = started.source
+        pooled = partial(one_row_a_text, started.engine.rows, self.facts.pooling)
+        self._held = _Held(started.engine, Scheduler(started.slots, pooled, self.meter), started.source)
         self._loading_source = threading.Lock()
+        # No `__del__`: while it ended the threads, another encoder could still be given this model by `sharing`.
+        weakref.finalize(self, self._held.release).atexit = False
+
+    @property
+    def engine(self) -> Engine:
+        """What runs it; the first, where there are several."""
+        return self._held.engine
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The queue that every use of the engine goes through."""
+        return self._held.scheduler
 
     @property
     def device(self) -> str:
@@ -101,7 +113,7 @@ class LoadedModel:
             UnsupportedModelError: For a prepared folder, which holds none.
         """
         with self._loading_source:
-            if self._source is None:
+            if self._held.source is None:
                 if is_prepared(self.checkpoint.folder):
                     raise UnsupportedModelError(
                         f"{self.request.model_name} is a prepared model, which sentence-transformers can't load; load "
@@ -110,8 +122,8 @@ class LoadedModel:
                 from bge_integrations.backend.source import Source
 
                 precision = "float32" if self.request.precision == "int8" else self.request.precision
-                self._source = Source(self.request, self.checkpoint, self.spec, precision)
-            return self._source.sentence_transformer
+                self._held.source = Source(self.request, self.checkpoint, self.spec, precision)
+            return self._held.source.sentence_transformer
 
     def prompt_length(self, instruction: str) -> int:
         """Returns how many leading tokens to leave out of pooling: 0 unless the checkpoint asks for it."""
@@ -120,13 +132,19 @@ class LoadedModel:
         lengths = self.tokenizer.tokenize([instruction], self.facts.max_tokens).lengths
         return int(lengths[0]) - self.tokenizer.suffix_tokens
 
-    def __del__(self) -> None:
-        """Ends its threads, and gives the weights back at once: sentence-transformers' models are reference cycles."""
-        scheduler = self.__dict__.pop("scheduler", None)
-        if scheduler is None or sys.is_finalizing():
-            return
-        scheduler.close()
-        if self.__dict__.pop("_source", None) is not None:
-            self.__dict__.pop("engine", None)
-            del scheduler
+
+@dataclass
+class _Held:
+    """What a loaded model takes along when it goes."""
+
+    engine: Engine
+    scheduler: Scheduler
+    source: Source | None
+
+    def release(self) -> None:
+        """Ends the threads, and gives the weights back at once: sentence-transformers' models are reference cycles."""
+        self.scheduler.close()
+        had_cycles = self.source is not None
+        self.__dict__.clear()
+        if had_cycles:
             gc.collect()

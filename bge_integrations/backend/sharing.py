@@ -63,3 +63,14 @@ def _key_of(request: LoadRequest) -> _Key:
     files = sorted(path for pattern in ("*.json", "*.safetensors", "*.bin") for path in folder.rglob(pattern))
     content = tuple((str(path.relative_to(folder)), path.stat().st_mtime_ns, path.stat().st_size) for path in files)
     return _Key(dataclasses.replace(request, model_name=os.path.abspath(folder)), content)
+
+
+if hasattr(os, "register_at_fork"):
+
+    def _after_fork() -> None:
+        global _guard
+        # Held, perhaps, by threads that stayed with the parent.
+        _guard = threading.Lock()
+        _loading.clear()
+
+    os.register_at_fork(after_in_child=_after_fork)

@@ -58,6 +58,10 @@ class Meter:
         """Returns what was counted so far."""
         return self._counted
 
+    def after_fork(self) -> None:
+        """Makes it usable in a forked child, where a thread that is not there any more may have been adding."""
+        self._lock = threading.Lock()
+
     def add(self, *, kind: str | None = None, **amounts: float) -> None:
         """Counts something.
 
