@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_integrations.backend import sharing
+from bge_integrations.chunking import ChunkRuler
 from bge_integrations.driving import in_thread
-from bge_integrations.encoding import EncodingCall
+from bge_integrations.encoding import TEXTS_A_SLICE, EncodingCall
 from bge_integrations.errors import EncoderClosedError, SettingsError
 from bge_integrations.instructions import Instruction, Role, resolve_instruction
 from bge_integrations.settings import (
@@ -25,6 +26,7 @@ from bge_integrations.settings import (
     Precision,
     TransformersKwargs,
 )
+from bge_integrations.validation import check_text, slices_of_texts
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -157,6 +159,7 @@ class BgeEncoder:
     def _start(self, settings: EncoderSettings) -> None:
         self.settings = settings
         self._model: LoadedModel | None = None
+        self._ruler: ChunkRuler | None = None
         self._closed = False
         self._guard = threading.Lock()
 
@@ -218,8 +221,82 @@ class BgeEncoder:
         """As `encode`, without blocking the event loop; cancelled, it gives up what has not been computed."""
         return await self._encode_async(texts, "symmetric", "aencode")
 
+    def count_tokens(self, texts: Iterable[str], *, role: Role = "document") -> NDArray[np.int64]:
+        """Counts the tokens that each text takes when it is encoded, before anything is cut. Computes nothing.
+
+        Args:
+            texts: The texts. An iterator is read in slices, so that its texts need not all be in memory.
+            role: The side that the texts are on: "query", "document", or "symmetric" as in `encode`.
+
+        Returns:
+            int64 array, shape [n], in the order given: instruction and special tokens included. A text is cut if this
+            is more than `max_length`.
+
+        Raises:
+            InputTypeError: A bare `str`, or an element that is no `str`.
+            InputValueError: A text that UTF-8 can't write.
+            SettingsError: A role that there isn't.
+            EncoderClosedError: After `close()`.
+        """
+        tokenizer, instruction = self._loaded().tokenizer, self.instruction(role)
+        _, slices = slices_of_texts(texts, "count_tokens", TEXTS_A_SLICE)
+        counts = [tokenizer.count([instruction.apply(text) for text in part]) for part in slices]
+        return np.concatenate([np.empty(0, dtype=np.int64), *counts])
+
+    @property
+    def chunk_size(self) -> int:
+        """Tokens, by `chunk_length` and `chunk_tokens`, that a chunk of a document may have so as never to be cut.
+
+        That is `max_length` without special tokens and the document instruction, and a few tokens less for some models.
+
+        Raises:
+            SettingsError: `max_length` leaves no room for chunks.
+        """
+        return self._chunk_ruler().size
+
+    def chunk_length(self, text: str) -> int:
+        """Counts what a text adds to a chunk of a document, at most: a splitter's `length_function`.
+
+        Splitters add up the lengths of the pieces that they join to a chunk. Some tokenizers need more tokens for the
+        whole than for its pieces, so a piece counts as the most that it takes anywhere. Without special tokens and
+        instruction, which `chunk_size` leaves room for.
+
+        Args:
+            text: A piece of a document.
+
+        Returns:
+            Its tokens.
+
+        Raises:
+            InputTypeError: No `str`.
+            InputValueError: A text that UTF-8 can't write.
+            EncoderClosedError: After `close()`.
+        """
+        return len(self.chunk_tokens(text))
+
+    def chunk_tokens(self, text: str) -> list[int]:
+        """Gives ids, as many as `chunk_length`, for splitters that count what their `tokenizer` returns.
+
+        LlamaIndex's SentenceSplitter leaves room for metadata itself, but not for what your own `text_template` adds.
+
+        Args:
+            text: A piece of a document.
+
+        Returns:
+            Ids without special tokens; where a piece alone has less than it may add to a chunk, filled up with padding.
+
+        Raises:
+            BgeError: As `chunk_length`.
+        """
+        check_text(text)
+        return self._chunk_ruler().tokens(text)
+
     def instruction(self, role: Role) -> Instruction:
-        """Returns what is put around the texts of a role with these settings."""
+        """Returns what is put around the texts of a role with these settings.
+
+        Raises:
+            SettingsError: A role that there isn't.
+        """
         model = self._loaded()
         explicit = {"query": self.settings.query_instruction, "document": self.settings.document_instruction}
         return resolve_instruction(
@@ -292,6 +369,7 @@ class BgeEncoder:
         with self._guard:
             self._closed = True
             self._model = None
+            self._ruler = None
 
     def __enter__(self) -> BgeEncoder:
         """Returns the encoder."""
@@ -350,6 +428,12 @@ class BgeEncoder:
             )
         if settings.task is not None:
             resolve_instruction("query", explicit=None, task=settings.task, spec=model.spec, saved_prompts={})
+
+    def _chunk_ruler(self) -> ChunkRuler:
+        model, ruler = self._loaded(), self._ruler
+        if ruler is None:
+            ruler = self._ruler = ChunkRuler(model.tokenizer, self.instruction("document"), self.max_length)
+        return ruler
 
     def _encode(self, texts: Iterable[str], role: Role, method: str) -> NDArray[np.float32]:
         return self._call(role).run(texts, method)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from bge_integrations.catalogue import ModelSpec
 from bge_integrations.errors import SettingsError
@@ -57,8 +57,10 @@ def resolve_instruction(
         default_prompt_name: The one that the checkpoint applies where no role is given.
 
     Raises:
-        SettingsError: `task` for a model that has none, or one that it doesn't know.
+        SettingsError: A role that there isn't; `task` for a model that has none, or one that it doesn't know.
     """
+    if role not in get_args(Role):
+        raise SettingsError(f"role={role!r} is unknown; the roles are {', '.join(map(repr, get_args(Role)))}.")
     if task is not None:
         _require_tasks(spec, task)
     if explicit is not None:

@@ -66,6 +66,8 @@ def test_code_runs_as_it_stands(name: str, model: str, tmp_path: Path, monkeypat
         exec(compile(block, name, "exec"), namespace)
     assert namespace["scores"].shape == (1, 2)  # type: ignore[attr-defined]
     assert len(namespace["found"]) == 1  # type: ignore[arg-type]
+    assert 1 < len(namespace["chunks"]) == len(namespace["tokens"])  # type: ignore[arg-type]
+    assert namespace["tokens"].max() <= namespace["encoder"].max_length  # type: ignore[attr-defined]
     assert namespace["prefix"] == namespace["spec"].query_instruction != ""  # type: ignore[attr-defined]
 
 

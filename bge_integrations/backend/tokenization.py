@@ -71,6 +71,8 @@ class TextTokenizer:
         self._suffix = _leading_ones(mask[::-1]) if self._prefix < len(mask) else 0
         self._prefix_ids = sample.ids[: self._prefix]
         self._suffix_ids = sample.ids[len(mask) - self._suffix :]
+        split = self._rust.pre_tokenizer.pre_tokenize_str("a") if self._rust.pre_tokenizer else [("a", (0, 1))]
+        self._word_marks = sum(len(part) for part, _ in split) - 1
 
     @classmethod
     def copy_of(cls, tokenizer: Any) -> TextTokenizer:  # noqa: ANN401 - transformers' tokenizers share no public base
@@ -105,6 +107,29 @@ class TextTokenizer:
         """Special tokens that are added after every text."""
         return self._suffix
 
+    @property
+    def word_marks(self) -> int:
+        """Symbols that are written before a word: 1 for SentencePiece's `▁`, else 0."""
+        return self._word_marks
+
+    def count(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Returns the tokens that texts take before anything is cut, special tokens included, shape [n]."""
+        encodings = self._rust.encode_batch_fast(list(texts))
+        return _at_least_one(np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings)))
+
+    def content(self, text: str) -> list[int]:
+        """Returns the ids of a text without special tokens."""
+        ids: list[int] = self._rust.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def symbols(self, text: str) -> int:
+        """Returns how many characters a text has once it is normalised: no token of WordPiece or Unigram has less.
+
+        Spaces are among them where marks of words take their place; the marks of the first word are not.
+        """
+        normalized = self._rust.normalizer.normalize_str(text) if self._rust.normalizer else text
+        return len(normalized if self._word_marks else normalized.replace(" ", ""))
+
     def tokenize(self, texts: Sequence[str], max_length: int) -> TokenizedTexts:
         """Turns texts into ids, cutting each to `max_length` tokens but never its special tokens.
 
@@ -113,10 +138,7 @@ class TextTokenizer:
             max_length: Tokens per text, special tokens included; more than `special_tokens`.
         """
         encodings = self._rust.encode_batch_fast(list(texts))
-        full_lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
-        if not self.special_tokens:
-            # A model must read at least one token, and only a tokenizer without special tokens can give none.
-            full_lengths = np.maximum(full_lengths, 1)
+        full_lengths = _at_least_one(np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings)))
         # One by one, so that other threads get their turn in between.
         ids = [np.array(self._cut(encoding, max_length) or [self.pad_id], dtype=np.int32) for encoding in encodings]
         return TokenizedTexts(
@@ -136,3 +158,8 @@ class TextTokenizer:
 
 def _leading_ones(mask: list[int]) -> int:
     return next((position for position, bit in enumerate(mask) if not bit), len(mask))
+
+
+def _at_least_one(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    # A model must read at least one token, and only a tokenizer without special tokens can give none.
+    return np.maximum(lengths, 1)
