@@ -117,14 +117,11 @@ def _wordpiece(positions: int) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterator(TRAINING_TEXT, trainers.WordPieceTrainer(vocab_size=300, special_tokens=special))
-    tokenizer.post_processor = processors.TemplateProcessing(
+    return _trained(
+        tokenizer,
+        trainers.WordPieceTrainer(vocab_size=300, special_tokens=special),
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
-    )
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer,
         model_max_length=positions,
         pad_token="[PAD]",
         unk_token="[UNK]",
@@ -140,15 +137,11 @@ def _unigram(positions: int) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=200, special_tokens=special, unk_token="<unk>", show_progress=False)
-    tokenizer.train_from_iterator(TRAINING_TEXT, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
+    return _trained(
+        tokenizer,
+        trainers.UnigramTrainer(vocab_size=200, special_tokens=special, unk_token="<unk>", show_progress=False),
         single="<s> $A </s>",
         pair="<s> $A </s> </s> $B </s>",
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("<s>", "</s>")],
-    )
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer,
         model_max_length=positions,
         bos_token="<s>",
         cls_token="<s>",
@@ -158,6 +151,28 @@ def _unigram(positions: int) -> PreTrainedTokenizerFast:
         unk_token="<unk>",
         mask_token="<mask>",
         model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def _trained(
+    tokenizer: Tokenizer,
+    trainer: trainers.Trainer,
+    *,
+    single: str,
+    pair: str,
+    cls_token: str,
+    sep_token: str,
+    **settings: Any,  # noqa: ANN401
+) -> PreTrainedTokenizerFast:
+    """Trains a tokenizer, and has it put its special tokens around one text and around a pair."""
+    tokenizer.train_from_iterator(TRAINING_TEXT, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=single,
+        pair=pair,
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (cls_token, sep_token)],
+    )
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, cls_token=cls_token, sep_token=sep_token, **settings
     )
 
 

@@ -7,7 +7,6 @@ import copy
 import json
 import pickle
 import shutil
-import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,40 +28,16 @@ from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from langchain_huggingface import HuggingFaceEmbeddings
 from langchain_tests.integration_tests import EmbeddingsIntegrationTests
 from langchain_tests.unit_tests import EmbeddingsUnitTests
-from numpy.typing import NDArray
 from pydantic import ValidationError
 from sentence_transformers import SentenceTransformer
 
 from bge_integrations.errors import DeviceNotAvailableError, InvalidInputError, PoolingMismatchError
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.sentence_transformers_kwargs import ENCODING_KEYS, LOADING_KEYS
+from tests.adapters import ANSWER, CORPUS, EN, QUESTION, assert_close, each_way_to_copy, run_off_the_loop
 from tests.checkpoints import reference_vectors
 from tests.conftest import MakeCheckpoint
-
-EN = "Represent this sentence for searching relevant passages: "
-ZH = "为这个句子生成表示以用于检索相关文章："
-
-CORPUS = [
-    "The Eiffel Tower is a wrought-iron lattice tower in Paris, France.",
-    "Photosynthesis turns sunlight, water and carbon dioxide into sugar and oxygen.",
-    "A hash table maps keys to values with constant average time for look-up.",
-    "The Great Barrier Reef lies off the coast of Queensland, Australia.",
-    "Sourdough bread rises with wild yeast and lactic acid bacteria.",
-]
-QUESTION, ANSWER = "how do plants make their food?", CORPUS[1]
-
-
-def old_bge(**kwargs: Any) -> Any:  # noqa: ANN401
-    """The deprecated class that ours replaces, as people still import it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from langchain_community.embeddings import HuggingFaceBgeEmbeddings as Old
-
-        return Old(**kwargs)
-
-
-def close(actual: Any, expected: NDArray[np.float32]) -> None:  # noqa: ANN401
-    np.testing.assert_allclose(np.asarray(actual), expected, atol=1e-5, rtol=0)
+from tests.langchain.former import community_bge
 
 
 class TestStandardUnit(EmbeddingsUnitTests):
@@ -87,8 +62,8 @@ def test_the_model_cards_snippet_runs_but_for_the_import(bge_small_en: Path) -> 
     model_kwargs = {"device": "cpu"}
     encode_kwargs = {"normalize_embeddings": True}
     model_norm = HuggingFaceBgeEmbeddings(model_name=model_name, model_kwargs=model_kwargs, encode_kwargs=encode_kwargs)
-    close([model_norm.embed_query("lazy fox")], reference_vectors(bge_small_en, [EN + "lazy fox"]))
-    close(model_norm.embed_documents(["lazy fox", "dog"]), reference_vectors(bge_small_en, ["lazy fox", "dog"]))
+    assert_close([model_norm.embed_query("lazy fox")], reference_vectors(bge_small_en, [EN + "lazy fox"]))
+    assert_close(model_norm.embed_documents(["lazy fox", "dog"]), reference_vectors(bge_small_en, ["lazy fox", "dog"]))
     assert (model_kwargs, encode_kwargs) == ({"device": "cpu"}, {"normalize_embeddings": True})
 
 
@@ -121,37 +96,37 @@ class TestWhatTheOldClassesGetWrong:
 
     def test_the_english_instruction_has_its_true_wording(self, bge_small_en: Path) -> None:
         right = reference_vectors(bge_small_en, [EN + "fox"])
-        assert not np.allclose(old_bge(model_name=str(bge_small_en)).embed_query("fox"), right, atol=1e-3)
-        close([HuggingFaceBgeEmbeddings(model_name=str(bge_small_en)).embed_query("fox")], right)
+        assert not np.allclose(community_bge(model_name=str(bge_small_en)).embed_query("fox"), right, atol=1e-3)
+        assert_close([HuggingFaceBgeEmbeddings(model_name=str(bge_small_en)).embed_query("fox")], right)
 
     def test_a_users_own_instruction_is_kept_for_zh(self, bge_small_zh: Path) -> None:
         mine = reference_vectors(bge_small_zh, ["找: fox"])
         settings = {"model_name": str(bge_small_zh), "query_instruction": "找: "}
-        assert not np.allclose(old_bge(**settings).embed_query("fox"), mine, atol=1e-3)
-        close([HuggingFaceBgeEmbeddings(**settings).embed_query("fox")], mine)
+        assert not np.allclose(community_bge(**settings).embed_query("fox"), mine, atol=1e-3)
+        assert_close([HuggingFaceBgeEmbeddings(**settings).embed_query("fox")], mine)
 
     def test_noinstruct_gets_none(self, make: MakeCheckpoint) -> None:
         folder = make("bge-large-zh-noinstruct", modules=("cls", "normalize"))
         plain = reference_vectors(folder, ["fox"])
-        assert not np.allclose(old_bge(model_name=str(folder)).embed_query("fox"), plain, atol=1e-3)
-        close([HuggingFaceBgeEmbeddings(model_name=str(folder)).embed_query("fox")], plain)
+        assert not np.allclose(community_bge(model_name=str(folder)).embed_query("fox"), plain, atol=1e-3)
+        assert_close([HuggingFaceBgeEmbeddings(model_name=str(folder)).embed_query("fox")], plain)
 
     def test_m3_gets_none(self, make: MakeCheckpoint) -> None:
         folder = make("bge-m3", "xlm-roberta", modules=("cls", "normalize"))
         plain = reference_vectors(folder, ["fox"])
-        assert not np.allclose(old_bge(model_name=str(folder)).embed_query("fox"), plain, atol=1e-3)
-        close([HuggingFaceBgeEmbeddings(model_name=str(folder)).embed_query("fox")], plain)
+        assert not np.allclose(community_bge(model_name=str(folder)).embed_query("fox"), plain, atol=1e-3)
+        assert_close([HuggingFaceBgeEmbeddings(model_name=str(folder)).embed_query("fox")], plain)
 
     def test_model_kwargs_are_not_mutated(self, bge_small_en: Path) -> None:
         theirs, ours = ({"device": "cpu", "torch_dtype": torch.float32} for _ in range(2))
-        old_bge(model_name=str(bge_small_en), model_kwargs=theirs)
+        community_bge(model_name=str(bge_small_en), model_kwargs=theirs)
         embeddings = HuggingFaceBgeEmbeddings(model_name=str(bge_small_en), model_kwargs=ours)
         embeddings.model_kwargs["device"] = "changed"
         assert ours == {"device": "cpu", "torch_dtype": torch.float32}
 
     def test_dumps_and_loads_as_json(self, bge_small_en: Path) -> None:
         with pytest.raises(Exception, match="serialize"):
-            old_bge(model_name=str(bge_small_en)).model_dump_json()
+            community_bge(model_name=str(bge_small_en)).model_dump_json()
         embeddings = HuggingFaceBgeEmbeddings(
             model_name=str(bge_small_en),
             model_kwargs={"device": torch.device("cpu"), "torch_dtype": torch.float32},
@@ -173,9 +148,9 @@ class TestWhatTheOldClassesGetWrong:
         assert len(HuggingFaceEmbeddings(**settings).embed_query("fox")) == 32
         embeddings = HuggingFaceBgeEmbeddings(**settings)
         expected = reference_vectors(bge_small_en, ["find: fox"], normalize=False)[:, :8]
-        close([embeddings.embed_query("fox")], expected / np.linalg.norm(expected))
+        assert_close([embeddings.embed_query("fox")], expected / np.linalg.norm(expected))
         documents = reference_vectors(bge_small_en, ["fox"], normalize=False)[:, :8]
-        close(embeddings.embed_documents(["fox"]), documents / np.linalg.norm(documents))
+        assert_close(embeddings.embed_documents(["fox"]), documents / np.linalg.norm(documents))
 
     def test_a_progress_bar_may_be_asked_for_in_encode_kwargs(
         self, bge_small_en: Path, capfd: pytest.CaptureFixture[str]
@@ -206,8 +181,8 @@ class TestWhatTheOldClassesGetWrong:
     def test_a_bare_checkpoint_is_cls_pooled_and_normalised(self, make: MakeCheckpoint) -> None:
         folder = make("bge-small-en")
         expected = reference_vectors(folder, ["lazy fox"])
-        assert not np.allclose(old_bge(model_name=str(folder)).embed_documents(["lazy fox"]), expected, atol=1e-2)
-        close(HuggingFaceBgeEmbeddings(model_name=str(folder)).embed_documents(["lazy fox"]), expected)
+        assert not np.allclose(community_bge(model_name=str(folder)).embed_documents(["lazy fox"]), expected, atol=1e-2)
+        assert_close(HuggingFaceBgeEmbeddings(model_name=str(folder)).embed_documents(["lazy fox"]), expected)
 
     def test_truncation_is_not_silent(self, bge_small_en: Path) -> None:
         long = "fox " * 100
@@ -247,8 +222,8 @@ class TestWhatTheOldClassesGetWrong:
             key_encoder="sha256",
         )
         for _ in range(2):
-            close(cached.embed_documents(["fox"]), reference_vectors(bge_small_en, ["fox"]))
-            close([cached.embed_query("fox")], reference_vectors(bge_small_en, [EN + "fox"]))
+            assert_close(cached.embed_documents(["fox"]), reference_vectors(bge_small_en, ["fox"]))
+            assert_close([cached.embed_query("fox")], reference_vectors(bge_small_en, [EN + "fox"]))
         assert len(list(documents.yield_keys())) == len(list(queries.yield_keys())) == 1
         assert embeddings.cache_namespace("query") != embeddings.cache_namespace("document")
 
@@ -262,10 +237,10 @@ def test_stored_document_vectors_stay_valid(
 ) -> None:
     folder = str(make("bge-small-en", modules=modules))
     # The one difference: where the checkpoint does not say, BGE vectors are normalised unless the user says otherwise.
-    theirs = old_bge(model_name=folder, encode_kwargs=encode_kwargs or {"normalize_embeddings": True})
+    theirs = community_bge(model_name=folder, encode_kwargs=encode_kwargs or {"normalize_embeddings": True})
     ours = HuggingFaceBgeEmbeddings(model_name=folder, encode_kwargs=encode_kwargs)
     texts = ["lazy fox", "The quick\nbrown fox", ""]
-    close(ours.embed_documents(texts), np.array(theirs.embed_documents(texts), dtype=np.float32))
+    assert_close(ours.embed_documents(texts), np.array(theirs.embed_documents(texts), dtype=np.float32))
 
 
 def _config(embeddings: HuggingFaceBgeEmbeddings) -> Any:  # noqa: ANN401 - each architecture has its own
@@ -378,8 +353,8 @@ class TestKwargsKeyByKey:
             query_encode_kwargs={"prompt_name": "ask"},
         )
         theirs = SentenceTransformer(str(folder), device="cpu")
-        close(embeddings.embed_documents(["fox"]), theirs.encode(["fox"], prompt="group: "))
-        close([embeddings.embed_query("fox")], theirs.encode(["fox"], prompt="q: "))
+        assert_close(embeddings.embed_documents(["fox"]), theirs.encode(["fox"], prompt="group: "))
+        assert_close([embeddings.embed_query("fox")], theirs.encode(["fox"], prompt="q: "))
         with pytest.raises(ValueError, match=r"no prompt named 'nope'.*'topic'"):
             HuggingFaceBgeEmbeddings(model_name=str(folder), encode_kwargs={"prompt_name": "nope"})
 
@@ -418,9 +393,7 @@ class TestToken:
         assert "hf_secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "way", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy, copy.deepcopy], ids=["pickle", "copy", "deepcopy"]
-)
+@each_way_to_copy
 def test_copies_work_and_share_the_model(
     bge_small_en: Path, way: Callable[[HuggingFaceBgeEmbeddings], HuggingFaceBgeEmbeddings]
 ) -> None:
@@ -446,24 +419,14 @@ def test_embedders_share_one_model_however_they_differ(bge_small_en: Path) -> No
 
 async def test_async_runs_off_the_event_loop(bge_small_en: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     embeddings = HuggingFaceBgeEmbeddings(model_name=str(bge_small_en))
-    engine = embeddings.encoder.backend.engine
-    pool, release, threads = engine.submit, threading.Event(), set()
-
-    def held(batch: Any) -> Any:  # noqa: ANN401
-        threads.add(threading.current_thread())
-        assert release.wait(30)
-        return pool(batch)
-
-    monkeypatch.setattr(engine, "submit", held)
-    documents = asyncio.create_task(embeddings.aembed_documents(["fox", "dog"]))
-    query = asyncio.create_task(embeddings.aembed_query("fox"))
-    # The loop goes on, while the engine is held up until the loop itself lets it go.
-    await asyncio.sleep(0.05)
-    assert not documents.done()
-    release.set()
-    close(await documents, reference_vectors(bge_small_en, ["fox", "dog"]))
-    close([await query], reference_vectors(bge_small_en, [EN + "fox"]))
-    assert threading.main_thread() not in threads
+    documents, query = await run_off_the_loop(
+        embeddings.encoder.backend.engine,
+        monkeypatch,
+        embeddings.aembed_documents(["fox", "dog"]),
+        embeddings.aembed_query("fox"),
+    )
+    assert_close(documents, reference_vectors(bge_small_en, ["fox", "dog"]))
+    assert_close([query], reference_vectors(bge_small_en, [EN + "fox"]))
 
 
 class TestUsedForReal:

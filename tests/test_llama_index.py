@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import pickle
 import subprocess
 import sys
-import threading
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -37,23 +35,9 @@ from numpy.typing import NDArray
 from bge_integrations.errors import InvalidInputError, SettingsError
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
+from tests.adapters import ANSWER, CORPUS, EN, QUESTION, assert_close, each_way_to_copy, run_off_the_loop
 from tests.checkpoints import reference_vectors
 from tests.conftest import MakeCheckpoint
-
-EN = "Represent this sentence for searching relevant passages: "
-
-CORPUS = [
-    "The Eiffel Tower is a wrought-iron lattice tower in Paris, France.",
-    "Photosynthesis turns sunlight, water and carbon dioxide into sugar and oxygen.",
-    "A hash table maps keys to values with constant average time for look-up.",
-    "The Great Barrier Reef lies off the coast of Queensland, Australia.",
-    "Sourdough bread rises with wild yeast and lactic acid bacteria.",
-]
-QUESTION, ANSWER = "how do plants make their food?", CORPUS[1]
-
-
-def close(actual: Any, expected: NDArray[np.float32]) -> None:  # noqa: ANN401
-    np.testing.assert_allclose(np.asarray(actual), expected, atol=1e-5, rtol=0)
 
 
 @pytest.fixture
@@ -67,20 +51,20 @@ def test_takes_paths(bge_small_en: Path, tmp_path: Path) -> None:
 
 
 def test_queries_and_texts_equal_the_reference(embedding: HuggingFaceBgeEmbedding, bge_small_en: Path) -> None:
-    close([embedding.get_query_embedding("fox")], reference_vectors(bge_small_en, [EN + "fox"]))
-    close([embedding.get_text_embedding("fox")], reference_vectors(bge_small_en, ["fox"]))
-    close(embedding.get_text_embedding_batch(["fox", "dog"]), reference_vectors(bge_small_en, ["fox", "dog"]))
+    assert_close([embedding.get_query_embedding("fox")], reference_vectors(bge_small_en, [EN + "fox"]))
+    assert_close([embedding.get_text_embedding("fox")], reference_vectors(bge_small_en, ["fox"]))
+    assert_close(embedding.get_text_embedding_batch(["fox", "dog"]), reference_vectors(bge_small_en, ["fox", "dog"]))
     assert embedding.get_text_embedding_batch([]) == []
     aggregated = embedding.get_agg_embedding_from_queries(["fox", "dog"])
-    close(aggregated, reference_vectors(bge_small_en, [EN + "fox", EN + "dog"]).mean(axis=0))
+    assert_close(aggregated, reference_vectors(bge_small_en, [EN + "fox", EN + "dog"]).mean(axis=0))
 
 
 async def test_async_methods_give_the_same(embedding: HuggingFaceBgeEmbedding) -> None:
-    close([await embedding.aget_query_embedding("fox")], np.array([embedding.get_query_embedding("fox")]))
-    close([await embedding.aget_text_embedding("fox")], np.array([embedding.get_text_embedding("fox")]))
+    assert_close([await embedding.aget_query_embedding("fox")], np.array([embedding.get_query_embedding("fox")]))
+    assert_close([await embedding.aget_text_embedding("fox")], np.array([embedding.get_text_embedding("fox")]))
     texts = [f"fox {i}" for i in range(7)]
     small = HuggingFaceBgeEmbedding(embedding.model_name, embed_batch_size=2, num_workers=2)
-    close(await small.aget_text_embedding_batch(texts), np.array(embedding.get_text_embedding_batch(texts)))
+    assert_close(await small.aget_text_embedding_batch(texts), np.array(embedding.get_text_embedding_batch(texts)))
 
 
 def test_gives_python_floats(embedding: HuggingFaceBgeEmbedding) -> None:
@@ -89,28 +73,13 @@ def test_gives_python_floats(embedding: HuggingFaceBgeEmbedding) -> None:
 
 
 async def test_async_never_blocks_the_loop(embedding: HuggingFaceBgeEmbedding, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = embedding.encoder.backend.engine
-    pool, release, threads = engine.submit, threading.Event(), set()
-
-    def held(batch: Any) -> Any:  # noqa: ANN401
-        threads.add(threading.current_thread())
-        assert release.wait(30)
-        return pool(batch)
-
-    monkeypatch.setattr(engine, "submit", held)
-    tasks = [
-        asyncio.create_task(coroutine)
-        for coroutine in (
-            embedding.aget_query_embedding("fox"),
-            embedding.aget_text_embedding("fox"),
-            embedding.aget_text_embedding_batch(["fox", "dog"]),
-        )
-    ]
-    await asyncio.sleep(0.05)
-    assert not any(task.done() for task in tasks)
-    release.set()
-    await asyncio.gather(*tasks)
-    assert threading.main_thread() not in threads
+    await run_off_the_loop(
+        embedding.encoder.backend.engine,
+        monkeypatch,
+        embedding.aget_query_embedding("fox"),
+        embedding.aget_text_embedding("fox"),
+        embedding.aget_text_embedding_batch(["fox", "dog"]),
+    )
 
 
 class TestWhatTheOldClassGetsWrong:
@@ -120,7 +89,7 @@ class TestWhatTheOldClassGetsWrong:
         right = reference_vectors(bge_small_en, [EN + "fox"])
         old = HuggingFaceEmbedding(str(bge_small_en), device="cpu")
         assert not np.allclose(old.get_query_embedding("fox"), right, atol=1e-3)
-        close([HuggingFaceBgeEmbedding(str(bge_small_en)).get_query_embedding("fox")], right)
+        assert_close([HuggingFaceBgeEmbedding(str(bge_small_en)).get_query_embedding("fox")], right)
 
     def test_the_english_instruction_has_its_true_wording(self) -> None:
         from llama_index.embeddings.huggingface.utils import get_query_instruct_for_model_name
@@ -139,7 +108,9 @@ class TestWhatTheOldClassGetsWrong:
         plain = reference_vectors(tmp_path / "BAAI/bge-small-en", ["fox"])
         old = HuggingFaceEmbedding("BAAI/bge-small-en", query_instruction="", device="cpu")
         assert not np.allclose(old.get_query_embedding("fox"), plain, atol=1e-3)
-        close([HuggingFaceBgeEmbedding("BAAI/bge-small-en", query_instruction="").get_query_embedding("fox")], plain)
+        assert_close(
+            [HuggingFaceBgeEmbedding("BAAI/bge-small-en", query_instruction="").get_query_embedding("fox")], plain
+        )
 
     def test_goes_to_a_dictionary_and_back(self, bge_small_en: Path) -> None:
         old = HuggingFaceEmbedding(str(bge_small_en), device="cpu")
@@ -187,7 +158,7 @@ class TestWhatTheOldClassGetsWrong:
         expected = reference_vectors(folder, ["lazy fox"])
         old = HuggingFaceEmbedding(str(folder), device="cpu")
         assert not np.allclose(old.get_text_embedding("lazy fox"), expected, atol=1e-2)
-        close([HuggingFaceBgeEmbedding(str(folder)).get_text_embedding("lazy fox")], expected)
+        assert_close([HuggingFaceBgeEmbedding(str(folder)).get_text_embedding("lazy fox")], expected)
 
     def test_truncation_is_not_silent(self, bge_small_en: Path, embedding: HuggingFaceBgeEmbedding) -> None:
         with warnings.catch_warnings():
@@ -217,9 +188,9 @@ class TestWhatTheOldClassGetsWrong:
         assert old.get_query_embedding("fox") == text
         ours = HuggingFaceBgeEmbedding(str(bge_small_en), embeddings_cache=SimpleKVStore())
         for _ in range(2):
-            close([ours.get_text_embedding("fox")], reference_vectors(bge_small_en, ["fox"]))
-            close([ours.get_query_embedding("fox")], reference_vectors(bge_small_en, [EN + "fox"]))
-            close([asyncio.run(ours.aget_query_embedding("fox"))], reference_vectors(bge_small_en, [EN + "fox"]))
+            assert_close([ours.get_text_embedding("fox")], reference_vectors(bge_small_en, ["fox"]))
+            assert_close([ours.get_query_embedding("fox")], reference_vectors(bge_small_en, [EN + "fox"]))
+            assert_close([asyncio.run(ours.aget_query_embedding("fox"))], reference_vectors(bge_small_en, [EN + "fox"]))
 
     @pytest.mark.parametrize("bad", ["abc\ud83d", None, b"x"], ids=["surrogate", "None", "bytes"])
     def test_bad_input_is_named(self, embedding: HuggingFaceBgeEmbedding, bad: Any) -> None:  # noqa: ANN401
@@ -266,7 +237,7 @@ class TestCache:
             raise AssertionError("encoders were made again")
 
         monkeypatch.setattr("bge_integrations.llama_index.embeddings.build_encoders", unreachable)
-        close([embedding.get_query_embedding("dog")], reference_vectors(bge_small_en, [EN + "dog"]))
+        assert_close([embedding.get_query_embedding("dog")], reference_vectors(bge_small_en, [EN + "dog"]))
 
 
 class TestArguments:
@@ -296,12 +267,16 @@ class TestArguments:
         assert (embedding.max_length, embedding.embed_batch_size, embedding.revision) == (20, 7, "v1")
         assert embedding.client.transformers_model is not None
         assert embedding.client.transformers_model.config._attn_implementation == "eager"
-        close([embedding.get_query_embedding("fox")], reference_vectors(bge_small_en, ["q: fox"], normalize=False))
-        close([embedding.get_text_embedding("fox")], reference_vectors(bge_small_en, ["t: fox"], normalize=False))
+        assert_close(
+            [embedding.get_query_embedding("fox")], reference_vectors(bge_small_en, ["q: fox"], normalize=False)
+        )
+        assert_close(
+            [embedding.get_text_embedding("fox")], reference_vectors(bge_small_en, ["t: fox"], normalize=False)
+        )
 
     def test_changed_later_are_followed(self, embedding: HuggingFaceBgeEmbedding, bge_small_en: Path) -> None:
         embedding.query_instruction = ""
-        close([embedding.get_query_embedding("fox")], reference_vectors(bge_small_en, ["fox"]))
+        assert_close([embedding.get_query_embedding("fox")], reference_vectors(bge_small_en, ["fox"]))
 
     def test_may_hold_a_token_for_the_tokenizer(self, bge_small_en: Path) -> None:
         embedding = HuggingFaceBgeEmbedding(str(bge_small_en), tokenizer_kwargs={"token": "hf_secret"})
@@ -328,7 +303,7 @@ class TestArguments:
 
     def test_parallel_process_computes_the_same_without_a_pool(self, bge_small_en: Path) -> None:
         embedding = HuggingFaceBgeEmbedding(str(bge_small_en), parallel_process=True, target_devices=["cpu", "cpu"])
-        close(embedding.get_text_embedding_batch(["fox"]), reference_vectors(bge_small_en, ["fox"]))
+        assert_close(embedding.get_text_embedding_batch(["fox"]), reference_vectors(bge_small_en, ["fox"]))
 
     def test_show_progress_goes_to_standard_error(self, bge_small_en: Path, capfd: pytest.CaptureFixture[str]) -> None:
         embedding = HuggingFaceBgeEmbedding(str(bge_small_en), show_progress=True)
@@ -412,9 +387,7 @@ class TestToken:
         assert b"hf_secret" not in pickle.dumps(embedding)
 
 
-@pytest.mark.parametrize(
-    "way", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy, copy.deepcopy], ids=["pickle", "copy", "deepcopy"]
-)
+@each_way_to_copy
 def test_copies_work_and_share_the_model(
     bge_small_en: Path, way: Callable[[HuggingFaceBgeEmbedding], HuggingFaceBgeEmbedding]
 ) -> None:

@@ -14,7 +14,7 @@ import torch
 from huggingface_hub.utils._paths import filter_repo_objects
 
 from bge_integrations import BgeEncoder
-from bge_integrations.backend import checkpoint, devices
+from bge_integrations.backend import devices
 from bge_integrations.errors import (
     BgeError,
     DeviceNotAvailableError,
@@ -276,4 +276,4 @@ class TestHub:
 
         monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
         with pytest.raises(ModelNotFoundError, match=r"no model 'me/bge-small-en'.*Did you mean 'BAAI/bge-small-en'"):
-            checkpoint.locate("me/bge-small-en")
+            BgeEncoder("me/bge-small-en")

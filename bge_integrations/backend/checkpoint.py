@@ -1,4 +1,4 @@
-"""A checkpoint's files: where they are, what they say, and whether they may be loaded. Loads no weights itself."""
+"""A checkpoint's files: what they say, and whether they may be loaded. Loads no weights itself."""
 
 from __future__ import annotations
 
@@ -139,59 +139,6 @@ class Checkpoint:
             return default
         except (OSError, ValueError) as error:
             raise ModelLoadError(f"{path} can't be read as JSON ({error}); fetch the model again.") from error
-
-
-def locate(
-    name: str,
-    *,
-    revision: str | None = None,
-    cache_folder: str | None = None,
-    token: str | bool | None = None,
-    local_files_only: bool = False,
-    allow_pickle_weights: bool = False,
-    trust_remote_code: bool = False,
-) -> Checkpoint:
-    """Finds a model's folder, asking the hub if it is not a local one.
-
-    Args:
-        name: Local folder, hub id, or the bare name of a BGE model.
-        revision: Branch, tag or commit on the hub.
-        cache_folder: Where hub files are kept; else `SENTENCE_TRANSFORMERS_HOME`, else the hub's usual cache.
-        token: Hub token, or False to send none.
-        local_files_only: Never ask the hub.
-        allow_pickle_weights: Fetch pickled weights too.
-        trust_remote_code: Fetch Python files too.
-
-    Raises:
-        ModelNotFoundError: No such folder, no such model or revision, or no access to it.
-        ModelNotCachedError: Not in the cache, and the hub can't be reached or must not be asked.
-    """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return Checkpoint(folder.resolve(), name)
-    if folder.exists():
-        raise ModelNotFoundError(f"{name} is a file; model_name takes a folder or a hub id.")
-    if _looks_like_path(name):
-        raise ModelNotFoundError(
-            f"There is no folder {name} (looked in {Path.cwd()}); check the path, or give a hub id such as "
-            "'BAAI/bge-small-en-v1.5'."
-        )
-    from bge_integrations.backend.hub import fetch  # its client takes a while to import, for nothing in most cases
-
-    found = fetch(
-        name,
-        revision=revision,
-        cache_folder=cache_folder,
-        token=token,
-        local_files_only=local_files_only,
-        allow_pickle_weights=allow_pickle_weights,
-        trust_remote_code=trust_remote_code,
-    )
-    return Checkpoint(found, name)
-
-
-def _looks_like_path(name: str) -> bool:
-    return name.startswith((".", "/", "~", "\\")) or "\\" in name or name.count("/") > 1
 
 
 def _knows_architecture(model_type: object) -> bool:

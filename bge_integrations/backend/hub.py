@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
 )
 
 from bge_integrations.backend.checkpoint import PICKLE_FILES
+from bge_integrations.backend.request import LoadRequest
 from bge_integrations.catalogue import MODELS, find_model
 from bge_integrations.errors import ModelLoadError, ModelNotCachedError, ModelNotFoundError
 
@@ -27,20 +28,11 @@ _PLAIN_FILES = ("*.json", "*.txt", "*.model", "README.md", "*.safetensors")
 _UNNEEDED_FILES = ("onnx/*", "openvino/*", "coreml/*", "gguf/*", "checkpoint-*")
 
 
-def fetch(
-    name: str,
-    *,
-    revision: str | None,
-    cache_folder: str | None,
-    token: str | bool | None,
-    local_files_only: bool,
-    allow_pickle_weights: bool,
-    trust_remote_code: bool,
-) -> Path:
-    """Returns the folder of a hub model, fetching what is missing of it; for the arguments see `checkpoint.locate`.
+def fetch(request: LoadRequest) -> Path:
+    """Returns the folder of a hub model, fetching what is missing of it.
 
-    Files go to huggingface_hub's own cache, which transformers and sentence-transformers use too, so that nothing is
-    fetched twice.
+    Files go to the cache folder asked for, else to `SENTENCE_TRANSFORMERS_HOME`, else to huggingface_hub's own cache,
+    which transformers and sentence-transformers use too, so that nothing is fetched twice.
 
     Raises:
         ModelNotFoundError: No such model or revision, or no access to it.
@@ -48,19 +40,20 @@ def fetch(
         ModelLoadError: The hub refused.
     """
     patterns = [*_PLAIN_FILES]
-    if allow_pickle_weights:
+    if request.allow_pickle_weights:
         patterns += PICKLE_FILES
-    if trust_remote_code:
+    if request.trust_remote_code:
         patterns.append("*.py")
-    cache = cache_folder or os.environ.get("SENTENCE_TRANSFORMERS_HOME")
+    cache = request.cache_folder or os.environ.get("SENTENCE_TRANSFORMERS_HOME")
+    name = request.model_name
     repository = _hub_id(name)
     try:
         found = huggingface_hub.snapshot_download(
             repository,
-            revision=revision,
+            revision=request.revision,
             cache_dir=cache,
-            token=token,
-            local_files_only=local_files_only,
+            token=request.token,
+            local_files_only=request.local_files_only,
             allow_patterns=patterns,
             ignore_patterns=list(_UNNEEDED_FILES),
         )
@@ -69,14 +62,16 @@ def fetch(
             f"{repository} is gated: ask for access on its hub page, then pass token=… or run `hf auth login`."
         ) from error
     except RevisionNotFoundError as error:
-        raise ModelNotFoundError(f"{repository} has no revision {revision!r}; leave revision=None for main.") from error
+        raise ModelNotFoundError(
+            f"{repository} has no revision {request.revision!r}; leave revision=None for main."
+        ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise ModelNotFoundError(
             f"There is no folder {name!r} (looked in {Path.cwd()}) and no model {repository!r} on the hub that this "
             f"token may see.{_suggestion(name)}"
         ) from error
     except LocalEntryNotFoundError as error:
-        raise ModelNotCachedError(_not_cached_message(repository, revision, cache, local_files_only)) from error
+        raise ModelNotCachedError(_not_cached_message(request, repository, cache)) from error
     except HfHubHTTPError as error:
         raise ModelLoadError(f"The hub refused to give {repository}: {error}") from error
     logger.info("%s: using %s", repository, found)
@@ -97,10 +92,10 @@ def _suggestion(name: str) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def _not_cached_message(repository: str, revision: str | None, cache: str | None, local_files_only: bool) -> str:
+def _not_cached_message(request: LoadRequest, repository: str, cache: str | None) -> str:
     where = cache or huggingface_hub.constants.HF_HUB_CACHE
-    at = f" at revision {revision!r}" if revision else ""
-    if local_files_only or huggingface_hub.constants.HF_HUB_OFFLINE:
+    at = f" at revision {request.revision!r}" if request.revision else ""
+    if request.local_files_only or huggingface_hub.constants.HF_HUB_OFFLINE:
         why = "and the hub must not be asked (local_files_only=True or HF_HUB_OFFLINE=1)"
     else:
         why = "and the hub can't be reached"

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from bge_integrations.backend.checkpoint import Checkpoint, locate
+from pathlib import Path
+
+from bge_integrations.backend.checkpoint import Checkpoint
 from bge_integrations.backend.pooling import NAMES_OF_CATALOGUE
 from bge_integrations.backend.request import LoadRequest
 from bge_integrations.catalogue import ModelSpec, find_model
-from bge_integrations.errors import PoolingMismatchError, UnsupportedModelError
+from bge_integrations.errors import ModelNotFoundError, PoolingMismatchError, UnsupportedModelError
 
 
 def locate_requested(request: LoadRequest) -> Checkpoint:
-    """Finds the files; see `checkpoint.locate`."""
-    return locate(
-        request.model_name,
-        revision=request.revision,
-        cache_folder=request.cache_folder,
-        token=request.token,
-        local_files_only=request.local_files_only,
-        allow_pickle_weights=request.allow_pickle_weights,
-        trust_remote_code=request.trust_remote_code,
-    )
+    """Finds a model's folder, asking the hub if it is not a local one.
+
+    Raises:
+        ModelNotFoundError: No such folder, no such model or revision, or no access to it.
+        ModelNotCachedError: Not in the cache, and the hub can't be reached or must not be asked.
+        ModelLoadError: The hub refused.
+    """
+    name = request.model_name
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return Checkpoint(folder.resolve(), name)
+    if folder.exists():
+        raise ModelNotFoundError(f"{name} is a file; model_name takes a folder or a hub id.")
+    if _looks_like_path(name):
+        raise ModelNotFoundError(
+            f"There is no folder {name} (looked in {Path.cwd()}); check the path, or give a hub id such as "
+            "'BAAI/bge-small-en-v1.5'."
+        )
+    from bge_integrations.backend.hub import fetch  # its client takes a while to import, for nothing in most cases
+
+    return Checkpoint(fetch(request), name)
 
 
 def vet(checkpoint: Checkpoint, request: LoadRequest) -> ModelSpec | None:
@@ -42,6 +55,10 @@ def vet(checkpoint: Checkpoint, request: LoadRequest) -> ModelSpec | None:
     if spec:
         _require_matching_pooling(spec, checkpoint)
     return spec
+
+
+def _looks_like_path(name: str) -> bool:
+    return name.startswith((".", "/", "~", "\\")) or "\\" in name or name.count("/") > 1
 
 
 def _require_embedder(spec: ModelSpec | None, name: str) -> None:

@@ -10,8 +10,9 @@ from langchain_core._api import LangChainDeprecationWarning
 from langchain_huggingface import HuggingFaceEmbeddings
 from numpy.typing import ArrayLike
 
-EN = "Represent this sentence for searching relevant passages: "
-ZH = "为这个句子生成表示以用于检索相关文章："
+from tests.adapters import EN, ZH, assert_close
+
+__all__ = ["EN", "ZH", "are_close", "assert_close", "community_bge", "huggingface"]
 
 
 def community_bge(**settings: Any) -> Any:  # noqa: ANN401 - it has no types
@@ -27,11 +28,6 @@ def community_bge(**settings: Any) -> Any:  # noqa: ANN401 - it has no types
 def huggingface(**settings: Any) -> Any:  # noqa: ANN401 - it has no types
     """langchain-huggingface's `HuggingFaceEmbeddings`."""
     return HuggingFaceEmbeddings(**settings)
-
-
-def assert_close(actual: ArrayLike, expected: ArrayLike) -> None:
-    """Every element within 1e-5, the tolerance for vectors that were stored before."""
-    np.testing.assert_allclose(np.asarray(actual), np.asarray(expected), atol=1e-5, rtol=0)
 
 
 def are_close(actual: ArrayLike, expected: ArrayLike) -> bool:

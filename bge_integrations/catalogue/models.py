@@ -1,4 +1,4 @@
-"""Every BGE model as one row of data, and the rules by which a name or a folder is recognised as one of them.
+"""Every BGE model as one row of data.
 
 Facts come from the models' cards on https://huggingface.co/BAAI and from https://github.com/FlagOpen/FlagEmbedding
 (research/baai_general_embedding, llm_embedder, llm_dense_retriever, BGE_Coder and llm_reranker); averages are those of
@@ -8,13 +8,11 @@ the cards of August (first versions) and September 2023 (v1.5): MTEB over 56 tas
 
 from __future__ import annotations
 
-import json
-import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+__all__ = ["EN_INSTRUCTION", "MODELS", "ZH_INSTRUCTION", "Kind", "ModelSpec", "Pooling"]
 
 Kind = Literal["embedder", "reranker", "base"]
 Pooling = Literal["cls", "last_token"]
@@ -290,117 +288,3 @@ MODELS: tuple[ModelSpec, ...] = (
     _reranker("bge-reranker-v2-minicpm-layerwise", "minicpm", millions=2700, licence="apache-2.0"),
     _reranker("bge-reranker-v2.5-gemma2-lightweight", "cost_wise_gemma", millions=9200, licence="gemma"),
 )
-
-_BY_NAME = {spec.name.lower(): spec for spec in MODELS}
-_RERANKER_MADE_FROM = {spec.made_from: spec for spec in MODELS if spec.kind == "reranker" and spec.made_from}
-_TRAINER_FOLDER = re.compile(r"checkpoint-.+")
-_ORGANISATION = re.compile(r"^(?:models--.+?--|BAAI(?:_|--))", re.IGNORECASE)
-
-
-def find_model(name_or_path: str | os.PathLike[str]) -> ModelSpec | None:
-    """Recognises a model by its name, or by what its folder is called or records.
-
-    Names are compared whole and without regard to case or organisation, never by a part: `"me/bge-small-en"` is found,
-    `"my-bge-small-en"` is not.
-
-    A folder's own name comes before what its files record. Files name an ancestor, and often not the nearest one,
-    while nobody calls a folder exactly like a model by accident. Only then is it looked up in config.json,
-    adapter_config.json, the base_model of README.md, and tokenizer_config.json, the last of which says least, since
-    other models use the same tokenizers. An ancestor counts only if config.json agrees that the folder can be
-    one of its kind: a classifier or a static model made from an embedder is none.
-
-    A trainer's `checkpoint-*` folder is looked up by what its own files record, then as its parent would be.
-
-    Args:
-        name_or_path: Hub id, bare name, local folder, snapshot of a hub cache, or a trainer's `checkpoint-*` folder.
-
-    Returns:
-        Its row, or None for a model that is no BGE.
-    """
-    name = os.fspath(name_or_path)
-    folder = os.path.expanduser(name)
-    # os.path says False where pathlib raises: for names too long, unknown users and folders that must not be read.
-    if not os.path.isdir(folder):
-        return _by_name(name) or _by_name(_without_checkpoint(name))
-    real = Path(folder).resolve()
-    spec = _by_name(name) or _by_name(str(real)) or _by_records(real)
-    if spec is None and _TRAINER_FOLDER.fullmatch(real.name):
-        spec = _by_name(_without_checkpoint(name)) or _by_name(str(real.parent)) or _by_records(real.parent)
-    return spec
-
-
-def _by_name(text: str) -> ModelSpec | None:
-    """Reads a name or a path as text, without looking at any file, so that no record can lead in circles."""
-    parts = _parts(text)
-    if len(parts) >= 3 and parts[-2] == "snapshots" and parts[-3].startswith("models--"):
-        parts = parts[:-2]
-    if not parts:
-        return None
-    # ModelScope's cache has no dots in folder names: bge-small-zh-v1___5.
-    return _BY_NAME.get(_ORGANISATION.sub("", parts[-1]).replace("___", ".").lower())
-
-
-def _without_checkpoint(text: str) -> str:
-    parts = _parts(text)
-    return "/".join(parts[:-1]) if parts and _TRAINER_FOLDER.fullmatch(parts[-1]) else ""
-
-
-def _parts(text: str) -> list[str]:
-    return [part for part in re.split(r"[/\\]+", text) if part not in ("", ".")]
-
-
-def _by_records(folder: Path) -> ModelSpec | None:
-    config = _json(folder / "config.json")
-    for text in _recorded_names(folder, config):
-        ancestor = _by_name(text) or _by_name(_without_checkpoint(text))
-        spec = _descendant(ancestor, folder, config) if ancestor else None
-        if spec is not None:
-            return spec
-    return None
-
-
-def _descendant(ancestor: ModelSpec, folder: Path, config: dict[str, Any]) -> ModelSpec | None:
-    """Says what a checkpoint is that was made from `ancestor`, going by what its config.json says of its shape."""
-    if config.get("model_type", ancestor.architecture) != ancestor.architecture:
-        return None
-    if ancestor.kind == "reranker":
-        return ancestor
-    if "ForSequenceClassification" in str(config.get("architectures")):
-        # bge-reranker-v2-m3 itself records bge-m3. One label makes a reranker, several a classifier.
-        labels = config.get("id2label")
-        return _RERANKER_MADE_FROM.get(ancestor.model_id) if isinstance(labels, dict) and len(labels) == 1 else None
-    if ancestor.kind == "base" and (folder / "modules.json").is_file():
-        return None  # trained further into an embedder, of which its own files know more
-    return ancestor
-
-
-def _recorded_names(folder: Path, config: dict[str, Any]) -> Iterator[str]:
-    """Yields what a folder's files say that the model is, or was made from."""
-    # transformers 5 no longer writes _name_or_path, which leaves newer fine-tunes with the card alone.
-    recorded = [config.get("_name_or_path"), _json(folder / "adapter_config.json").get("base_model_name_or_path")]
-    recorded += _base_models_of_card(folder / "README.md")
-    recorded.append(_json(folder / "tokenizer_config.json").get("name_or_path"))
-    yield from (name for name in recorded if isinstance(name, str))
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
-        return {}  # this file says nothing; loading the model will say what is wrong with it
-    return content if isinstance(content, dict) else {}
-
-
-def _base_models_of_card(card: Path) -> list[str]:
-    """Reads base_model, a text or a list of texts, from the YAML header of a model card."""
-    try:
-        text = card.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError):
-        return []
-    header = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
-    if not header:
-        return []
-    yaml = re.sub(r"(?:^|\s)#.*$", "", header[1], flags=re.MULTILINE)
-    entry = re.search(r"^base_model:[ \t]*(\[[^\]]*\]|.*(?:\n[ \t]*- .*)*)", yaml, re.MULTILINE)
-    values = re.split(r"\n[ \t]*- |[\[\],\n]", entry[1]) if entry else []
-    return [value.strip(" \t'\"") for value in values if value.strip(" \t'\"")]

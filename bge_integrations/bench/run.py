@@ -1,0 +1,104 @@
+"""Loads everything that can run a model here, has it measured, and sums up what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import get_args
+
+from bge_integrations.bench.measuring import Runner, evaluate, race
+from bge_integrations.bench.recommending import recommend
+from bge_integrations.bench.results import BenchReport, Combination
+from bge_integrations.encoder import BgeEncoder
+from bge_integrations.errors import ModelLoadError, PoolingMismatchError, SettingsError
+from bge_integrations.settings import EncoderSettings, EngineName, Precision
+
+__all__ = ["run_bench"]
+
+_LOADING_SHARE = 0.5
+_STEADY_SPREAD = 1.25
+
+
+def run_bench(
+    model: str,
+    seconds: float = 120.0,
+    *,
+    device: str | None = None,
+    engines: Sequence[EngineName] | None = None,
+    precisions: Sequence[Precision] | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> BenchReport:
+    """Compares everything that can run a model, in turns, on docstrings of Python's standard library.
+
+    Args:
+        model: Hub id, local folder, or prepared folder.
+        seconds: About how long it may take. Half of it is for loading, which may take longer the first time, when
+            graphs are made; what has not begun to load by then is left out.
+        device: Where to run; None takes the first there is of cuda, mps and cpu.
+        engines: Only these; None takes all.
+        precisions: Only these; None takes float32, bfloat16 and, on a CPU, int8, elsewhere float16.
+        tell: Is told what is going on.
+
+    Raises:
+        SettingsError: No combination can be run.
+        ModelLoadError: The model can't be found or read.
+        PoolingMismatchError: A BGE model whose own files ask for another pooling.
+    """
+    from bge_integrations.backend.request import LoadRequest
+
+    started = time.monotonic()
+    device = LoadRequest.from_settings(EncoderSettings(model_name=model, device=device)).device
+    wanted = _combinations(device, engines, precisions)
+    left_out: dict[str, str] = {}
+    with contextlib.ExitStack() as encoders:
+        runners: list[Runner] = []
+        for combination in wanted:
+            if time.monotonic() - started > seconds * _LOADING_SHARE:
+                left_out[combination.keywords] = f"no time left to load it; allow more than {seconds:g} seconds"
+                continue
+            tell(f"loading {combination.keywords}")
+            try:
+                runners.append(Runner(combination, encoders.enter_context(_load(model, device, combination))))
+            except (ModelLoadError, PoolingMismatchError):  # no engine can help that
+                raise
+            except Exception as error:  # engines on machines that we have not seen raise whatever they like
+                left_out[combination.keywords] = str(error) or type(error).__name__
+        if not runners:
+            raise SettingsError(f"Nothing can run {model} on {device}: {' '.join(dict.fromkeys(left_out.values()))}")
+        rounds = race(runners, started + seconds, tell)
+        measured = evaluate(runners)
+    exact, lossy = recommend(measured)
+    return BenchReport(
+        model=model,
+        device=device,
+        rounds=rounds,
+        seconds=time.monotonic() - started,
+        mean_tokens=runners[0].tokens / len(runners[0].texts),
+        measured=tuple(measured),
+        left_out=left_out,
+        exact=exact,
+        lossy=lossy,
+        is_noisy=statistics.median(one.spread for one in measured) > _STEADY_SPREAD,
+    )
+
+
+def _combinations(
+    device: str, engines: Sequence[EngineName] | None, precisions: Sequence[Precision] | None
+) -> list[Combination]:
+    """Lists what to try, float32 first since the others are compared with it, int8 last since it takes longest."""
+    here: tuple[Precision, ...] = ("float32", "bfloat16", "int8" if device == "cpu" else "float16")
+    chosen = engines or [engine for engine in get_args(EngineName) if engine != "auto"]
+    return [Combination(engine, precision) for precision, engine in itertools.product(precisions or here, chosen)]
+
+
+def _load(model: str, device: str, combination: Combination) -> BgeEncoder:
+    encoder = BgeEncoder(
+        model, device=device, engine=combination.engine, precision=combination.precision, on_truncation="ignore"
+    )
+    # Once through either way: what an engine compiles at its first use belongs to loading.
+    encoder.encode_documents(["A first text.", "A second one."])
+    encoder.encode_queries(["a query"])
+    return encoder
