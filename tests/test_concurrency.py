@@ -21,6 +21,8 @@ from bge_integrations import BgeEncoder, encoding
 from bge_integrations.backend import devices
 from bge_integrations.backend.engines import TokenBatch
 from bge_integrations.errors import EncoderClosedError, EngineFailedError, InputTypeError, SettingsError
+from bge_integrations.langchain import HuggingFaceBgeEmbeddings
+from bge_integrations.llama_index import HuggingFaceBgeEmbedding
 from bge_integrations.settings import EngineName
 from tests.conftest import MakeCheckpoint
 
@@ -172,6 +174,16 @@ class TestDevices:
         assert both.backend is not alone.backend
         assert len(both.backend.scheduler._lanes) == 2
         np.testing.assert_allclose(both.encode_documents(TEXTS), alone.encode_documents(TEXTS), atol=1e-5)
+
+    @pytest.mark.parametrize("where", ["model_kwargs", "encode_kwargs"])
+    def test_as_the_frameworks_users_say_it(self, bge_small_en: Path, where: str) -> None:
+        twice = ("cpu", "cpu")
+        langchain = HuggingFaceBgeEmbeddings(model_name=str(bge_small_en), **{where: {"device": [*twice]}})
+        llama_index = HuggingFaceBgeEmbedding(str(bge_small_en), parallel_process=True, target_devices=[*twice])
+        assert langchain.encoder.backend.request.devices == twice
+        assert langchain.encoder.backend is llama_index.encoder.backend
+        alone = HuggingFaceBgeEmbeddings(model_name=str(bge_small_en), device="cpu")
+        np.testing.assert_allclose(langchain.embed_documents(TEXTS), alone.embed_documents(TEXTS), atol=1e-5)
 
     def test_all_of_them_are_the_processor_where_there_is_nothing_else(
         self, bge_small_en: Path, monkeypatch: pytest.MonkeyPatch

@@ -195,7 +195,6 @@ def test_the_users_dictionaries_are_left_alone(folder: str) -> None:
         ({"model_kwargs": {"prompts": ["a"]}}, r"model_kwargs\['prompts'\]=\['a'\] is a list; give a dictionary"),
         ({"model_kwargs": {"prompts": {"query": 3}}}, r"model_kwargs\['prompts'\]\['query'\]=3 is a int; give a text"),
         ({"model_kwargs": {"backend": "onnx"}}, r"model_kwargs\['backend'\]='onnx' can't be honoured"),
-        ({"model_kwargs": {"device": ["cpu", "cpu"]}}, r"\['cpu', 'cpu'\] is a list; give one device"),
         ({"model_kwargs": {"model_kwargs": {"device_map": "auto"}}}, "device_map='auto' can't be honoured"),
         ({"model_kwargs": {"dtype": "bfloat16", "torch_dtype": "float32"}}, "'bfloat16', but torch_dtype='float32'"),
         ({"model_kwargs": {"torch_dtype": "float64"}}, "precision='float64' is unknown; choose one of"),
