@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -201,12 +202,14 @@ class TestCancelling:
         job = _job(2, 3)
         scheduler.submit(job)
         job.done.result(_LONG)
-        scheduler.submit(after := _job(4))  # the thread lets go of the one before
-        after.done.result(_LONG)
         gone = weakref.ref(job)
         gc.disable()
         try:
             del job
+            for _ in range(1000):  # the thread may still be on its way back to the queue
+                if gone() is None:
+                    break
+                time.sleep(0.01)
             assert gone() is None
         finally:
             gc.enable()

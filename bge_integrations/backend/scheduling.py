@@ -134,7 +134,10 @@ class Scheduler:
 
     def _start_afresh(self, engines: Sequence[Engine | None]) -> None:
         # Reentrant, since a finaliser that closes may run wherever memory is allocated.
-        self._changed = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()
+        # Two, so that a query does not wake those who have nothing to do with queries.
+        self._anything_changed = threading.Condition(self._lock)
+        self._documents_changed = threading.Condition(self._lock)
         self._lanes = [_Lane(slot, engine) for slot, engine in zip(self._slots, engines, strict=True)]
         self._queue = Queue()
         self._gates = {True: Gate(), False: Gate()}  # of queries and of documents
@@ -163,24 +166,24 @@ class Scheduler:
         Raises:
             EncoderClosedError: After `close`.
         """
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise EncoderClosedError("The model was closed; make a new encoder.")
             self._queue.add(job)
+            # By its future alone: a callback that held the job would make it a reference cycle.
+            job.done.add_done_callback(self._forget)
             if job.is_query:
                 self._last_query = time.monotonic()
             self._start_workers()
-            self._changed.notify_all()
-        # By its future alone: a callback that held the job would make it a reference cycle.
-        job.done.add_done_callback(self._forget)
+            self._wake(helpers=not job.is_query)
 
     def close(self) -> None:
         """Ends the threads after the batches they are computing; jobs that wait get an `EncoderClosedError`."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             waiting = self._queue.clear()
             threads = [lane.thread for lane in self._lanes if lane.thread is not None]
-            self._changed.notify_all()
+            self._wake(helpers=True)
         closed = EncoderClosedError("The model was closed while texts waited for it.")
         for gate in self._gates.values():
             gate.close(closed)
@@ -200,10 +203,17 @@ class Scheduler:
 
     def _forget(self, done: Done) -> None:
         """Takes a job out of the queue that was cancelled or has failed."""
-        with self._changed:
+        with self._lock:
             self._queue.remove(done)
 
+    def _wake(self, *, helpers: bool) -> None:
+        self._anything_changed.notify_all()
+        if helpers:
+            self._documents_changed.notify_all()
+
     def _start_workers(self) -> None:
+        if self._closed:
+            return
         first = self._lanes[0].engine
         worth_helpers = (
             first is not None
@@ -224,14 +234,19 @@ class Scheduler:
         try:
             if not self._has_engine(lane):
                 return
-            while (batch := self._next_batch(lane, may_wait=not running)) is not None or running:
-                if batch is not None:
-                    self._submit(lane, batch, running)
-                if running and (batch is None or len(running) >= lane.running_engine().parallel_batches):
+            while (started := self._start_next(lane, running)) or running:
+                if running and (not started or len(running) >= lane.running_engine().parallel_batches):
                     self._complete(lane, running.popleft())
         except BaseException as error:
             logger.exception("the thread that runs a model died; the next call starts another")
             self._bury(lane, error)
+
+    def _start_next(self, lane: _Lane, running: deque[_Running]) -> bool:
+        """Hands the engine its next batch, waiting for one if it has none; whether there was one."""
+        batch = self._next_batch(lane, may_wait=not running)
+        if batch is not None:
+            self._submit(lane, batch, running)
+        return batch is not None
 
     def _has_engine(self, lane: _Lane) -> bool:
         """Makes an engine that is not there yet. Without a helper, the others do its work."""
@@ -244,16 +259,16 @@ class Scheduler:
                 raise
             logger.warning("going on without a further engine for documents: %s", error)
             engine = None
-        with self._changed:
+        with self._lock:
             lane.engine = engine
             if engine is None:
                 lane.is_unusable, lane.thread = True, None
-            self._changed.notify_all()
+            self._wake(helpers=True)
         return engine is not None
 
     def _bury(self, lane: _Lane, error: BaseException) -> None:
         """Tells everybody who waits for a thread that died."""
-        with self._changed:
+        with self._lock:
             lane.thread = None
             jobs = [job for batch in (*lane.in_hand, *lane.again) for job, _ in batch.parts]
             lane.in_hand.clear()
@@ -265,7 +280,7 @@ class Scheduler:
 
     def _next_batch(self, lane: _Lane, *, may_wait: bool) -> Batch | None:
         """Returns what a lane is to do next; None if that is nothing, or if the model was closed."""
-        with self._changed:
+        with self._lock:
             while True:
                 if lane.again:
                     batch = lane.again.popleft().without_finished_jobs()
@@ -274,7 +289,7 @@ class Scheduler:
                 elif taken := self._take(lane):
                     batch = taken
                 elif may_wait:
-                    self._changed.wait()
+                    (self._documents_changed if lane.slot.only_documents else self._anything_changed).wait()
                     continue
                 else:
                     return None
@@ -337,13 +352,17 @@ class Scheduler:
         for job, positions in batch.parts:
             job.finish(positions, rows[start : start + len(positions)])
             start += len(positions)
-        with self._changed:
+        with self._lock:
             lane.in_hand.remove(batch)
             if batch.kind == "document":
                 self._document_seconds += seconds
                 self._start_workers()
-            # Who may take documents depends on who is idle.
-            self._changed.notify_all()
+            self._wake_for_documents()
+
+    def _wake_for_documents(self) -> None:
+        """Who may take documents depends on who is idle, so all look again when somebody has finished."""
+        if self._queue.has_documents:
+            self._wake(helpers=True)
 
     def _halve(self, lane: _Lane, batch: Batch, tokens: TokenBatch, error: Exception) -> None:
         """Looks for the text at fault, or the size that fits."""
@@ -356,11 +375,11 @@ class Scheduler:
             self._shrink(lane, batch, tokens)
         else:
             logger.warning("a batch of %d texts failed, trying its halves: %r", batch.texts, error)
-        with self._changed:
+        with self._lock:
             lane.in_hand.remove(batch)
             if batch.texts > 1:
                 lane.again.extendleft(reversed(batch.halves()))
-            self._changed.notify_all()
+            self._wake_for_documents()
 
     def _shrink(self, lane: _Lane, batch: Batch, tokens: TokenBatch) -> None:
         """Halves the budget, so that later batches fit at once."""
