@@ -399,6 +399,8 @@ class TestHelpers:
         for _ in range(3):
             scheduler.submit(job := _job(*range(100, 3000)))
             assert _sums(job) == list(range(100, 3000))
+            while not scheduler._lanes[1].is_unusable:
+                time.sleep(0.01)
         assert caplog.text.count("no memory for it") == 1
         scheduler.close()
 
