@@ -6,12 +6,15 @@ import asyncio
 import copy
 import pickle
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import ArrayLike
+
+from bge_integrations.backend.engines import PendingRows, TokenBatch
+from bge_integrations.backend.loading import LoadedModel
 
 EN = "Represent this sentence for searching relevant passages: "
 ZH = "为这个句子生成表示以用于检索相关文章："
@@ -36,21 +39,26 @@ def assert_close(actual: ArrayLike, expected: ArrayLike) -> None:
 
 
 async def run_off_the_loop(
-    engine: object, monkeypatch: pytest.MonkeyPatch, *embedding: Coroutine[Any, Any, Any]
+    backend: LoadedModel, monkeypatch: pytest.MonkeyPatch, *embedding: Coroutine[Any, Any, Any]
 ) -> list[Any]:
-    """Embeds with an engine that is held up until the loop itself lets it go, and returns what that gave.
+    """Embeds with engines that are held up until the loop itself lets them go, and returns what that gave.
 
     Raises:
-        AssertionError: The engine was asked from the loop's own thread.
+        AssertionError: An engine was asked from the loop's own thread.
     """
-    submit, release, threads = engine.submit, threading.Event(), set()  # type: ignore[attr-defined]
+    release, threads = threading.Event(), set()
 
-    def held(batch: object) -> object:
-        threads.add(threading.current_thread())
-        assert release.wait(30)
-        return submit(batch)
+    def holding(submit: Callable[[TokenBatch], PendingRows]) -> Callable[[TokenBatch], PendingRows]:
+        def held(batch: TokenBatch) -> PendingRows:
+            threads.add(threading.current_thread())
+            assert release.wait(30)
+            return submit(batch)
 
-    monkeypatch.setattr(engine, "submit", held)
+        return held
+
+    for lane in backend.scheduler._lanes:  # a model that worked for long has several
+        if lane.engine is not None:
+            monkeypatch.setattr(lane.engine, "submit", holding(lane.engine.submit))
     tasks = [asyncio.create_task(each) for each in embedding]
     await asyncio.sleep(0.05)
     assert not any(task.done() for task in tasks)

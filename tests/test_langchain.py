@@ -420,7 +420,7 @@ def test_embedders_share_one_model_however_they_differ(bge_small_en: Path) -> No
 async def test_async_runs_off_the_event_loop(bge_small_en: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     embeddings = HuggingFaceBgeEmbeddings(model_name=str(bge_small_en))
     documents, query = await run_off_the_loop(
-        embeddings.encoder.backend.engine,
+        embeddings.encoder.backend,
         monkeypatch,
         embeddings.aembed_documents(["fox", "dog"]),
         embeddings.aembed_query("fox"),

@@ -74,7 +74,7 @@ def test_gives_python_floats(embedding: HuggingFaceBgeEmbedding) -> None:
 
 async def test_async_never_blocks_the_loop(embedding: HuggingFaceBgeEmbedding, monkeypatch: pytest.MonkeyPatch) -> None:
     await run_off_the_loop(
-        embedding.encoder.backend.engine,
+        embedding.encoder.backend,
         monkeypatch,
         embedding.aget_query_embedding("fox"),
         embedding.aget_text_embedding("fox"),
