@@ -34,19 +34,11 @@ from bge_integrations.llama_index import HuggingFaceBgeEmbedding
 from bge_integrations.prepare import prepare
 from tests.checkpoints import Architecture, make_checkpoint
 from tests.conftest import MakeCheckpoint
+from tests.test_tokenization import TEXTS as ODD_TEXTS
 
 ROOT = Path(__file__).parent.parent
 EN = "Represent this sentence for searching relevant passages: "
-TEXTS = [
-    "",
-    " ",
-    "fox",
-    "The quick brown fox [SEP] jumps </s> over [MASK]",
-    "样例数据 北京",
-    "fox " * 100,
-    "\x00\u200b👩‍👩‍👧",
-    "fox",
-]
+TEXTS = [*ODD_TEXTS, "fox"]
 
 
 @pytest.fixture

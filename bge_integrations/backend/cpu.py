@@ -37,6 +37,11 @@ def _quota() -> float | None:
     return cores if cores > 0 else None
 
 
+def share_threads(threads: int, count: int) -> list[int]:
+    """Shares threads out evenly; everybody gets at least one."""
+    return [max((threads + index) // count, 1) for index in range(count)]
+
+
 def usable_memory() -> int:
     """Returns the bytes of memory that this process may use: the machine's, or less where a container's limit says so.
 

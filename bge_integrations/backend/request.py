@@ -32,6 +32,11 @@ class LoadRequest:
         """The first device; further ones are of its kind."""
         return self.devices[0]
 
+    @property
+    def copies(self) -> int:
+        """Engines on the first device: one, or as many as the processor was named."""
+        return len(self.devices) if self.device == "cpu" else 1
+
     @classmethod
     def from_settings(cls, settings: EncoderSettings) -> LoadRequest:
         """Takes what concerns loading, with device, precision and threads resolved.

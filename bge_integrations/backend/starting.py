@@ -19,6 +19,7 @@ import numpy as np
 
 from bge_integrations.backend.architecture import ARCHITECTURES
 from bge_integrations.backend.checkpoint import Checkpoint
+from bge_integrations.backend.cpu import share_threads
 from bge_integrations.backend.disk_cache import CacheNotWritableError, cached_model
 from bge_integrations.backend.engines import Engine, TokenBatch
 from bge_integrations.backend.engines.selection import candidates, require_usable
@@ -231,11 +232,12 @@ def _run_openvino(prepared: PreparedModel, request: LoadRequest) -> Started:
             raise PreparedModelError(f"{prepared.folder} holds another model by now.")
         return compile_for(threads)
 
-    copies = len(request.devices)
-    threads = [(request.threads + index) // copies for index in range(copies)]
-    helpers = threads_of_helpers(shape, request.precision, request.threads) if copies == 1 else []
+    helpers = threads_of_helpers(shape, request.precision, request.threads) if request.copies == 1 else []
     slots = (
-        *(EngineSlot(partial(compile_later, max(own, 1)), compile_for(max(own, 1))) for own in threads),
+        *(
+            EngineSlot(partial(compile_later, own), compile_for(own))
+            for own in share_threads(request.threads, request.copies)
+        ),
         *(EngineSlot(partial(compile_later, own), only_documents=True) for own in helpers),
     )
     return Started(slots, manifest.facts, prepared.tokenizer())
@@ -252,19 +254,18 @@ def _start_torch(sources: _Sources) -> Started | None:
     _limit_torch_threads(request)
     engine = TorchEngine(source.transformer, shape, rows=source.rows)
     slot = EngineSlot(partial(_usable_in_child, request.device, lambda: engine), engine)
-    copies = len(request.devices) if request.device == "cpu" else 1
-    started = Started((slot,) * copies, source.facts, source.tokenizer, source)
+    started = Started((slot,) * request.copies, source.facts, source.tokenizer, source)
     if request.device != "cpu":
         _check_against_own_modules(started, source, request)
     return started
 
 
 def _start_sentence_transformers(sources: _Sources) -> Started:
-    source = sources.load(sources.request.precision)
-    _limit_torch_threads(sources.request)
-    copies = len(sources.request.devices) if sources.request.device == "cpu" else 1
-    make = partial(_usable_in_child, sources.request.device, partial(_own_modules, source))
-    slots = tuple(EngineSlot(make, _own_modules(source)) for _ in range(copies))
+    request = sources.request
+    source = sources.load(request.precision)
+    _limit_torch_threads(request)
+    make = partial(_usable_in_child, request.device, partial(_own_modules, source))
+    slots = tuple(EngineSlot(make, _own_modules(source)) for _ in range(request.copies))
     return Started(slots, source.facts, source.tokenizer, source)
 
 
@@ -298,7 +299,7 @@ def _limit_torch_threads(request: LoadRequest) -> None:
     """Keeps torch within the cores that this process may use. torch has one number for the whole process."""
     import torch
 
-    threads = max(request.threads // len(request.devices), 1)
+    threads = share_threads(request.threads, request.copies)[0]
     if request.device == "cpu" and torch.get_num_threads() != threads:
         logger.info("torch computes with %d threads from now on", threads)
         torch.set_num_threads(threads)

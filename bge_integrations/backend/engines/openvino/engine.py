@@ -10,7 +10,7 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from bge_integrations.backend.architecture import EncoderShape
-from bge_integrations.backend.cpu import usable_memory
+from bge_integrations.backend.cpu import share_threads, usable_memory
 from bge_integrations.backend.engines import Computed, Rows, TokenBatch
 from bge_integrations.backend.engines.openvino.graph import MASKED
 
@@ -40,7 +40,7 @@ def threads_of_helpers(shape: EncoderShape, precision: str, threads: int) -> lis
     """
     affordable = usable_memory() // _SHARE_OF_MEMORY // (shape.layer_weights * _BYTES[precision])
     count = min(threads, affordable, _MOST_HELPERS)
-    return [(threads + index) // count for index in range(count)]
+    return share_threads(threads, count)
 
 
 def computes_bfloat16() -> bool:
