@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bge_integrations.backend.engines import Rows, TokenBatch
 
+Float = TypeVar("Float", np.float32, np.float64)
 Pool = Callable[[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
 
 
@@ -54,10 +56,10 @@ def one_row_a_text(
     return pool_tokens(rows, batch.lengths, pooling or "mean", batch.prompt_length)
 
 
-def cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
+def cosines(left: NDArray[Float], right: NDArray[Float]) -> NDArray[Float]:
     """Returns the cosine of each row with the other's, shape [rows]."""
     norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    found: NDArray[np.float32] = np.einsum("td,td->t", left, right) / norms
+    found: NDArray[Float] = np.einsum("td,td->t", left, right) / norms
     return found
 
 

@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_integrations.backend.pooling import cosines
 from bge_integrations.bench.results import Combination, Measured
 from bge_integrations.demo.corpus import collect
 from bge_integrations.encoder import BgeEncoder
@@ -124,10 +125,8 @@ def _agreement(
     if vectors is None or exact is None:
         return None, None
     count = min(len(vectors), len(exact))
-    ours, theirs = vectors[:count].astype(np.float64), exact[:count].astype(np.float64)
-    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    cosines = np.einsum("td,td->t", ours, theirs) / norms
-    return float(cosines.mean()), float(cosines.min())
+    found = cosines(vectors[:count].astype(np.float64), exact[:count].astype(np.float64))
+    return float(found.mean()), float(found.min())
 
 
 def _seconds(work: Callable[[], object]) -> float:
