@@ -12,6 +12,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from rich.console import Console
 
 from benchmarks import machine
 from benchmarks.metrics import bootstrap_interval, hit_at, ndcg_at, recall_at, reciprocal_rank_at
+from benchmarks.noise import Reference, judge
 from benchmarks.retrieval_report import draw, print_results
 from benchmarks.searches import Rerank, Search, make_searches
 from benchmarks.stats import interleaved, percentile
@@ -46,6 +48,7 @@ MEASURES: dict[str, Callable[[Sequence[str], frozenset[str]], float]] = {
 """What is computed of a ranking of names and the names that are right."""
 
 _WIDTH_OF_FILES = 110
+_QUESTIONS_A_REFERENCE = 10  # after so many, the fixed computation is timed again
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -104,9 +107,9 @@ def run(
         rerank: Scores passages, the higher the better; None for no reranking.
 
     Returns:
-        Plain data: `passages`, `depth`, `questions`, `kinds` (how many questions of each), `searches` by name (the
-        means of `MEASURES`, `ndcg@10_by_kind`, `latency_ms` and the names found first, question by question) and
-        `differences` (of nDCG@10, each with its 95 % interval).
+        Plain data: `passages`, `depth`, `noise` (whether the machine was quiet), `questions`, `kinds` (how many
+        questions of each), `searches` by name (the means of `MEASURES`, `ndcg@10_by_kind`, `latency_ms` and the names
+        found first, question by question) and `differences` (of nDCG@10, each with its 95 % interval).
     """
     searches = make_searches([entry.text for entry in entries], encoder, depth=depth, rerank=rerank)
     names = [entry.name for entry in entries]
@@ -114,26 +117,31 @@ def run(
     seconds: dict[str, list[float]] = {name: [] for name in searches}
     for search in searches.values():
         search(questions[0].text)  # what happens only once is nobody's latency
-    for question, (_, order) in zip(questions, interleaved(list(searches), len(questions)), strict=True):
+    reference = Reference()
+    for question, (number, order) in zip(questions, interleaved(list(searches), len(questions)), strict=True):
+        if number % _QUESTIONS_A_REFERENCE == 0:
+            reference.time()
         for name in order:
             found, taken = _timed(searches[name], question.text)
             rankings[name].append([names[position] for position in found[:K]])
             seconds[name].append(taken)
     scores = {name: score(ranked, questions) for name, ranked in rankings.items()}
+    kinds = _by_kind(questions)
     return {
         "passages": len(entries),
         "depth": depth,
+        "noise": asdict(judge(reference.seconds)),
         "questions": [
             {"text": question.text, "kind": question.kind, "answers": sorted(question.answers)}
             for question in questions
         ],
-        "kinds": {kind: len(indices) for kind, indices in _by_kind(questions).items()},
+        "kinds": {kind: len(indices) for kind, indices in kinds.items()},
         "searches": {
             name: {
                 **{measure: statistics.fmean(values) for measure, values in scores[name].items()},
                 "ndcg@10_by_kind": {
                     kind: statistics.fmean(scores[name]["ndcg@10"][index] for index in indices)
-                    for kind, indices in _by_kind(questions).items()
+                    for kind, indices in kinds.items()
                 },
                 "latency_ms": {
                     "p50": percentile(seconds[name], 50) * 1000,

@@ -24,12 +24,14 @@ _MEASURES = ("ndcg@10", "recall@10", "mrr@10", "hit@1")
 _HEADINGS = ("nDCG@10", "recall@10", "MRR@10", "hit@1")
 _COLOURS = {"BM25": "#9aa3ad", "dense": "#2b6cb0", "hybrid": "#dd8a1d"}
 _INK = "#333333"
+_WIDTH = 100  # of a table, so that no title is broken
 _RERANKED = " + reranker"
 
 
 def print_results(console: Console, results: Json) -> None:
     """Prints the measures of every search, nDCG by kind of question, differences, and what all that can't say."""
     console.print(_table_of_searches(results))
+    console.print(f"Latencies: {results['noise']['verdict']}.\n", markup=False, highlight=False)
     console.print(_table_of_kinds(results))
     console.print(_table_of_differences(results))
     for note in notes(results):
@@ -75,8 +77,9 @@ def draw(results: Json, folder: Path) -> Path:
         axis.set_yticks(range(len(rows)), [f"{row} ({count})" for row, count in zip(rows, counts, strict=True)])
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.axhline(0.5, color=_INK, linewidth=0.6)  # between the mean of all and the kinds
-        axis.set_xlim(0, 1.08)  # room for the numbers
-        axis.set_xlabel("nDCG@10; in brackets: questions")
+        axis.set_xlim(0, 1.12)  # room for the numbers
+        reranker = f"; diamonds: after reranking with {results['reranker']}" if results["reranker"] else ""
+        axis.set_xlabel(f"nDCG@10; in brackets: questions{reranker}")
         axis.tick_params(axis="y", length=0)
         axis.grid(axis="x", alpha=0.25)
         axis.set_axisbelow(True)
@@ -96,13 +99,12 @@ def _draw_bars(axis: Any, searches: Json, rows: Sequence[str]) -> None:  # noqa:
         values = ends = _by_row(searches[name])
         axis.barh(places, values, height=0.92 * height, color=_COLOURS[name], label=name)
         if name + _RERANKED in searches:
-            moved = _by_row(searches[name + _RERANKED])
-            axis.hlines(places, values, moved, color=_INK, linewidth=1)
-            diamond = {"marker": "D", "markersize": 4, "color": _COLOURS[name], "markeredgecolor": _INK}
-            axis.plot(moved, places, linestyle="none", label=name + _RERANKED, **diamond)
-            ends = [max(pair) for pair in zip(values, moved, strict=True)]
+            ends = _by_row(searches[name + _RERANKED])
+            axis.hlines(places, values, ends, color=_INK, linewidth=1)
+            axis.plot(ends, places, "D", markersize=4, color="white", markeredgecolor=_INK, clip_on=False)
         for place, value, end in zip(places, values, ends, strict=True):
-            axis.text(end + 0.012, place, f"{value:.2f}", va="center", fontsize=7)
+            text = f"{value:.2f}" if ends is values else f"{value:.2f} to {end:.2f}"
+            axis.text(max(value, end) + 0.012, place, text, va="center", fontsize=7)
 
 
 def _by_row(search: Json) -> list[float]:
@@ -147,7 +149,7 @@ def _table_of_differences(results: Json) -> Table:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, min_width=_WIDTH)
     table.add_column("", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right")

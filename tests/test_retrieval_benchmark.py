@@ -285,6 +285,7 @@ class TestSmallRun:
             assert re.search(f"{name} +{search['ndcg@10']:.3f}", printed)
         for kind in small_run.results["kinds"]:
             assert kind in printed
+        assert small_run.results["noise"]["verdict"] in printed
         assert "is not a BGE model" in printed
         assert "nothing is said of reranking" in printed
 
