@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bge_integrations import BgeEncoder, encoding
+from bge_integrations import BgeEncoder, calling
 from bge_integrations.backend import devices
 from bge_integrations.backend.engines import TokenBatch
 from bge_integrations.errors import EncoderClosedError, EngineFailedError, InputTypeError, SettingsError
@@ -147,7 +147,7 @@ class TestEncoders:
     def test_an_encoder_keeps_to_it_and_loses_nothing(
         self, make: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(encoding, "TEXTS_A_SLICE", 16)
+        monkeypatch.setattr(calling, "ITEMS_A_SLICE", 16)
         encoder = BgeEncoder(make("bge-small-en"), device="cpu", max_queued_texts=20)
         expected = BgeEncoder(encoder.settings.model_name, device="cpu").encode_documents(TEXTS)
         gate, most = encoder.backend.scheduler._gates[False], 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakValueDictionary
@@ -36,9 +36,10 @@ def acquire(request: LoadRequest) -> LoadedModel:
     """
     key = _key_of(request)
     with _guard:
-        model = _models.get(key)
-        if model is not None:
-            return model
+        for serving in _serving(key):
+            model = _models.get(serving)
+            if model is not None:
+                return model
         lock = _loading.setdefault(key, threading.Lock())
     with lock:
         model = _models.get(key)
@@ -53,6 +54,13 @@ def acquire(request: LoadRequest) -> LoadedModel:
                 with _guard:
                     _loading.pop(key, None)
         return model
+
+
+def _serving(key: _Key) -> Iterator[_Key]:
+    """Yields what a loaded model may be known under that serves a request: bge-m3 whole gives dense vectors too."""
+    yield key
+    if key.request.purpose == "vectors":
+        yield key._replace(request=dataclasses.replace(key.request, purpose="m3"))
 
 
 def _key_of(request: LoadRequest) -> _Key:

@@ -23,26 +23,20 @@ class TokenizedTexts:
         ids: Ids of all texts one after another, special tokens included, int32, shape [tokens].
         full_lengths: Tokens per text before anything was cut, shape [n], int64.
         lengths: Tokens per text in `ids`, no more than the limit asked for, shape [n], int64.
+        first_lengths: Of pairs of texts, the leading tokens that are no part of the second one, shape [n], int64; None
+            for single texts.
     """
 
     ids: NDArray[np.int32]
     full_lengths: NDArray[np.int64]
     lengths: NDArray[np.int64]
+    first_lengths: NDArray[np.int64] | None = None
 
     def of(self, texts: NDArray[np.int64]) -> NDArray[np.int32]:
         """Returns the ids of some texts, one after another in the order asked for."""
         ends = np.cumsum(self.lengths)
         starts = ends - self.lengths
         return np.concatenate([self.ids[starts[text] : ends[text]] for text in texts])
-
-    @staticmethod
-    def join(parts: Sequence[TokenizedTexts]) -> TokenizedTexts:
-        """Returns several as one."""
-        return TokenizedTexts(
-            np.concatenate([part.ids for part in parts]),
-            np.concatenate([part.full_lengths for part in parts]),
-            np.concatenate([part.lengths for part in parts]),
-        )
 
 
 class TextTokenizer:
@@ -116,6 +110,25 @@ class TextTokenizer:
         """Returns the tokens that texts take before anything is cut, special tokens included, shape [n]."""
         encodings = self._rust.encode_batch_fast(list(texts))
         return _at_least_one(np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings)))
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of special tokens, that of unknown words included."""
+        return frozenset(id_ for id_, token in self._rust.get_added_tokens_decoder().items() if token.special)
+
+    def token(self, id_: int) -> str:
+        """Returns the token of an id, as the vocabulary writes it; the id itself in words, if it has none."""
+        return self._rust.id_to_token(id_) or str(id_)
+
+    def contents(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        """Returns the ids of texts without special tokens."""
+        encodings = self._rust.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+    def sample_pair(self) -> tuple[list[int], NDArray[np.bool_]]:
+        """Returns the ids of a pair of two equal texts, and which of them are special tokens."""
+        encoding = self._rust.encode("a", "a")
+        return list(encoding.ids), np.array(encoding.special_tokens_mask, dtype=bool)
 
     def content(self, text: str) -> list[int]:
         """Returns the ids of a text without special tokens."""
