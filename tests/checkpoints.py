@@ -65,7 +65,7 @@ def make_checkpoint(
         safetensors: Else pickled weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _wordpiece(positions) if architecture == "bert" else _unigram(positions)
+    tokenizer = make_tokenizer(architecture, positions)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)
     shape: dict[str, Any] = {
@@ -110,6 +110,11 @@ def reference_vectors(
         vectors = torch.nn.functional.normalize(vectors, p=2, dim=1)
     result: NDArray[np.float32] = vectors.numpy()
     return result
+
+
+def make_tokenizer(architecture: Architecture, positions: int) -> PreTrainedTokenizerFast:
+    """Trains a small tokenizer of the kind that an architecture has."""
+    return _wordpiece(positions) if architecture == "bert" else _unigram(positions)
 
 
 def _wordpiece(positions: int) -> PreTrainedTokenizerFast:

@@ -66,7 +66,7 @@ class ScoreSource(Source):
         self.tokenizer = TextTokenizer.copy_of(self.original.tokenizer)
         self.heads = _heads(_classifier_of(self.original))
         positions = position_capacity(self.checkpoint)
-        limits = [self.original.max_length, positions, self.spec.max_tokens if self.spec else None]
+        limits = [self.original.max_seq_length, positions, self.spec.max_tokens if self.spec else None]
         known = [int(limit) for limit in limits if limit]
         self.facts = ModelFacts(
             dimension=1,
