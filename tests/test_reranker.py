@@ -27,7 +27,7 @@ from bge_integrations.errors import (
 )
 from bge_integrations.prepare import prepare
 from bge_integrations.scoring import sigmoid
-from bge_integrations.settings import EngineName, Precision
+from bge_integrations.settings import EngineName, ModelOptions, Precision
 from tests.checkpoints import Architecture, make_checkpoint
 from tests.checkpoints_of_pairs import make_reranker, reference_scores
 
@@ -96,7 +96,8 @@ class TestEquality:
     ) -> None:
         monkeypatch.setattr("bge_integrations.calling.ITEMS_A_SLICE", 3)
         expected = reference_scores(folder, PAIRS)
-        for settings in ({"batch_tokens": 1}, {"batch_size": 2}, {"batch_tokens": 10_000}):
+        choices: tuple[ModelOptions, ...] = ({"batch_tokens": 1}, {"batch_size": 2}, {"batch_tokens": 10_000})
+        for settings in choices:
             found = BgeReranker(folder, device="cpu", **settings).score_pairs(iter(PAIRS))
             np.testing.assert_allclose(found, expected, atol=1e-5)
 
