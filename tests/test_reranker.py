@@ -98,7 +98,7 @@ class TestEquality:
         expected = reference_scores(folder, PAIRS)
         choices: tuple[ModelOptions, ...] = ({"batch_tokens": 1}, {"batch_size": 2}, {"batch_tokens": 10_000})
         for settings in choices:
-            found = BgeReranker(folder, device="cpu", **settings).score_pairs(iter(PAIRS))
+            found = BgeReranker(folder, **settings).score_pairs(iter(PAIRS))
             np.testing.assert_allclose(found, expected, atol=1e-5)
 
     def test_score_is_score_pairs_with_one_query(self, reranker: BgeReranker) -> None:
