@@ -97,10 +97,12 @@ class TestEquality:
         self, folder: Path, expected: ReferenceM3, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("bge_integrations.calling.ITEMS_A_SLICE", 3)
-        common: ModelOptions = {"device": "cpu", "on_truncation": "ignore"}
-        choices: tuple[ModelOptions, ...] = ({"batch_tokens": 1}, {"batch_size": 2})
+        choices: tuple[ModelOptions, ...] = (
+            {"on_truncation": "ignore", "batch_tokens": 1},
+            {"on_truncation": "ignore", "batch_size": 2},
+        )
         for settings in choices:
-            encoder = BgeM3Encoder(folder, **{**common, **settings})
+            encoder = BgeM3Encoder(folder, **settings)
             _assert_equal(encoder.encode_documents(iter(TEXTS)), expected)
 
     def test_only_what_is_asked_for_is_given(self, m3: BgeM3Encoder, expected: ReferenceM3) -> None:
