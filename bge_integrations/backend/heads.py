@@ -71,7 +71,7 @@ class M3Row:
 
 
 def m3_rows(
-    heads: Heads, batch: TokenBatch, rows: Floats, *, sparse: bool = True, colbert: bool = True
+    heads: Heads, batch: TokenBatch, rows: Floats, pooled: Floats, *, sparse: bool = True, colbert: bool = True
 ) -> NDArray[np.object_]:
     """Computes what was asked for of bge-m3's outputs.
 
@@ -82,6 +82,7 @@ def m3_rows(
         heads: With `SPARSE` and `COLBERT`.
         batch: The texts.
         rows: The hidden states of their tokens, shape [tokens, hidden size].
+        pooled: Their dense vectors, before normalisation, shape [texts, hidden size].
         sparse: Compute lexical weights.
         colbert: Compute a vector for each token.
 
@@ -96,7 +97,7 @@ def m3_rows(
         start = end - length
         # Copies, since views would keep the whole batch in memory.
         found[text] = M3Row(
-            rows[start].copy(),
+            pooled[text].copy(),
             batch.ids[start:end].copy(),
             None if weights is None else weights[start:end].copy(),
             None if vectors is None else vectors[start + 1 : end].copy(),

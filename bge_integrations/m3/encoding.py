@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations.backend.engines import Head
+from bge_integrations.backend.engines import Head, TokenBatch
 from bge_integrations.backend.heads import M3Row, m3_rows, unit_rows
 from bge_integrations.backend.tokenization import TokenizedTexts
 from bge_integrations.calling import Call, Slice
@@ -101,7 +100,17 @@ class M3Call(Call[str, M3Output]):
 
     @property
     def _head(self) -> Head:
-        return partial(m3_rows, self.model.heads, sparse=self._wanted.sparse, colbert=self._wanted.colbert)
+        return self._rows
+
+    def _rows(self, batch: TokenBatch, rows: NDArray[np.float32]) -> NDArray[np.object_]:
+        return m3_rows(
+            self.model.heads,
+            batch,
+            rows,
+            self.model.vectors(batch, rows),
+            sparse=self._wanted.sparse,
+            colbert=self._wanted.colbert,
+        )
 
     def _is_finite(self, found: NDArray[np.object_]) -> NDArray[np.bool_]:
         return np.array([row.is_finite for row in found], dtype=bool)

@@ -11,18 +11,11 @@ from bge_integrations.backend.checkpoint import M3_HEAD_FILES
 from bge_integrations.backend.engines import Engine, Rows
 from bge_integrations.backend.heads import Heads
 from bge_integrations.backend.sources.vectors import VectorSource
-from bge_integrations.errors import ModelLoadError, UnsafeWeightsError
+from bge_integrations.errors import ModelLoadError, UnsafeWeightsError, UnsupportedModelError
 
 
 class M3Source(VectorSource):
     """A SentenceTransformer, and the linear maps that lie beside it."""
-
-    runnable = "plain XLM-RoBERTa encoder with cls pooling"
-
-    @property
-    def has_known_encoder(self) -> bool:
-        """See `Source.has_known_encoder`."""
-        return super().has_known_encoder and self.facts.pooling == "cls"
 
     @property
     def rows(self) -> Rows:
@@ -35,6 +28,11 @@ class M3Source(VectorSource):
 
     def _load(self, precision: str) -> None:
         super()._load(precision)
+        if self.facts.pooling is None:
+            raise UnsupportedModelError(
+                f"{self.request.model_name} makes its dense vector by more than a pooling, unlike bge-m3; load it with "
+                "BgeEncoder."
+            )
         width = self.facts.dimension
         self.heads = {
             **self._linear("sparse", 1, width),
