@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -33,6 +34,23 @@ Item = TypeVar("Item", str, tuple[str, str])
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True, kw_only=True)
+class CallTerms:
+    """What is decided before the texts of a call are looked at.
+
+    Attributes:
+        model: What computes.
+        settings: What the user set.
+        max_length: Tokens per item, special tokens included.
+        is_urgent: Whether somebody waits for the results, so that they go before others, and want no progress bar.
+    """
+
+    model: LoadedModel
+    settings: ModelSettings
+    max_length: int
+    is_urgent: bool
+
+
 class Call(ABC, Generic[Item, Result]):
     """Takes texts, or pairs of them, through tokenizer, queue and engine. For one call; its kinds say what comes out.
 
@@ -44,29 +62,13 @@ class Call(ABC, Generic[Item, Result]):
 
     item: ClassVar[str] = "text"
 
-    def __init__(
-        self,
-        model: LoadedModel,
-        settings: ModelSettings,
-        *,
-        max_length: int,
-        is_urgent: bool,
-        show_progress: bool,
-    ) -> None:
-        """Takes what was decided before the texts are looked at.
-
-        Args:
-            model: What computes.
-            settings: What the user set.
-            max_length: Tokens per item, special tokens included.
-            is_urgent: Whether somebody waits for them, so that they go before documents.
-            show_progress: Whether a bar is drawn.
-        """
-        self.model = model
-        self.settings = settings
-        self._max_length = max_length
-        self._is_urgent = is_urgent
-        self._show_progress = show_progress
+    def __init__(self, terms: CallTerms) -> None:
+        """Takes what was decided before the texts are looked at."""
+        self.model = terms.model
+        self.settings = terms.settings
+        self._max_length = terms.max_length
+        self._is_urgent = terms.is_urgent
+        self._show_progress = terms.settings.show_progress and not terms.is_urgent
 
     def run(self, items: Iterable[Item], method: str) -> Result:
         """Computes results.

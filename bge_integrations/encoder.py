@@ -367,12 +367,8 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
 
     def _call(self, role: Role) -> EncodingCall:
         return EncodingCall(
-            self._loaded(),
-            self.settings,
+            self._terms(is_urgent=role == "query"),
             self.instruction(role),
-            max_length=self.max_length,
             dimension=self.dimension,
             normalizes=self.normalizes,
-            is_urgent=role == "query",
-            show_progress=self.settings.show_progress and role != "query",
         )

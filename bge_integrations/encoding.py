@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +10,9 @@ from numpy.typing import NDArray
 from bge_integrations.backend.engines import Head
 from bge_integrations.backend.heads import unit_rows
 from bge_integrations.backend.tokenization import TokenizedTexts
-from bge_integrations.calling import Call, Slice
+from bge_integrations.calling import Call, CallTerms, Slice
 from bge_integrations.instructions import Instruction
-from bge_integrations.settings import EncoderSettings
 from bge_integrations.validation import slices_of_texts
-
-if TYPE_CHECKING:
-    from bge_integrations.backend.loading import LoadedModel
 
 _FIRST_ROWS = 1024
 
@@ -25,35 +20,20 @@ _FIRST_ROWS = 1024
 class EncodingCall(Call[str, NDArray[np.float32]]):
     """Encodes the texts of one call."""
 
-    def __init__(
-        self,
-        model: LoadedModel,
-        settings: EncoderSettings,
-        instruction: Instruction,
-        *,
-        max_length: int,
-        dimension: int,
-        normalizes: bool,
-        is_urgent: bool,
-        show_progress: bool,
-    ) -> None:
+    def __init__(self, terms: CallTerms, instruction: Instruction, *, dimension: int, normalizes: bool) -> None:
         """Takes what was decided before the texts are looked at.
 
         Args:
-            model: What computes.
-            settings: The encoder's settings.
+            terms: As for every call.
             instruction: What goes around each text.
-            max_length: Tokens per text, special tokens included.
             dimension: Of the vectors.
             normalizes: Whether they get unit length.
-            is_urgent: Whether somebody waits for them, so that they go before documents.
-            show_progress: Whether a bar is drawn.
         """
-        super().__init__(model, settings, max_length=max_length, is_urgent=is_urgent, show_progress=show_progress)
+        super().__init__(terms)
         self._instruction = instruction
         self._dimension = dimension
         self._normalizes = normalizes
-        self._pooling_leaves_out = model.prompt_length(instruction.prefix)
+        self._pooling_leaves_out = terms.model.prompt_length(instruction.prefix)
 
     def _slices(self, items: Iterable[str], method: str, size: int) -> tuple[int | None, Iterator[list[str]]]:
         return slices_of_texts(items, method, size)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from typing_extensions import Self
 
 from bge_integrations.backend import sharing
+from bge_integrations.calling import CallTerms
 from bge_integrations.errors import EncoderClosedError, SettingsError
 from bge_integrations.settings import ModelSettings
 
@@ -85,6 +86,10 @@ class ModelHolder(Generic[Settings]):
     def __reduce__(self) -> tuple[Any, tuple[type[Self], Settings]]:
         """Pickles and copies the settings; the model is loaded, or joined, at the first use."""
         return _restore, (type(self), self.settings)
+
+    def _terms(self, *, is_urgent: bool) -> CallTerms:
+        """Returns the terms of a call."""
+        return CallTerms(model=self._loaded(), settings=self.settings, max_length=self.max_length, is_urgent=is_urgent)
 
     def _loaded(self) -> LoadedModel:
         model = self._model

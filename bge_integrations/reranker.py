@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -167,15 +168,9 @@ class BgeReranker(ModelHolder[RerankerSettings]):
     def _call(self, *, is_urgent: bool) -> ScoringCall:
         model, settings = self._loaded(), self.settings
         tokenizer = PairTokenizer(model.tokenizer, model.pair_layout(settings.prompt))
-        return ScoringCall(
-            model,
-            settings,
-            tokenizer,
-            self._decoder_options(model, tokenizer) if model.facts.decoder else None,
-            max_length=self._limit(model, tokenizer),
-            is_urgent=is_urgent,
-            show_progress=settings.show_progress and not is_urgent,
-        )
+        terms = dataclasses.replace(self._terms(is_urgent=is_urgent), max_length=self._limit(model, tokenizer))
+        options = self._decoder_options(model, tokenizer) if model.facts.decoder else None
+        return ScoringCall(terms, settings, tokenizer, options)
 
     def _limit(self, model: LoadedModel, tokenizer: PairTokenizer) -> int:
         """Tokens per pair, all counted; decoders' authors don't count the prompt."""

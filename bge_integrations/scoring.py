@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +10,9 @@ from numpy.typing import NDArray
 from bge_integrations.backend.engines import Head, ScoringOptions
 from bge_integrations.backend.pairs import Pair, PairTokenizer
 from bge_integrations.backend.tokenization import TokenizedTexts
-from bge_integrations.calling import Call, Slice
+from bge_integrations.calling import Call, CallTerms, Slice
 from bge_integrations.settings import RerankerSettings
 from bge_integrations.validation import slices_of_pairs
-
-if TYPE_CHECKING:
-    from bge_integrations.backend.loading import LoadedModel
 
 
 class ScoringCall(Call[Pair, NDArray[np.float32]]):
@@ -25,28 +21,17 @@ class ScoringCall(Call[Pair, NDArray[np.float32]]):
     item = "pair"
 
     def __init__(
-        self,
-        model: LoadedModel,
-        settings: RerankerSettings,
-        tokenizer: PairTokenizer,
-        options: ScoringOptions | None,
-        *,
-        max_length: int,
-        is_urgent: bool,
-        show_progress: bool,
+        self, terms: CallTerms, settings: RerankerSettings, tokenizer: PairTokenizer, options: ScoringOptions | None
     ) -> None:
         """Takes what was decided before the pairs are looked at.
 
         Args:
-            model: What computes.
-            settings: The reranker's settings.
+            terms: As for every call.
+            settings: The reranker's.
             tokenizer: Of pairs.
             options: For decoders.
-            max_length: Tokens per pair.
-            is_urgent: Whether somebody waits for them, so that they go before others.
-            show_progress: Whether a bar is drawn.
         """
-        super().__init__(model, settings, max_length=max_length, is_urgent=is_urgent, show_progress=show_progress)
+        super().__init__(terms)
         self._tokenizer = tokenizer
         self._decoder_options = options
         self._instruction = settings.query_instruction or ""

@@ -68,14 +68,7 @@ def make_checkpoint(
     tokenizer = make_tokenizer(architecture, positions)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)
-    shape: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": hidden_size,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "intermediate_size": 4 * hidden_size,
-        "initializer_range": 0.2,
-    }
+    shape = transformer_config(len(tokenizer), hidden_size, layers, heads)
     model: BertModel | XLMRobertaModel
     if architecture == "bert":
         model = BertModel(BertConfig(max_position_embeddings=positions, **shape))
@@ -110,6 +103,18 @@ def reference_vectors(
         vectors = torch.nn.functional.normalize(vectors, p=2, dim=1)
     result: NDArray[np.float32] = vectors.numpy()
     return result
+
+
+def transformer_config(vocabulary: int, hidden_size: int, layers: int, heads: int) -> dict[str, Any]:
+    """Returns what the configurations of all small transformers have in common."""
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": hidden_size,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * hidden_size,
+        "initializer_range": 0.2,
+    }
 
 
 def make_tokenizer(architecture: Architecture, positions: int) -> PreTrainedTokenizerFast:

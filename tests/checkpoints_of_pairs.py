@@ -21,7 +21,7 @@ from transformers import (
     XLMRobertaForSequenceClassification,
 )
 
-from tests.checkpoints import Architecture, make_checkpoint, make_tokenizer
+from tests.checkpoints import Architecture, make_checkpoint, make_tokenizer, transformer_config
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -53,15 +53,7 @@ def make_reranker(
     tokenizer = make_tokenizer(architecture, positions)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)
-    shape: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": hidden_size,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "intermediate_size": 4 * hidden_size,
-        "initializer_range": 0.2,
-        "num_labels": labels,
-    }
+    shape = {**transformer_config(len(tokenizer), hidden_size, layers, heads), "num_labels": labels}
     if architecture == "bert":
         BertForSequenceClassification(BertConfig(max_position_embeddings=positions, **shape)).save_pretrained(folder)
     else:

@@ -204,13 +204,5 @@ class BgeM3Encoder(ModelHolder[ModelSettings]):
         return self._call(wanted, is_query=is_query)
 
     def _call(self, wanted: Wanted, *, is_query: bool, is_urgent: bool | None = None) -> M3Call:
-        urgent = is_query if is_urgent is None else is_urgent
-        return M3Call(
-            self._loaded(),
-            self.settings,
-            wanted,
-            instruction=(self.settings.query_instruction or "") if is_query else "",
-            max_length=self.max_length,
-            is_urgent=urgent,
-            show_progress=self.settings.show_progress and not urgent,
-        )
+        instruction = self.settings.query_instruction if is_query else None
+        return M3Call(self._terms(is_urgent=is_query if is_urgent is None else is_urgent), wanted, instruction or "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +11,9 @@ from numpy.typing import NDArray
 from bge_integrations.backend.engines import Head, TokenBatch
 from bge_integrations.backend.heads import M3Row, m3_rows, unit_rows
 from bge_integrations.backend.tokenization import TokenizedTexts
-from bge_integrations.calling import Call, Slice
+from bge_integrations.calling import Call, CallTerms, Slice
 from bge_integrations.errors import SettingsError
-from bge_integrations.settings import ModelSettings
 from bge_integrations.validation import slices_of_texts
-
-if TYPE_CHECKING:
-    from bge_integrations.backend.loading import LoadedModel
 
 LexicalWeights = dict[int, float]
 """Weights above 0 by token id."""
@@ -57,32 +52,18 @@ class Wanted:
 class M3Call(Call[str, M3Output]):
     """Encodes the texts of one call."""
 
-    def __init__(
-        self,
-        model: LoadedModel,
-        settings: ModelSettings,
-        wanted: Wanted,
-        *,
-        instruction: str,
-        max_length: int,
-        is_urgent: bool,
-        show_progress: bool,
-    ) -> None:
+    def __init__(self, terms: CallTerms, wanted: Wanted, instruction: str) -> None:
         """Takes what was decided before the texts are looked at.
 
         Args:
-            model: What computes.
-            settings: What the user set.
+            terms: As for every call.
             wanted: Which outputs are asked for.
             instruction: Text before each text.
-            max_length: Tokens per text, special tokens included.
-            is_urgent: Whether somebody waits for them, so that they go before documents.
-            show_progress: Whether a bar is drawn.
         """
-        super().__init__(model, settings, max_length=max_length, is_urgent=is_urgent, show_progress=show_progress)
+        super().__init__(terms)
         self._wanted = wanted
         self._instruction = instruction
-        self._dense = [np.empty((0, model.facts.dimension), dtype=np.float32)]
+        self._dense = [np.empty((0, terms.model.facts.dimension), dtype=np.float32)]
         self._sparse: list[LexicalWeights] = []
         self._colbert: list[NDArray[np.float32]] = []
 
