@@ -30,7 +30,8 @@ class BgeMilvusSparseEmbeddings(BaseSparseEmbedding):  # type: ignore[misc]  # i
             texts: The documents.
 
         Returns:
-            The weights above 0 by token id of each document, in the order given.
+            The weights above 0 by token id of each document, in the order given. There are none for a text without
+            words, which Milvus Lite refuses to store.
 
         Raises:
             BgeError: As `bge_integrations.BgeM3Encoder.encode_documents`.

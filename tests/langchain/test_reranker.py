@@ -324,14 +324,20 @@ class TestSettings:
         assert twin.compress_documents(DOCUMENTS, QUERY) == reranker.compress_documents(DOCUMENTS, QUERY)
         assert twin.reranker.backend is reranker.reranker.backend
 
-    def test_decoders_settings_travel(self, folder: Path) -> None:
-        settings = {"prompt": "p", "cutoff_layers": [8], "compress_ratio": 2, "compress_layers": [4, 8]}
-        with pytest.raises(SettingsError, match="takes none"):
-            BgeReranker(model_name=str(folder), **settings)
-        fields = BgeReranker.model_construct(None, model_name=str(folder), **settings)
-        assert fields._settings().cutoff_layer == 8
-        assert fields._settings().compress_layers == (4, 8)
-        assert json.loads(fields.model_dump_json())["cutoff_layers"] == [8]
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("prompt", "is it so?"), ("cutoff_layers", 8), ("compress_ratio", 2), ("compress_layers", [4, 8])],
+    )
+    def test_what_only_decoders_take_reaches_the_model_and_travels(
+        self,
+        reranker: BgeReranker,
+        name: str,
+        value: Any,  # noqa: ANN401 - the fields' own types
+    ) -> None:
+        changed = reranker.model_copy(update={name: value})
+        with pytest.raises(SettingsError, match=f"{name}=.* is given, but .*bge-reranker-base takes none"):
+            changed.score(PAIRS)
+        assert json.loads(changed.model_dump_json())[name] == value
 
     def test_pickles_carry_no_weights(self, reranker: BgeReranker) -> None:
         assert len(pickle.dumps(reranker)) < 5_000

@@ -133,7 +133,11 @@ class TestSettings:
     @pytest.mark.parametrize("way", ["json", "dict", "pickle", "copy", "deepcopy"])
     def test_survive_every_way(self, folder: Path, way: str) -> None:
         sparse = BgeSparseEmbeddings(
-            model=folder, model_kwargs={"device": "cpu"}, max_length=20, on_truncation="ignore", query_instruction="q: "
+            model_name=folder,
+            model_kwargs={"device": "cpu"},
+            max_length=20,
+            on_truncation="ignore",
+            query_instruction="q: ",
         )
         twin = {
             "json": lambda e: BgeSparseEmbeddings.model_validate_json(e.model_dump_json()),
