@@ -24,7 +24,7 @@ _FOR_DENSE_VECTORS = {
     "default_prompt_name": "give the text before each query as query_instruction",
 }
 _REFUSED = {**REFUSED_IN_LOADING, **_FOR_DENSE_VECTORS}
-_COMMON_KEYS = tuple(key for key in LOADING_KEYS if key not in _FOR_DENSE_VECTORS)
+COMMON_KEYS = tuple(key for key in LOADING_KEYS if key not in _FOR_DENSE_VECTORS)
 
 # As sentence-transformers 6 still takes them.
 _FORMER_NAMES = {
@@ -43,7 +43,7 @@ _REFUSED_BY_CROSS_ENCODERS = {
     "keep_in_fp32_modules": "choose with precision",
     "classifier_dropout": "it only matters for training",
 }
-CROSS_ENCODER_KEYS = tuple(sorted((*_COMMON_KEYS, "activation_fn", "max_length", "num_labels")))
+CROSS_ENCODER_KEYS = tuple(sorted((*COMMON_KEYS, "activation_fn", "max_length", "num_labels")))
 _SIGMOID_BY_ACTIVATION = {"sigmoid": True, "identity": False}
 
 
@@ -60,7 +60,7 @@ def read_common_kwargs(kwargs: Mapping[str, Any], name: str) -> dict[str, Any]:
     Raises:
         SettingsError: An unknown key, one that can't be honoured, or two that contradict each other.
     """
-    require_known(kwargs, name, _COMMON_KEYS, _REFUSED)
+    require_known(kwargs, name, COMMON_KEYS, _REFUSED)
     return dict(read_loading_kwargs(kwargs, name).settings)
 
 
