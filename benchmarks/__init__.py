@@ -10,4 +10,6 @@
 | `fresh` | runs a contender in a process of its own |
 | `stats`, `noise`, `machine` | the arithmetic, whether the machine was quiet enough, and what machine it was |
 | `tables`, `charts` | draw what was measured, from the JSON alone |
+| `retrieval`, `searches`, `retrieval_report` | the command `python -m benchmarks.retrieval`: who finds the answers |
+| `metrics`, `fusion` | how good a ranking is, and one ranking out of several |
 """

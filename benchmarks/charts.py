@@ -17,14 +17,14 @@ from benchmarks.memory import PAIRS
 
 Json = Mapping[str, Any]
 
-_WIDTH_INCHES, _DOTS_AN_INCH = 9.0, 200
+WIDTH_INCHES, DOTS_AN_INCH = 9.0, 200
 _COLOURS = {
     "others": "#9aa3ad",
     "bge, float32": "#2b6cb0",
     "bge, bfloat16": "#2f9e77",
     "bge, int8": "#dd8a1d",
 }
-_STYLE: dict[Any, Any] = {"font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False}
+STYLE: dict[Any, Any] = {"font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False}
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ def _draw(panels: Sequence[_Panel], title: str, unit: str, file: Path) -> None:
     """Draws a panel for each model, side by side, with one row for each contender through all of them."""
     order = [*(contender.name for contender in CONTENDERS), *PAIRS]
     rows = [name for name in order if any(name in panel.bars for panel in panels)]
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH_INCHES, 1.6 + 0.3 * len(rows)), dpi=_DOTS_AN_INCH, layout="constrained")
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_INCHES, 1.6 + 0.3 * len(rows)), dpi=DOTS_AN_INCH, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axis, panel in zip(axes, panels, strict=True):

@@ -10,6 +10,7 @@ from bge_integrations.environment import describe
 
 _PACKAGES = (
     "FlagEmbedding",
+    "bm25s",
     "fastembed",
     "langchain-huggingface",
     "llama-index-embeddings-huggingface",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 
 import huggingface_hub.constants
@@ -14,12 +15,15 @@ from rich.console import Console
 
 from bge_integrations.demo.corpus import MAX_CHARACTERS, collect
 from bge_integrations.demo.models import DEFAULT_MODEL
-from bge_integrations.demo.questions import QUESTIONS
+from bge_integrations.demo.questions import KINDS, QUESTIONS
+from bge_integrations.demo.report import print_report
 from bge_integrations.demo.results import DemoReport
 from bge_integrations.demo.run import run_demo, select_entries
 from bge_integrations.errors import ModelNotCachedError, SettingsError
 
 NAMES = {entry.name: entry for entry in collect()}
+LIMIT = 500
+"""Entries that the tests index: all that answer a question, and some others."""
 
 
 def make_console() -> Console:
@@ -44,7 +48,7 @@ def without_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def labelled_run() -> tuple[DemoReport, str]:
     """Run the demo as `bge demo` does, on a corpus small enough for a test."""
     console = make_console()
-    report = run_demo(limit=300, console=console)
+    report = run_demo(limit=LIMIT, console=console)
     return report, printed(console)
 
 
@@ -113,18 +117,29 @@ def test_every_label_is_in_the_corpus() -> None:
 
 
 def test_there_are_enough_questions_and_none_twice() -> None:
-    assert len({question.text for question in QUESTIONS}) == len(QUESTIONS) >= 60
+    assert len({question.text for question in QUESTIONS}) == len(QUESTIONS) >= 130
     assert all(question.answers for question in QUESTIONS)
 
 
-def test_most_questions_do_not_name_their_answer() -> None:
+def test_every_kind_has_questions_enough_to_be_looked_at_by_itself() -> None:
+    counts = Counter(question.kind for question in QUESTIONS)
+    assert set(counts) == set(KINDS)
+    assert min(counts.values()) >= 8
+
+
+def test_most_questions_do_not_name_their_answer_and_those_for_identifiers_do() -> None:
     """A question that contains the function's name would be found by any search for words."""
-    given_away = [
-        question.text
+    given_away = {
+        question
         for question in QUESTIONS
-        if any(answer.rpartition(".")[2].lower() in question.text.lower().split() for answer in question.answers)
-    ]
-    assert len(given_away) < len(QUESTIONS) / 8
+        if any(
+            answer.rpartition(".")[2].lower() in re.findall(r"\w+", question.text.lower())
+            for answer in question.answers
+        )
+    }
+    identifiers = {question for question in QUESTIONS if question.kind == "identifier"}
+    assert identifiers < given_away
+    assert len(given_away - identifiers) < len(QUESTIONS) / 8
 
 
 def test_limit_keeps_every_labelled_answer_and_only_adds() -> None:
@@ -137,11 +152,11 @@ def test_limit_keeps_every_labelled_answer_and_only_adds() -> None:
 
 
 def test_both_frameworks_find_the_answers(labelled_run: tuple[DemoReport, str]) -> None:
-    """Done right, MiniLM has 97 % here; with CLS pooling 80 %, with BGE's instruction on its queries 87 %."""
+    """Done right, MiniLM has 84 % here; with CLS pooling 65 %, with BGE's instruction on its queries 75 %."""
     report, _ = labelled_run
     for result in (report.langchain, report.llama_index):
-        assert result.hit_rate(5) > 0.92
-        assert 0.6 < result.hit_rate(1) <= result.mrr <= result.hit_rate(5)
+        assert result.hit_rate(5) > 0.79
+        assert 0.55 < result.hit_rate(1) <= result.mrr <= result.hit_rate(5)
 
 
 def test_both_frameworks_rank_alike_on_one_model(labelled_run: tuple[DemoReport, str]) -> None:
@@ -155,12 +170,25 @@ def test_both_frameworks_rank_alike_on_one_model(labelled_run: tuple[DemoReport,
 def test_figures_are_printed(labelled_run: tuple[DemoReport, str]) -> None:
     report, output = labelled_run
     for result in (report.langchain, report.llama_index):
-        assert result.texts == len(report.entries) == 300
+        assert result.texts == len(report.entries) == LIMIT
         assert f"{result.hit_rate(1):.1%}" in output
         assert f"{result.hit_rate(5):.1%}" in output
         assert f"{result.texts_per_second:,.0f}" in output
     assert all(question.text[:40] in output for question in QUESTIONS)
-    assert f"300 of {len(NAMES):,} docstrings" in output
+    assert f"{LIMIT} of {len(NAMES):,} docstrings" in output
+
+
+def test_questions_in_any_language_can_be_printed_on_a_console_that_knows_latin_only(
+    labelled_run: tuple[DemoReport, str],
+) -> None:
+    report, _ = labelled_run
+    written = io.BytesIO()
+    file = io.TextIOWrapper(written, encoding="cp1252")
+    print_report(Console(file=file, width=200), report)
+    file.flush()
+    output = written.getvalue().decode("cp1252")
+    assert "Wie prüfe ich" in output
+    assert "??????????" in output
 
 
 def test_fallback_is_said_plainly(labelled_run: tuple[DemoReport, str]) -> None:

@@ -78,7 +78,7 @@ def _question_table(console: Console, report: DemoReport) -> Table:
     for answer in report.langchain.answered:
         colour = "red" if answer.rank is None else "green" if answer.rank == 1 else "yellow"
         mark = f"[{colour}]{wrong if answer.rank is None else f'{right} {answer.rank}'}[/]"
-        table.add_row(escape(answer.question), escape(answer.names[0]), mark, escape(_correction(answer)))
+        table.add_row(_encodable(console, answer.question), escape(answer.names[0]), mark, escape(_correction(answer)))
     return table
 
 
@@ -93,7 +93,8 @@ def _print_differences(console: Console, report: DemoReport) -> None:
     console.print(f"Both frameworks ranked the same for {report.ranked_alike} of {total} questions.")
     for one, other in zip(report.langchain.answered, report.llama_index.answered, strict=True):
         if one.names != other.names:
-            console.print(escape(f"  {one.question} {', '.join(one.names)} | {', '.join(other.names)}"))
+            names = escape(f"{', '.join(one.names)} | {', '.join(other.names)}")
+            console.print(f"  {_encodable(console, one.question)} {names}")
     console.print()
 
 
@@ -143,6 +144,11 @@ def _summary_rows(report: DemoReport, results: tuple[FrameworkResult, ...]) -> I
     yield "texts/s", [f"{result.texts_per_second:,.0f}" for result in results]
     yield "tokens/s", [f"{result.tokens_per_second:,.0f}" for result in results]
     yield "median question, search included", [f"{1000 * result.median_query_seconds:.1f} ms" for result in results]
+
+
+def _encodable(console: Console, text: str) -> str:
+    """Puts question marks for what a console can't show: some questions are Chinese, some consoles know Latin only."""
+    return escape(text.encode(console.encoding, "replace").decode(console.encoding))
 
 
 def _yes(fact: bool) -> str:

@@ -105,7 +105,7 @@ def _checked_questions(questions: list[str] | None) -> Sequence[Question]:
         return QUESTIONS
     if not questions or not all(question.strip() for question in questions):
         raise SettingsError(f"questions={questions!r}: give at least one, and none that is blank.")
-    return [Question(question, frozenset()) for question in questions]
+    return [Question(question, frozenset(), kind=None) for question in questions]
 
 
 def _facts(models: Models) -> ModelFacts:

@@ -1,0 +1,378 @@
+"""The comparison of searches: its measures and fusion on hand-made rankings, its reranking, and a small run of it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import log2
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import bge_integrations
+from benchmarks.fusion import reciprocal_rank_fusion
+from benchmarks.metrics import bootstrap_interval, hit_at, ndcg_at, recall_at, reciprocal_rank_at
+from benchmarks.retrieval import differences, main, run, spread_out
+from benchmarks.retrieval_report import draw, notes
+from benchmarks.searches import by_vectors, by_words, fused, make_searches, reranked
+from bge_integrations import BgeEncoder
+from bge_integrations.demo.corpus import collect
+from bge_integrations.demo.questions import QUESTIONS
+from bge_integrations.demo.run import select_entries
+
+REPOSITORY = Path(__file__).parents[1]
+MEASURES = ("ndcg@10", "recall@10", "mrr@10", "hit@1")
+PLAIN, RERANKED = ("BM25", "dense", "hybrid"), ("BM25 + reranker", "dense + reranker", "hybrid + reranker")
+PASSAGES = (
+    "a dog sleeps in the sun",
+    "the quick fox jumps over a lazy dog",
+    "vectors are compared by their cosine",
+    "a fox is quick",
+)
+
+
+def longest_first(query: str, passages: list[str]) -> list[int]:
+    """A reranker whose order nobody else would come up with."""
+    return [len(passage) for passage in passages]
+
+
+def png_size(file: Path) -> tuple[int, int]:
+    content = file.read_bytes()
+    assert content.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = struct.unpack(">II", content[16:24])
+    return width, height
+
+
+class TestMeasures:
+    def test_ndcg_of_several_relevant_ones_by_hand(self) -> None:
+        ranking = ["x", "a", "y", "b", "z"]
+        gain, best = 1 / log2(3) + 1 / log2(5), 1 / log2(2) + 1 / log2(3) + 1 / log2(4)
+        assert ndcg_at(ranking, {"a", "b", "c"}) == pytest.approx(gain / best)
+        assert ndcg_at(ranking, {"a", "b", "c"}) == pytest.approx(0.4982, abs=5e-5)
+
+    def test_the_best_ranking_has_an_ndcg_of_1_in_any_order(self) -> None:
+        assert ndcg_at(["b", "a", "x"], {"a", "b"}) == 1
+        assert ndcg_at(["a"], {"a"}) == 1
+
+    def test_more_relevant_ones_than_ranks_can_still_be_perfect(self) -> None:
+        relevant = {f"r{number}" for number in range(25)}
+        assert ndcg_at([f"r{number}" for number in range(10)], relevant, 10) == 1
+        assert recall_at([f"r{number}" for number in range(10)], relevant, 10) == 0.4
+
+    def test_ranks_beyond_k_do_not_count(self) -> None:
+        ranking = [*"0123456789", "a"]
+        for measure in (ndcg_at, recall_at, reciprocal_rank_at, hit_at):
+            assert measure(ranking, {"a"}, 10) == 0
+            assert measure(ranking, {"a"}, 11) > 0
+
+    @pytest.mark.parametrize("ranking", [[], ["x"], list("uvwxyz")])
+    def test_nothing_relevant_found_is_0(self, ranking: list[str]) -> None:
+        for measure in (ndcg_at, recall_at, reciprocal_rank_at, hit_at):
+            assert measure(ranking, {"a", "b"}) == 0
+
+    def test_recall_is_the_part_of_all_relevant_ones_found(self) -> None:
+        assert recall_at(["a", "x", "c"], {"a", "b", "c", "d"}) == 0.5
+        assert recall_at(["a", "x", "c"], {"a", "b", "c", "d"}, 2) == 0.25
+
+    def test_reciprocal_rank_is_that_of_the_first_relevant_one(self) -> None:
+        assert reciprocal_rank_at(["x", "y", "b", "a"], {"a", "b"}) == pytest.approx(1 / 3)
+
+    def test_a_hit_is_at_the_top_unless_said_otherwise(self) -> None:
+        assert hit_at(["x", "a"], {"a"}) == 0
+        assert hit_at(["x", "a"], {"a"}, 2) == 1
+
+    @pytest.mark.parametrize("measure", [ndcg_at, recall_at, reciprocal_rank_at, hit_at])
+    def test_without_anything_relevant_or_any_rank_there_is_no_measure(self, measure: Callable[..., float]) -> None:
+        with pytest.raises(ValueError, match="nothing is relevant"):
+            measure(["a"], set())
+        with pytest.raises(ValueError, match="k=0"):
+            measure(["a"], {"a"}, 0)
+
+
+class TestInterval:
+    def test_equal_differences_leave_no_doubt(self) -> None:
+        assert bootstrap_interval([0.25] * 8) == (0.25, 0.25)
+
+    def test_it_is_as_wide_as_the_normal_approximation_of_many(self) -> None:
+        values = np.random.default_rng(1).normal(0.1, 0.5, 400)
+        low, high = bootstrap_interval(values.tolist())
+        error = values.std() / len(values) ** 0.5
+        assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.1 * error)
+        assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.1 * error)
+
+    def test_a_smaller_part_of_the_distribution_lies_within_the_larger(self) -> None:
+        values = [0.0, 0.0, 1.0, -0.5, 0.25]
+        low, high = bootstrap_interval(values, percent=95)
+        inner_low, inner_high = bootstrap_interval(values, percent=50)
+        assert low < inner_low < inner_high < high
+
+    def test_nothing_to_compare_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="at least one"):
+            bootstrap_interval([])
+
+
+class TestFusion:
+    def test_scores_are_those_computed_by_hand(self) -> None:
+        ranked = reciprocal_rank_fusion([["a", "b", "c"], ["c", "a", "d"]])
+        assert [item for item, _ in ranked] == ["a", "c", "b", "d"]
+        expected = [1 / 61 + 1 / 62, 1 / 63 + 1 / 61, 1 / 62, 1 / 63]
+        assert [score for _, score in ranked] == pytest.approx(expected, abs=1e-15)
+
+    def test_of_equal_scores_the_earlier_ranking_and_the_better_rank_come_first(self) -> None:
+        ranked = reciprocal_rank_fusion([["a", "b"], ["c", "d"]])
+        assert [item for item, _ in ranked] == ["a", "c", "b", "d"]
+        assert ranked[0][1] == ranked[1][1] == 1 / 61
+        assert [item for item, _ in reciprocal_rank_fusion([["a", "b"], ["b", "a"]])] == ["a", "b"]
+
+    def test_equal_ranks_are_equal_whichever_rankings_they_are_in(self) -> None:
+        one, two, three = ["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"]
+        assert len({score for _, score in reciprocal_rank_fusion([one, two, three], k=0.3)}) == 1
+
+    def test_a_smaller_k_lets_the_first_rank_win(self) -> None:
+        rankings = [["a", "b", "c"], ["d", "b", "c"]]
+        assert reciprocal_rank_fusion(rankings)[0][0] == "b"
+        assert reciprocal_rank_fusion(rankings, k=0)[0] == ("a", 1.0)
+
+    def test_one_ranking_keeps_its_order_and_none_gives_nothing(self) -> None:
+        assert [item for item, _ in reciprocal_rank_fusion([["b", "a"], []])] == ["b", "a"]
+        assert reciprocal_rank_fusion([]) == []
+
+    def test_a_negative_k_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="k=-1"):
+            reciprocal_rank_fusion([["a"]], k=-1)
+
+
+class TestSearches:
+    def test_words_are_scored_as_by_lucenes_bm25(self) -> None:
+        """Against the formula of Kamphuis et al. 2020, and without what shares no word with the query."""
+        documents = [
+            [word for word in passage.split() if word not in {"a", "in", "the", "are", "by", "their", "is"}]
+            for passage in PASSAGES
+        ]
+        mean = sum(map(len, documents)) / len(documents)
+
+        def score(words: list[str], query: str) -> float:
+            total = 0.0
+            for word in query.split():
+                containing = sum(word in document for document in documents)
+                weight = np.log1p((len(documents) - containing + 0.5) / (containing + 0.5))
+                count = words.count(word)
+                total += weight * count / (count + 1.5 * (1 - 0.75 + 0.75 * len(words) / mean))
+            return total
+
+        scores = [score(document, "quick dog") for document in documents]
+        expected = [index for index in np.argsort(-np.array(scores)).tolist() if scores[index] > 0]
+        assert set(expected) == {0, 1, 3}
+        assert by_words(PASSAGES, 10)("Quick dog?") == expected
+        assert by_words(PASSAGES, 1)("quick dog") == expected[:1]
+
+    @pytest.mark.parametrize("query", ["", "?", "the", "zebra", "把列表随机打乱"])
+    def test_words_that_no_passage_has_find_nothing(self, query: str) -> None:
+        assert by_words(PASSAGES, 10)(query) == []
+
+    def test_vectors_find_the_nearest(self, bge_small_en: Path) -> None:
+        encoder = BgeEncoder(bge_small_en, query_instruction="")
+        search = by_vectors(PASSAGES, encoder, 2)
+        for position, passage in enumerate(PASSAGES):
+            found = search(passage)
+            assert found[0] == position
+            assert len(found) == 2
+
+    def test_hybrid_search_fuses_both_and_keeps_to_the_depth(self) -> None:
+        search = fused([lambda _: [0, 1, 2], lambda _: [2, 0, 3]], 3)
+        assert search("anything") == [0, 2, 1]
+
+    def test_a_reranker_decides_the_order_of_what_was_found(self) -> None:
+        found = [3, 0, 1]
+        assert reranked(lambda _: found, PASSAGES, longest_first)("quick") == [1, 0, 3]
+        assert found == [3, 0, 1]
+
+    def test_a_reranker_is_given_the_query_and_the_passages_in_the_order_found(self) -> None:
+        asked: list[tuple[str, list[str]]] = []
+
+        def rerank(query: str, passages: list[str]) -> NDArray[np.float32]:
+            asked.append((query, passages))
+            return np.zeros(len(passages), dtype=np.float32)
+
+        assert reranked(lambda _: [2, 0], PASSAGES, rerank)("what?") == [2, 0]
+        assert asked == [("what?", [PASSAGES[2], PASSAGES[0]])]
+
+    def test_a_reranker_is_not_bothered_with_nothing(self) -> None:
+        def rerank(query: str, passages: list[str]) -> list[float]:
+            raise AssertionError("nothing was found")
+
+        assert reranked(lambda _: [], PASSAGES, rerank)("what?") == []
+
+    def test_every_search_is_there_with_and_without_a_reranker(self, bge_small_en: Path) -> None:
+        encoder = BgeEncoder(bge_small_en)
+        assert tuple(make_searches(PASSAGES, encoder, depth=3)) == PLAIN
+        searches = make_searches(PASSAGES, encoder, depth=3, rerank=longest_first)
+        assert tuple(searches) == (*PLAIN, *RERANKED)
+        for name in PLAIN:
+            plain, changed = searches[name]("the quick dog"), searches[f"{name} + reranker"]("the quick dog")
+            assert changed == sorted(plain, key=lambda position: -len(PASSAGES[position]))
+        assert searches["BM25"]("fox sleeps") == [0, 3, 1]
+        assert searches["BM25 + reranker"]("fox sleeps") == [1, 0, 3]
+
+
+@dataclass(frozen=True)
+class Run:
+    results: dict[str, Any]
+    printed: str
+    file: Path
+    chart: Path
+
+
+def run_command(folder: Path, *arguments: str) -> Run:
+    """Runs the command on six questions, and on those passages alone that answer some labelled question."""
+    file, charts = folder / "results" / "retrieval.json", folder / "charts"
+    options = ["--questions", "6", "--limit", "1", "--output", str(file), "--charts", str(charts), *arguments]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        main(options)
+    return Run(json.loads(file.read_text(encoding="utf-8")), printed.getvalue(), file, charts / "retrieval.png")
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run_command(tmp_path_factory.mktemp("retrieval"))
+
+
+class TestSmallRun:
+    def test_every_search_is_measured_on_every_question(self, small_run: Run) -> None:
+        results = small_run.results
+        assert len(results["questions"]) == sum(results["kinds"].values()) == 6
+        assert tuple(results["searches"]) == PLAIN
+        for search in results["searches"].values():
+            assert all(0 <= search[measure] <= 1 for measure in MEASURES)
+            assert set(search["ndcg@10_by_kind"]) == set(results["kinds"])
+            assert 0 < search["latency_ms"]["p50"] <= search["latency_ms"]["p95"]
+            assert len(search["rankings"]) == 6
+
+    def test_the_measures_follow_from_the_rankings_that_were_saved(self, small_run: Run) -> None:
+        questions = small_run.results["questions"]
+        for search in small_run.results["searches"].values():
+            first = [ranking[:1] for ranking in search["rankings"]]
+            hits = [bool(set(q["answers"]) & set(names)) for q, names in zip(questions, first, strict=True)]
+            assert search["hit@1"] == pytest.approx(sum(hits) / 6)
+            scores = [ndcg_at(names, set(q["answers"])) for q, names in zip(questions, search["rankings"], strict=True)]
+            assert search["ndcg@10"] == pytest.approx(sum(scores) / 6)
+            for kind, mean in search["ndcg@10_by_kind"].items():
+                of_kind = [score for q, score in zip(questions, scores, strict=True) if q["kind"] == kind]
+                assert mean == pytest.approx(sum(of_kind) / len(of_kind))
+
+    def test_real_weights_find_most_answers_among_few_passages(self, small_run: Run) -> None:
+        assert small_run.results["searches"]["dense"]["recall@10"] > 0.5
+        assert "all-MiniLM-L6-v2" in small_run.results["model"]
+
+    def test_hybrid_search_is_compared_with_either_part(self, small_run: Run) -> None:
+        searches = small_run.results["searches"]
+        for pair, baseline in zip(small_run.results["differences"], ("dense", "BM25"), strict=True):
+            assert (pair["search"], pair["baseline"]) == ("hybrid", baseline)
+            assert pair["mean"] == pytest.approx(searches["hybrid"]["ndcg@10"] - searches[baseline]["ndcg@10"])
+            assert pair["low"] <= pair["mean"] <= pair["high"]
+
+    def test_tables_show_the_figures_and_what_they_can_not_say(self, small_run: Run) -> None:
+        printed = " ".join(small_run.printed.split())
+        for name, search in small_run.results["searches"].items():
+            assert re.search(f"{name} +{search['ndcg@10']:.3f}", printed)
+        for kind in small_run.results["kinds"]:
+            assert kind in printed
+        assert small_run.results["noise"]["verdict"] in printed
+        assert "is not a BGE model" in printed
+        assert "nothing is said of reranking" in printed
+
+    def test_nothing_names_the_machine_or_its_folders(self, small_run: Run) -> None:
+        text = small_run.file.read_text(encoding="utf-8")
+        assert str(small_run.file.parent) not in text
+        assert str(REPOSITORY) not in text
+        assert small_run.results["machine"]["versions"]["bm25s"]
+
+    def test_the_chart_is_a_png_that_fits_a_page(self, small_run: Run) -> None:
+        width, height = png_size(small_run.chart)
+        assert width == 1800
+        assert height > 600
+
+    def test_options_that_leave_nothing_to_measure_are_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
+        for options in (["--questions", "0"], ["--questions", "100000"], ["--depth", "9"]):
+            with pytest.raises(SystemExit):
+                main(options)
+            assert f"{options[0]} must be" in capsys.readouterr().err
+
+
+class TestReranking:
+    def test_one_that_knows_the_answers_puts_them_first(self, minilm: str) -> None:
+        entries, questions = select_entries(collect(), 1), spread_out(QUESTIONS, 6)
+        names = {entry.text: entry.name for entry in entries}
+        answers = {question.text: question.answers for question in questions}
+
+        def rerank(query: str, passages: list[str]) -> list[float]:
+            return [float(names[passage] in answers[query]) for passage in passages]
+
+        encoder = BgeEncoder(minilm)
+        results = run(entries, questions, encoder, depth=50, rerank=rerank)
+        for plain, changed in zip(PLAIN, RERANKED, strict=True):
+            before, after = results["searches"][plain], results["searches"][changed]
+            assert before["ndcg@10"] < after["ndcg@10"]
+            for question, old, new in zip(questions, before["rankings"], after["rankings"], strict=True):
+                right = [name in question.answers for name in new]
+                assert right == sorted(right, reverse=True)
+                assert sum(right) >= sum(name in question.answers for name in old)
+        pairs = [(pair["search"], pair["baseline"]) for pair in results["differences"]]
+        assert pairs == [("hybrid", "dense"), ("hybrid", "BM25"), *zip(RERANKED, PLAIN, strict=True)]
+
+    @pytest.mark.filterwarnings("ignore::bge_integrations.TruncationWarning")  # the tiny model reads 64 tokens
+    def test_the_command_loads_the_reranker_named(
+        self, tmp_path: Path, bge_small_en: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        loaded = []
+
+        class Reranker:
+            def __init__(self, model_name: str) -> None:
+                loaded.append(model_name)
+
+            def score(self, query: str, passages: list[str]) -> NDArray[np.float32]:
+                return np.array(longest_first(query, passages), dtype=np.float32)
+
+        monkeypatch.setattr(bge_integrations, "BgeReranker", Reranker, raising=False)
+        (tmp_path / "bge-reranker-base").mkdir()
+        named = str(tmp_path / "bge-reranker-base")
+        finished = run_command(tmp_path, "--reranker", named, "--model", str(bge_small_en), "--depth", "10")
+        assert loaded == [named]
+        assert finished.results["reranker"] == "bge-reranker-base"
+        assert finished.results["model"] == "bge-small-en-v1.5"
+        assert not any("not a BGE model" in note or "No reranker" in note for note in notes(finished.results))
+        lengths = {entry.name: len(entry.text) for entry in collect()}
+        for name in RERANKED:
+            for ranking in finished.results["searches"][name]["rankings"]:
+                ordered = [lengths[answer] for answer in ranking]
+                assert ordered == sorted(ordered, reverse=True)
+        assert png_size(finished.chart)[0] == 1800
+
+    def test_its_gain_is_drawn(self, small_run: Run, tmp_path: Path) -> None:
+        searches = small_run.results["searches"]
+        moved = {f"{name} + reranker": search for name, search in searches.items()}
+        with_gain = {**small_run.results, "searches": {**searches, **moved}}
+        plain, changed = draw(small_run.results, tmp_path / "plain"), draw(with_gain, tmp_path / "changed")
+        assert plain.read_bytes() != changed.read_bytes()
+
+
+def test_differences_are_those_of_the_same_question() -> None:
+    [with_dense, with_words] = differences({"BM25": [0.0, 1.0], "dense": [1.0, 0.0], "hybrid": [1.0, 0.5]})
+    assert (with_dense["mean"], with_words["mean"]) == (0.25, 0.25)
+    assert (with_dense["low"], with_dense["high"]) == (0.0, 0.5)
+    assert (with_words["low"], with_words["high"]) == (-0.5, 1.0)
+
+
+def test_few_questions_are_still_of_several_kinds() -> None:
+    picked = spread_out(QUESTIONS, 6)
+    assert len({question.text for question in picked}) == 6
+    assert len({question.kind for question in picked}) >= 4
+    assert spread_out(QUESTIONS, len(QUESTIONS)) == list(QUESTIONS)
