@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from typing_extensions import Self
 
 from bge_integrations.backend import sharing
+from bge_integrations.backend.forking import ForkSafeLock
 from bge_integrations.errors import EncoderClosedError, SettingsError
 from bge_integrations.settings import ModelSettings
 
@@ -47,7 +47,7 @@ class ModelHolder(Generic[Settings]):
         self.settings = settings
         self._model: LoadedModel | None = None
         self._closed = False
-        self._guard = threading.Lock()
+        self._guard = ForkSafeLock()
 
     @property
     def backend(self) -> LoadedModel:

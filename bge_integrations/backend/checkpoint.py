@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from bge_integrations.backend.digests import file_digest
+from bge_integrations.backend.forking import cached
 from bge_integrations.errors import ModelLoadError, ModelNotFoundError, UnsafeWeightsError
 
 PICKLE_FILES = ("*.bin", "*.pt")
@@ -40,13 +40,13 @@ class Checkpoint:
     folder: Path
     name: str
 
-    @cached_property
+    @cached
     def config(self) -> dict[str, Any]:
         """The content of `config.json` of the transformer, {} where there is none."""
         config: dict[str, Any] = self._json(self.transformer_folder / "config.json", {})
         return config
 
-    @cached_property
+    @cached
     def modules(self) -> list[dict[str, Any]] | None:
         """The content of `modules.json`; None for a bare transformers checkpoint."""
         modules: list[dict[str, Any]] | None = self._json(self.folder / "modules.json", None)
@@ -87,7 +87,7 @@ class Checkpoint:
                 return (mode,) if isinstance(mode, str) else tuple(mode)
         return None
 
-    @cached_property
+    @cached
     def fingerprint(self) -> str:
         """Digest of weights, tokenizer and configuration, by name and content, wherever the folder lies."""
         folders = dict.fromkeys([self.folder, *self._module_folders()])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import threading
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_integrations.backend.engines import Engine, TokenBatch
+from bge_integrations.backend.forking import ForkSafeLock
 from bge_integrations.backend.heads import one_score_a_pair
 from bge_integrations.backend.pairs import PairLayout, layout_of_encoder
 from bge_integrations.backend.pooling import one_row_a_text
@@ -85,7 +85,7 @@ class LoadedModel:
         self.heads = started.heads
         self.meter = Meter(self.request.model_name, self.request.device)
         self._held = _Held(started.engine, Scheduler(started.slots, self.meter), started.source)
-        self._loading_source = threading.Lock()
+        self._loading_source = ForkSafeLock()
         # No `__del__`: while it ended the threads, another encoder could still be given this model by `sharing`.
         weakref.finalize(self, self._held.release).atexit = False
 

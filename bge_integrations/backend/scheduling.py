@@ -192,7 +192,8 @@ class Scheduler:
         for lane in self._lanes:
             if lane.engine is not None:
                 lane.engine.abandon()
-        self._meter.after_fork()
+        for gate in self._gates.values():
+            gate.after_fork()
         self._start_afresh([None] * len(self._slots))
 
     def _forget(self, done: Done) -> None:

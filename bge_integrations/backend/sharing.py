@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import threading
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakValueDictionary
+
+from bge_integrations.backend.forking import ForkSafeLock
 
 if TYPE_CHECKING:
     from bge_integrations.backend.loading import LoadedModel
@@ -21,8 +22,8 @@ class _Key(NamedTuple):
 
 
 _models: WeakValueDictionary[_Key, LoadedModel] = WeakValueDictionary()
-_loading: dict[_Key, threading.Lock] = {}
-_guard = threading.Lock()
+_loading: dict[_Key, ForkSafeLock] = {}
+_guard = ForkSafeLock()
 
 
 def acquire(request: LoadRequest) -> LoadedModel:
@@ -40,7 +41,7 @@ def acquire(request: LoadRequest) -> LoadedModel:
             model = _models.get(serving)
             if model is not None:
                 return model
-        lock = _loading.setdefault(key, threading.Lock())
+        lock = _loading.setdefault(key, ForkSafeLock())
     with lock:
         model = _models.get(key)
         if model is None:
@@ -71,14 +72,3 @@ def _key_of(request: LoadRequest) -> _Key:
     files = sorted(path for pattern in ("*.json", "*.safetensors", "*.bin") for path in folder.rglob(pattern))
     content = tuple((str(path.relative_to(folder)), path.stat().st_mtime_ns, path.stat().st_size) for path in files)
     return _Key(dataclasses.replace(request, model_name=os.path.abspath(folder)), content)
-
-
-if hasattr(os, "register_at_fork"):
-
-    def _after_fork() -> None:
-        global _guard
-        # Held, perhaps, by threads that stayed with the parent.
-        _guard = threading.Lock()
-        _loading.clear()
-
-    os.register_at_fork(after_in_child=_after_fork)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bge_integrations.backend.forking import cached
 
 __all__ = ["Computed", "Engine", "EngineOutOfMemory", "Head", "PendingRows", "Rows", "ScoringOptions", "TokenBatch"]
 
@@ -57,7 +58,7 @@ class TokenBatch:
     first_lengths: NDArray[np.int64] | None = None
     options: ScoringOptions | None = None
 
-    @cached_property
+    @cached
     def is_token(self) -> NDArray[np.bool_]:
         """Marks what is no padding, shape [texts, longest]."""
         marks: NDArray[np.bool_] = np.arange(self.lengths.max()) < self.lengths[:, None]
