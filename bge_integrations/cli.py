@@ -21,6 +21,7 @@ from bge_integrations.errors import BgeError
 
 if TYPE_CHECKING:
     from bge_integrations.backend.prepared import Quantization
+    from bge_integrations.backend.purpose import Purpose
     from bge_integrations.prepare import PreparedPrecision
 
 app = typer.Typer(help="BGE embedding models for LangChain and LlamaIndex.", no_args_is_help=True, add_completion=False)
@@ -110,6 +111,9 @@ def prepare(
     model: Annotated[str, typer.Argument(help="Hub id or folder.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make.")],
     precision: Annotated[str, typer.Option(help="float32, bfloat16 or int8.")] = "float32",
+    purpose: Annotated[
+        str | None, typer.Option(help="vectors, scores or m3 [default: scores for rerankers, else vectors].")
+    ] = None,
     quantization: Annotated[str | None, typer.Option(help="For int8: static or dynamic.")] = None,
     calibration: Annotated[
         Path | None, typer.Option(help="A text file with a text of yours on each line, for int8.")
@@ -125,6 +129,7 @@ def prepare(
         model,
         output,
         precision=cast("PreparedPrecision", precision),
+        purpose=cast("Purpose | None", purpose),
         quantization=cast("Quantization | None", quantization),
         calibration=read_calibration(calibration) if calibration else None,
         revision=revision,

@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import threading
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations.backend import sharing
+from bge_integrations.calling import ITEMS_A_SLICE
 from bge_integrations.chunking import ChunkRuler
 from bge_integrations.driving import in_thread
-from bge_integrations.encoding import TEXTS_A_SLICE, EncodingCall
-from bge_integrations.errors import EncoderClosedError, SettingsError
+from bge_integrations.encoding import EncodingCall
+from bge_integrations.errors import SettingsError
+from bge_integrations.holder import ModelHolder
 from bge_integrations.instructions import Instruction, Role, resolve_instruction
 from bge_integrations.settings import (
     EncoderSettings,
@@ -32,10 +32,9 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from bge_integrations.backend.loading import LoadedModel
-    from bge_integrations.backend.statistics import Statistics
 
 
-class BgeEncoder:
+class BgeEncoder(ModelHolder[EncoderSettings]):
     """Encodes texts with a BGE model, or any other that sentence-transformers can load.
 
     Encoders with equal loading settings share one model in memory; instruction, normalisation, truncation and limits
@@ -47,6 +46,8 @@ class BgeEncoder:
         scores = encoder.encode_queries(["what is a vector?"]) @ encoder.encode_documents(passages).T
         ```
     """
+
+    _purpose = "vectors"
 
     def __init__(
         self,
@@ -142,26 +143,9 @@ class BgeEncoder:
         )
         self._loaded()
 
-    @classmethod
-    def from_settings(cls, settings: EncoderSettings, *, load: bool = True) -> BgeEncoder:
-        """Makes an encoder from settings.
-
-        Args:
-            settings: The settings.
-            load: Load the model now; else at the first use.
-        """
-        encoder = cls.__new__(cls)
-        encoder._start(settings)
-        if load:
-            encoder._loaded()
-        return encoder
-
     def _start(self, settings: EncoderSettings) -> None:
-        self.settings = settings
-        self._model: LoadedModel | None = None
+        super()._start(settings)
         self._ruler: ChunkRuler | None = None
-        self._closed = False
-        self._guard = threading.Lock()
 
     def encode_queries(self, texts: Iterable[str]) -> NDArray[np.float32]:
         """Encodes short queries that are to find longer passages, each with the query instruction.
@@ -239,7 +223,7 @@ class BgeEncoder:
             EncoderClosedError: After `close()`.
         """
         tokenizer, instruction = self._loaded().tokenizer, self.instruction(role)
-        _, slices = slices_of_texts(texts, "count_tokens", TEXTS_A_SLICE)
+        _, slices = slices_of_texts(texts, "count_tokens", ITEMS_A_SLICE)
         counts = [tokenizer.count([instruction.apply(text) for text in part]) for part in slices]
         return np.concatenate([np.empty(0, dtype=np.int64), *counts])
 
@@ -309,14 +293,9 @@ class BgeEncoder:
         )
 
     @property
-    def backend(self) -> LoadedModel:
-        """The loaded model, which encoders with equal loading settings share."""
-        return self._loaded()
-
-    @property
     def client(self) -> SentenceTransformer:
         """The SentenceTransformer underneath; its own `encode` knows nothing of these settings."""
-        return self._loaded().sentence_transformer
+        return cast("SentenceTransformer", self._loaded().original)
 
     @property
     def dimension(self) -> int:
@@ -325,21 +304,12 @@ class BgeEncoder:
         return min(self.settings.truncate_dim or full, full)
 
     @property
-    def max_length(self) -> int:
-        """Tokens per text, special tokens included, beyond which a text is cut."""
-        return self.settings.max_length or self._loaded().facts.max_tokens
-
-    @property
     def normalizes(self) -> bool:
         """Whether the vectors are L2-normalised."""
         if isinstance(self.settings.normalize, bool):
             return self.settings.normalize
         model = self._loaded()
         return model.facts.normalizes or (self.settings.normalize is None and model.spec is not None)
-
-    def stats(self) -> Statistics:
-        """Returns what the loaded model has done so far, for all encoders and adapters that share it."""
-        return self._loaded().meter.read()
 
     def cache_namespace(self, role: Role) -> str:
         """Names everything that a vector of this role depends on, for the keys of a cache.
@@ -365,62 +335,14 @@ class BgeEncoder:
         return f"{name}_{role}_{digest}"
 
     def close(self) -> None:
-        """Lets go of the model, whose memory is free once no other encoder holds it. May be called twice."""
-        with self._guard:
-            self._closed = True
-            self._model = None
-            self._ruler = None
-
-    def __enter__(self) -> BgeEncoder:
-        """Returns the encoder."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Closes the encoder."""
-        self.close()
-
-    def __repr__(self) -> str:
-        """Shows the model and whether it is loaded."""
-        state = "closed" if self._closed else "loaded" if self._model else "not loaded"
-        return f"{type(self).__name__}({self.settings.model_name!r}, {state})"
-
-    def __reduce__(self) -> tuple[Any, tuple[EncoderSettings]]:
-        """Pickles and copies the settings; the model is loaded, or joined, at the first use."""
-        return _restore, (self.settings,)
-
-    def _loaded(self) -> LoadedModel:
-        model = self._model
-        if model is not None:
-            return model
-        with self._guard:
-            if self._closed:
-                raise EncoderClosedError(
-                    f"This encoder of {self.settings.model_name} was closed; make a new one, which is quick while "
-                    "another still holds the model."
-                )
-            if self._model is None:
-                from bge_integrations.backend.request import LoadRequest
-
-                model = sharing.acquire(LoadRequest.from_settings(self.settings))
-                self._check_against(model)
-                self._model = model
-            return self._model
+        """Lets go of the model, whose memory is free once nobody else holds it. May be called twice."""
+        super().close()
+        self._ruler = None
 
     def _check_against(self, model: LoadedModel) -> None:
         """Refuses settings that this model can't honour."""
+        super()._check_against(model)
         settings = self.settings
-        if settings.max_length is not None:
-            capacity = model.facts.positions
-            if capacity is not None and settings.max_length > capacity:
-                raise SettingsError(
-                    f"max_length={settings.max_length} is more than the {capacity} positions that "
-                    f"{settings.model_name} has; give at most {capacity}."
-                )
-            if settings.max_length <= model.tokenizer.special_tokens:
-                raise SettingsError(
-                    f"max_length={settings.max_length} leaves no room beside the {model.tokenizer.special_tokens} "
-                    f"special tokens of {settings.model_name}; give at least {model.tokenizer.special_tokens + 1}."
-                )
         if settings.truncate_dim is not None and settings.truncate_dim > model.facts.dimension:
             raise SettingsError(
                 f"truncate_dim={settings.truncate_dim} is more than the {model.facts.dimension} dimensions of "
@@ -445,16 +367,8 @@ class BgeEncoder:
 
     def _call(self, role: Role) -> EncodingCall:
         return EncodingCall(
-            self._loaded(),
-            self.settings,
+            self._terms(is_urgent=role == "query"),
             self.instruction(role),
-            max_length=self.max_length,
             dimension=self.dimension,
             normalizes=self.normalizes,
-            is_query=role == "query",
-            show_progress=self.settings.show_progress and role != "query",
         )
-
-
-def _restore(settings: EncoderSettings) -> BgeEncoder:
-    return BgeEncoder.from_settings(settings, load=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import tempfile
@@ -10,12 +11,16 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from bge_integrations._extras import require
+from bge_integrations.backend.checkpoint import Checkpoint
 from bge_integrations.backend.prepared import Manifest, Quantization, is_prepared
+from bge_integrations.backend.purpose import Purpose
 from bge_integrations.backend.request import LoadRequest
+from bge_integrations.backend.sources import load_source
 from bge_integrations.backend.vetting import locate_requested, vet
+from bge_integrations.catalogue import find_model
 from bge_integrations.errors import SettingsError, UnsupportedModelError
 from bge_integrations.instructions import resolve_instruction
-from bge_integrations.settings import EncoderSettings
+from bge_integrations.settings import ModelSettings
 from bge_integrations.validation import check_texts
 
 PreparedPrecision = Literal["float32", "bfloat16", "int8"]
@@ -28,6 +33,7 @@ def prepare(
     output: str | os.PathLike[str],
     *,
     precision: PreparedPrecision = "float32",
+    purpose: Purpose | None = None,
     quantization: Quantization | None = None,
     calibration: Sequence[str] | None = None,
     revision: str | None = None,
@@ -46,6 +52,8 @@ def prepare(
         model_name: Hub id or local folder of a BERT or XLM-RoBERTa encoder.
         output: The folder to make; it must not exist yet, or be empty.
         precision: How the model will compute.
+        purpose: What it will be used for: "vectors", "scores" (of a reranker), or "m3" for bge-m3's lexical weights and
+            token vectors beside its dense ones; None takes "scores" for rerankers and "vectors" for everything else.
         quantization: How to get int8: "dynamic" or "static", None takes the
             default.
         calibration: Texts like those to come, at least 10, for static quantisation and for measuring the agreement
@@ -66,8 +74,10 @@ def prepare(
         ModelLoadError: The model can't be found, fetched or read.
         MissingExtraError: OpenVINO or the quantiser is not installed.
     """
+    target = Path(output).expanduser()
+    _check(target, precision, purpose, quantization, calibration)
     request = LoadRequest.from_settings(
-        EncoderSettings(
+        ModelSettings(
             model_name=os.fspath(model_name),
             device="cpu",
             precision="float32",
@@ -77,10 +87,9 @@ def prepare(
             trust_remote_code=trust_remote_code,
             local_files_only=local_files_only,
             allow_pickle_weights=allow_pickle_weights,
-        )
+        ),
+        purpose or "vectors",
     )
-    target = Path(output).expanduser()
-    _check(target, precision, quantization, calibration)
     require("openvino", extra="openvino")
     if precision == "int8":
         from bge_integrations.backend.engines.openvino.quantization import require_quantizer
@@ -89,17 +98,15 @@ def prepare(
     checkpoint = locate_requested(request)
     if is_prepared(checkpoint.folder):
         raise UnsupportedModelError(f"{model_name} is prepared already; give the model that it was made from.")
+    if purpose is None and _is_reranker(checkpoint):
+        request = dataclasses.replace(request, purpose="scores")
     spec = vet(checkpoint, request)
 
     from bge_integrations.backend.preparing import prepare_folder
-    from bge_integrations.backend.source import Source
 
-    source = Source(request, checkpoint, spec, "float32")
+    source = load_source(request, checkpoint, spec, "float32")
     if not source.has_known_encoder:
-        raise UnsupportedModelError(
-            f"{model_name} can't be prepared: it is no plain BERT or XLM-RoBERTa encoder with cls, mean, max or "
-            "last-token pooling."
-        )
+        raise UnsupportedModelError(f"{model_name} can't be prepared: it is no {source.runnable}.")
     instruction = resolve_instruction(
         "query",
         explicit=None,
@@ -141,13 +148,26 @@ def read_calibration(file: str | os.PathLike[str]) -> list[str]:
     return [line for line in lines if line.strip()]
 
 
-def _check(target: Path, precision: str, quantization: str | None, calibration: Sequence[str] | None) -> None:
-    if precision not in get_args(PreparedPrecision):
-        choices = ", ".join(map(repr, get_args(PreparedPrecision)))
-        raise SettingsError(f"precision={precision!r} can't be prepared; choose one of {choices}.")
-    if quantization is not None and quantization not in get_args(Quantization):
-        choices = ", ".join(map(repr, get_args(Quantization)))
-        raise SettingsError(f"quantization={quantization!r} is unknown; choose one of {choices}.")
+def _is_reranker(checkpoint: Checkpoint) -> bool:
+    spec = find_model(checkpoint.name) or find_model(checkpoint.folder)
+    return spec.kind == "reranker" if spec else checkpoint.scores_pairs and not checkpoint.is_decoder
+
+
+def _check(
+    target: Path,
+    precision: str,
+    purpose: str | None,
+    quantization: str | None,
+    calibration: Sequence[str] | None,
+) -> None:
+    for name, value, allowed in (
+        ("precision", precision, get_args(PreparedPrecision)),
+        ("purpose", purpose, (None, *get_args(Purpose))),
+        ("quantization", quantization, (None, *get_args(Quantization))),
+    ):
+        if value not in allowed:
+            choices = ", ".join(repr(choice) for choice in allowed if choice)
+            raise SettingsError(f"{name}={value!r} can't be prepared; choose one of {choices}.")
     if quantization is not None and precision != "int8":
         raise SettingsError(f"quantization={quantization!r} needs precision='int8', but that is {precision!r}.")
     if calibration is not None and len(check_texts(calibration, "prepare")) < _FEWEST_TEXTS:

@@ -17,8 +17,9 @@ class TruncationWarning(UserWarning):
 class Progress:
     """A bar that counts texts and shows tokens per second; nothing at all if it is not wanted."""
 
-    def __init__(self, total: int | None, *, shown: bool) -> None:
+    def __init__(self, total: int | None, *, shown: bool, unit: str = "text") -> None:
         self._total = total
+        self._unit = unit
         self._shown = shown
         self._tokens = 0
         self._lock = threading.Lock()
@@ -27,7 +28,7 @@ class Progress:
         if self._shown:
             from tqdm.auto import tqdm
 
-            self._bar = tqdm(total=self._total, unit="text", desc="Encoding")
+            self._bar = tqdm(total=self._total, unit=self._unit, desc="Computing")
             self._start = time.perf_counter()
         return self
 

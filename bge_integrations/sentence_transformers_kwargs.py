@@ -16,7 +16,7 @@ from typing import Any
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.errors import SettingsError
 from bge_integrations.instructions import DOCUMENT_PROMPT_NAMES, QUERY_PROMPT_NAMES
-from bge_integrations.settings import EncoderSettings, TransformersKwargs
+from bge_integrations.settings import EncoderSettings, ModelSettings, TransformersKwargs
 
 _SETTINGS_OF_LOADING = ("device", "cache_folder", "revision", "trust_remote_code", "local_files_only", "truncate_dim")
 _TRANSFORMERS_GROUPS = {
@@ -29,7 +29,7 @@ _DTYPE_KEYS = ("dtype", "torch_dtype")
 _TOKEN_KEYS = ("token", "use_auth_token")
 # langchain-community takes these at the top level and moves them into sentence-transformers' own model_kwargs.
 _LIFTED_KEYS = (*_DTYPE_KEYS, "attn_implementation")
-_REFUSED_IN_LOADING = {
+REFUSED_IN_LOADING = {
     "modules": "give the folder that they were saved to as model_name",
     "model_card_data": "it only matters for saving; set it on .client",
     "provider": "it belongs to backend='onnx', which is not used here; choose with device",
@@ -80,10 +80,12 @@ ENCODING_KEYS = tuple(
 )
 
 
-_DEFAULTS = {f.name: f.default for f in dataclasses.fields(EncoderSettings)}
+def shared_fields(kind: type[ModelSettings]) -> tuple[str, ...]:
+    """Returns the settings that an adapter may have as a field of the same name."""
+    return tuple(f.name for f in dataclasses.fields(kind) if f.name not in ("model_name", "token"))
 
-SHARED_FIELDS = tuple(name for name in _DEFAULTS if name not in ("model_name", "token"))
-"""Settings that an adapter may have as a field of the same name."""
+
+SHARED_FIELDS = shared_fields(EncoderSettings)
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ def read_loading_kwargs(kwargs: Mapping[str, Any], name: str) -> LoadingKwargs:
     Raises:
         SettingsError: An unknown key, one that can't be honoured, or two that contradict each other.
     """
-    _require_known(kwargs, name, LOADING_KEYS, _REFUSED_IN_LOADING)
+    require_known(kwargs, name, LOADING_KEYS, REFUSED_IN_LOADING)
     settings = {key: kwargs[key] for key in _SETTINGS_OF_LOADING if kwargs.get(key) is not None}
     token = find_token(kwargs)
     if token is not None:
@@ -200,7 +202,7 @@ def read_encoding_kwargs(kwargs: Mapping[str, Any], name: str) -> EncodingKwargs
     Raises:
         SettingsError: An unknown key, or a value that can't be honoured.
     """
-    _require_known(kwargs, name, ENCODING_KEYS, _REFUSED_IN_ENCODING)
+    require_known(kwargs, name, ENCODING_KEYS, _REFUSED_IN_ENCODING)
     precision = kwargs.get("precision")
     if precision not in (None, "float32"):
         raise SettingsError(
@@ -218,20 +220,24 @@ def read_encoding_kwargs(kwargs: Mapping[str, Any], name: str) -> EncodingKwargs
     return EncodingKwargs(settings, prompt, prompt_name if prompt is None else None)
 
 
-def merge_settings(said: Mapping[str, Any], given: Mapping[str, Any], name: str) -> dict[str, Any]:
+def merge_settings(
+    said: Mapping[str, Any], given: Mapping[str, Any], name: str, kind: type[ModelSettings] = EncoderSettings
+) -> dict[str, Any]:
     """Returns the settings of typed fields with what a dictionary says put in.
 
     Args:
         said: Values of the fields that the user set; a default says nothing, since saved settings spell out all.
         given: What the dictionary says.
         name: What the user calls the dictionary.
+        kind: The settings that both are of, whose defaults count.
 
     Raises:
         SettingsError: The user said two different things.
     """
+    defaults = {f.name: f.default for f in dataclasses.fields(kind)}
     for key, value in given.items():
         # Of the two ways to ask for a progress bar, langchain-community lets the dictionary win; so do we.
-        if key != "show_progress" and said.get(key, _DEFAULTS[key]) not in (_DEFAULTS[key], value):
+        if key != "show_progress" and said.get(key, defaults[key]) not in (defaults[key], value):
             raise SettingsError(f"{key}={said[key]!r}, but {name} says {value!r}; say it once.")
     return {**said, **given}
 
@@ -328,7 +334,18 @@ def _text(kwargs: Mapping[str, Any], key: str, name: str) -> str | None:
     return value
 
 
-def _require_known(kwargs: Mapping[str, Any], name: str, known: tuple[str, ...], refused: Mapping[str, str]) -> None:
+def require_known(kwargs: Mapping[str, Any], name: str, known: tuple[str, ...], refused: Mapping[str, str]) -> None:
+    """Refuses keys by name.
+
+    Args:
+        kwargs: The dictionary.
+        name: What the user calls it.
+        known: The keys that can be honoured.
+        refused: The reason for each of those that can't.
+
+    Raises:
+        SettingsError: A key that is refused, with its reason, or unknown.
+    """
     for key in kwargs:
         if key in refused:
             raise SettingsError(f"{name}[{key!r}] can't be honoured: {refused[key]}.")

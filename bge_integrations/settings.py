@@ -1,4 +1,4 @@
-"""The settings that every encoder takes, checked once, in one place."""
+"""The settings, checked once, in one place."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
+
+from typing_extensions import Self, TypeIs
 
 from bge_integrations.errors import SettingsError
 
@@ -71,8 +73,8 @@ def _to_json(name: str, values: Mapping[str, Any] | None) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderSettings:
-    """Everything that decides what an encoder computes. Holds no weights, and pickles without the token.
+class ModelSettings:
+    """What every model takes, whatever it is used for. Holds no weights, and pickles without the token.
 
     Attributes:
         model_name: Hub id (`"BAAI/bge-small-en-v1.5"`), local folder, or folder made by `bge prepare`.
@@ -80,13 +82,8 @@ class EncoderSettings:
             list, or `"all"` for all there are of the best kind, puts the model on each, and they share the work.
         precision: How the model computes. `"auto"` is float16 on CUDA and float32 elsewhere.
         engine: What runs the model; `"auto"` takes the fastest that can run it here.
-        max_length: Tokens per text, special tokens included; None takes the model's own limit.
+        max_length: Tokens per text, or pair of texts, special tokens included; None takes the model's own limit.
         query_instruction: Text before each query. None takes what the model was trained with, `""` is none.
-        document_instruction: The same for documents. BGE models want none, but for llm-embedder.
-        task: What an instruct model is asked to do, or the name of one of llm-embedder's tasks.
-        normalize: L2-normalise: None as the model was trained (BGE: yes), True always, False never, `"checkpoint"` only
-            if the checkpoint's own modules do, which is what sentence-transformers does by default.
-        truncate_dim: Keep the first so many dimensions, normalised again afterwards.
         on_truncation: What to do about texts over `max_length`: `"warn"` once a call, `"ignore"`, `"error"`.
         revision: Branch, tag or commit on the hub.
         cache_folder: Where hub files are kept; None takes the usual places.
@@ -94,7 +91,7 @@ class EncoderSettings:
         trust_remote_code: Run Python code that comes with the checkpoint.
         local_files_only: Never ask the hub.
         allow_pickle_weights: Load `pytorch_model.bin` where a checkpoint has no safetensors.
-        show_progress: A progress bar for `encode_documents` and `encode`.
+        show_progress: A progress bar; never for queries.
         batch_tokens: Tokens, padding included, in one forward pass; None takes the engine's own figure.
         batch_size: Upper limit on the texts in one forward pass; None sets no limit.
         threads: Processor cores to use; None takes those that this process may use, by affinity and control group.
@@ -109,10 +106,6 @@ class EncoderSettings:
     engine: EngineName = "auto"
     max_length: int | None = None
     query_instruction: str | None = None
-    document_instruction: str | None = None
-    task: str | None = None
-    normalize: Normalization = None
-    truncate_dim: int | None = None
     on_truncation: OnTruncation = "warn"
     revision: str | None = None
     cache_folder: str | None = None
@@ -143,28 +136,31 @@ class EncoderSettings:
                 f"precision={self.precision!r} is a format for stored vectors; here `precision` says how the model "
                 "computes. Both frameworks want floats: quantise in the vector store instead."
             )
-        self._check_choices()
-        for name in ("max_length", "truncate_dim", "batch_tokens", "batch_size", "threads", "max_queued_texts"):
-            _check_positive(name, getattr(self, name))
-        self._check_types()
-
-    def _check_choices(self) -> None:
         _check_choice("precision", self.precision, get_args(Precision))
         _check_choice("engine", self.engine, get_args(EngineName))
         _check_choice("on_truncation", self.on_truncation, get_args(OnTruncation))
-        if not (self.normalize is None or isinstance(self.normalize, bool) or self.normalize == "checkpoint"):
-            raise SettingsError(f"normalize={self.normalize!r} is unknown; choose None, True, False or 'checkpoint'.")
-
-    def _check_types(self) -> None:
+        self._check_positive("max_length", "batch_tokens", "batch_size", "threads", "max_queued_texts")
+        self._check_text("query_instruction")
         if not isinstance(self.transformers_kwargs, TransformersKwargs):
             raise SettingsError(
                 f"transformers_kwargs={self.transformers_kwargs!r} is a {type(self.transformers_kwargs).__name__}; "
                 "give TransformersKwargs.of(model={...}), from bge_integrations.settings."
             )
-        for name in ("query_instruction", "document_instruction", "task"):
+        self._check_device()
+
+    def _check_positive(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not _is_count(value):
+                raise SettingsError(f"{name}={value!r} must be a whole number of at least 1.")
+
+    def _check_text(self, *names: str) -> None:
+        for name in names:
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 raise SettingsError(f"{name}={value!r} is a {type(value).__name__}; give a text, '' for none, or None.")
+
+    def _check_device(self) -> None:
         if self.device is None or isinstance(self.device, str):
             return
         if not isinstance(self.device, (list, tuple)) or not all(isinstance(one, str) for one in self.device):
@@ -176,7 +172,7 @@ class EncoderSettings:
             raise SettingsError("device=[] names no device; give None for the first there is.")
         object.__setattr__(self, "device", tuple(self.device))
 
-    def replace(self, **changes: Any) -> EncoderSettings:  # noqa: ANN401 - the fields' own types
+    def replace(self, **changes: Any) -> Self:  # noqa: ANN401 - the fields' own types
         """Returns a copy with some fields changed, checked again."""
         return dataclasses.replace(self, **changes)
 
@@ -190,13 +186,110 @@ class EncoderSettings:
             object.__setattr__(self, name, value)
 
 
+@dataclass(frozen=True, kw_only=True)
+class EncoderSettings(ModelSettings):
+    """Everything that decides what an encoder computes.
+
+    Attributes:
+        document_instruction: Text before each document. BGE models want none, but for llm-embedder.
+        task: What an instruct model is asked to do, or the name of one of llm-embedder's tasks.
+        normalize: L2-normalise: None as the model was trained (BGE: yes), True always, False never, `"checkpoint"` only
+            if the checkpoint's own modules do, which is what sentence-transformers does by default.
+        truncate_dim: Keep the first so many dimensions, normalised again afterwards.
+    """
+
+    document_instruction: str | None = None
+    task: str | None = None
+    normalize: Normalization = None
+    truncate_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        """See `ModelSettings.__post_init__`."""
+        super().__post_init__()
+        if not (self.normalize is None or isinstance(self.normalize, bool) or self.normalize == "checkpoint"):
+            raise SettingsError(f"normalize={self.normalize!r} is unknown; choose None, True, False or 'checkpoint'.")
+        self._check_positive("truncate_dim")
+        self._check_text("document_instruction", "task")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RerankerSettings(ModelSettings):
+    """Everything that decides what a reranker computes.
+
+    Attributes:
+        normalize: Put the score through the sigmoid, so that it lies between 0 and 1.
+        prompt: For decoder models, what they are asked of query A and passage B; None takes what they were trained
+            with.
+        cutoff_layers: For models that can score after any of several layers: the layer, as a number or a list of one;
+            None takes their authors' choice.
+        compress_ratio: For models that merge tokens on the way: how many become one; None takes their authors' choice.
+        compress_layers: For the same: the layers after which they do; None takes their authors' choice.
+    """
+
+    normalize: bool = False
+    prompt: str | None = None
+    cutoff_layers: int | Sequence[int] | None = None
+    compress_ratio: int | None = None
+    compress_layers: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        """See `ModelSettings.__post_init__`."""
+        super().__post_init__()
+        if not isinstance(self.normalize, bool):
+            raise SettingsError(f"normalize={self.normalize!r} is unknown; choose True (sigmoid) or False (logit).")
+        self._check_text("prompt")
+        self._check_positive("compress_ratio")
+        given = self.cutoff_layers
+        layers = _layers("cutoff_layers", [given] if _is_count(given) else given)
+        if layers is not None and len(layers) != 1:
+            raise SettingsError(
+                f"cutoff_layers={given!r} names {len(layers)} layers, each with a score of its own; name one, "
+                "and make a reranker for each (they share the model)."
+            )
+        object.__setattr__(self, "cutoff_layers", layers)
+        object.__setattr__(self, "compress_layers", _layers("compress_layers", self.compress_layers))
+
+    @property
+    def cutoff_layer(self) -> int | None:
+        """The layer to score after, if one was named."""
+        return self.cutoff_layers[0] if isinstance(self.cutoff_layers, tuple) else None
+
+
+class ModelOptions(TypedDict, total=False):
+    """The fields of `ModelSettings` but the model's name, as keywords of a constructor."""
+
+    device: str | Sequence[str] | None
+    precision: Precision
+    engine: EngineName
+    max_length: int | None
+    query_instruction: str | None
+    on_truncation: OnTruncation
+    revision: str | None
+    cache_folder: str | None
+    token: str | bool | None
+    trust_remote_code: bool
+    local_files_only: bool
+    allow_pickle_weights: bool
+    show_progress: bool
+    batch_tokens: int | None
+    batch_size: int | None
+    threads: int | None
+    max_queued_texts: int
+    transformers_kwargs: TransformersKwargs
+
+
 def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise SettingsError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, allowed))}.")
 
 
-def _check_positive(name: str, value: int | None) -> None:
+def _is_count(value: object) -> TypeIs[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _layers(name: str, value: object) -> tuple[int, ...] | None:
     if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise SettingsError(f"{name}={value!r} must be a whole number of at least 1.")
+        return None
+    if not isinstance(value, (list, tuple)) or not all(_is_count(layer) for layer in value):
+        raise SettingsError(f"{name}={value!r} must be a list of whole numbers of at least 1.")
+    return tuple(value)

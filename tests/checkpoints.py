@@ -65,17 +65,10 @@ def make_checkpoint(
         safetensors: Else pickled weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _wordpiece(positions) if architecture == "bert" else _unigram(positions)
+    tokenizer = make_tokenizer(architecture, positions)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)
-    shape: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": hidden_size,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "intermediate_size": 4 * hidden_size,
-        "initializer_range": 0.2,
-    }
+    shape = transformer_config(len(tokenizer), hidden_size, layers, heads)
     model: BertModel | XLMRobertaModel
     if architecture == "bert":
         model = BertModel(BertConfig(max_position_embeddings=positions, **shape))
@@ -110,6 +103,23 @@ def reference_vectors(
         vectors = torch.nn.functional.normalize(vectors, p=2, dim=1)
     result: NDArray[np.float32] = vectors.numpy()
     return result
+
+
+def transformer_config(vocabulary: int, hidden_size: int, layers: int, heads: int) -> dict[str, Any]:
+    """Returns what the configurations of all small transformers have in common."""
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": hidden_size,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * hidden_size,
+        "initializer_range": 0.2,
+    }
+
+
+def make_tokenizer(architecture: Architecture, positions: int) -> PreTrainedTokenizerFast:
+    """Trains a small tokenizer of the kind that an architecture has."""
+    return _wordpiece(positions) if architecture == "bert" else _unigram(positions)
 
 
 def _wordpiece(positions: int) -> PreTrainedTokenizerFast:

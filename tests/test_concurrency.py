@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bge_integrations import BgeEncoder, encoding
+from bge_integrations import BgeEncoder, calling
 from bge_integrations.backend import devices
 from bge_integrations.backend.engines import TokenBatch
 from bge_integrations.errors import EncoderClosedError, EngineFailedError, InputTypeError, SettingsError
@@ -147,7 +147,7 @@ class TestEncoders:
     def test_an_encoder_keeps_to_it_and_loses_nothing(
         self, make: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(encoding, "TEXTS_A_SLICE", 16)
+        monkeypatch.setattr(calling, "ITEMS_A_SLICE", 16)
         encoder = BgeEncoder(make("bge-small-en"), device="cpu", max_queued_texts=20)
         expected = BgeEncoder(encoder.settings.model_name, device="cpu").encode_documents(TEXTS)
         gate, most = encoder.backend.scheduler._gates[False], 0
@@ -232,7 +232,7 @@ class TestForking:
     @staticmethod
     def _run(folder: Path, body: str, *engines: str) -> None:
         script = f"""
-import multiprocessing, os, sys, threading, warnings
+import multiprocessing, os, signal, sys, threading, warnings
 warnings.simplefilter("ignore")
 import numpy as np
 from bge_integrations import BgeEncoder
@@ -244,8 +244,9 @@ def work(encoder, texts, expected):
 def in_child(encoder, texts, expected):
     pid = os.fork()
     if pid == 0:
+        signal.alarm(100)  # ends one that hangs
         work(encoder, texts, expected)
-        sys.exit(7)
+        sys.exit(7 if encoder.client is not None else 8)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 if __name__ == "__main__":
@@ -288,6 +289,39 @@ if __name__ == "__main__":
             """,
             "openvino",
             "torch",
+        )
+
+    def test_while_other_threads_load(self, bge_small_en: Path) -> None:
+        self._run(
+            bge_small_en,
+            """
+            from bge_integrations.backend import checkpoint, loading
+
+            parent, inside, go = os.getpid(), threading.Semaphore(0), threading.Event()
+
+            def holding(load):
+                def held(*args):
+                    if os.getpid() == parent:
+                        inside.release()
+                        assert go.wait(100)
+                    return load(*args)
+                return held
+
+            checkpoint.file_digest = holding(checkpoint.file_digest)
+            loading.load_source = holding(loading.load_source)
+            other = BgeEncoder.from_settings(encoder.settings.replace(threads=1), load=False)
+            loaders = [threading.Thread(target=lambda: other.client), threading.Thread(target=lambda: encoder.client)]
+            for loader in loaders:
+                loader.start()
+                assert inside.acquire(timeout=100)
+            assert in_child(other, texts, expected) == 7
+            assert in_child(encoder, texts, expected) == 7
+            go.set()
+            for loader in loaders:
+                loader.join()
+            work(other, texts, expected)
+            """,
+            "openvino",
         )
 
     def test_several_children_side_by_side_and_a_grandchild(self, bge_small_en: Path) -> None:

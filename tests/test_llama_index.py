@@ -17,11 +17,9 @@ import pytest
 from llama_index.core import Settings, StorageContext, VectorStoreIndex, load_index_from_storage
 from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
 from llama_index.core.ingestion import DocstoreStrategy, IngestionPipeline
-from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
 from llama_index.core.instrumentation.span import SimpleSpan
-from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
 from llama_index.core.llms import MockLLM
 from llama_index.core.node_parser import SemanticSplitterNodeParser
 from llama_index.core.rate_limiter import BaseRateLimiter
@@ -29,7 +27,6 @@ from llama_index.core.schema import Document, TextNode
 from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index.embeddings.huggingface import HuggingFaceEmbedding
-from llama_index_instrumentation import get_dispatcher
 from numpy.typing import NDArray
 
 from bge_integrations.errors import InvalidInputError, SettingsError
@@ -38,6 +35,7 @@ from bge_integrations.llama_index import HuggingFaceBgeEmbedding
 from tests.adapters import ANSWER, CORPUS, EN, QUESTION, assert_close, each_way_to_copy, run_off_the_loop
 from tests.checkpoints import reference_vectors
 from tests.conftest import MakeCheckpoint
+from tests.llama_index.events import watched
 
 
 @pytest.fixture
@@ -316,23 +314,11 @@ class TestArguments:
         assert captured.out == ""
 
 
-class _Events(BaseEventHandler):
-    events: list[BaseEvent] = []  # noqa: RUF012 - a pydantic field
-
-    def handle(self, event: BaseEvent, **_: Any) -> None:  # noqa: ANN401
-        self.events.append(event)
-
-
 class TestInstrumentation:
     @pytest.fixture
     def seen(self) -> Iterator[tuple[list[BaseEvent], list[SimpleSpan]]]:
-        root = get_dispatcher()
-        events, spans = _Events(events=[]), SimpleSpanHandler()
-        root.add_event_handler(events)
-        root.add_span_handler(spans)
-        yield events.events, spans.completed_spans
-        root.event_handlers.remove(events)
-        root.span_handlers.remove(spans)
+        with watched() as seen:
+            yield seen
 
     def test_events_and_spans_are_those_of_the_base_class(
         self, bge_small_en: Path, seen: tuple[list[BaseEvent], list[SimpleSpan]]

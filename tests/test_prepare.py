@@ -237,7 +237,7 @@ class TestCache:
         BgeEncoder(folder, device="cpu").close()
         (entry,) = self._entries(own_cache)
         written = (entry / "model.bin").stat().st_mtime_ns
-        monkeypatch.setattr("bge_integrations.backend.source.Source", None)  # would fail if it were needed
+        monkeypatch.setattr("bge_integrations.backend.starting.load_source", None)  # would fail if it were needed
         again = BgeEncoder(folder, device="cpu", precision="bfloat16")
         assert self._entries(own_cache) == [entry]
         assert (entry / "model.bin").stat().st_mtime_ns == written

@@ -58,12 +58,13 @@ def _job(*marks: int, length: int = 4, is_query: bool = False, **more: Any) -> J
     """A job whose texts begin with their marks, all of one length."""
     ids = np.concatenate([np.array([mark, *[1] * (length - 1)], dtype=np.int32) for mark in marks])
     lengths = np.full(len(marks), length, dtype=np.int64)
-    return Job(TokenizedTexts(ids, lengths, lengths), 2, is_query=is_query, **more)
+    results = np.empty((len(marks), 2), dtype=np.float32)
+    return Job(TokenizedTexts(ids, lengths, lengths), lambda _, rows: rows, results, is_query=is_query, **more)
 
 
 def _scheduler(engine: _Engine, *helpers: Callable[[], _Engine]) -> Scheduler:
     slots = [EngineSlot(lambda: engine, engine), *(EngineSlot(make, only_documents=True) for make in helpers)]
-    return Scheduler(slots, lambda _, rows: rows, Meter("a model", "cpu"))
+    return Scheduler(slots, Meter("a model", "cpu"))
 
 
 def _sums(job: Job) -> list[float]:

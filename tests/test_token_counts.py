@@ -98,7 +98,7 @@ class TestCounting:
             assert counts.dtype == np.int64
 
     def test_an_iterator_is_read_in_slices(self, encoder: BgeEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(encoder_module, "TEXTS_A_SLICE", 4)
+        monkeypatch.setattr(encoder_module, "ITEMS_A_SLICE", 4)
         read = 0
 
         def texts() -> Iterator[str]:

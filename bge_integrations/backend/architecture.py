@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import torch
+
+Table = TypeVar("Table", NDArray[np.float32], "torch.Tensor")
 
 
 @dataclass(frozen=True)
@@ -25,17 +27,23 @@ class Architecture:
     Attributes:
         model_class: transformers' class of the bare model.
         positions_after_padding: Whether positions start after the padding index, as in fairseq.
+        classifier_class: transformers' class of the same with a classifier on the first row.
+        classifier_dense: Where that class has its dense layer, which tanh follows.
+        classifier_out: Where it has its last projection.
     """
 
     model_class: str
     positions_after_padding: bool
+    classifier_class: str
+    classifier_dense: str = "classifier.dense"
+    classifier_out: str = "classifier.out_proj"
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
-    "bert": Architecture("BertModel", positions_after_padding=False),
-    "roberta": Architecture("RobertaModel", positions_after_padding=True),
-    "xlm-roberta": Architecture("XLMRobertaModel", positions_after_padding=True),
-    "camembert": Architecture("CamembertModel", positions_after_padding=True),
+    "bert": Architecture("BertModel", False, "BertForSequenceClassification", "bert.pooler.dense", "classifier"),
+    "roberta": Architecture("RobertaModel", True, "RobertaForSequenceClassification"),
+    "xlm-roberta": Architecture("XLMRobertaModel", True, "XLMRobertaForSequenceClassification"),
+    "camembert": Architecture("CamembertModel", True, "CamembertForSequenceClassification"),
 }
 """By the `model_type` of config.json."""
 
@@ -62,6 +70,8 @@ class EncoderShape:
         norm_eps: Added to the variance in layer normalisation.
         positions_after_padding: Whether the first position has the index `pad_id + 1` instead of 0.
         pad_id: Token id of padding.
+        positions: Rows of the position table.
+        token_types: How many kinds of token it tells apart: 2 for pairs of texts that BERT reads, else 1.
     """
 
     layers: int
@@ -71,6 +81,8 @@ class EncoderShape:
     norm_eps: float
     positions_after_padding: bool
     pad_id: int
+    positions: int
+    token_types: int = 1
 
     @property
     def head_size(self) -> int:
@@ -82,23 +94,40 @@ class EncoderShape:
         """Numbers in the matrices of all layers."""
         return self.layers * self.hidden_size * (4 * self.hidden_size + 2 * self.feed_forward_size)
 
-    def position_ids(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Returns the row of the position table for each token.
+    def position_tables(self, positions: Table, types: Table) -> list[Table]:
+        """Folds the types of tokens into the position table.
+
+        Args:
+            positions: The position table, shape [positions, hidden size].
+            types: The table of token types, shape [at least token_types, hidden size].
+
+        Returns:
+            A table for each type; one after the other they are what `position_rows` looks up.
+        """
+        return [positions + types[kind] for kind in range(self.token_types)]
+
+    def position_rows(self, ids: NDArray[np.int32], is_second: NDArray[np.bool_] | None = None) -> NDArray[np.int32]:
+        """Returns the row for each token in the tables of `position_tables`, taken as one.
 
         Where positions start after the padding index, a padding token has that index and doesn't count, also if it
         stands inside a text (`create_position_ids_from_input_ids` in transformers' modeling_xlm_roberta.py).
 
         Args:
             ids: Token ids, padded with `pad_id`, shape [texts, tokens].
+            is_second: Of pairs, marks the second texts, shape [texts, tokens].
 
         Returns:
             int32, shape [texts, tokens], or [1, tokens] where every text has the same.
         """
-        if not self.positions_after_padding:
-            return np.arange(ids.shape[1], dtype=np.int32)[None]
-        is_token = (ids != self.pad_id).astype(np.int32)
-        positions: NDArray[np.int32] = np.cumsum(is_token, axis=1, dtype=np.int32) * is_token + self.pad_id
-        return positions
+        rows: NDArray[np.int32]
+        if self.positions_after_padding:
+            is_token = (ids != self.pad_id).astype(np.int32)
+            rows = np.cumsum(is_token, axis=1, dtype=np.int32) * is_token + self.pad_id
+        else:
+            rows = np.arange(ids.shape[1], dtype=np.int32)[None]
+        if is_second is None or self.token_types == 1:
+            return rows
+        return rows + is_second.astype(np.int32) * np.int32(self.positions)
 
 
 def layer_weight(layer: int, part: str, kind: str = "weight") -> str:
@@ -106,11 +135,12 @@ def layer_weight(layer: int, part: str, kind: str = "weight") -> str:
     return f"encoder.layer.{layer}.{part}.{kind}"
 
 
-def describe_encoder(model: torch.nn.Module) -> EncoderShape | None:
+def describe_encoder(model: torch.nn.Module, *, reads_pairs: bool = False) -> EncoderShape | None:
     """Returns the shape of a transformers model, or None if it is none that the fast engines know.
 
     Args:
         model: What `AutoModel.from_pretrained` returned.
+        reads_pairs: Whether it is to read pairs of texts, and tells them apart by their type if it has two.
     """
     config: Any = model.config
     known = ARCHITECTURES.get(config.model_type)
@@ -132,6 +162,8 @@ def describe_encoder(model: torch.nn.Module) -> EncoderShape | None:
         norm_eps=config.layer_norm_eps,
         positions_after_padding=known.positions_after_padding,
         pad_id=config.pad_token_id or 0,
+        positions=config.max_position_embeddings,
+        token_types=min(config.type_vocab_size, 2) if reads_pairs else 1,
     )
     names = {name for name in model.state_dict() if not name.startswith(_UNUSED_PREFIXES)}
     return shape if plain and names == _weight_names(shape) else None

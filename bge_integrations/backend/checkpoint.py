@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from bge_integrations.backend.digests import file_digest
+from bge_integrations.backend.forking import cached
 from bge_integrations.errors import ModelLoadError, ModelNotFoundError, UnsafeWeightsError
 
 PICKLE_FILES = ("*.bin", "*.pt")
+M3_HEAD_FILES = {"sparse": "sparse_linear.pt", "colbert": "colbert_linear.pt"}
+"""Of bge-m3: the linear maps that lie beside the encoder. They are read as weights alone, which runs no code."""
+
 _FINGERPRINTED = ("*.safetensors", "*.json", "*.txt", "*.model", *PICKLE_FILES)
 _TRAINING_FILES = ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
 _POOLING_FLAGS = {
@@ -37,13 +40,13 @@ class Checkpoint:
     folder: Path
     name: str
 
-    @cached_property
+    @cached
     def config(self) -> dict[str, Any]:
         """The content of `config.json` of the transformer, {} where there is none."""
         config: dict[str, Any] = self._json(self.transformer_folder / "config.json", {})
         return config
 
-    @cached_property
+    @cached
     def modules(self) -> list[dict[str, Any]] | None:
         """The content of `modules.json`; None for a bare transformers checkpoint."""
         modules: list[dict[str, Any]] | None = self._json(self.folder / "modules.json", None)
@@ -53,6 +56,24 @@ class Checkpoint:
     def transformer_folder(self) -> Path:
         """The folder of the first module, which holds the weights."""
         return self.folder / self.modules[0].get("path", "") if self.modules else self.folder
+
+    @property
+    def is_decoder(self) -> bool:
+        """Whether it is a causal language model."""
+        return self._is_made_for("ForCausalLM")
+
+    @property
+    def scores_pairs(self) -> bool:
+        """Whether it has an output that can score a pair of texts."""
+        return self.is_decoder or self._is_made_for("ForSequenceClassification")
+
+    def _is_made_for(self, task: str) -> bool:
+        return any(str(name).endswith(task) for name in self.config.get("architectures") or ())
+
+    @property
+    def lacking_m3_files(self) -> list[str]:
+        """Names of the files that bge-m3 has, but not this folder."""
+        return [name for name in M3_HEAD_FILES.values() if not (self.folder / name).is_file()]
 
     @property
     def pooling_modes(self) -> tuple[str, ...] | None:
@@ -66,7 +87,7 @@ class Checkpoint:
                 return (mode,) if isinstance(mode, str) else tuple(mode)
         return None
 
-    @cached_property
+    @cached
     def fingerprint(self) -> str:
         """Digest of weights, tokenizer and configuration, by name and content, wherever the folder lies."""
         folders = dict.fromkeys([self.folder, *self._module_folders()])
@@ -97,7 +118,7 @@ class Checkpoint:
             if not folder.is_dir() or any(folder.glob("*.safetensors")):
                 continue
             pickled = sorted(path.name for pattern in PICKLE_FILES for path in folder.glob(pattern))
-            pickled = [name for name in pickled if name not in _TRAINING_FILES]
+            pickled = [name for name in pickled if name not in (*_TRAINING_FILES, *M3_HEAD_FILES.values())]
             if pickled and not allow_pickle_weights:
                 raise UnsafeWeightsError(
                     f"{self.name} has no safetensors weights in {folder}, only {', '.join(pickled)}, and unpickling "

@@ -12,8 +12,25 @@ from bge_integrations.backend.tokenization import Side
 
 
 @dataclass(frozen=True, kw_only=True)
+class DecoderFacts:
+    """What must be known of a decoder that scores pairs.
+
+    Attributes:
+        prompt: What it is asked unless told otherwise.
+        first_ids: Ids at the beginning.
+        layers: How many it has.
+        options: Names of what its forward takes beside tokens.
+    """
+
+    prompt: str
+    first_ids: tuple[int, ...]
+    layers: int
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What sentence-transformers found out about a model when it loaded it.
+    """What was found out about a model when a library loaded it.
 
     Attributes:
         dimension: Length of its vectors.
@@ -28,6 +45,7 @@ class ModelFacts:
         pad_id: Token id that fills short texts.
         truncation_side: The end at which long texts are cut.
         encoder: The transformer's shape, if the fast engines know it.
+        decoder: Of a decoder that scores pairs; None for everything else. Never in a prepared model.
     """
 
     dimension: int
@@ -41,6 +59,7 @@ class ModelFacts:
     pad_id: int
     truncation_side: Side
     encoder: EncoderShape | None
+    decoder: DecoderFacts | None = None
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> ModelFacts:

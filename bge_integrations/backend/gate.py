@@ -53,6 +53,10 @@ class Gate:
             with contextlib.suppress(InvalidStateError):
                 entry.set_exception(error)
 
+    def after_fork(self) -> None:
+        """Makes it harmless in a forked child, for what was inside when a thread that is not there any more held it."""
+        self._lock = threading.RLock()
+
     def _admit(self) -> None:
         while self._waiting:
             texts, limit, entry = self._waiting[0]

@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from bge_integrations.backend.checkpoint import PICKLE_FILES
+from bge_integrations.backend.checkpoint import M3_HEAD_FILES, PICKLE_FILES
 from bge_integrations.backend.request import LoadRequest
 from bge_integrations.catalogue import MODELS, find_model
 from bge_integrations.errors import ModelLoadError, ModelNotCachedError, ModelNotFoundError
@@ -42,6 +42,8 @@ def fetch(request: LoadRequest) -> Path:
     patterns = [*_PLAIN_FILES]
     if request.allow_pickle_weights:
         patterns += PICKLE_FILES
+    if request.purpose == "m3":
+        patterns += M3_HEAD_FILES.values()
     if request.trust_remote_code:
         patterns.append("*.py")
     cache = request.cache_folder or os.environ.get("SENTENCE_TRANSFORMERS_HOME")

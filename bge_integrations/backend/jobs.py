@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations.backend.engines import TokenBatch
+from bge_integrations.backend.engines import Head, Rows, ScoringOptions, TokenBatch
 from bge_integrations.backend.tokenization import TokenizedTexts
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,8 @@ class Job:
     """Texts of one call, on their way through the queue.
 
     Attributes:
-        done: Gets the vectors, one row a text; cancelling it drops what still waits.
+        head: Makes results of an engine's rows.
+        done: Gets the results, one a text; cancelling it drops what still waits.
         notes: What the caller is to be warned of once it is done.
         waiting_tokens: Tokens that no engine has taken yet.
         queued_at: When it was made, by `time.perf_counter`.
@@ -46,10 +48,12 @@ class Job:
     def __init__(
         self,
         tokens: TokenizedTexts,
-        width: int,
+        head: Head,
+        results: NDArray[Any],
         *,
         is_query: bool,
         prompt_length: int = 0,
+        options: ScoringOptions | None = None,
         batch_tokens: int | None = None,
         max_texts: int | None = None,
         on_batch: Callable[[NDArray[np.int64]], None] | None = None,
@@ -58,22 +62,26 @@ class Job:
 
         Args:
             tokens: The texts.
-            width: Of a pooled row.
+            head: Makes results of an engine's rows, in the engine's thread.
+            results: Room for them; its first axis is the texts.
             is_query: Whether somebody waits for a few short texts.
             prompt_length: Leading tokens of each text that come from an instruction.
+            options: What a decoder is told beside the tokens.
             batch_tokens: Tokens, padding included, in one batch; None takes the engine's figure.
             max_texts: Upper limit on the texts in a batch.
             on_batch: Called with the positions of each finished batch, from another thread.
         """
         self.tokens = tokens
+        self.head = head
         self.is_query = is_query
         self.prompt_length = prompt_length
+        self.options = options
         self.batch_tokens = batch_tokens
         self.max_texts = max_texts
-        self.done: Future[NDArray[np.float32]] = Future()
+        self.done: Future[NDArray[Any]] = Future()
         self.notes: list[str] = []
         self._on_batch = on_batch
-        self._rows = np.empty((len(tokens.lengths), width), dtype=np.float32)
+        self._results = results
         # Longest first: neighbours are of nearly equal length, and what needs most memory fails first, not last.
         self._order = np.argsort(-tokens.lengths, kind="stable")
         self._taken = 0
@@ -94,7 +102,7 @@ class Job:
 
     def may_run_with(self, other: Job) -> bool:
         """Whether texts of both may share a batch."""
-        mine, theirs = ((job.prompt_length, job.batch_tokens, job.max_texts) for job in (self, other))
+        mine, theirs = ((job.prompt_length, job.options, job.batch_tokens, job.max_texts) for job in (self, other))
         return mine == theirs
 
     def take(self, count: int) -> NDArray[np.int64]:
@@ -104,9 +112,9 @@ class Job:
         self.waiting_tokens -= int(self.tokens.lengths[positions].sum())
         return positions
 
-    def finish(self, positions: NDArray[np.int64], rows: NDArray[np.float32]) -> None:
-        """Stores the vectors of some texts."""
-        self._rows[positions] = rows
+    def finish(self, positions: NDArray[np.int64], results: NDArray[Any]) -> None:
+        """Stores the results of some texts."""
+        self._results[positions] = results
         if self._on_batch is not None and not self.done.done():
             try:
                 self._on_batch(positions)
@@ -118,10 +126,10 @@ class Job:
             is_complete = self._finished == len(self._order)
         if is_complete:
             with contextlib.suppress(InvalidStateError):  # cancelled, or failed by another part
-                self.done.set_result(self._rows)
+                self.done.set_result(self._results)
 
     def fail(self, error: BaseException) -> None:
-        """Gives the caller an error instead of vectors."""
+        """Gives the caller an error instead of results."""
         with contextlib.suppress(InvalidStateError):
             self.done.set_exception(error)
 
@@ -156,11 +164,40 @@ class Batch:
 
     def tokens(self) -> TokenBatch:
         """Returns it as engines take it."""
+        first = [job.tokens.first_lengths for job, _ in self.parts]
         return TokenBatch(
             np.concatenate([job.tokens.of(positions) for job, positions in self.parts]),
             np.concatenate([job.tokens.lengths[positions] for job, positions in self.parts]),
             self.parts[0][0].prompt_length,
+            np.concatenate(
+                [lengths[places] for lengths, (_, places) in zip(first, self.parts, strict=True) if lengths is not None]
+            )
+            if first[0] is not None
+            else None,
+            self.parts[0][0].options,
         )
+
+    def results(self, tokens: TokenBatch, rows: NDArray[np.float32], kind: Rows) -> list[NDArray[Any]]:
+        """Has each job's head make results of its own rows.
+
+        Args:
+            tokens: What `tokens` returned.
+            rows: What an engine gave for it.
+            kind: What the engine gives.
+
+        Returns:
+            The results of each part.
+        """
+        if len(self.parts) == 1:
+            return [self.parts[0][0].head(tokens, rows)]
+        row_ends = np.cumsum(tokens.lengths) if kind == "tokens" else np.arange(1, self.texts + 1)
+        results, start = [], 0
+        for job, positions in self.parts:
+            stop = start + len(positions)
+            own_rows = rows[row_ends[start - 1] if start else 0 : row_ends[stop - 1]]
+            results.append(job.head(tokens.part(start, stop), own_rows))
+            start = stop
+        return results
 
     def halves(self) -> tuple[Batch, Batch]:
         """Cuts it in two; of at least two texts."""

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import gc
 import logging
-import threading
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from bge_integrations.backend.engines import Engine
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_integrations.backend.engines import Engine, TokenBatch
+from bge_integrations.backend.forking import ForkSafeLock
+from bge_integrations.backend.heads import one_score_a_pair
+from bge_integrations.backend.pairs import PairLayout, layout_of_encoder
 from bge_integrations.backend.pooling import one_row_a_text
 from bge_integrations.backend.prepared import PreparedModel, is_prepared
 from bge_integrations.backend.request import LoadRequest
 from bge_integrations.backend.scheduling import Scheduler
+from bge_integrations.backend.sources import load_source
 from bge_integrations.backend.starting import Started, start, start_prepared
 from bge_integrations.backend.statistics import Meter
 from bge_integrations.backend.vetting import locate_requested, vet
@@ -23,9 +28,7 @@ from bge_integrations.catalogue import MODELS
 from bge_integrations.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
-
-    from bge_integrations.backend.source import Source
+    from bge_integrations.backend.sources.base import Source
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +43,7 @@ class LoadedModel:
         identity: Tells its content from any other, so that a copied folder keeps its identity.
         facts: What is known of it.
         tokenizer: Its tokenizer.
+        heads: The weights on top of the encoder, where there are any.
         meter: Counts what it does.
     """
 
@@ -78,10 +82,10 @@ class LoadedModel:
     def _adopt(self, started: Started) -> None:
         self.facts = started.facts
         self.tokenizer = started.tokenizer
+        self.heads = started.heads
         self.meter = Meter(self.request.model_name, self.request.device)
-        pooled = partial(one_row_a_text, started.engine.rows, self.facts.pooling)
-        self._held = _Held(started.engine, Scheduler(started.slots, pooled, self.meter), started.source)
-        self._loading_source = threading.Lock()
+        self._held = _Held(started.engine, Scheduler(started.slots, self.meter), started.source)
+        self._loading_source = ForkSafeLock()
         # No `__del__`: while it ended the threads, another encoder could still be given this model by `sharing`.
         weakref.finalize(self, self._held.release).atexit = False
 
@@ -106,8 +110,8 @@ class LoadedModel:
         return self.facts.prompts
 
     @property
-    def sentence_transformer(self) -> SentenceTransformer:
-        """The model as sentence-transformers loads it; loaded at the first use where the engine doesn't hold it.
+    def original(self) -> Any:  # noqa: ANN401 - a library's model: a SentenceTransformer, a CrossEncoder, a decoder
+        """The model as its library loads it; loaded at the first use where the engine doesn't hold it.
 
         Raises:
             UnsupportedModelError: For a prepared folder, which holds none.
@@ -116,14 +120,32 @@ class LoadedModel:
             if self._held.source is None:
                 if is_prepared(self.checkpoint.folder):
                     raise UnsupportedModelError(
-                        f"{self.request.model_name} is a prepared model, which sentence-transformers can't load; load "
-                        "the model that it was made from for that (its bge.json names it)."
+                        f"{self.request.model_name} is a prepared model, which no other library can load; load the "
+                        "model that it was made from for that (its bge.json names it)."
                     )
-                from bge_integrations.backend.source import Source
-
                 precision = "float32" if self.request.precision == "int8" else self.request.precision
-                self._held.source = Source(self.request, self.checkpoint, self.spec, precision)
-            return self._held.source.sentence_transformer
+                self._held.source = load_source(self.request, self.checkpoint, self.spec, precision)
+            return self._held.source.original
+
+    def vectors(self, batch: TokenBatch, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns one vector a text, before normalisation, shape [texts, dimension]; a `Head`."""
+        return one_row_a_text(self.engine.rows, self.facts.pooling, batch, rows)
+
+    def scores(self, _: TokenBatch, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns one logit a pair, shape [pairs]; a `Head`."""
+        return one_score_a_pair(self.engine.rows, self.heads, rows)
+
+    def pair_layout(self, prompt: str | None) -> PairLayout:
+        """Returns what stands around the texts of a pair.
+
+        Args:
+            prompt: What a decoder is asked; None takes its own.
+        """
+        decoder = self.facts.decoder
+        if decoder is None:
+            return layout_of_encoder(self.tokenizer)
+        newline, asked = self.tokenizer.contents(["\n", prompt if prompt is not None else decoder.prompt])
+        return PairLayout(decoder.first_ids, tuple(newline), (*newline, *asked), "A: ", "B: ")
 
     def prompt_length(self, instruction: str) -> int:
         """Returns how many leading tokens to leave out of pooling: 0 unless the checkpoint asks for it."""
@@ -142,7 +164,7 @@ class _Held:
     source: Source | None
 
     def release(self) -> None:
-        """Ends the threads, and gives the weights back at once: sentence-transformers' models are reference cycles."""
+        """Ends the threads, and gives the weights back at once: the libraries' models are reference cycles."""
         self.scheduler.close()
         had_cycles = self.source is not None
         self.__dict__.clear()

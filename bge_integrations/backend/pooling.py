@@ -14,6 +14,11 @@ Float = TypeVar("Float", np.float32, np.float64)
 Pool = Callable[[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
 
 
+def _first(rows: NDArray[np.float32], starts: NDArray[np.int64], _: NDArray[np.int64]) -> NDArray[np.float32]:
+    first: NDArray[np.float32] = rows[starts]
+    return first
+
+
 def _mean(rows: NDArray[np.float32], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
     sums = np.add.reduceat(rows, starts, axis=0)
     return np.divide(sums, lengths[:, None], dtype=np.float32)
@@ -29,8 +34,8 @@ def _last(rows: NDArray[np.float32], starts: NDArray[np.int64], lengths: NDArray
     return last
 
 
-TOKEN_POOLINGS: Mapping[str, Pool] = {"mean": _mean, "max": _max, "lasttoken": _last}
-"""By sentence-transformers' names; "cls" is missing, since engines give the first row themselves."""
+TOKEN_POOLINGS: Mapping[str, Pool] = {"cls": _first, "mean": _mean, "max": _max, "lasttoken": _last}
+"""By sentence-transformers' names."""
 
 
 NAMES_OF_CATALOGUE: Mapping[str, str] = {"cls": "cls", "last_token": "lasttoken"}

@@ -5,6 +5,7 @@
 | `bge.json` | the manifest: what it is made from, by which versions, and the digests of the other files |
 | `model.xml`, `model.bin` | the graph and its weights, in OpenVINO's format |
 | `tokenizer.json` | the tokenizer, in the format of the library tokenizers |
+| `heads.safetensors` | the weights on top of the encoder, for rerankers and bge-m3 |
 """
 
 from __future__ import annotations
@@ -20,21 +21,23 @@ from typing import TYPE_CHECKING, Any, Literal
 from bge_integrations.backend.digests import file_digest
 from bge_integrations.backend.engines import Rows
 from bge_integrations.backend.facts import ModelFacts
+from bge_integrations.backend.heads import Heads
+from bge_integrations.backend.purpose import Purpose
 from bge_integrations.backend.tokenization import TextTokenizer
 from bge_integrations.errors import PreparedModelError
 
 if TYPE_CHECKING:
     import openvino as ov
 
-FORMAT = 2
+FORMAT = 3
 """Of the folder and of the graphs in it. Raised with every change that makes older ones wrong or unreadable."""
 
 Quantization = Literal["static", "dynamic"]
 """How int8 comes about; `engines/openvino/quantization.py` compares the two."""
 
 MANIFEST = "bge.json"
-_GRAPH, _WEIGHTS, _TOKENIZER = "model.xml", "model.bin", "tokenizer.json"
-_FILES = (_GRAPH, _WEIGHTS, _TOKENIZER)
+_GRAPH, _WEIGHTS, _TOKENIZER, _HEADS = "model.xml", "model.bin", "tokenizer.json", "heads.safetensors"
+_FILES = (_GRAPH, _WEIGHTS, _TOKENIZER, _HEADS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,7 @@ class Manifest:
     """What a prepared model says of itself.
 
     Attributes:
+        purpose: What it can be used for.
         source: The name of the model that it is made from; of a local folder only the last part.
         revision: The revision asked for, if any.
         content: Digest of the source's files.
@@ -71,6 +75,7 @@ class Manifest:
         versions: Of the packages that made it.
     """
 
+    purpose: Purpose
     source: str
     revision: str | None
     content: str
@@ -143,6 +148,13 @@ class PreparedModel:
                 "version."
             ) from error
 
+    def heads(self) -> Heads:
+        """Reads the weights on top of the encoder; there are none for vectors."""
+        from safetensors.numpy import load_file
+
+        heads: Heads = load_file(self.folder / _HEADS)
+        return heads
+
     def tokenizer(self) -> TextTokenizer:
         """Reads the tokenizer."""
         from tokenizers import Tokenizer
@@ -152,13 +164,17 @@ class PreparedModel:
         return TextTokenizer(rust, pad_id=facts.pad_id, truncation_side=facts.truncation_side)
 
 
-def write_prepared_model(folder: Path, graph: ov.Model, tokenizer: TextTokenizer, manifest: Manifest) -> None:
+def write_prepared_model(
+    folder: Path, graph: ov.Model, tokenizer: TextTokenizer, heads: Heads, manifest: Manifest
+) -> None:
     """Writes a prepared model into an empty folder, the manifest last, so that a half-written one is none."""
     import openvino as ov
+    from safetensors.numpy import save_file
 
     # float32 weights are kept to the last bit; the default would round them to float16.
     ov.save_model(graph, folder / _GRAPH, compress_to_fp16=False)
     (folder / _TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
+    save_file(dict(heads), folder / _HEADS)
     content = {
         "format": FORMAT,
         "versions": {name: version(name) for name in ("bge-integrations", "openvino", "tokenizers")},

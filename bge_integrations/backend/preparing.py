@@ -20,7 +20,7 @@ from bge_integrations.backend.prepared import Agreement, Manifest, Quantization,
 if TYPE_CHECKING:
     import openvino as ov
 
-    from bge_integrations.backend.source import Source
+    from bge_integrations.backend.sources.base import Source
 
 DEFAULT_QUANTIZATION: Quantization = "dynamic"
 
@@ -75,6 +75,7 @@ def prepare_folder(
             agreement = _agreement(source, shape, exact, graph, precision, texts[::_HELD_OUT])
     spec, name = source.spec, source.request.model_name
     manifest = Manifest(
+        purpose=source.request.purpose,
         source=Path(name).expanduser().resolve().name if Path(name).expanduser().is_dir() else name,
         revision=source.request.revision,
         content=source.checkpoint.fingerprint,
@@ -87,7 +88,7 @@ def prepare_folder(
         rows=source.rows,
         facts=source.facts,
     )
-    write_prepared_model(folder, graph, source.tokenizer, manifest)
+    write_prepared_model(folder, graph, source.tokenizer, source.heads, manifest)
     return manifest
 
 

@@ -6,13 +6,14 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bge_integrations.backend.jobs import Batch, Job
 
-Done = Future[NDArray[np.float32]]
+Done = Future[NDArray[Any]]
 
 QUERY_BATCHES_IN_A_ROW = 4
 """After so many, a batch of documents goes if one waits."""

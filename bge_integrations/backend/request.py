@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from bge_integrations.backend import prepared
 from bge_integrations.backend.cpu import usable_cores
 from bge_integrations.backend.devices import resolve_devices, resolve_precision
-from bge_integrations.settings import EncoderSettings, TransformersKwargs
+from bge_integrations.backend.purpose import Purpose
+from bge_integrations.settings import ModelSettings, TransformersKwargs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +16,7 @@ class LoadRequest:
     """Everything that a loaded model depends on; equal requests share one. The token only opens the door."""
 
     model_name: str
+    purpose: Purpose = "vectors"
     devices: tuple[str, ...]
     precision: str
     engine: str = "auto"
@@ -38,7 +40,7 @@ class LoadRequest:
         return len(self.devices) if self.device == "cpu" else 1
 
     @classmethod
-    def from_settings(cls, settings: EncoderSettings) -> LoadRequest:
+    def from_settings(cls, settings: ModelSettings, purpose: Purpose = "vectors") -> LoadRequest:
         """Takes what concerns loading, with device, precision and threads resolved.
 
         A prepared folder is made for the CPU and knows its own precision, so there `"auto"` means these.
@@ -53,6 +55,7 @@ class LoadRequest:
         automatic = settings.precision == "auto"
         return cls(
             model_name=settings.model_name,
+            purpose=purpose,
             devices=devices,
             precision=recorded if recorded and automatic else resolve_precision(settings.precision, devices[0]),
             engine=settings.engine,

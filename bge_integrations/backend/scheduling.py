@@ -25,9 +25,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bge_integrations.backend.engines import Engine, EngineOutOfMemory, PendingRows, TokenBatch
 from bge_integrations.backend.gate import Gate
 from bge_integrations.backend.jobs import Batch, Job, TextFailedError
@@ -114,17 +111,14 @@ class Scheduler:
     def __init__(
         self,
         slots: Sequence[EngineSlot],
-        pool: Callable[[TokenBatch, NDArray[np.float32]], NDArray[np.float32]],
         meter: Meter,
     ) -> None:
         """Takes engines into service.
 
         Args:
             slots: Their places; the first engine is made already.
-            pool: Turns an engine's rows of a batch into one vector a text.
             meter: Is told what was done.
         """
-        self._pool = pool
         self._meter = meter
         self._slots = slots
         self._document_seconds = 0.0
@@ -198,7 +192,8 @@ class Scheduler:
         for lane in self._lanes:
             if lane.engine is not None:
                 lane.engine.abandon()
-        self._meter.after_fork()
+        for gate in self._gates.values():
+            gate.after_fork()
         self._start_afresh([None] * len(self._slots))
 
     def _forget(self, done: Done) -> None:
@@ -333,7 +328,7 @@ class Scheduler:
     def _complete(self, lane: _Lane, done: _Running) -> None:
         batch = done.batch
         try:
-            rows = self._pool(done.tokens, done.pending.result())
+            results = batch.results(done.tokens, done.pending.result(), lane.running_engine().rows)
         except Exception as error:
             self._halve(lane, batch, done.tokens, error)
             return
@@ -348,10 +343,8 @@ class Scheduler:
             queue_seconds=batch.waited(done.start),
             engine_seconds=seconds,
         )
-        start = 0
-        for job, positions in batch.parts:
-            job.finish(positions, rows[start : start + len(positions)])
-            start += len(positions)
+        for (job, positions), own in zip(batch.parts, results, strict=True):
+            job.finish(positions, own)
         with self._lock:
             lane.in_hand.remove(batch)
             if batch.kind == "document":

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakValueDictionary
+
+from bge_integrations.backend.forking import ForkSafeLock
 
 if TYPE_CHECKING:
     from bge_integrations.backend.loading import LoadedModel
@@ -21,8 +22,8 @@ class _Key(NamedTuple):
 
 
 _models: WeakValueDictionary[_Key, LoadedModel] = WeakValueDictionary()
-_loading: dict[_Key, threading.Lock] = {}
-_guard = threading.Lock()
+_loading: dict[_Key, ForkSafeLock] = {}
+_guard = ForkSafeLock()
 
 
 def acquire(request: LoadRequest) -> LoadedModel:
@@ -36,10 +37,11 @@ def acquire(request: LoadRequest) -> LoadedModel:
     """
     key = _key_of(request)
     with _guard:
-        model = _models.get(key)
-        if model is not None:
-            return model
-        lock = _loading.setdefault(key, threading.Lock())
+        for serving in _serving(key):
+            model = _models.get(serving)
+            if model is not None:
+                return model
+        lock = _loading.setdefault(key, ForkSafeLock())
     with lock:
         model = _models.get(key)
         if model is None:
@@ -55,6 +57,13 @@ def acquire(request: LoadRequest) -> LoadedModel:
         return model
 
 
+def _serving(key: _Key) -> Iterator[_Key]:
+    """Yields what a loaded model may be known under that serves a request: bge-m3 whole gives dense vectors too."""
+    yield key
+    if key.request.purpose == "vectors":
+        yield key._replace(request=dataclasses.replace(key.request, purpose="m3"))
+
+
 def _key_of(request: LoadRequest) -> _Key:
     """Tells apart two states of one local folder, so that a model trained again in place is loaded again."""
     folder = Path(request.model_name).expanduser()
@@ -63,14 +72,3 @@ def _key_of(request: LoadRequest) -> _Key:
     files = sorted(path for pattern in ("*.json", "*.safetensors", "*.bin") for path in folder.rglob(pattern))
     content = tuple((str(path.relative_to(folder)), path.stat().st_mtime_ns, path.stat().st_size) for path in files)
     return _Key(dataclasses.replace(request, model_name=os.path.abspath(folder)), content)
-
-
-if hasattr(os, "register_at_fork"):
-
-    def _after_fork() -> None:
-        global _guard
-        # Held, perhaps, by threads that stayed with the parent.
-        _guard = threading.Lock()
-        _loading.clear()
-
-    os.register_at_fork(after_in_child=_after_fork)

@@ -24,21 +24,23 @@ from bge_integrations.backend.disk_cache import CacheNotWritableError, cached_mo
 from bge_integrations.backend.engines import Engine, TokenBatch
 from bge_integrations.backend.engines.selection import candidates, require_usable
 from bge_integrations.backend.facts import ModelFacts
+from bge_integrations.backend.heads import Heads, one_score_a_pair
 from bge_integrations.backend.pooling import cosines, one_row_a_text
 from bge_integrations.backend.prepared import PreparedModel
 from bge_integrations.backend.request import LoadRequest
 from bge_integrations.backend.scheduling import EngineSlot
+from bge_integrations.backend.sources import load_source
 from bge_integrations.backend.tokenization import TextTokenizer
 from bge_integrations.catalogue import ModelSpec
-from bge_integrations.errors import EngineNotAvailableError, PreparedModelError, SettingsError
+from bge_integrations.errors import EngineNotAvailableError, PreparedModelError, SettingsError, UnsupportedModelError
 
 if TYPE_CHECKING:
-    from bge_integrations.backend.engines.sentence_transformers import SentenceTransformersEngine
-    from bge_integrations.backend.source import Source
+    from bge_integrations.backend.sources.base import Source
 
 logger = logging.getLogger(__name__)
 
 _LEAST_COSINE_OF_CHECK = 0.999
+_TOLERANCE_OF_CHECK = 0.02, 0.02  # of scores: relative, absolute
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,14 @@ class Started:
         slots: Places for the engines that run the model; the first is filled.
         facts: What is known of the model.
         tokenizer: Its tokenizer.
-        source: The model as sentence-transformers loaded it, where the engine holds on to it.
+        heads: The weights on top of the encoder, where there are any.
+        source: The model as a library loaded it, where the engine holds on to it.
     """
 
     slots: tuple[EngineSlot, ...]
     facts: ModelFacts
     tokenizer: TextTokenizer
+    heads: Heads
     source: Source | None = None
 
     @property
@@ -103,7 +107,7 @@ def start(request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None) 
         logger.info("%s: not %s, which does not know this kind of encoder", request.model_name, kind.name)
     raise EngineNotAvailableError(
         f"engine={request.engine!r} with precision={request.precision!r} can't run {request.model_name}: it is no "
-        "plain BERT or XLM-RoBERTa encoder with cls, mean, max or last-token pooling. Leave both at 'auto'."
+        f"{sources.runnable}. Leave both at 'auto'."
     )
 
 
@@ -130,6 +134,14 @@ def start_prepared(prepared: PreparedModel, request: LoadRequest) -> Started:
         raise EngineNotAvailableError(
             f"engine={request.engine!r} can't run {request.model_name}: prepared models are for openvino."
         )
+    if request.purpose != prepared.manifest.purpose and (request.purpose, prepared.manifest.purpose) != (
+        "vectors",
+        "m3",
+    ):
+        raise UnsupportedModelError(
+            f"{request.model_name} was prepared for {prepared.manifest.purpose}, not for {request.purpose}; prepare "
+            f"another folder with `bge prepare … --purpose {request.purpose}`."
+        )
     if request.precision != made_for and "int8" in (request.precision, made_for):
         raise SettingsError(
             f"precision={request.precision!r} can't be had from {request.model_name}, which was prepared for "
@@ -140,24 +152,25 @@ def start_prepared(prepared: PreparedModel, request: LoadRequest) -> Started:
 
 
 class _Sources:
-    """Loads the sentence-transformers model when it is first needed, and not twice."""
+    """Loads the model by its library when it is first needed, and not twice."""
 
     def __init__(self, request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None) -> None:
         self.request = request
         self.checkpoint = checkpoint
         self.spec = spec
+        self.runnable = "encoder that it knows"
         self._loaded: tuple[str, Source] | None = None
 
     def load(self, precision: str) -> Source:
-        from bge_integrations.backend.source import Source
-
         if self._loaded is None or self._loaded[0] != precision:
             self._loaded = None  # gone before the next one comes
-            self._loaded = precision, Source(self.request, self.checkpoint, self.spec, precision)
+            source = load_source(self.request, self.checkpoint, self.spec, precision)
+            self.runnable = source.runnable
+            self._loaded = precision, source
         return self._loaded[1]
 
     def release(self) -> None:
-        """Gives the weights back at once: sentence-transformers' models are reference cycles."""
+        """Gives the weights back at once: the libraries' models are reference cycles."""
         if self._loaded is not None:
             self._loaded = None
             gc.collect()
@@ -208,6 +221,7 @@ def _cache_key(sources: _Sources, graph_precision: str) -> str:
     facts = (
         sources.checkpoint.fingerprint,
         sources.spec.model_id if sources.spec else None,
+        request.purpose,
         request.transformers_kwargs,
         request.trust_remote_code,
         graph_precision,
@@ -240,7 +254,7 @@ def _run_openvino(prepared: PreparedModel, request: LoadRequest) -> Started:
         ),
         *(EngineSlot(partial(compile_later, own), only_documents=True) for own in helpers),
     )
-    return Started(slots, manifest.facts, prepared.tokenizer())
+    return Started(slots, manifest.facts, prepared.tokenizer(), prepared.heads())
 
 
 def _start_torch(sources: _Sources) -> Started | None:
@@ -254,7 +268,7 @@ def _start_torch(sources: _Sources) -> Started | None:
     _limit_torch_threads(request)
     engine = TorchEngine(source.transformer, shape, rows=source.rows)
     slot = EngineSlot(partial(_usable_in_child, request.device, lambda: engine), engine)
-    started = Started((slot,) * request.copies, source.facts, source.tokenizer, source)
+    started = Started((slot,) * request.copies, source.facts, source.tokenizer, source.heads, source)
     if request.device != "cpu":
         _check_against_own_modules(started, source, request)
     return started
@@ -264,16 +278,9 @@ def _start_sentence_transformers(sources: _Sources) -> Started:
     request = sources.request
     source = sources.load(request.precision)
     _limit_torch_threads(request)
-    make = partial(_usable_in_child, request.device, partial(_own_modules, source))
-    slots = tuple(EngineSlot(make, _own_modules(source)) for _ in range(request.copies))
-    return Started(slots, source.facts, source.tokenizer, source)
-
-
-def _own_modules(source: Source) -> SentenceTransformersEngine:
-    from bge_integrations.backend.engines.sentence_transformers import SentenceTransformersEngine
-
-    device = source.sentence_transformer.device
-    return SentenceTransformersEngine(source.modules, device=device, pad_id=source.tokenizer.pad_id)
+    make = partial(_usable_in_child, request.device, source.own_engine)
+    slots = tuple(EngineSlot(make, source.own_engine()) for _ in range(request.copies))
+    return Started(slots, source.facts, source.tokenizer, source.heads, source)
 
 
 def _usable_in_child(device: str, engine: Callable[[], Engine]) -> Engine:
@@ -319,11 +326,23 @@ def _check_against_own_modules(started: Started, source: Source, request: LoadRe
         rows = started.engine.submit(batch).result()
     except Exception as error:  # whatever a driver or a kernel may raise on a device that we have not seen
         raise EngineNotAvailableError(f"engine='torch' fails on {request.device}: {error}") from error
-    pooled = one_row_a_text(started.engine.rows, source.facts.pooling, batch, rows)
-    least = float(cosines(pooled, _own_modules(source).submit(batch).result()).min())
-    if not least >= _LEAST_COSINE_OF_CHECK:
+    own = source.own_engine()
+    expected = own.submit(batch).result()
+    if request.purpose == "scores":
+        got, right = (
+            one_score_a_pair(engine.rows, source.heads, found)
+            for engine, found in ((started.engine, rows), (own, expected))
+        )
+        agrees, how = np.allclose(got, right, *_TOLERANCE_OF_CHECK), f"scores {got.tolist()}, not {right.tolist()}"
+    else:
+        got, right = (
+            one_row_a_text(engine.rows, source.facts.pooling, batch, found)
+            for engine, found in ((started.engine, rows), (own, expected))
+        )
+        least = float(cosines(got, right).min())
+        agrees, how = least >= _LEAST_COSINE_OF_CHECK, f"least cosine {least:.4f}"
+    if not agrees:
         raise EngineNotAvailableError(
-            f"engine='torch' gives other vectors than the checkpoint's own modules on {request.device} in "
-            f"{request.precision} (least cosine {least:.4f}); set engine='sentence-transformers', and please report it "
-            "with the output of `bge info`."
+            f"engine='torch' disagrees with the checkpoint's own modules on {request.device} in {request.precision} "
+            f"({how}); set engine='sentence-transformers', and please report it with the output of `bge info`."
         )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
 from dataclasses import dataclass
 
 from bge_integrations.backend import telemetry
+from bge_integrations.backend.forking import ForkSafeLock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +51,12 @@ class Meter:
             device: Where it runs, for telemetry.
         """
         self._attributes = {"bge.model": model, "bge.device": device}
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._counted = Statistics()
 
     def read(self) -> Statistics:
         """Returns what was counted so far."""
         return self._counted
-
-    def after_fork(self) -> None:
-        """Makes it usable in a forked child, where a thread that is not there any more may have been adding."""
-        self._lock = threading.Lock()
 
     def add(self, *, kind: str | None = None, **amounts: float) -> None:
         """Counts something.

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
+from bge_integrations.backend.pieces import cut, safe_cuts
 from bge_integrations.errors import UnsupportedModelError
+
+# Longer texts are read in pieces. While the tokens of one are given back, other threads wait for about a millisecond.
+_PIECE_CHARACTERS = 65536
+# Tokenised at a time, side by side on the cores; their tokens take about 100 MB until only the ids are kept.
+_CHARACTERS_AT_ONCE = 1 << 20
 
 Side = Literal["left", "right"]
 
@@ -23,26 +31,20 @@ class TokenizedTexts:
         ids: Ids of all texts one after another, special tokens included, int32, shape [tokens].
         full_lengths: Tokens per text before anything was cut, shape [n], int64.
         lengths: Tokens per text in `ids`, no more than the limit asked for, shape [n], int64.
+        first_lengths: Of pairs of texts, the leading tokens that are no part of the second one, shape [n], int64; None
+            for single texts.
     """
 
     ids: NDArray[np.int32]
     full_lengths: NDArray[np.int64]
     lengths: NDArray[np.int64]
+    first_lengths: NDArray[np.int64] | None = None
 
     def of(self, texts: NDArray[np.int64]) -> NDArray[np.int32]:
         """Returns the ids of some texts, one after another in the order asked for."""
         ends = np.cumsum(self.lengths)
         starts = ends - self.lengths
         return np.concatenate([self.ids[starts[text] : ends[text]] for text in texts])
-
-    @staticmethod
-    def join(parts: Sequence[TokenizedTexts]) -> TokenizedTexts:
-        """Returns several as one."""
-        return TokenizedTexts(
-            np.concatenate([part.ids for part in parts]),
-            np.concatenate([part.full_lengths for part in parts]),
-            np.concatenate([part.lengths for part in parts]),
-        )
 
 
 class TextTokenizer:
@@ -73,6 +75,7 @@ class TextTokenizer:
         self._suffix_ids = sample.ids[len(mask) - self._suffix :]
         split = self._rust.pre_tokenizer.pre_tokenize_str("a") if self._rust.pre_tokenizer else [("a", (0, 1))]
         self._word_marks = sum(len(part) for part, _ in split) - 1
+        self._safe_cuts = safe_cuts(self._rust)
 
     @classmethod
     def copy_of(cls, tokenizer: Any) -> TextTokenizer:  # noqa: ANN401 - transformers' tokenizers share no public base
@@ -114,8 +117,31 @@ class TextTokenizer:
 
     def count(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Returns the tokens that texts take before anything is cut, special tokens included, shape [n]."""
-        encodings = self._rust.encode_batch_fast(list(texts))
-        return _at_least_one(np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings)))
+        lengths = np.full(len(texts), self.special_tokens, dtype=np.int64)
+        for index, encoding in self._encoded(texts):
+            lengths[index] += len(encoding)
+        return _at_least_one(lengths)
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of special tokens, that of unknown words included."""
+        return frozenset(id_ for id_, token in self._rust.get_added_tokens_decoder().items() if token.special)
+
+    def token(self, id_: int) -> str:
+        """Returns the token of an id, as the vocabulary writes it; the id itself in words, if it has none."""
+        return self._rust.id_to_token(id_) or str(id_)
+
+    def contents(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        """Returns the ids of texts without special tokens."""
+        ids: list[list[NDArray[np.int32]]] = [[] for _ in texts]
+        for index, encoding in self._encoded(texts):
+            ids[index].append(np.array(encoding.ids, dtype=np.int32))
+        return [np.concatenate(parts) for parts in ids]
+
+    def sample_pair(self) -> tuple[list[int], NDArray[np.bool_]]:
+        """Returns the ids of a pair of two equal texts, and which of them are special tokens."""
+        encoding = self._rust.encode("a", "a")
+        return list(encoding.ids), np.array(encoding.special_tokens_mask, dtype=bool)
 
     def content(self, text: str) -> list[int]:
         """Returns the ids of a text without special tokens."""
@@ -137,23 +163,52 @@ class TextTokenizer:
             texts: The texts, instruction included; at least one.
             max_length: Tokens per text, special tokens included; more than `special_tokens`.
         """
-        encodings = self._rust.encode_batch_fast(list(texts))
-        full_lengths = _at_least_one(np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings)))
+        room = max_length - self.special_tokens
+        ids: list[NDArray[np.int32]] = []
+        full_lengths = np.full(len(texts), self.special_tokens, dtype=np.int64)
         # One by one, so that other threads get their turn in between.
-        ids = [np.array(self._cut(encoding, max_length) or [self.pad_id], dtype=np.int32) for encoding in encodings]
+        for index, encodings in groupby(self._encoded(texts), key=itemgetter(0)):
+            content: list[int] = []
+            for _, encoding in encodings:
+                full_lengths[index] += len(encoding)
+                self._keep(content, encoding, room)
+            whole = [*self._prefix_ids, *content, *self._suffix_ids]
+            ids.append(np.array(whole or [self.pad_id], dtype=np.int32))
+        full_lengths = _at_least_one(full_lengths)
         return TokenizedTexts(
             ids=np.concatenate(ids), full_lengths=full_lengths, lengths=np.minimum(full_lengths, max_length)
         )
 
-    def _cut(self, encoding: Encoding, max_length: int) -> list[int]:
-        """Returns the ids of a text, made no longer than allowed before they become Python's."""
-        if len(encoding) <= max_length:
-            return list(encoding.ids)
+    def _encoded(self, texts: Sequence[str]) -> Iterator[tuple[int, Encoding]]:
+        """Yields the encodings of texts in their order, without special tokens, each with the index of its text.
+
+        A long text has several, one for each of its pieces.
+        """
+        waiting: list[tuple[int, str]] = []
+        characters = 0
+        for index, text in enumerate(texts):
+            pieces = cut(text, self._safe_cuts, _PIECE_CHARACTERS) if len(text) > _PIECE_CHARACTERS else (text,)
+            for piece in pieces:
+                waiting.append((index, piece))
+                characters += len(piece)
+                if characters >= _CHARACTERS_AT_ONCE:
+                    yield from self._encode_at_once(waiting)
+                    waiting, characters = [], 0
+        yield from self._encode_at_once(waiting)
+
+    def _encode_at_once(self, pieces: Sequence[tuple[int, str]]) -> Iterator[tuple[int, Encoding]]:
+        encodings = self._rust.encode_batch_fast([piece for _, piece in pieces], add_special_tokens=False)
+        encodings.reverse()
+        for index, _ in pieces:
+            yield index, encodings.pop()  # freed one by one
+
+    def _keep(self, kept: list[int], encoding: Encoding, room: int) -> None:
+        """Adds the next ids of a text to those that are kept of it, as far as there is room."""
         if self.truncation_side == "left":
-            encoding.truncate(max_length - self._prefix, direction="left")
-            return self._prefix_ids + encoding.ids
-        encoding.truncate(max_length - self._suffix)
-        return encoding.ids + self._suffix_ids
+            kept += encoding.ids[-room:]
+            del kept[:-room]
+        elif len(kept) < room:
+            kept += encoding.ids[: room - len(kept)]
 
 
 def _leading_ones(mask: list[int]) -> int:

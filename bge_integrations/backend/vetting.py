@@ -42,18 +42,25 @@ def vet(checkpoint: Checkpoint, request: LoadRequest) -> ModelSpec | None:
         The catalogue's row, or None for a model that is no BGE.
 
     Raises:
-        UnsupportedModelError: Not an embedding model.
+        UnsupportedModelError: A model of another kind than was asked for.
         ModelNotFoundError: No model files, or no weights.
         UnsafeWeightsError: Pickled weights or custom code, not allowed.
         PoolingMismatchError: A BGE model whose files ask for another pooling.
     """
     spec = find_model(request.model_name) or find_model(checkpoint.folder)
-    _require_embedder(spec, request.model_name)
+    if request.purpose == "scores":
+        _require_reranker(spec, request.model_name)
+    else:
+        _require_embedder(spec, request.model_name)
     checkpoint.require_loadable(
         allow_pickle_weights=request.allow_pickle_weights, trust_remote_code=request.trust_remote_code
     )
-    if spec:
+    if request.purpose == "scores":
+        _require_scores(checkpoint)
+    elif spec:
         _require_matching_pooling(spec, checkpoint)
+    if request.purpose == "m3":
+        _require_m3_files(checkpoint)
     return spec
 
 
@@ -65,13 +72,42 @@ def _require_embedder(spec: ModelSpec | None, name: str) -> None:
     if spec is None or spec.kind == "embedder":
         return
     if spec.kind == "reranker":
-        raise UnsupportedModelError(f"{name} is a reranker ({spec.model_id}): it scores pairs and gives no vectors.")
+        raise UnsupportedModelError(
+            f"{name} is a reranker ({spec.model_id}): it scores pairs and gives no vectors. Load it with BgeReranker, "
+            "or BgeRerank in LlamaIndex."
+        )
     raise UnsupportedModelError(
         f"{name} ({spec.model_id}) is a base model for further training and gives no usable vectors; "
         "'BAAI/bge-m3' is the embedder made from it."
         if "m3" in spec.model_id
         else f"{name} ({spec.model_id}) is a base model for further training and gives no usable vectors."
     )
+
+
+def _require_reranker(spec: ModelSpec | None, name: str) -> None:
+    if spec is not None and spec.kind != "reranker":
+        raise UnsupportedModelError(
+            f"{name} is {spec.model_id}, which gives vectors and scores no pairs; a reranker is, for example, "
+            "'BAAI/bge-reranker-v2-m3'."
+        )
+
+
+def _require_scores(checkpoint: Checkpoint) -> None:
+    if not checkpoint.scores_pairs:
+        made_for = ", ".join(map(str, checkpoint.config.get("architectures") or ())) or "nothing that it names"
+        raise UnsupportedModelError(
+            f"{checkpoint.name} is no reranker: its config.json says that it is made for {made_for}, while a reranker "
+            "is a sequence classifier with one output, or a decoder."
+        )
+
+
+def _require_m3_files(checkpoint: Checkpoint) -> None:
+    lacking = checkpoint.lacking_m3_files
+    if lacking:
+        raise UnsupportedModelError(
+            f"{checkpoint.name} has no {' and no '.join(lacking)}, from which lexical weights and token vectors are "
+            "computed; bge-m3 and what is fine-tuned from it have them. For dense vectors alone use BgeEncoder."
+        )
 
 
 def _require_matching_pooling(spec: ModelSpec, checkpoint: Checkpoint) -> None:

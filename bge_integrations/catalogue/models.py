@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-__all__ = ["EN_INSTRUCTION", "MODELS", "ZH_INSTRUCTION", "Kind", "ModelSpec", "Pooling"]
+__all__ = ["EN_INSTRUCTION", "MODELS", "YES_OR_NO_PROMPT", "ZH_INSTRUCTION", "Kind", "ModelSpec", "Pooling"]
 
 Kind = Literal["embedder", "reranker", "base"]
 Pooling = Literal["cls", "last_token"]
@@ -24,6 +24,11 @@ _WEB_SEARCH_TASK = "Given a web search query, retrieve relevant passages that an
 # The general one among the tasks of its own evaluation (CosQA); its examples use a narrower one, text to SQL.
 _CODE_SEARCH_TASK = "Given a web search query, retrieve relevant code that can help answer the query."
 _INSTRUCT_TEMPLATE = "<instruct>{task}\n<query>{query}"
+YES_OR_NO_PROMPT = (
+    "Given a query A and a passage B, determine whether the passage contains an answer to the query by providing a "
+    "prediction of either 'Yes' or 'No'."
+)
+_PREDICT_PROMPT = "Predict whether passage B contains an answer to query A."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +48,10 @@ class ModelSpec:
         query_template: For instruct models, with `{task}` and `{query}`.
         default_task: The task that goes into the template unless another is given.
         task_instructions: For llm-embedder, pairs for query and passage by the name of a task.
+        reranker_prompt: What a decoder is asked about query A and passage B; None for other models.
+        cutoff_layer: The layer after which its authors let it score, where it can after several.
+        compress_ratio: How many tokens its authors let it merge into one, where it can.
+        compress_layers: After which layers it then does.
         pad_to_multiple_of: Length to which its authors' own usage pads batches; with an attention mask it changes
             speed, not vectors.
         parameters_millions: Size; for decoder models rounded or nominal.
@@ -67,6 +76,10 @@ class ModelSpec:
     default_task: str | None = None
     # A plain dict, so that rows can be pickled and given to `dataclasses.asdict`; what has no hash stays out of theirs.
     task_instructions: Mapping[str, tuple[str, str]] = field(default_factory=dict, hash=False)
+    reranker_prompt: str | None = None
+    cutoff_layer: int | None = None
+    compress_ratio: int | None = None
+    compress_layers: tuple[int, ...] = ()
     pad_to_multiple_of: int | None = None
     parameters_millions: int | None = None
     licence: str | None = None
@@ -154,7 +167,7 @@ def _reranker(
     max_tokens: int | None = None,
     millions: int | None = None,
     licence: str | None = None,
-    made_from: str | None = None,
+    **further: Any,  # noqa: ANN401 - the fields' own types
 ) -> ModelSpec:
     return ModelSpec(
         model_id=f"BAAI/{name}",
@@ -164,7 +177,7 @@ def _reranker(
         max_tokens=max_tokens,
         parameters_millions=millions,
         licence=licence,
-        made_from=made_from,
+        **further,
     )
 
 
@@ -284,7 +297,23 @@ MODELS: tuple[ModelSpec, ...] = (
         made_from="BAAI/bge-m3",
     ),
     # Sizes of the next three: their float32 weight files, divided by four bytes.
-    _reranker("bge-reranker-v2-gemma", "gemma", millions=2500, licence="apache-2.0"),
-    _reranker("bge-reranker-v2-minicpm-layerwise", "minicpm", millions=2700, licence="apache-2.0"),
-    _reranker("bge-reranker-v2.5-gemma2-lightweight", "cost_wise_gemma", millions=9200, licence="gemma"),
+    _reranker("bge-reranker-v2-gemma", "gemma", millions=2500, licence="apache-2.0", reranker_prompt=YES_OR_NO_PROMPT),
+    _reranker(
+        "bge-reranker-v2-minicpm-layerwise",
+        "minicpm",
+        millions=2700,
+        licence="apache-2.0",
+        reranker_prompt=YES_OR_NO_PROMPT,
+        cutoff_layer=28,
+    ),
+    _reranker(
+        "bge-reranker-v2.5-gemma2-lightweight",
+        "cost_wise_gemma",
+        millions=9200,
+        licence="gemma",
+        reranker_prompt=_PREDICT_PROMPT,
+        cutoff_layer=28,
+        compress_ratio=2,
+        compress_layers=(24, 40),
+    ),
 )

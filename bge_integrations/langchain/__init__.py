@@ -1,9 +1,37 @@
-"""BGE models in LangChain. Needs the extra `langchain`."""
+"""BGE models in LangChain. Needs the extra `langchain`; each name is imported when it is first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from bge_integrations._extras import require
 
 require("langchain_core", extra="langchain")
 
-from bge_integrations.langchain.embeddings import HuggingFaceBgeEmbeddings  # noqa: E402 - after the check
+if TYPE_CHECKING:
+    from bge_integrations.langchain.embeddings import HuggingFaceBgeEmbeddings
+    from bge_integrations.langchain.hybrid import bge_m3_hybrid
+    from bge_integrations.langchain.m3_reranker import BgeM3Reranker
+    from bge_integrations.langchain.reranker import BgeReranker
+    from bge_integrations.langchain.sparse import BgeSparseEmbeddings
 
-__all__ = ["HuggingFaceBgeEmbeddings"]
+__all__ = ["BgeM3Reranker", "BgeReranker", "BgeSparseEmbeddings", "HuggingFaceBgeEmbeddings", "bge_m3_hybrid"]
+
+_HOMES = {
+    "BgeM3Reranker": "m3_reranker",
+    "BgeReranker": "reranker",
+    "BgeSparseEmbeddings": "sparse",
+    "HuggingFaceBgeEmbeddings": "embeddings",
+    "bge_m3_hybrid": "hybrid",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, SecretStr
+from llama_index.core.bridge.pydantic import Field
 
-from bge_integrations.driving import in_thread
 from bge_integrations.encoder import BgeEncoder
-from bge_integrations.errors import SettingsError
 from bge_integrations.llama_index.cache import QueryCollections
+from bge_integrations.llama_index.model import DEFAULT_TEXTS_PER_CALL, BgeModel
 from bge_integrations.sentence_transformers_kwargs import (
     LOADING_KEYS,
-    SHARED_FIELDS,
     EncodingKwargs,
     LoadingKwargs,
     build_encoders,
-    find_token,
-    json_ready_loading_kwargs,
-    merge_settings,
     read_loading_kwargs,
-    with_paths_as_text,
 )
-from bge_integrations.settings import EncoderSettings, EngineName, OnTruncation, Precision
+from bge_integrations.settings import EncoderSettings
 from bge_integrations.validation import check_text
 from bge_integrations.vectors import to_lists, to_lists_async
 
@@ -32,11 +27,6 @@ if TYPE_CHECKING:
     import os
 
     from sentence_transformers import SentenceTransformer
-
-# llama-index hands over this many texts at a time, and only within them can sorting by length save padding. Of 3,769
-# docstrings (mean 54 tokens, p95 200) in forward passes of 2048 tokens, padding is 64 % of what is computed at 10
-# texts a time (llama-index's own default), 29 % at 128, 12 % at 512 and 4 % at 2048, the most that it allows.
-_DEFAULT_TEXTS_PER_CALL = 2048
 
 _DROPPED = {
     "tokenizer_name": "the checkpoint's own tokenizer is used",
@@ -46,7 +36,7 @@ _DROPPED = {
 }
 
 
-class HuggingFaceBgeEmbedding(BaseEmbedding):
+class HuggingFaceBgeEmbedding(BgeModel, BaseEmbedding):
     """BGE embedding models in LlamaIndex, with the right instruction on the right side.
 
     Takes what llama-index-embeddings-huggingface's `HuggingFaceEmbedding` takes for text. Embedders with equal loading
@@ -60,23 +50,17 @@ class HuggingFaceBgeEmbedding(BaseEmbedding):
         ```
     """
 
-    model_config = ConfigDict(
-        protected_namespaces=("pydantic_model_",),
-        arbitrary_types_allowed=True,
-        extra="forbid",
-        hide_input_in_errors=True,
-    )
+    further_field: ClassVar[str] = "sentence_transformer_kwargs"
+    further_keys: ClassVar[tuple[str, ...]] = LOADING_KEYS
+    renamed: ClassVar[Mapping[str, str]] = {"show_progress": "show_progress_bar"}
+    dropped: ClassVar[Mapping[str, str]] = _DROPPED
 
     model_name: str = Field(default="BAAI/bge-small-en", description="Hub id or local folder.")
     embed_batch_size: int = Field(
-        default=_DEFAULT_TEXTS_PER_CALL,
+        default=DEFAULT_TEXTS_PER_CALL,
         description="Texts handed to the encoder at a time; it makes its own batches of them by tokens.",
         gt=0,
         le=2048,
-    )
-    max_length: int | None = Field(default=None, description="Tokens per text, special tokens included.", gt=0)
-    query_instruction: str | None = Field(
-        default=None, description="Text before each query: None as the model was trained, '' none."
     )
     text_instruction: str | None = Field(
         default=None, description="Text before each text: None as the model was trained, '' none."
@@ -84,35 +68,15 @@ class HuggingFaceBgeEmbedding(BaseEmbedding):
     normalize: bool | Literal["checkpoint"] | None = Field(
         default=True, description="L2-normalise: None as the model was trained, True always, False never."
     )
-    cache_folder: str | None = Field(default=None, description="Where hub files are kept.")
-    trust_remote_code: bool = Field(default=False, description="Run Python code that comes with the checkpoint.")
-    device: str | list[str] | None = Field(
-        default=None, description="None takes the first there is of cuda, mps and cpu; a list or 'all' uses each."
-    )
     parallel_process: bool = Field(
         default=False, description="Use target_devices, or all devices, unless device names some; starts no process."
     )
     target_devices: list[str] | None = Field(default=None, description="Devices to use with parallel_process.")
     show_progress_bar: bool = Field(default=False, description="A progress bar for texts, never for a query.")
-    precision: Precision = Field(default="auto", description="How the model computes.")
-    engine: EngineName = Field(default="auto", description="What runs the model.")
     task: str | None = Field(default=None, description="What an instruct model is asked to do.")
     truncate_dim: int | None = Field(default=None, description="Keep only so many leading dimensions.", gt=0)
-    on_truncation: OnTruncation = Field(default="warn", description="For texts over max_length.")
-    revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
-    local_files_only: bool = Field(default=False, description="Never ask the hub.")
-    allow_pickle_weights: bool = Field(default=False, description="Load pytorch_model.bin if there is nothing else.")
-    batch_tokens: int | None = Field(default=None, description="Tokens in one forward pass.", gt=0)
-    threads: int | None = Field(default=None, description="Processor cores; None takes what this process may.", gt=0)
-    max_queued_texts: int = Field(default=65536, description="In flight at once; a call beyond it waits.", gt=0)
     sentence_transformer_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="Further arguments of SentenceTransformer(...), such as prompts."
-    )
-    token: SecretStr | bool | None = Field(default=None, exclude=True, repr=False, description="Hub token.")
-
-    # The encoders of texts and of queries, with what they were made from.
-    _encoders: tuple[tuple[EncoderSettings, LoadingKwargs], tuple[BgeEncoder, BgeEncoder]] | None = PrivateAttr(
-        default=None
     )
 
     def __init__(self, model_name: str | os.PathLike[str] = "BAAI/bge-small-en", **kwargs: Any) -> None:  # noqa: ANN401 - the fields' own types
@@ -127,9 +91,7 @@ class HuggingFaceBgeEmbedding(BaseEmbedding):
             SettingsError: An argument that is unknown or can't be honoured.
             BgeError: Whatever loading raises; see `bge_integrations.BgeEncoder`.
         """
-        fields = _to_fields({"model_name": model_name, **kwargs}, set(type(self).model_fields))
-        super().__init__(**fields)
-        self._role_encoders()
+        super().__init__(model_name=model_name, **kwargs)
         if self.max_length is None:
             # As the class that this one replaces: splitters read the limit from here.
             self.max_length = self.encoder.max_length
@@ -195,12 +157,6 @@ class HuggingFaceBgeEmbedding(BaseEmbedding):
         encoder = (await self._role_encoders_async())[0]
         return await to_lists_async(await encoder.aencode_documents(texts))
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickles settings, not weights, and no token."""
-        bare = self.model_copy(update={"token": None})
-        bare._encoders = None
-        return BaseEmbedding.__getstate__(bare)
-
     def _with_query_cache(self) -> HuggingFaceBgeEmbedding:
         if self.embeddings_cache is None:
             return self
@@ -209,55 +165,25 @@ class HuggingFaceBgeEmbedding(BaseEmbedding):
         return self.model_copy(update={"embeddings_cache": QueryCollections(self.embeddings_cache)})
 
     def _role_encoders(self) -> tuple[BgeEncoder, BgeEncoder]:
-        loading = read_loading_kwargs(self.sentence_transformer_kwargs, "the arguments")
-        settings = self._settings(loading), loading
-        made = self._encoders
-        # A setting may have been changed since, by assignment or in a copy.
-        if made is None or made[0] != settings:
-            made = self._encoders = settings, build_encoders(*settings, EncodingKwargs(), EncodingKwargs())
-        return made[1]
+        encoders: tuple[BgeEncoder, BgeEncoder] = self._current()
+        return encoders
 
     async def _role_encoders_async(self) -> tuple[BgeEncoder, BgeEncoder]:
-        """As `_role_encoders`, which after unpickling may have to load the model."""
-        return self._role_encoders() if self._encoders else await in_thread(self._role_encoders)
+        encoders: tuple[BgeEncoder, BgeEncoder] = await self._current_async()
+        return encoders
 
-    def _settings(self, loading: LoadingKwargs) -> EncoderSettings:
-        said = {name: getattr(self, name) for name in SHARED_FIELDS if name in self.model_fields_set}
-        said["token"] = self.token.get_secret_value() if isinstance(self.token, SecretStr) else self.token
-        said["show_progress"] = self.show_progress_bar
+    def _make(self, settings: tuple[EncoderSettings, LoadingKwargs]) -> tuple[BgeEncoder, BgeEncoder]:
+        """Makes the encoders of texts and of queries."""
+        return build_encoders(*settings, EncodingKwargs(), EncodingKwargs())
+
+    def _settings(self) -> tuple[EncoderSettings, LoadingKwargs]:
+        loading = read_loading_kwargs(self.sentence_transformer_kwargs, "the arguments")
+        fields: dict[str, object] = {"show_progress": self.show_progress_bar}
         if self.parallel_process and self.device is None:
-            said["device"] = self.target_devices or "all"
-        common = merge_settings(said, loading.settings, "the arguments")
-        return EncoderSettings(
-            **{"normalize": self.normalize, **common},
-            model_name=self.model_name,
-            document_instruction=self.text_instruction,
-        )
-
-
-def _to_fields(kwargs: dict[str, Any], known: set[str]) -> dict[str, Any]:
-    """Sorts what a user passed into the fields, the rest into `sentence_transformer_kwargs`."""
-    fields: dict[str, Any] = {}
-    further: dict[str, Any] = dict(kwargs.get("sentence_transformer_kwargs") or {})
-    for key, value in with_paths_as_text(kwargs).items():
-        if key in _DROPPED:
-            if value not in (None, "deprecated"):
-                raise SettingsError(f"{key}={value!r} can't be honoured: {_DROPPED[key]}.")
-        elif key == "show_progress":
-            fields["show_progress_bar"] = value
-        elif key == "callback_manager" and value is None:
-            continue
-        elif key in known:
-            fields[key] = value
-        elif key in LOADING_KEYS:
-            further[key] = value
-        else:
-            choices = sorted({*known, *LOADING_KEYS, "show_progress"})
-            raise SettingsError(f"{key}={value!r} is unknown; the known arguments are {', '.join(choices)}.")
-    if fields.get("token") is None:
-        fields["token"] = find_token(further)
-    fields["sentence_transformer_kwargs"] = json_ready_loading_kwargs(further)
-    return fields
+            fields["device"] = self.target_devices or "all"
+        common = self._merged(loading.settings, EncoderSettings, **fields)
+        settings = {"normalize": self.normalize, **common, "document_instruction": self.text_instruction}
+        return EncoderSettings(**settings), loading
 
 
 # The functions under llama-index's tracing decorator: the overriding methods are traced already.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Computed", "Engine", "EngineOutOfMemory", "PendingRows", "Rows", "TokenBatch"]
+from bge_integrations.backend.forking import cached
+
+__all__ = ["Computed", "Engine", "EngineOutOfMemory", "Head", "PendingRows", "Rows", "ScoringOptions", "TokenBatch"]
 
 Rows = Literal["cls", "tokens", "pooled"]
 """What an engine gives for a text: its first row, all its rows, or what the checkpoint's own modules make of them."""
@@ -17,6 +19,23 @@ Rows = Literal["cls", "tokens", "pooled"]
 
 class EngineOutOfMemory(Exception):
     """A batch needs more memory than the device has; a smaller one may fit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringOptions:
+    """What a decoder that scores pairs is told beside the tokens.
+
+    Attributes:
+        prompt_tokens: Tokens after the passage.
+        cutoff_layer: The layer to stop after.
+        compress_ratio: How many tokens become one.
+        compress_layers: After which layers.
+    """
+
+    prompt_tokens: int
+    cutoff_layer: int | None = None
+    compress_ratio: int | None = None
+    compress_layers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -28,17 +47,42 @@ class TokenBatch:
         lengths: Tokens of each text, int64, shape [texts]; together they are the length of `ids`.
         prompt_length: Tokens at the start of every text that come from an instruction, special tokens before it
             included. Only checkpoints that leave the instruction out of their mean look at it.
+        first_lengths: Of pairs of texts, the leading tokens that are no part of the second one, int64, shape [texts];
+            None for single texts.
+        options: For decoders that score pairs.
     """
 
     ids: NDArray[np.int32]
     lengths: NDArray[np.int64]
     prompt_length: int = 0
+    first_lengths: NDArray[np.int64] | None = None
+    options: ScoringOptions | None = None
 
-    @cached_property
+    @cached
     def is_token(self) -> NDArray[np.bool_]:
         """Marks what is no padding, shape [texts, longest]."""
         marks: NDArray[np.bool_] = np.arange(self.lengths.max()) < self.lengths[:, None]
         return marks
+
+    @property
+    def is_second(self) -> NDArray[np.bool_] | None:
+        """Marks the second texts of pairs, with all after them, shape [texts, longest]; None for single texts."""
+        if self.first_lengths is None:
+            return None
+        marks: NDArray[np.bool_] = np.arange(self.lengths.max()) >= self.first_lengths[:, None]
+        return marks & self.is_token
+
+    def part(self, start: int, stop: int) -> TokenBatch:
+        """Returns some texts of it."""
+        ends = np.cumsum(self.lengths)
+        first = int(ends[start - 1]) if start else 0
+        return TokenBatch(
+            self.ids[first : ends[stop - 1]],
+            self.lengths[start:stop],
+            self.prompt_length,
+            None if self.first_lengths is None else self.first_lengths[start:stop],
+            self.options,
+        )
 
     def padded(self, pad_id: int) -> NDArray[np.int32]:
         """Returns the ids, short texts filled up at the end, shape [texts, longest]."""
@@ -47,6 +91,10 @@ class TokenBatch:
         padded = np.full(self.is_token.shape, pad_id, dtype=np.int32)
         padded[self.is_token] = self.ids
         return padded
+
+
+Head = Callable[[TokenBatch, NDArray[np.float32]], NDArray[Any]]
+"""Turns a batch and its rows into one result a text: an array whose first axis is the texts."""
 
 
 class PendingRows(Protocol):

@@ -19,26 +19,45 @@ _CPU_BATCH_TOKENS = 2048
 _ACCELERATOR_BATCH_TOKENS = 65536
 
 
+def padded_batch_tokens(device: torch.device) -> int:
+    """Returns how many tokens, padding included, libraries' own models compute best at a time."""
+    return _CPU_BATCH_TOKENS if device.type == "cpu" else _ACCELERATOR_BATCH_TOKENS
+
+
 class SentenceTransformersEngine:
-    """Calls the checkpoint's own modules, leaving out a closing L2 normalisation, which belongs to the encoder."""
+    """Calls the checkpoint's own modules."""
 
     name = "sentence-transformers"
-    rows: Rows = "pooled"
     parallel_batches = 1
 
-    def __init__(self, modules: Sequence[torch.nn.Module], *, device: torch.device, pad_id: int) -> None:
+    def __init__(
+        self,
+        modules: Sequence[torch.nn.Module],
+        *,
+        device: torch.device,
+        pad_id: int,
+        rows: Rows,
+        output: str = "sentence_embedding",
+        token_types: bool = False,
+    ) -> None:
         """Takes modules that are already on their device.
 
         Args:
-            modules: Transformer first, then pooling and whatever the checkpoint lists, without a closing Normalize.
+            modules: Transformer first, then whatever is to follow.
             device: Where they are.
             pad_id: Token id to fill short rows with; masked out, so its value never matters.
+            rows: "pooled", or "tokens" for what the transformer alone gives.
+            output: Where the modules leave what is "pooled".
+            token_types: Whether the transformer is told which text of a pair a token belongs to.
         """
+        self.rows: Rows = rows
+        self._output = output if rows == "pooled" else "token_embeddings"
+        self._token_types = token_types
         self._modules = tuple(modules)
         self._device = device
         self._pad_id = pad_id
         self._lock = threading.Lock()
-        self.batch_tokens = _CPU_BATCH_TOKENS if device.type == "cpu" else _ACCELERATOR_BATCH_TOKENS
+        self.batch_tokens = padded_batch_tokens(device)
 
     def submit(self, batch: TokenBatch) -> Computed:
         """See `Engine.submit`. One batch at a time, since each already uses every core."""
@@ -48,12 +67,15 @@ class SentenceTransformersEngine:
         }
         if batch.prompt_length:
             features["prompt_length"] = batch.prompt_length
+        if self._token_types and batch.is_second is not None:
+            features["token_type_ids"] = torch.from_numpy(batch.is_second.astype(np.int64)).to(self._device)
         try:
             with self._lock, torch.inference_mode():
                 for module in self._modules:
                     features = module(features)
-                pooled: torch.Tensor = features["sentence_embedding"]
-                return Computed(pooled.float().cpu().numpy())
+                found: torch.Tensor = features[self._output]
+                rows = found.float().cpu().numpy()
+                return Computed(rows[batch.is_token] if self.rows == "tokens" else rows)
         except torch.OutOfMemoryError as error:
             raise EngineOutOfMemory(str(error)) from error
 

@@ -52,7 +52,7 @@ def graph_inputs(batch: TokenBatch, shape: EncoderShape) -> dict[str, NDArray[np
     """Returns a batch as the graph of `build_graph` takes it."""
     ids = batch.padded(shape.pad_id)
     mask = np.where(batch.is_token, np.float32(0), MASKED)[:, None, None]
-    return {"ids": ids, "positions": shape.position_ids(ids), "mask": mask}
+    return {"ids": ids, "positions": shape.position_rows(ids, batch.is_second), "mask": mask}
 
 
 class OpenVinoEngine:

@@ -65,8 +65,8 @@ class _Builder:
 
     def _embed(self, ids: _Node, positions: _Node) -> _Node:
         axis = _integers(0)
-        # Rows of token type 0 go into the position table, since single texts have no other type.
-        table = self._weights[names.POSITIONS] + self._weights[names.TOKEN_TYPES][0]
+        tables = self._shape.position_tables(self._weights[names.POSITIONS], self._weights[names.TOKEN_TYPES])
+        table = np.concatenate(tables)
         words = op.gather(_floats(self._weights[names.WORDS]), ids, axis)
         return self._normalized(op.add(words, op.gather(_floats(table), positions, axis)), names.EMBEDDING_NORM)
 

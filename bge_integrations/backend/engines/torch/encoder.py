@@ -36,7 +36,8 @@ class UnpaddedEncoder:
         fused = [_fuse(model, layer) for layer in range(shape.layers)]
         self._weights: dict[str, torch.Tensor] = {name: tensor.detach() for name, tensor in model.state_dict().items()}
         self._qkv = fused
-        self._positions = self._weights[names.POSITIONS] + self._weights[names.TOKEN_TYPES][0]
+        tables = shape.position_tables(self._weights[names.POSITIONS], self._weights[names.TOKEN_TYPES])
+        self._positions = torch.cat(tables)
         self.device = self._positions.device
         self.dtype = self._positions.dtype
         self._varlen = _variable_length_attention(self.device, self.dtype)
@@ -49,7 +50,7 @@ class UnpaddedEncoder:
             Shape [texts, width] or [tokens, width], on the device, in the model's precision.
         """
         ids = batch.padded(self._shape.pad_id)
-        positions = np.broadcast_to(self._shape.position_ids(ids), ids.shape)[batch.is_token]
+        positions = np.broadcast_to(self._shape.position_rows(ids, batch.is_second), ids.shape)[batch.is_token]
         hidden = functional.embedding(self._to_device(batch.ids), self._weights[names.WORDS])
         hidden = hidden + functional.embedding(self._to_device(positions), self._positions)
         hidden = self._norm(hidden, names.EMBEDDING_NORM)

@@ -1,0 +1,42 @@
+"""Checkpoints as sentence-transformers and transformers load them: one class for each thing that models are used for.
+
+`load_source` imports torch, and only the class that is needed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bge_integrations.backend.checkpoint import Checkpoint
+from bge_integrations.backend.request import LoadRequest
+from bge_integrations.catalogue import ModelSpec
+
+if TYPE_CHECKING:
+    from bge_integrations.backend.sources.base import Source
+
+__all__ = ["load_source"]
+
+
+def load_source(request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None, precision: str) -> Source:
+    """Loads a checkpoint for what was asked for.
+
+    Args:
+        request: What was asked for.
+        checkpoint: Its files, already vetted.
+        spec: The catalogue's row, or None for a model that is no BGE.
+        precision: Of the weights in memory: "float32", "bfloat16" or "float16".
+
+    Raises:
+        ModelLoadError: The files can't be read.
+        UnsupportedModelError: A model of another kind.
+    """
+    kind: type[Source]
+    if request.purpose == "m3":
+        from bge_integrations.backend.sources.m3 import M3Source as kind
+    elif request.purpose == "vectors":
+        from bge_integrations.backend.sources.vectors import VectorSource as kind
+    elif checkpoint.is_decoder:
+        from bge_integrations.backend.sources.decoder_scores import DecoderScoreSource as kind
+    else:
+        from bge_integrations.backend.sources.scores import ScoreSource as kind
+    return kind(request, checkpoint, spec, precision)

@@ -1,0 +1,82 @@
+"""Rerankers that are decoders: asked whether B answers A, they score by the logit of "Yes". Imports torch."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from bge_integrations.backend.engines import Engine, Rows
+from bge_integrations.backend.engines.decoder import DecoderEngine
+from bge_integrations.backend.facts import DecoderFacts, ModelFacts
+from bge_integrations.backend.sources.base import Source, from_pretrained_kwargs, position_capacity
+from bge_integrations.backend.tokenization import TextTokenizer
+from bge_integrations.catalogue import YES_OR_NO_PROMPT
+from bge_integrations.errors import ModelLoadError
+
+_ANSWER = "Yes"
+_OPTIONS = ("cutoff_layers", "compress_ratio", "compress_layer")
+
+
+class DecoderScoreSource(Source):
+    """A causal language model."""
+
+    original: Any
+    runnable = "encoder"
+
+    @property
+    def transformer(self) -> torch.nn.Module:
+        """See `Source.transformer`."""
+        model: torch.nn.Module = self.original
+        return model
+
+    @property
+    def has_known_encoder(self) -> bool:
+        """See `Source.has_known_encoder`."""
+        return False
+
+    @property
+    def rows(self) -> Rows:
+        """See `Source.rows`."""
+        return "pooled"
+
+    def own_engine(self) -> Engine:
+        """See `Source.own_engine`."""
+        answer = int(self.tokenizer.contents([_ANSWER])[0][0])
+        options = self.facts.decoder.options if self.facts.decoder else ()
+        return DecoderEngine(self.original, pad_id=self.facts.pad_id, answer=answer, options=options)
+
+    def _load(self, precision: str) -> None:
+        request, folder = self.request, str(self.checkpoint.folder)
+        kwargs = from_pretrained_kwargs(request, precision)
+        groups = [kwargs.pop(name) for name in ("model_kwargs", "processor_kwargs", "config_kwargs")]
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, **kwargs, **groups[1])
+            self.original = AutoModelForCausalLM.from_pretrained(folder, **kwargs, **groups[0], **groups[2])
+            self.original.eval().to(request.device)
+        except Exception as error:  # loaders raise whatever they like at a damaged checkpoint
+            raise ModelLoadError(f"{request.model_name} can't be loaded from {folder}: {error}") from error
+        self.tokenizer = TextTokenizer.copy_of(tokenizer)
+        forward = inspect.signature(self.original.forward).parameters
+        positions = position_capacity(self.checkpoint)
+        limits = [tokenizer.model_max_length, positions, self.spec.max_tokens if self.spec else None]
+        self.facts = ModelFacts(
+            dimension=1,
+            max_tokens=min((int(limit) for limit in limits if limit), default=sys.maxsize),
+            positions=positions,
+            normalizes=False,
+            pooling=None,
+            pools_without_prompt=False,
+            pad_id=self.tokenizer.pad_id,
+            truncation_side=self.tokenizer.truncation_side,
+            encoder=None,
+            decoder=DecoderFacts(
+                prompt=(self.spec.reranker_prompt if self.spec else None) or YES_OR_NO_PROMPT,
+                first_ids=() if tokenizer.bos_token_id is None else (int(tokenizer.bos_token_id),),
+                layers=self.original.config.num_hidden_layers,
+                options=tuple(name for name in _OPTIONS if name in forward),
+            ),
+        )

@@ -1,0 +1,100 @@
+"""Rerankers that are encoders with one output, as sentence-transformers loads them. Imports torch."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from sentence_transformers import CrossEncoder
+
+from bge_integrations.backend.architecture import ARCHITECTURES, describe_encoder
+from bge_integrations.backend.engines import Engine, Rows
+from bge_integrations.backend.engines.sentence_transformers import SentenceTransformersEngine
+from bge_integrations.backend.facts import ModelFacts
+from bge_integrations.backend.heads import SCORE_DENSE, SCORE_OUT, Heads
+from bge_integrations.backend.sources.base import Source, from_pretrained_kwargs, position_capacity
+from bge_integrations.backend.tokenization import TextTokenizer
+from bge_integrations.errors import ModelLoadError, UnsupportedModelError
+
+
+class ScoreSource(Source):
+    """A CrossEncoder."""
+
+    original: CrossEncoder
+    runnable = "plain BERT or XLM-RoBERTa classifier with one output"
+
+    @property
+    def transformer(self) -> torch.nn.Module:
+        """See `Source.transformer`."""
+        encoder: torch.nn.Module = _classifier_of(self.original).base_model
+        return encoder
+
+    @property
+    def has_known_encoder(self) -> bool:
+        """See `Source.has_known_encoder`."""
+        return self.facts.encoder is not None and bool(self.heads)
+
+    @property
+    def rows(self) -> Rows:
+        """See `Source.rows`."""
+        return "cls"
+
+    def own_engine(self) -> Engine:
+        """See `Source.own_engine`; gives logits, without CrossEncoder's sigmoid."""
+        return SentenceTransformersEngine(
+            list(self.original),
+            device=self.original.device,
+            pad_id=self.facts.pad_id,
+            rows="pooled",
+            output="scores",
+            token_types="token_type_ids" in self.original.tokenizer.model_input_names,
+        )
+
+    def _load(self, precision: str) -> None:
+        name, folder = self.request.model_name, str(self.checkpoint.folder)
+        try:
+            self.original = CrossEncoder(
+                folder, device=self.request.device, **from_pretrained_kwargs(self.request, precision)
+            )
+        except Exception as error:  # loaders of four libraries raise whatever they like at a damaged checkpoint
+            raise ModelLoadError(f"{name} can't be loaded from {folder}: {error}") from error
+        self.original.eval()
+        labels = self.original.num_labels
+        if labels != 1:
+            raise UnsupportedModelError(f"{name} is a classifier with {labels} classes; a reranker has one output.")
+        self.tokenizer = TextTokenizer.copy_of(self.original.tokenizer)
+        self.heads = _heads(_classifier_of(self.original))
+        positions = position_capacity(self.checkpoint)
+        limits = [self.original.max_seq_length, positions, self.spec.max_tokens if self.spec else None]
+        known = [int(limit) for limit in limits if limit]
+        self.facts = ModelFacts(
+            dimension=1,
+            max_tokens=min(known) if known else sys.maxsize,
+            positions=positions,
+            normalizes=False,
+            pooling="cls",
+            pools_without_prompt=False,
+            pad_id=self.tokenizer.pad_id,
+            truncation_side=self.tokenizer.truncation_side,
+            encoder=describe_encoder(self.transformer, reads_pairs=True),
+        )
+
+
+def _classifier_of(model: CrossEncoder) -> Any:  # noqa: ANN401 - one of transformers' many classes
+    transformer: Any = model[0]
+    return transformer.auto_model
+
+
+def _heads(classifier: torch.nn.Module) -> Heads:
+    """Returns the weights after the encoder; none for a class that the fast engines don't know."""
+    config: Any = classifier.config
+    known = ARCHITECTURES.get(config.model_type)
+    if known is None or type(classifier).__name__ != known.classifier_class:
+        return {}
+    parts = {SCORE_DENSE: known.classifier_dense, SCORE_OUT: known.classifier_out}
+    return {
+        f"{name}.{kind}": classifier.get_parameter(f"{part}.{kind}").detach().float().cpu().numpy()
+        for name, part in parts.items()
+        for kind in ("weight", "bias")
+    }

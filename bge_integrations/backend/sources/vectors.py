@@ -1,0 +1,113 @@
+"""Models that give one vector a text, as sentence-transformers loads them. Imports torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+
+from bge_integrations.backend.architecture import describe_encoder
+from bge_integrations.backend.engines import Engine, Rows
+from bge_integrations.backend.engines.sentence_transformers import SentenceTransformersEngine
+from bge_integrations.backend.facts import ModelFacts
+from bge_integrations.backend.pooling import NAMES_OF_CATALOGUE, TOKEN_POOLINGS
+from bge_integrations.backend.sources.base import Source, from_pretrained_kwargs, position_capacity
+from bge_integrations.backend.tokenization import TextTokenizer
+from bge_integrations.errors import ModelLoadError, UnsupportedModelError
+
+
+class VectorSource(Source):
+    """A SentenceTransformer."""
+
+    original: SentenceTransformer
+    runnable = "plain BERT or XLM-RoBERTa encoder with cls, mean, max or last-token pooling"
+
+    @property
+    def transformer(self) -> torch.nn.Module:
+        """See `Source.transformer`."""
+        return _transformer_of(self.original)
+
+    @property
+    def has_known_encoder(self) -> bool:
+        """See `Source.has_known_encoder`."""
+        return self.facts.encoder is not None and self.facts.pooling is not None
+
+    @property
+    def rows(self) -> Rows:
+        """See `Source.rows`."""
+        return "cls" if self.facts.pooling == "cls" else "tokens"
+
+    def own_engine(self) -> Engine:
+        """See `Source.own_engine`; leaves out a closing L2 normalisation, which belongs to the encoder."""
+        modules = list(self.original)
+        return self._engine_of(modules[:-1] if self.facts.normalizes else modules, rows="pooled")
+
+    def _engine_of(self, modules: Sequence[torch.nn.Module], *, rows: Rows) -> SentenceTransformersEngine:
+        return SentenceTransformersEngine(modules, device=self.original.device, pad_id=self.facts.pad_id, rows=rows)
+
+    def _load(self, precision: str) -> None:
+        self.original = self._loaded(precision)
+        self.tokenizer = TextTokenizer.copy_of(self.original.tokenizer)
+        self.facts = self._facts()
+
+    def _loaded(self, precision: str) -> SentenceTransformer:
+        request, checkpoint, spec = self.request, self.checkpoint, self.spec
+        common = from_pretrained_kwargs(request, precision)
+        folder = str(checkpoint.folder)
+        try:
+            if spec is None or checkpoint.modules is not None:
+                model = SentenceTransformer(folder, device=request.device, **common)
+            else:
+                transformer = Transformer.load(folder, **common)
+                pooling = Pooling(transformer.get_embedding_dimension(), NAMES_OF_CATALOGUE[spec.pooling or "cls"])
+                model = SentenceTransformer(modules=[transformer, pooling, Normalize()], device=request.device)
+        except Exception as error:  # loaders of four libraries raise whatever they like at a damaged checkpoint
+            raise ModelLoadError(f"{request.model_name} can't be loaded from {folder}: {error}") from error
+        model.eval()
+        if not isinstance(model[0], Transformer) or not any(isinstance(module, Pooling) for module in model):
+            raise UnsupportedModelError(
+                f"{request.model_name} is made of {', '.join(type(module).__name__ for module in model)}; only models "
+                "with a text transformer and a pooling can be run."
+            )
+        return model
+
+    def _facts(self) -> ModelFacts:
+        model, spec = self.original, self.spec
+        modules = list(model)
+        positions = position_capacity(self.checkpoint)
+        limits = [model.max_seq_length, positions, spec.max_tokens if spec else None]
+        known = [int(limit) for limit in limits if limit]
+        return ModelFacts(
+            dimension=int(model.get_embedding_dimension() or 0),
+            max_tokens=min(known) if known else sys.maxsize,
+            positions=positions,
+            normalizes=isinstance(modules[-1], Normalize),
+            pooling=_plain_pooling(modules),
+            pools_without_prompt=any(isinstance(m, Pooling) and not m.include_prompt for m in modules),
+            prompts={name: text or "" for name, text in model.prompts.items()},
+            default_prompt_name=model.default_prompt_name,
+            pad_id=self.tokenizer.pad_id,
+            truncation_side=self.tokenizer.truncation_side,
+            encoder=describe_encoder(_transformer_of(model)),
+        )
+
+
+def _transformer_of(model: SentenceTransformer) -> torch.nn.Module:
+    transformer: Any = model[0]
+    inside: torch.nn.Module = transformer.auto_model
+    return inside
+
+
+def _plain_pooling(modules: list[torch.nn.Module]) -> str | None:
+    """Returns the pooling of a model that is nothing but transformer, one pooling and perhaps a normalisation."""
+    between = modules[1:-1] if isinstance(modules[-1], Normalize) else modules[1:]
+    if len(between) != 1 or not isinstance(between[0], Pooling):
+        return None
+    mode = between[0].pooling_mode
+    modes = (mode,) if isinstance(mode, str) else tuple(mode)
+    return modes[0] if len(modes) == 1 and modes[0] in TOKEN_POOLINGS else None

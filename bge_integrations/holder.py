@@ -1,0 +1,135 @@
+"""What encoders and rerankers have in common: they hold a loaded model, share it, and let go of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from typing_extensions import Self
+
+from bge_integrations.backend import sharing
+from bge_integrations.backend.forking import ForkSafeLock
+from bge_integrations.calling import CallTerms
+from bge_integrations.errors import EncoderClosedError, SettingsError
+from bge_integrations.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from bge_integrations.backend.loading import LoadedModel
+    from bge_integrations.backend.purpose import Purpose
+    from bge_integrations.backend.statistics import Statistics
+
+Settings = TypeVar("Settings", bound=ModelSettings)
+
+
+class ModelHolder(Generic[Settings]):
+    """Holds a loaded model, which others with equal loading settings share. Pickles and copies carry settings alone.
+
+    Attributes:
+        settings: What was asked for.
+    """
+
+    settings: Settings
+    _purpose: ClassVar[Purpose]
+
+    @classmethod
+    def from_settings(cls, settings: Settings, *, load: bool = True) -> Self:
+        """Makes one from settings.
+
+        Args:
+            settings: The settings.
+            load: Load the model now; else at the first use.
+        """
+        holder = cls.__new__(cls)
+        holder._start(settings)
+        if load:
+            holder._loaded()
+        return holder
+
+    def _start(self, settings: Settings) -> None:
+        self.settings = settings
+        self._model: LoadedModel | None = None
+        self._closed = False
+        self._guard = ForkSafeLock()
+
+    @property
+    def backend(self) -> LoadedModel:
+        """The loaded model, which all with equal loading settings share."""
+        return self._loaded()
+
+    @property
+    def max_length(self) -> int:
+        """Tokens, special tokens included, beyond which a text, or a pair of texts, is cut."""
+        return self.settings.max_length or self._loaded().facts.max_tokens
+
+    def stats(self) -> Statistics:
+        """Returns what the loaded model has done so far, for all that share it."""
+        return self._loaded().meter.read()
+
+    def close(self) -> None:
+        """Lets go of the model, whose memory is free once nobody else holds it. May be called twice."""
+        with self._guard:
+            self._closed = True
+            self._model = None
+
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes it."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Shows the model and whether it is loaded."""
+        state = "closed" if self._closed else "loaded" if self._model else "not loaded"
+        return f"{type(self).__name__}({self.settings.model_name!r}, {state})"
+
+    def __reduce__(self) -> tuple[Any, tuple[type[Self], Settings]]:
+        """Pickles and copies the settings; the model is loaded, or joined, at the first use."""
+        return _restore, (type(self), self.settings)
+
+    def _terms(self, *, is_urgent: bool) -> CallTerms:
+        """Returns the terms of a call."""
+        return CallTerms(model=self._loaded(), settings=self.settings, max_length=self.max_length, is_urgent=is_urgent)
+
+    def _loaded(self) -> LoadedModel:
+        model = self._model
+        if model is not None:
+            return model
+        with self._guard:
+            if self._closed:
+                raise EncoderClosedError(
+                    f"This {type(self).__name__} of {self.settings.model_name} was closed; make a new one, which is "
+                    "quick while another still holds the model."
+                )
+            if self._model is None:
+                from bge_integrations.backend.request import LoadRequest
+
+                model = sharing.acquire(LoadRequest.from_settings(self.settings, self._purpose))
+                self._check_against(model)
+                self._model = model
+            return self._model
+
+    def _check_against(self, model: LoadedModel) -> None:
+        """Refuses settings that this model can't honour."""
+        limit, name = self.settings.max_length, self.settings.model_name
+        if limit is None:
+            return
+        capacity = model.facts.positions
+        if capacity is not None and limit > capacity:
+            raise SettingsError(
+                f"max_length={limit} is more than the {capacity} positions that {name} has; give at most {capacity}."
+            )
+        least = self._least_length(model)
+        if limit < least:
+            raise SettingsError(
+                f"max_length={limit} leaves no room beside the {model.tokenizer.special_tokens} special tokens of "
+                f"{name}; give at least {least}."
+            )
+
+    def _least_length(self, model: LoadedModel) -> int:
+        """Tokens that the shortest text takes."""
+        return model.tokenizer.special_tokens + 1
+
+
+def _restore(kind: type[ModelHolder[Any]], settings: ModelSettings) -> ModelHolder[Any]:
+    return kind.from_settings(settings, load=False)

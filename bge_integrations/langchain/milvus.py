@@ -1,0 +1,61 @@
+"""bge-m3's lexical weights for langchain-milvus, which has an interface of its own for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bge_integrations._extras import require_package
+from bge_integrations.langchain.sparse import BgeSparseEmbeddings
+from bge_integrations.m3 import LexicalWeights
+
+require_package("langchain_milvus", "langchain-milvus")
+
+from langchain_milvus.utils.sparse import BaseSparseEmbedding  # noqa: E402 - after the check
+
+
+@dataclass(frozen=True)
+class BgeMilvusSparseEmbeddings(BaseSparseEmbedding):  # type: ignore[misc]  # its stubs can't be read
+    """Lexical weights as langchain-milvus' `Milvus` takes them; see `BgeSparseEmbeddings.for_milvus`.
+
+    Attributes:
+        embeddings: What computes them.
+    """
+
+    embeddings: BgeSparseEmbeddings
+
+    def embed_documents(self, texts: list[str]) -> list[LexicalWeights]:
+        """Embeds documents.
+
+        Args:
+            texts: The documents.
+
+        Returns:
+            The weights above 0 by token id of each document, in the order given. There are none for a text without
+            words, which Milvus Lite refuses to store.
+
+        Raises:
+            BgeError: As `bge_integrations.BgeM3Encoder.encode_documents`.
+        """
+        return self.embeddings.document_weights(texts)
+
+    async def aembed_documents(self, texts: list[str]) -> list[LexicalWeights]:
+        """As `embed_documents`, without blocking the event loop; cancelled, it gives up what is not computed yet."""
+        return await self.embeddings.adocument_weights(texts)
+
+    def embed_query(self, query: str) -> LexicalWeights:
+        """Embeds a query.
+
+        Args:
+            query: The query.
+
+        Returns:
+            Its weights above 0 by token id.
+
+        Raises:
+            BgeError: As `bge_integrations.BgeM3Encoder.encode_queries`.
+        """
+        return self.embeddings.query_weights(query)
+
+    async def aembed_query(self, query: str) -> LexicalWeights:
+        """As `embed_query`, without blocking the event loop; cancelled, it gives up what is not computed yet."""
+        return await self.embeddings.aquery_weights(query)

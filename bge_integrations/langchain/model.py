@@ -1,0 +1,133 @@
+"""What the LangChain classes have in common: typed settings that travel, without weights and without the token."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
+
+from bge_integrations.driving import in_thread
+from bge_integrations.sentence_transformers_kwargs import (
+    find_token,
+    json_ready_loading_kwargs,
+    merge_settings,
+    shared_fields,
+    with_paths_as_text,
+)
+from bge_integrations.settings import EngineName, ModelSettings, OnTruncation, Precision
+
+
+class BgeModel(BaseModel):
+    """Settings as fields, and what is made from them: anew when one has been changed since."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), populate_by_name=True, hide_input_in_errors=True)
+
+    model_name: str = Field(alias="model")
+    """Hub id or local folder."""
+    cache_folder: str | None = None
+    """Where hub files are kept; None takes `SENTENCE_TRANSFORMERS_HOME` or the hub's usual cache."""
+    model_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of `SentenceTransformer(...)`, such as `device` or `revision`, honoured key by key."""
+    query_instruction: str | None = None
+    """Text before each query. None takes what the model was trained with, `""` is none."""
+    show_progress: bool = False
+    """A progress bar while documents are embedded; never for a query."""
+    device: str | list[str] | None = None
+    """`"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`; None takes the first there is of cuda, mps and cpu. A list, or `"all"`,
+    puts the model on each, and they share the work."""
+    precision: Precision = "auto"
+    """How the model computes; `"auto"` is float16 on CUDA and float32 elsewhere."""
+    engine: EngineName = "auto"
+    """What runs the model."""
+    max_length: int | None = None
+    """Tokens per text, special tokens included; None takes the model's own limit."""
+    on_truncation: OnTruncation = "warn"
+    """For texts over `max_length`: `"warn"` once a call, `"ignore"`, or `"error"`."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the checkpoint."""
+    local_files_only: bool = False
+    """Never ask the hub."""
+    allow_pickle_weights: bool = False
+    """Load `pytorch_model.bin` where a checkpoint has no safetensors."""
+    batch_tokens: int | None = None
+    """Tokens, padding included, in one forward pass; None takes the engine's own figure."""
+    threads: int | None = None
+    """Processor cores to use; None takes those that this process may use."""
+    max_queued_texts: int = 65536
+    """Documents, and as many queries, that may be in flight at once, over all callers; a call beyond it waits."""
+    token: SecretStr | bool | None = Field(default=None, exclude=True, repr=False)
+    """Hub token; never shown, dumped or pickled."""
+
+    # What was made, with the settings that it was made from.
+    _made: tuple[Any, Any] | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _check_settings(self) -> BgeModel:
+        self._check()
+        return self
+
+    def __init__(self, **data: Any) -> None:  # noqa: ANN401 - the fields' own types
+        """Checks the settings, then loads the model or joins those that already hold it.
+
+        Raises:
+            pydantic.ValidationError: A setting that is unknown or can't be honoured.
+            BgeError: Whatever loading raises; see `bge_integrations.BgeEncoder`.
+        """
+        super().__init__(**_with_own_kwargs(data))
+        self._current()
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Pickles settings, not weights, and no token."""
+        state = super().__getstate__()
+        state["__dict__"] = {**state["__dict__"], "token": None}
+        state["__pydantic_private__"] = {"_made": None}
+        return state
+
+    @abstractmethod
+    def _settings(self) -> Any:  # noqa: ANN401 - each class has its own
+        """Reads the fields, as they are now."""
+
+    @abstractmethod
+    def _make(self, settings: Any) -> Any:  # noqa: ANN401 - as above
+        """Loads or joins what the settings ask for."""
+
+    def _check(self) -> None:
+        """Refuses settings that can be seen to be wrong before anything is loaded."""
+        self._settings()
+
+    def _current(self) -> Any:  # noqa: ANN401 - as above
+        """Returns what the settings ask for."""
+        # One may have been changed since, by assignment, in a dictionary, or in a copy.
+        settings = self._settings()
+        made = self._made
+        if made is None or made[0] != settings:
+            made = self._made = settings, self._make(settings)
+        return made[1]
+
+    async def _current_async(self) -> Any:  # noqa: ANN401 - as above
+        """As `_current`, which after unpickling may have to load the model."""
+        return self._current() if self._made else await in_thread(self._current)
+
+    def _merged(self, given: Mapping[str, Any], kind: type[ModelSettings]) -> dict[str, Any]:
+        """Returns what the fields say, with what `model_kwargs` say put in."""
+        said = {name: getattr(self, name) for name in shared_fields(kind) if name in self.model_fields_set}
+        said["token"] = self.token.get_secret_value() if isinstance(self.token, SecretStr) else self.token
+        return merge_settings(said, given, "model_kwargs", kind)
+
+
+def _with_own_kwargs(data: dict[str, Any]) -> dict[str, Any]:
+    """Keeps the user's dictionary as it is, and the token out of ours and of pydantic's errors."""
+    data = with_paths_as_text(data)
+    given = data.get("model_kwargs")
+    if isinstance(given, dict):
+        token = find_token(given)
+        if token is not None:
+            data["token"] = token
+        data["model_kwargs"] = json_ready_loading_kwargs(given)
+    if isinstance(data.get("token"), str):
+        data["token"] = SecretStr(data["token"])
+    return data

@@ -1,0 +1,109 @@
+"""BGE rerankers as LangChain document compressor and cross encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from bge_integrations import reranker as core
+from bge_integrations.cross_encoder_kwargs import read_cross_encoder_kwargs, with_current_names
+from bge_integrations.langchain.compressing import ScoringCompressor
+from bge_integrations.settings import RerankerSettings
+
+
+class BgeReranker(ScoringCompressor):
+    """BGE rerankers in LangChain: finds the best of the documents that a retriever found.
+
+    Use it as the compressor of a `ContextualCompressionRetriever`, which keeps the scores, or as the model of a
+    `CrossEncoderReranker`. Takes what langchain-community's `HuggingFaceCrossEncoder` takes, but gives logits, as the
+    models' authors do, unless `normalize=True`. Rerankers with equal loading settings share one model in memory. Bad
+    settings raise pydantic's `ValidationError`; loading raises the errors of `bge_integrations.errors`.
+
+    Example:
+        ```python
+        from bge_integrations.langchain import BgeReranker
+
+        retriever = ContextualCompressionRetriever(
+            base_compressor=BgeReranker(model_name="BAAI/bge-reranker-v2-m3", top_n=5),
+            base_retriever=store.as_retriever(search_kwargs={"k": 50}),
+        )
+        ```
+    """
+
+    model_name: str = Field(default="BAAI/bge-reranker-v2-m3", alias="model")
+    """Hub id or local folder."""
+    model_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of `CrossEncoder(...)`, such as `device` or `revision`, honoured key by key."""
+    normalize: bool = False
+    """Put scores through the sigmoid, so that they lie between 0 and 1; else they are logits."""
+    prompt: str | None = None
+    """For decoder models, what they are asked of query A and passage B; None takes what they were trained with."""
+    cutoff_layers: int | list[int] | None = None
+    """For decoder models that can score after any of several layers: the layer; None takes the authors' choice."""
+    compress_ratio: int | None = None
+    """For decoder models that merge tokens: how many become one; None takes the authors' choice."""
+    compress_layers: list[int] | None = None
+    """For the same: after which layers they do."""
+
+    def __init__(self, **data: Any) -> None:  # noqa: ANN401 - the fields' own types
+        """Checks the settings, then loads the model or joins those that already hold it.
+
+        Raises:
+            pydantic.ValidationError: A setting that is unknown or can't be honoured.
+            BgeError: Whatever loading raises; see `bge_integrations.BgeReranker`.
+        """
+        if isinstance(data.get("model_kwargs"), dict):
+            data["model_kwargs"] = with_current_names(data["model_kwargs"])
+        super().__init__(**data)
+
+    def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+        """Scores pairs of a query and a text.
+
+        Args:
+            text_pairs: The pairs.
+
+        Returns:
+            Python floats, in the order given; the higher, the better.
+
+        Raises:
+            BgeError: As `bge_integrations.BgeReranker.score_pairs`.
+        """
+        scores: list[float] = self.reranker.score_pairs(text_pairs).tolist()
+        return scores
+
+    async def ascore(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+        """As `score`, without blocking the event loop; cancelled, it gives up what is not computed yet."""
+        scores: list[float] = (await (await self._reranker_async()).ascore_pairs(text_pairs)).tolist()
+        return scores
+
+    @property
+    def reranker(self) -> core.BgeReranker:
+        """The reranker underneath."""
+        reranker: core.BgeReranker = self._current()
+        return reranker
+
+    @property
+    def client(self) -> Any:  # noqa: ANN401 - a library's class
+        """sentence-transformers' CrossEncoder underneath, or transformers' decoder; it knows none of these settings."""
+        return self.reranker.client
+
+    def _rate(self, query: str, passages: Sequence[str]) -> NDArray[np.float32]:
+        return self.reranker.score(query, passages)
+
+    async def _arate(self, query: str, passages: Sequence[str]) -> NDArray[np.float32]:
+        return await (await self._reranker_async()).ascore(query, passages)
+
+    async def _reranker_async(self) -> core.BgeReranker:
+        reranker: core.BgeReranker = await self._current_async()
+        return reranker
+
+    def _make(self, settings: RerankerSettings) -> core.BgeReranker:
+        return core.BgeReranker.from_settings(settings)
+
+    def _settings(self) -> RerankerSettings:
+        given = read_cross_encoder_kwargs(self.model_kwargs, "model_kwargs")
+        return RerankerSettings(**self._merged(given, RerankerSettings), model_name=self.model_name)

@@ -1,0 +1,130 @@
+"""bge-m3's lexical weights as sparse vectors for LangChain's stores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bge_integrations._extras import is_installed, require_package
+from bge_integrations.driving import in_thread
+from bge_integrations.langchain.m3 import BgeM3Model
+from bge_integrations.m3 import LexicalWeights, M3Output
+from bge_integrations.validation import check_text
+
+if TYPE_CHECKING:
+    from bge_integrations.langchain.milvus import BgeMilvusSparseEmbeddings
+
+if TYPE_CHECKING or is_installed("langchain_qdrant"):
+    from langchain_qdrant.sparse_embeddings import SparseEmbeddings, SparseVector
+else:
+    SparseEmbeddings = object
+
+
+class BgeSparseEmbeddings(BgeM3Model, SparseEmbeddings):
+    """bge-m3's lexical weights: what a text is found by when the words themselves matter.
+
+    A `SparseEmbeddings` for langchain-qdrant's `QdrantVectorStore`; for langchain-milvus' `Milvus` see `for_milvus`.
+    Shares one model in memory with `HuggingFaceBgeEmbeddings` of equal loading settings that are made after it;
+    `bge_m3_hybrid` makes both. Bad settings raise pydantic's `ValidationError`; loading raises the errors of
+    `bge_integrations.errors`.
+
+    Example:
+        ```python
+        from bge_integrations.langchain import BgeSparseEmbeddings
+
+        store = QdrantVectorStore.from_texts(
+            texts, sparse_embedding=BgeSparseEmbeddings(), retrieval_mode=RetrievalMode.SPARSE, path="store"
+        )
+        ```
+    """
+
+    def embed_documents(self, texts: list[str]) -> list[SparseVector]:
+        """Embeds documents.
+
+        Args:
+            texts: The documents.
+
+        Returns:
+            One sparse vector a document, in the order given: token ids, and their weights above 0. It is empty for a
+            text without words.
+
+        Raises:
+            MissingExtraError: langchain-qdrant is not installed.
+            BgeError: As `bge_integrations.BgeM3Encoder.encode_documents`.
+        """
+        _require_qdrant()
+        return [_vector(weights) for weights in self.document_weights(texts)]
+
+    async def aembed_documents(self, texts: list[str]) -> list[SparseVector]:
+        """As `embed_documents`, without blocking the event loop; cancelled, it gives up what is not computed yet."""
+        _require_qdrant()
+        found = await self.adocument_weights(texts)
+        return await in_thread(lambda: [_vector(weights) for weights in found])
+
+    def embed_query(self, text: str) -> SparseVector:
+        """Embeds a query.
+
+        Args:
+            text: The query.
+
+        Returns:
+            As `embed_documents`, for one text.
+
+        Raises:
+            MissingExtraError: langchain-qdrant is not installed.
+            BgeError: As `bge_integrations.BgeM3Encoder.encode_queries`.
+        """
+        _require_qdrant()
+        return _vector(self.query_weights(text))
+
+    async def aembed_query(self, text: str) -> SparseVector:
+        """As `embed_query`, without blocking the event loop; cancelled, it gives up what is not computed yet."""
+        _require_qdrant()
+        return _vector(await self.aquery_weights(text))
+
+    def for_milvus(self) -> BgeMilvusSparseEmbeddings:
+        """Returns the same as a `BaseSparseEmbedding` for langchain-milvus' `Milvus`.
+
+        Raises:
+            MissingExtraError: langchain-milvus is not installed.
+        """
+        from bge_integrations.langchain.milvus import BgeMilvusSparseEmbeddings
+
+        return BgeMilvusSparseEmbeddings(self)
+
+    def document_weights(self, texts: list[str]) -> list[LexicalWeights]:
+        """Returns the weights above 0 by token id of each document. Needs no store's package.
+
+        Raises:
+            BgeError: As `bge_integrations.BgeM3Encoder.encode_documents`.
+        """
+        return _lexical(self.encoder.encode_documents(texts, dense=False, colbert=False))
+
+    async def adocument_weights(self, texts: list[str]) -> list[LexicalWeights]:
+        """As `document_weights`, without blocking the event loop; cancelled, it gives up what is not computed yet."""
+        return _lexical(await (await self._encoder_async()).aencode_documents(texts, dense=False, colbert=False))
+
+    def query_weights(self, text: str) -> LexicalWeights:
+        """Returns the weights above 0 by token id of a query. Needs no store's package.
+
+        Raises:
+            BgeError: As `bge_integrations.BgeM3Encoder.encode_queries`.
+        """
+        check_text(text)
+        return _lexical(self.encoder.encode_queries([text], dense=False, colbert=False))[0]
+
+    async def aquery_weights(self, text: str) -> LexicalWeights:
+        """As `query_weights`, without blocking the event loop; cancelled, it gives up what is not computed yet."""
+        check_text(text)
+        return _lexical(await (await self._encoder_async()).aencode_queries([text], dense=False, colbert=False))[0]
+
+
+def _lexical(found: M3Output) -> list[LexicalWeights]:
+    return found.sparse or []
+
+
+def _vector(weights: LexicalWeights) -> SparseVector:
+    return SparseVector(indices=list(weights), values=list(weights.values()))
+
+
+def _require_qdrant() -> None:
+    require_package("langchain_qdrant", "langchain-qdrant")

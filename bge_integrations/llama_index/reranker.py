@@ -1,0 +1,103 @@
+"""BGE rerankers as a LlamaIndex `BaseNodePostprocessor`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from llama_index.core.bridge.pydantic import Field
+from numpy.typing import NDArray
+
+from bge_integrations import reranker as core
+from bge_integrations.cross_encoder_kwargs import CROSS_ENCODER_KEYS, read_cross_encoder_kwargs, with_current_names
+from bge_integrations.llama_index.postprocessing import ScoringPostprocessor
+from bge_integrations.settings import RerankerSettings
+
+
+class BgeRerank(ScoringPostprocessor):
+    """Puts retrieved nodes in the order in which a BGE reranker finds that they answer the query.
+
+    Takes what llama-index-postprocessor-sbert-rerank's `SentenceTransformerRerank` takes, but gives logits, as the
+    models' authors do, unless `normalize=True`, and reads as many tokens as the model can unless `max_length` says
+    otherwise. Nodes that come in are left as they are. Rerankers with equal loading settings share one model in memory,
+    with LangChain's as well.
+
+    Example:
+        ```python
+        from bge_integrations.llama_index import BgeRerank
+
+        engine = index.as_query_engine(similarity_top_k=50, node_postprocessors=[BgeRerank(top_n=5)])
+        ```
+    """
+
+    further_field: ClassVar[str] = "cross_encoder_kwargs"
+    further_keys: ClassVar[tuple[str, ...]] = CROSS_ENCODER_KEYS
+    renamed: ClassVar[Mapping[str, str]] = {"model": "model_name"}
+
+    model_name: str = Field(default="BAAI/bge-reranker-v2-m3", description="Hub id or local folder.")
+    normalize: bool = Field(default=False, description="Scores between 0 and 1, through the sigmoid; else logits.")
+    prompt: str | None = Field(
+        default=None, description="What decoder models are asked of query A and passage B: None as they were trained."
+    )
+    cutoff_layers: int | list[int] | None = Field(
+        default=None, description="For decoder models that can score after any of several layers: the layer."
+    )
+    compress_ratio: int | None = Field(
+        default=None, description="For decoder models that merge tokens: how many become one."
+    )
+    compress_layers: list[int] | None = Field(default=None, description="For the same: after which layers they do.")
+    cross_encoder_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="Further arguments of CrossEncoder(...), such as model_kwargs."
+    )
+
+    def __init__(self, model_name: str | os.PathLike[str] | None = None, **kwargs: Any) -> None:  # noqa: ANN401 - the fields' own types
+        """Checks the settings, then loads the model or joins those that already hold it.
+
+        Args:
+            model_name: Hub id or local folder; may be called `model` as well.
+            **kwargs: The fields above, and arguments of `CrossEncoder(...)`.
+
+        Raises:
+            pydantic.ValidationError: A field's value is of the wrong type.
+            SettingsError: An argument that is unknown or can't be honoured.
+            BgeError: Whatever loading raises; see `bge_integrations.BgeReranker`.
+        """
+        named = {} if model_name is None else {"model_name": model_name}
+        super().__init__(**named, **kwargs)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name under which it is serialised."""
+        return "BgeRerank"
+
+    @property
+    def reranker(self) -> core.BgeReranker:
+        """The reranker underneath."""
+        reranker: core.BgeReranker = self._current()
+        return reranker
+
+    @property
+    def client(self) -> Any:  # noqa: ANN401 - a library's class
+        """sentence-transformers' CrossEncoder underneath, or transformers' decoder; it knows none of these settings."""
+        return self.reranker.client
+
+    def _rate(self, query: str, passages: Sequence[str]) -> NDArray[np.float32]:
+        return self.reranker.score(query, passages)
+
+    async def _arate(self, query: str, passages: Sequence[str]) -> NDArray[np.float32]:
+        reranker: core.BgeReranker = await self._current_async()
+        return await reranker.ascore(query, passages)
+
+    def _make(self, settings: RerankerSettings) -> core.BgeReranker:
+        return core.BgeReranker.from_settings(settings)
+
+    def _settings(self) -> RerankerSettings:
+        further = read_cross_encoder_kwargs(self.cross_encoder_kwargs, "the arguments")
+        return RerankerSettings(**self._merged(further, RerankerSettings))
+
+    @classmethod
+    def _to_fields(cls, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        fields = super()._to_fields(kwargs)
+        return {**fields, cls.further_field: with_current_names(fields[cls.further_field])}

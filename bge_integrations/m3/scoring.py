@@ -1,0 +1,89 @@
+"""Scores from bge-m3's outputs: each of the three, and their weighted mean."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_integrations.errors import SettingsError
+from bge_integrations.m3.encoding import M3Output, Wanted
+
+
+@dataclass(frozen=True)
+class M3Weights:
+    """How much each of the three scores counts; they are divided by their sum. The default is the authors' example."""
+
+    dense: float = 0.4
+    sparse: float = 0.2
+    colbert: float = 0.4
+
+    def __post_init__(self) -> None:
+        """Checks that they can be divided by their sum."""
+        values = (self.dense, self.sparse, self.colbert)
+        if not all(np.isfinite(value) and value >= 0 for value in values) or not any(values):
+            raise SettingsError(f"{self} can't be used; give finite weights of at least 0, not all of them 0.")
+
+    @property
+    def wanted(self) -> Wanted:
+        """What must be computed for them."""
+        return Wanted(self.dense > 0, self.sparse > 0, self.colbert > 0)
+
+    @classmethod
+    def read(cls, weights: M3Weights | Sequence[float] | None) -> M3Weights:
+        """Reads what a user gave: weights, three numbers, or None for the default.
+
+        Raises:
+            SettingsError: Anything else, or weights that can't be used.
+        """
+        if weights is None or isinstance(weights, M3Weights):
+            return weights or cls()
+        if not isinstance(weights, (list, tuple)) or len(weights) != len(dataclasses.fields(cls)):
+            raise SettingsError(f"weights={weights!r} must be three numbers: dense, sparse, colbert.")
+        return cls(*weights)
+
+
+def lexical_score(query: Mapping[int, float], document: Mapping[int, float]) -> float:
+    """Returns the sum of the products of the weights of the tokens that both have."""
+    return sum(weight * document[token] for token, weight in query.items() if token in document)
+
+
+def colbert_score(query: NDArray[np.float32], document: NDArray[np.float32]) -> float:
+    """Returns the mean over the query's token vectors of the greatest inner product with one of the document's.
+
+    Args:
+        query: Shape [tokens, dimension].
+        document: Shape [other tokens, dimension].
+    """
+    return float((query @ document.T).max(axis=1).mean())
+
+
+def mixed(weights: M3Weights, query: M3Output, passages: M3Output) -> NDArray[np.float32]:
+    """Mixes the scores of one query with every passage."""
+    count = next(len(part) for part in (passages.dense, passages.sparse, passages.colbert) if part is not None)
+    return mixed_pairs(weights, query, passages, [(0, place) for place in range(count)])
+
+
+def mixed_pairs(
+    weights: M3Weights, queries: M3Output, passages: M3Output, places: Sequence[tuple[int, int]]
+) -> NDArray[np.float32]:
+    """Mixes the scores of pairs of a query and a passage, given by their places.
+
+    `compute_score` of FlagEmbedding's `M3Embedder`: the weighted scores, divided by the sum of the weights.
+    """
+    total = np.zeros(len(places), dtype=np.float64)
+    if queries.dense is not None and passages.dense is not None:
+        left, right = queries.dense[[one for one, _ in places]], passages.dense[[other for _, other in places]]
+        total += weights.dense * np.einsum("pd,pd->p", left, right)
+    if queries.sparse is not None and passages.sparse is not None:
+        total += weights.sparse * np.array(
+            [lexical_score(queries.sparse[one], passages.sparse[other]) for one, other in places]
+        )
+    if queries.colbert is not None and passages.colbert is not None:
+        total += weights.colbert * np.array(
+            [colbert_score(queries.colbert[one], passages.colbert[other]) for one, other in places]
+        )
+    return (total / (weights.dense + weights.sparse + weights.colbert)).astype(np.float32)

@@ -1,0 +1,201 @@
+"""BgeReranker: a query and passages in, scores out."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Unpack
+
+from bge_integrations.backend.engines import ScoringOptions
+from bge_integrations.backend.pairs import PairTokenizer
+from bge_integrations.driving import in_thread
+from bge_integrations.errors import SettingsError
+from bge_integrations.holder import ModelHolder
+from bge_integrations.scoring import ScoringCall
+from bge_integrations.settings import ModelOptions, RerankerSettings
+from bge_integrations.validation import check_text, check_texts
+
+if TYPE_CHECKING:
+    from bge_integrations.backend.loading import LoadedModel
+
+
+class BgeReranker(ModelHolder[RerankerSettings]):
+    """Scores how well passages answer a query, with a BGE reranker or any other classifier with one output.
+
+    Reads query and passage together, so it is slower than comparing vectors, and better: let vectors find a hundred
+    candidates, and this order them. Rerankers with equal loading settings share one model in memory. Safe to use from
+    several threads. Pickles and copies carry settings, never weights.
+
+    Example:
+        ```python
+        reranker = BgeReranker("BAAI/bge-reranker-v2-m3")
+        best = passages[int(reranker.score("what is a panda?", passages).argmax())]
+        ```
+    """
+
+    _purpose = "scores"
+
+    def __init__(
+        self,
+        model_name: str | os.PathLike[str],
+        *,
+        normalize: bool = False,
+        prompt: str | None = None,
+        cutoff_layers: int | Sequence[int] | None = None,
+        compress_ratio: int | None = None,
+        compress_layers: Sequence[int] | None = None,
+        **options: Unpack[ModelOptions],
+    ) -> None:
+        """Loads the model, or joins the rerankers that already hold it.
+
+        Args:
+            model_name: Hub id (`"BAAI/bge-reranker-v2-m3"`), local folder, or folder made by `bge prepare`.
+            normalize: Put scores through the sigmoid, so that they lie between 0 and 1; else they are logits, as in the
+                authors' code.
+            prompt: For decoder models, what they are asked of query A and passage B; None takes what they were trained
+                with.
+            cutoff_layers: For bge-reranker-v2-minicpm-layerwise and -v2.5-gemma2-lightweight: the layer after which to
+                score; None takes their authors' choice.
+            compress_ratio: For bge-reranker-v2.5-gemma2-lightweight: how many tokens become one.
+            compress_layers: For the same: after which layers they do.
+            **options: As `BgeEncoder` takes them: `device`, `precision`, `engine`, `max_length` (of query and passage
+                together, without a decoder's prompt), `query_instruction`, `on_truncation`, `revision`, `cache_folder`,
+                `token`, `trust_remote_code`, `local_files_only`, `allow_pickle_weights`, `show_progress`,
+                `batch_tokens`, `batch_size`, `threads`, `max_queued_texts`, `transformers_kwargs`.
+
+        Raises:
+            SettingsError: A setting that can't be honoured, named with its value and the choices.
+            UnsupportedModelError: The model is no reranker.
+            ModelLoadError: The checkpoint can't be found, fetched or read, or would run code.
+            MissingExtraError: The engine named is not installed, or int8 needs the quantiser, which is not.
+        """
+        self._start(
+            RerankerSettings(
+                model_name=cast("str", model_name),
+                normalize=normalize,
+                prompt=prompt,
+                cutoff_layers=cutoff_layers,
+                compress_ratio=compress_ratio,
+                compress_layers=compress_layers,
+                **options,
+            )
+        )
+        self._loaded()
+
+    def score(self, query: str, passages: Iterable[str]) -> NDArray[np.float32]:
+        """Scores passages for one query. Goes before pairs that `score_pairs` has queued.
+
+        The query is kept whole, and a passage that doesn't fit beside it is cut.
+
+        Args:
+            query: The query.
+            passages: The passages.
+
+        Returns:
+            float32, shape [passages], in the order given; the higher, the better.
+
+        Raises:
+            InputTypeError: A query or passage that is no `str`, or a bare `str` where the list of passages belongs.
+            InputValueError: A text that UTF-8 can't write.
+            TruncationError: A pair over the limit, under `on_truncation="error"`.
+            NonFiniteEmbeddingError: The model gave NaN or infinity.
+            EngineFailedError: The engine fails on a pair even alone.
+            EncoderClosedError: After `close()`.
+        """
+        return self._call(is_urgent=True).run(_with_query(query, passages, "score"), "score")
+
+    def score_pairs(self, pairs: Iterable[tuple[str, str]]) -> NDArray[np.float32]:
+        """Scores pairs of query and passage.
+
+        Args:
+            pairs: The pairs. An iterator is read in slices, so that its texts need not all be in memory.
+
+        Returns:
+            float32, shape [pairs], in the order given; the higher, the better.
+
+        Raises:
+            BgeError: As `score`.
+        """
+        return self._call(is_urgent=False).run(pairs, "score_pairs")
+
+    async def ascore(self, query: str, passages: Iterable[str]) -> NDArray[np.float32]:
+        """As `score`, without blocking the event loop; cancelled, it gives up what has not been computed."""
+        pairs = _with_query(query, passages, "ascore")
+        return await (await self._call_async(is_urgent=True)).run_async(pairs, "ascore")
+
+    async def ascore_pairs(self, pairs: Iterable[tuple[str, str]]) -> NDArray[np.float32]:
+        """As `score_pairs`, without blocking the event loop; cancelled, it gives up what has not been computed."""
+        return await (await self._call_async(is_urgent=False)).run_async(pairs, "ascore_pairs")
+
+    @property
+    def client(self) -> Any:  # noqa: ANN401 - a library's class
+        """sentence-transformers' CrossEncoder underneath, or transformers' decoder; it knows none of these settings."""
+        return self._loaded().original
+
+    def _check_against(self, model: LoadedModel) -> None:
+        super()._check_against(model)
+        settings, decoder = self.settings, model.facts.decoder
+        asked: dict[str, object] = {
+            "prompt": settings.prompt,
+            "cutoff_layers": settings.cutoff_layers,
+            "compress_ratio": settings.compress_ratio,
+            "compress_layers": settings.compress_layers,
+        }
+        known = {"prompt", *(_SETTING_OF_OPTION[name] for name in decoder.options)} if decoder else set()
+        for name, value in asked.items():
+            if value is not None and name not in known:
+                raise SettingsError(f"{name}={value!r} is given, but {settings.model_name} takes none; leave it out.")
+        if decoder and (settings.cutoff_layer or 0) > decoder.layers:
+            raise SettingsError(
+                f"cutoff_layers={settings.cutoff_layer} is more than the {decoder.layers} layers of "
+                f"{settings.model_name}."
+            )
+
+    def _least_length(self, model: LoadedModel) -> int:
+        # A token of the query and one of the passage.
+        return model.pair_layout(self.settings.prompt).tokens + 2
+
+    async def _call_async(self, *, is_urgent: bool) -> ScoringCall:
+        if self._model is None:
+            await in_thread(self._loaded)
+        return self._call(is_urgent=is_urgent)
+
+    def _call(self, *, is_urgent: bool) -> ScoringCall:
+        model, settings = self._loaded(), self.settings
+        tokenizer = PairTokenizer(model.tokenizer, model.pair_layout(settings.prompt))
+        terms = dataclasses.replace(self._terms(is_urgent=is_urgent), max_length=self._limit(model, tokenizer))
+        options = self._decoder_options(model, tokenizer) if model.facts.decoder else None
+        return ScoringCall(terms, settings, tokenizer, options)
+
+    def _limit(self, model: LoadedModel, tokenizer: PairTokenizer) -> int:
+        """Tokens per pair, all counted; decoders' authors don't count the prompt."""
+        uncounted = len(tokenizer.layout.after) if model.facts.decoder else 0
+        return min(self.max_length + uncounted, model.facts.max_tokens)
+
+    def _decoder_options(self, model: LoadedModel, tokenizer: PairTokenizer) -> ScoringOptions:
+        settings, spec, options = self.settings, model.spec, model.facts.decoder.options if model.facts.decoder else ()
+        trained_cutoff = spec.cutoff_layer if spec and "cutoff_layers" in options else None
+        return ScoringOptions(
+            prompt_tokens=len(tokenizer.layout.after),
+            cutoff_layer=settings.cutoff_layer or trained_cutoff,
+            compress_ratio=settings.compress_ratio or (spec.compress_ratio if spec else None),
+            compress_layers=tuple(settings.compress_layers or (spec.compress_layers if spec else ())),
+        )
+
+
+_SETTING_OF_OPTION = {
+    "cutoff_layers": "cutoff_layers",
+    "compress_ratio": "compress_ratio",
+    "compress_layer": "compress_layers",
+}
+"""Settings by what a decoder's forward calls them."""
+
+
+def _with_query(query: str, passages: Iterable[str], method: str) -> list[tuple[str, str]]:
+    check_text(query, 0, "Query")
+    return [(query, passage) for passage in check_texts(passages, method)]

@@ -1,0 +1,142 @@
+"""BgeSparseEmbedding: bge-m3's lexical weights in LlamaIndex."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llama_index.core.base.embeddings.base_sparse import BaseSparseEmbedding
+from llama_index.core.instrumentation.events.embedding import SparseEmbeddingEndEvent, SparseEmbeddingStartEvent
+
+from bge_integrations.errors import InputTypeError, InputValueError, SettingsError, UnsupportedModelError
+from bge_integrations.llama_index import BgeSparseEmbedding
+from tests.adapters import each_way_to_copy, run_off_the_loop
+from tests.checkpoints import make_checkpoint
+from tests.checkpoints_of_pairs import make_m3, reference_m3
+from tests.llama_index.events import watched
+
+TEXTS = [
+    "Retrieval with dense vectors finds passages, dense vectors that share a meaning.",
+    "",
+    "样例数据 样例文档 向量 检索",
+    "The quick brown fox",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny bge-m3."""
+    return make_m3(tmp_path_factory.mktemp("m3") / "bge-m3")
+
+
+@pytest.fixture
+def embedding(folder: Path) -> BgeSparseEmbedding:
+    return BgeSparseEmbedding(folder)
+
+
+def _assert_equal(found: list[dict[int, float]], expected: list[dict[int, float]]) -> None:
+    assert sum(map(len, expected)) > 5
+    assert [set(weights) for weights in found] == [set(weights) for weights in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
+        assert {(type(token), type(weight)) for token, weight in ours.items()} <= {(int, float)}
+
+
+def test_texts_and_queries_equal_the_reference(folder: Path, embedding: BgeSparseEmbedding) -> None:
+    expected = reference_m3(folder, TEXTS).sparse
+    _assert_equal(embedding.get_text_embedding_batch(TEXTS), expected)
+    _assert_equal([embedding.get_text_embedding(text) for text in TEXTS], expected)
+    _assert_equal([embedding.get_query_embedding(text) for text in TEXTS], expected)
+    assert isinstance(embedding, BaseSparseEmbedding)
+    assert embedding.get_text_embedding_batch([]) == []
+
+
+async def test_async_methods_give_the_same(folder: Path) -> None:
+    embedding = BgeSparseEmbedding(folder, embed_batch_size=3, num_workers=2)
+    expected = reference_m3(folder, TEXTS).sparse
+    _assert_equal(await embedding.aget_text_embedding_batch(TEXTS), expected)
+    _assert_equal([await embedding.aget_text_embedding(text) for text in TEXTS], expected)
+    _assert_equal([await embedding.aget_query_embedding(text) for text in TEXTS], expected)
+
+
+async def test_async_never_blocks_the_loop(embedding: BgeSparseEmbedding, monkeypatch: pytest.MonkeyPatch) -> None:
+    await run_off_the_loop(
+        embedding.encoder.backend,
+        monkeypatch,
+        embedding.aget_query_embedding("fox"),
+        embedding.aget_text_embedding("fox"),
+        embedding.aget_text_embedding_batch(["fox", "dog"]),
+    )
+
+
+def test_functions_for_qdrant_give_columns(folder: Path, embedding: BgeSparseEmbedding) -> None:
+    expected = reference_m3(folder, TEXTS).sparse
+    for function in (embedding.sparse_doc_fn, embedding.sparse_query_fn):
+        tokens, weights = function(TEXTS)
+        _assert_equal([dict(zip(*pair, strict=True)) for pair in zip(tokens, weights, strict=True)], expected)
+
+
+def test_a_query_gets_its_instruction_and_a_text_none(folder: Path) -> None:
+    embedding = BgeSparseEmbedding(folder, query_instruction="find: ")
+    expected = reference_m3(folder, ["find: The quick brown fox", "The quick brown fox"]).sparse
+    assert set(expected[0]) != set(expected[1])
+    of_query = dict(zip(*(column[0] for column in embedding.sparse_query_fn(["The quick brown fox"])), strict=True))
+    of_text = dict(zip(*(column[0] for column in embedding.sparse_doc_fn(["The quick brown fox"])), strict=True))
+    assert of_query == pytest.approx(expected[0], abs=1e-4)
+    assert embedding.get_query_embedding("The quick brown fox") == of_query
+    assert of_text == pytest.approx(expected[1], abs=1e-4)
+
+
+@pytest.mark.parametrize(("bad", "error"), [(None, InputTypeError), ("a\ud83d", InputValueError)])
+def test_bad_input_is_named(embedding: BgeSparseEmbedding, bad: Any, error: type[Exception]) -> None:  # noqa: ANN401
+    with pytest.raises(error, match="Text 1"):
+        embedding.get_text_embedding_batch(["fox", bad])
+    for method in (embedding.get_query_embedding, embedding.get_text_embedding):
+        with pytest.raises(error, match="Text 0"):
+            method(bad)
+
+
+def test_a_model_without_the_heads_is_refused(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "bge-base-en", modules=("cls", "normalize"))
+    with pytest.raises(UnsupportedModelError, match="sparse_linear"):
+        BgeSparseEmbedding(folder)
+
+
+@pytest.mark.parametrize("given", [{"truncate_dim": 8}, {"normalize": True}, {"devise": "cpu"}], ids=str)
+def test_settings_that_mean_nothing_here_are_refused(folder: Path, given: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match=f"{next(iter(given))}=.* is unknown; the known arguments are .*device"):
+        BgeSparseEmbedding(folder, **given)
+
+
+def test_settings_go_to_a_dictionary_and_back(folder: Path) -> None:
+    embedding = BgeSparseEmbedding(folder, query_instruction="find: ", model_kwargs={"attn_implementation": "eager"})
+    loaded = BgeSparseEmbedding.model_validate_json(embedding.model_dump_json())
+    assert loaded.model_dump() == embedding.model_dump()
+    assert loaded.get_query_embedding("fox") == embedding.get_query_embedding("fox")
+
+
+@each_way_to_copy
+def test_copies_work_and_share_the_model(
+    embedding: BgeSparseEmbedding, way: Callable[[BgeSparseEmbedding], BgeSparseEmbedding]
+) -> None:
+    twin = way(embedding)
+    assert twin.get_query_embedding("fox") == embedding.get_query_embedding("fox")
+    assert twin.encoder.backend is embedding.encoder.backend
+    assert len(pickle.dumps(embedding)) < 10_000
+
+
+def test_tells_handlers_and_hides_the_token(folder: Path) -> None:
+    embedding = BgeSparseEmbedding(folder, token="hf_secret")
+    assert embedding.encoder.settings.token == "hf_secret"
+    with watched() as (events, spans):
+        found = embedding.get_text_embedding_batch(TEXTS)
+    start, end = events
+    assert isinstance(start, SparseEmbeddingStartEvent)
+    assert isinstance(end, SparseEmbeddingEndEvent)
+    assert (end.chunks, end.embeddings) == (TEXTS, found)
+    shown = [repr(embedding), embedding.model_dump_json(), str([event.model_dump() for event in events]), str(spans)]
+    assert "hf_secret" not in "".join(shown)
+    assert b"hf_secret" not in pickle.dumps(embedding)
