@@ -14,10 +14,10 @@ from bge_integrations.validation import check_pair
 
 
 class BgeM3Reranker(BgeM3Model, ScoringCompressor):
-    """Reranks with bge-m3's own outputs, which a store of its vectors needs no second model for.
+    """Reranks with bge-m3 itself, so that whoever stores its vectors needs no second model.
 
-    Quicker than `BgeReranker`, since query and documents are read each on its own. Otherwise used as it is. Shares one
-    model in memory with `BgeSparseEmbeddings` and `HuggingFaceBgeEmbeddings` of equal loading settings.
+    Reads query and documents each on its own, where `BgeReranker` reads them together, and is used in the same places.
+    Shares one model in memory with `BgeSparseEmbeddings` of equal loading settings.
 
     Example:
         ```python

@@ -33,7 +33,7 @@ class BgeModel(BaseModel):
     query_instruction: str | None = None
     """Text before each query. None takes what the model was trained with, `""` is none."""
     show_progress: bool = False
-    """A progress bar while documents are embedded; never for a query."""
+    """A progress bar while documents are embedded or pairs scored; never for a query."""
     device: str | list[str] | None = None
     """`"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`; None takes the first there is of cuda, mps and cpu. A list, or `"all"`,
     puts the model on each, and they share the work."""
@@ -42,7 +42,7 @@ class BgeModel(BaseModel):
     engine: EngineName = "auto"
     """What runs the model."""
     max_length: int | None = None
-    """Tokens per text, special tokens included; None takes the model's own limit."""
+    """Tokens per text, or pair of texts, special tokens included; None takes the model's own limit."""
     on_truncation: OnTruncation = "warn"
     """For texts over `max_length`: `"warn"` once a call, `"ignore"`, or `"error"`."""
     revision: str | None = None
