@@ -19,6 +19,7 @@ from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
 from bge_integrations.settings import EncoderSettings, TransformersKwargs
 from tests.checkpoints import make_checkpoint
+from tests.checkpoints_of_pairs import make_m3, make_reranker
 from tests.conftest import MakeCheckpoint
 
 ROOT = Path(__file__).parent.parent
@@ -56,10 +57,13 @@ def code_in(text: str) -> list[str]:
     return re.findall(r"`([^`]+)`", text)
 
 
+@pytest.mark.filterwarnings("ignore:Payload indexes have no effect")  # of Qdrant without a server
 @pytest.mark.parametrize(("name", "model"), READMES.items())
 def test_code_runs_as_it_stands(name: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A local folder comes before the hub, so that the snippets need no change to run here.
     make_checkpoint(tmp_path / model, modules=("cls", "normalize"))
+    make_reranker(tmp_path / "BAAI/bge-reranker-v2-m3")
+    make_m3(tmp_path / "BAAI/bge-m3")
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
     for block in python_blocks(name):
@@ -68,6 +72,11 @@ def test_code_runs_as_it_stands(name: str, model: str, tmp_path: Path, monkeypat
     assert len(namespace["found"]) == 1  # type: ignore[arg-type]
     assert 1 < len(namespace["chunks"]) == len(namespace["tokens"])  # type: ignore[arg-type]
     assert namespace["tokens"].max() <= namespace["encoder"].max_length  # type: ignore[attr-defined]
+    assert namespace["ranked"].shape == (2,)  # type: ignore[attr-defined]
+    assert [type(document.metadata["relevance_score"]) for document in namespace["reranked"]] == [float]  # type: ignore[attr-defined]
+    assert [set(node.metadata) for node in namespace["reranked_nodes"]] == [{"retrieval_score"}]  # type: ignore[attr-defined]
+    assert len(namespace["hybrid_found"]) == len(namespace["hybrid_nodes"]) == 1  # type: ignore[arg-type]
+    assert namespace["m3"].backend is namespace["dense"].encoder.backend is namespace["embed_m3"].encoder.backend  # type: ignore[attr-defined]
     assert namespace["prefix"] == namespace["spec"].query_instruction != ""  # type: ignore[attr-defined]
 
 
