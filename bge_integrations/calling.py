@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,29 +43,32 @@ class CallTerms:
         settings: What the user set.
         max_length: Tokens per item, special tokens included.
         is_urgent: Whether somebody waits for the results, so that they go before others, and want no progress bar.
+        item: What the call is given, in words, for messages.
+        first: The index of its first item, where it is part of a larger call.
     """
 
     model: LoadedModel
     settings: ModelSettings
     max_length: int
     is_urgent: bool
+    item: str = "text"
+    first: int = 0
 
 
 class Call(ABC, Generic[Item, Result]):
     """Takes texts, or pairs of them, through tokenizer, queue and engine. For one call; its kinds say what comes out.
 
     Attributes:
-        item: What it is given, in a word.
         model: What computes.
         settings: What the user set.
     """
-
-    item: ClassVar[str] = "text"
 
     def __init__(self, terms: CallTerms) -> None:
         """Takes what was decided before the texts are looked at."""
         self.model = terms.model
         self.settings = terms.settings
+        self._item = terms.item
+        self._first = terms.first
         self._max_length = terms.max_length
         self._is_urgent = terms.is_urgent
         self._show_progress = terms.settings.show_progress and not terms.is_urgent
@@ -134,13 +137,13 @@ class Call(ABC, Generic[Item, Result]):
     def _steps(self, items: Iterable[Item], method: str, attributes: dict[str, int]) -> Steps[Result]:
         count, slices = yield lambda: self._slices(items, method, ITEMS_A_SLICE)
         self._start(count)
-        lengths = _LengthReport(self._max_length, self.settings.on_truncation, self.item)
+        lengths = _LengthReport(self._max_length, self.settings.on_truncation, self._item)
         tokenised = self._tokenised(slices, lengths)
         queued: deque[tuple[Slice[Item], Job]] = deque()
         if self.settings.on_truncation == "error":
             # Every length is known before anything is computed, so that nothing is computed in vain.
             tokenised = iter((yield lambda: list(tokenised)))
-        with Progress(count, shown=self._show_progress, unit=self.item) as progress:
+        with Progress(count, shown=self._show_progress, unit=self._item) as progress:
             try:
                 while (part := (yield lambda: next(tokenised, None))) is not None:
                     queued.append((part, self._job(part, progress)))
@@ -166,7 +169,7 @@ class Call(ABC, Generic[Item, Result]):
         return self._finished()
 
     def _tokenised(self, slices: Iterator[list[Item]], lengths: _LengthReport) -> Iterator[Slice[Item]]:
-        start = 0
+        start = self._first
         for items in slices:
             part = Slice(start, items, self._tokenize)
             lengths.add(part)
@@ -207,7 +210,7 @@ class Call(ABC, Generic[Item, Result]):
         if not finite.all():
             first = part.first_index(np.flatnonzero(~finite))
             raise NonFiniteEmbeddingError(
-                f"{self.settings.model_name} gave NaN or infinity for {self.item} {first} (precision "
+                f"{self.settings.model_name} gave NaN or infinity for {self._item} {first} (precision "
                 f"{self.settings.precision!r}). With float16 try precision='bfloat16' or 'float32'; with float32 the "
                 "checkpoint itself is damaged.",
                 first,
@@ -217,7 +220,7 @@ class Call(ABC, Generic[Item, Result]):
     def _named(self, failure: TextFailedError, part: Slice[Item]) -> Exception:
         """Says which item of the call the engine failed on."""
         index = part.first_index(np.array([failure.position]))
-        which = f"{self.item.capitalize()} {index}, of {part.tokens.lengths[failure.position]} tokens,"
+        which = f"{self._item.capitalize()} {index}, of {part.tokens.lengths[failure.position]} tokens,"
         if failure.out_of_memory:
             return DeviceMemoryError(
                 f"{which} does not fit into the memory of {self.model.device} even alone ({failure.__cause__}). Set a "
@@ -225,7 +228,7 @@ class Call(ABC, Generic[Item, Result]):
                 index,
             )
         return EngineFailedError(
-            f"{which} makes the engine fail even alone: {failure.__cause__!r}. If it fails on any {self.item}, "
+            f"{which} makes the engine fail even alone: {failure.__cause__!r}. If it fails on any {self._item}, "
             "engine='sentence-transformers' may not.",
             index,
         )
@@ -285,12 +288,12 @@ class _LengthReport:
         if len(cut) and self._refuses:
             first = int(cut[0])
             raise TruncationError(
-                f"{self._item.capitalize()} {self.items + first} has {lengths[first]} tokens, the limit is "
+                f"{self._item.capitalize()} {part.start + first} has {lengths[first]} tokens, the limit is "
                 f"{self._limit}; split it, or set on_truncation='warn'.",
-                self.items + first,
+                part.start + first,
             )
         longest = int(np.argmax(lengths))
-        self._longest = max(self._longest, (int(lengths[longest]), -(self.items + longest)))
+        self._longest = max(self._longest, (int(lengths[longest]), -(part.start + longest)))
         self.cut += len(cut)
         self.items += len(lengths)
         self.tokens += int(part.tokens.lengths[part.inverse].sum())

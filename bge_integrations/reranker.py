@@ -168,7 +168,9 @@ class BgeReranker(ModelHolder[RerankerSettings]):
     def _call(self, *, is_urgent: bool) -> ScoringCall:
         model, settings = self._loaded(), self.settings
         tokenizer = PairTokenizer(model.tokenizer, model.pair_layout(settings.prompt))
-        terms = dataclasses.replace(self._terms(is_urgent=is_urgent), max_length=self._limit(model, tokenizer))
+        terms = dataclasses.replace(
+            self._terms(is_urgent=is_urgent), max_length=self._limit(model, tokenizer), item="pair"
+        )
         options = self._decoder_options(model, tokenizer) if model.facts.decoder else None
         return ScoringCall(terms, settings, tokenizer, options)
 

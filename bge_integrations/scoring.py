@@ -18,8 +18,6 @@ from bge_integrations.validation import slices_of_pairs
 class ScoringCall(Call[Pair, NDArray[np.float32]]):
     """Scores the pairs of one call."""
 
-    item = "pair"
-
     def __init__(
         self, terms: CallTerms, settings: RerankerSettings, tokenizer: PairTokenizer, options: ScoringOptions | None
     ) -> None:

@@ -87,8 +87,10 @@ def make_m3(folder: Path, *, hidden_size: int = 32, positions: int = 64, seed: i
         **shape,
     )
     torch.manual_seed(seed + 1)
-    for name, outputs in (("sparse_linear", 1), ("colbert_linear", hidden_size)):
-        torch.save(torch.nn.Linear(hidden_size, outputs).state_dict(), folder / f"{name}.pt")
+    for name, outputs, bias in (("sparse_linear", 1, 0.5), ("colbert_linear", hidden_size, 0.0)):
+        head = torch.nn.Linear(hidden_size, outputs).state_dict()
+        # Lifted, so that many tokens have a weight above 0.
+        torch.save({**head, "bias": head["bias"] + bias}, folder / f"{name}.pt")
     return folder
 
 

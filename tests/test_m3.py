@@ -26,6 +26,7 @@ from bge_integrations.errors import (
     ModelLoadError,
     NonFiniteEmbeddingError,
     SettingsError,
+    TruncationError,
     UnsafeWeightsError,
     UnsupportedModelError,
 )
@@ -184,6 +185,18 @@ class TestScores:
 
     async def test_awaited_they_are_the_same(self, m3: BgeM3Encoder) -> None:
         np.testing.assert_allclose(await m3.ascore(QUERY, TEXTS), m3.score(QUERY, TEXTS), atol=1e-5)
+        pairs = [(QUERY, text) for text in TEXTS]
+        np.testing.assert_allclose(await m3.ascore_pairs(pairs), m3.score_pairs(pairs), atol=1e-5)
+
+    async def test_errors_name_the_place_among_the_pairs(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("bge_integrations.m3.encoder._PAIRS_A_SLICE", 2)
+        strict = BgeM3Encoder(folder, device="cpu", on_truncation="error")
+        pairs = [("fox", "dog"), ("fox", "dog"), ("fox", "dog"), ("fox", "fox " * 100)]
+        with pytest.raises(TruncationError, match="Passage of pair 3 has") as caught:
+            strict.score_pairs(pairs)
+        assert caught.value.index == 3
+        with pytest.raises(TruncationError, match="Query of pair 2 has"):
+            await strict.ascore_pairs([*pairs[:2], ("fox " * 100, "dog")])
 
     def test_no_passages_give_no_scores(self, m3: BgeM3Encoder) -> None:
         assert m3.score(QUERY, []).shape == (0,)

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from bge_integrations.langchain.compressing import ScoringCompressor
 from bge_integrations.langchain.m3 import BgeM3Model
 from bge_integrations.m3 import M3Weights
-from bge_integrations.validation import check_pair
 
 
 class BgeM3Reranker(BgeM3Model, ScoringCompressor):
@@ -48,15 +47,9 @@ class BgeM3Reranker(BgeM3Model, ScoringCompressor):
 
     async def ascore(self, text_pairs: list[tuple[str, str]]) -> list[float]:
         """As `score`, without blocking the event loop; cancelled, it gives up what is not computed yet."""
-        pairs = [check_pair(pair, place) for place, pair in enumerate(text_pairs)]
-        places_of_queries: dict[str, list[int]] = {}
-        for place, (query, _) in enumerate(pairs):
-            places_of_queries.setdefault(query, []).append(place)
-        scores = np.empty(len(pairs), dtype=np.float32)
-        for query, places in places_of_queries.items():
-            scores[places] = await self._arate(query, [pairs[place][1] for place in places])
-        listed: list[float] = scores.tolist()
-        return listed
+        encoder = await self._encoder_async()
+        scores: list[float] = (await encoder.ascore_pairs(text_pairs, weights=self.weights)).tolist()
+        return scores
 
     def _rate(self, query: str, passages: Sequence[str]) -> NDArray[np.float32]:
         return self.encoder.score(query, passages, weights=self.weights)

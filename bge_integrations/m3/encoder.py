@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -154,6 +156,8 @@ class BgeM3Encoder(ModelHolder[ModelSettings]):
     ) -> NDArray[np.float32]:
         """Scores pairs of query and passage, each only with the other, some hundred pairs at a time.
 
+        Each of these slices gives a warning of its own where texts are cut.
+
         Args:
             pairs: The pairs. An iterator is read in slices, so that its texts need not all be in memory.
             weights: As for `score`.
@@ -165,18 +169,23 @@ class BgeM3Encoder(ModelHolder[ModelSettings]):
             BgeError: As `encode_queries`.
         """
         shares = M3Weights.read(weights)
-        wanted = shares.wanted
         scores = [np.empty(0, dtype=np.float32)]
-        _, slices = slices_of_pairs(pairs, "score_pairs", _PAIRS_A_SLICE)
-        for part in slices:
-            # A text that is in several pairs is encoded once; queries and documents differ by the instruction.
-            queries, passages = (list(dict.fromkeys(texts)) for texts in zip(*part, strict=True))
-            of_queries = self._call(wanted, is_query=True, is_urgent=False).run(queries, "score_pairs")
-            of_passages = self._call(wanted, is_query=False).run(passages, "score_pairs")
-            query_places = {text: place for place, text in enumerate(queries)}
-            passage_places = {text: place for place, text in enumerate(passages)}
-            places = [(query_places[query], passage_places[passage]) for query, passage in part]
-            scores.append(mixed_pairs(shares, of_queries, of_passages, places))
+        for part, calls in self._calls_of_pairs(pairs, "score_pairs", shares):
+            queries, passages = (call.run(texts, "score_pairs") for call, texts in zip(calls, part, strict=True))
+            scores.append(mixed_pairs(shares, queries, passages))
+        return np.concatenate(scores)
+
+    async def ascore_pairs(
+        self, pairs: Iterable[tuple[str, str]], *, weights: M3Weights | Sequence[float] | None = None
+    ) -> NDArray[np.float32]:
+        """As `score_pairs`, without blocking the event loop; cancelled, it gives up what has not been computed."""
+        shares = M3Weights.read(weights)
+        scores = [np.empty(0, dtype=np.float32)]
+        await in_thread(self._loaded)
+        for part, calls in self._calls_of_pairs(pairs, "ascore_pairs", shares):
+            queries = await calls[0].run_async(part[0], "ascore_pairs")
+            passages = await calls[1].run_async(part[1], "ascore_pairs")
+            scores.append(await in_thread(partial(mixed_pairs, shares, queries, passages)))
         return np.concatenate(scores)
 
     def dense_encoder(self) -> BgeEncoder:
@@ -198,11 +207,29 @@ class BgeM3Encoder(ModelHolder[ModelSettings]):
         """Length of the dense vectors and of the token vectors."""
         return self._loaded().facts.dimension
 
+    def _calls_of_pairs(
+        self, pairs: Iterable[tuple[str, str]], method: str, shares: M3Weights
+    ) -> Iterator[tuple[tuple[list[str], list[str]], tuple[M3Call, M3Call]]]:
+        """Cuts pairs into slices; yields the queries and passages of each, and the calls that encode them."""
+        _, slices = slices_of_pairs(pairs, method, _PAIRS_A_SLICE)
+        start = 0
+        for part in slices:
+            texts = [query for query, _ in part], [passage for _, passage in part]
+            calls = tuple(
+                self._call(shares.wanted, is_query=is_query, is_urgent=False, item=item, first=start)
+                for is_query, item in ((True, "query of pair"), (False, "passage of pair"))
+            )
+            yield texts, (calls[0], calls[1])
+            start += len(part)
+
     async def _call_async(self, wanted: Wanted, *, is_query: bool) -> M3Call:
         if self._model is None:
             await in_thread(self._loaded)
         return self._call(wanted, is_query=is_query)
 
-    def _call(self, wanted: Wanted, *, is_query: bool, is_urgent: bool | None = None) -> M3Call:
+    def _call(
+        self, wanted: Wanted, *, is_query: bool, is_urgent: bool | None = None, item: str = "text", first: int = 0
+    ) -> M3Call:
         instruction = self.settings.query_instruction if is_query else None
-        return M3Call(self._terms(is_urgent=is_query if is_urgent is None else is_urgent), wanted, instruction or "")
+        terms = self._terms(is_urgent=is_query if is_urgent is None else is_urgent)
+        return M3Call(dataclasses.replace(terms, item=item, first=first), wanted, instruction or "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,28 +62,37 @@ def colbert_score(query: NDArray[np.float32], document: NDArray[np.float32]) -> 
 
 
 def mixed(weights: M3Weights, query: M3Output, passages: M3Output) -> NDArray[np.float32]:
-    """Mixes the scores of one query with every passage."""
-    count = next(len(part) for part in (passages.dense, passages.sparse, passages.colbert) if part is not None)
-    return mixed_pairs(weights, query, passages, [(0, place) for place in range(count)])
+    """Mixes the scores of one query with every passage, shape [passages]."""
+    return _mixed(weights, query, passages, lambda _: 0)
 
 
-def mixed_pairs(
-    weights: M3Weights, queries: M3Output, passages: M3Output, places: Sequence[tuple[int, int]]
+def mixed_pairs(weights: M3Weights, queries: M3Output, passages: M3Output) -> NDArray[np.float32]:
+    """Mixes the scores of each query with the passage at the same place, shape [queries]."""
+    return _mixed(weights, queries, passages, lambda place: place)
+
+
+def _mixed(
+    weights: M3Weights, queries: M3Output, passages: M3Output, query_of: Callable[[int], int]
 ) -> NDArray[np.float32]:
-    """Mixes the scores of pairs of a query and a passage, given by their places.
+    """Mixes scores: `compute_score` of FlagEmbedding's `M3Embedder`, the weighted mean.
 
-    `compute_score` of FlagEmbedding's `M3Embedder`: the weighted scores, divided by the sum of the weights.
+    Args:
+        weights: Of the three.
+        queries: What was computed of them.
+        passages: The same.
+        query_of: The place of the query that goes with the passage at a place.
     """
-    total = np.zeros(len(places), dtype=np.float64)
+    count = next(len(part) for part in (passages.dense, passages.sparse, passages.colbert) if part is not None)
+    pairs = [(query_of(place), place) for place in range(count)]
+    total = np.zeros(count, dtype=np.float64)
     if queries.dense is not None and passages.dense is not None:
-        left, right = queries.dense[[one for one, _ in places]], passages.dense[[other for _, other in places]]
-        total += weights.dense * np.einsum("pd,pd->p", left, right)
+        total += weights.dense * np.einsum("pd,pd->p", queries.dense[[one for one, _ in pairs]], passages.dense)
     if queries.sparse is not None and passages.sparse is not None:
         total += weights.sparse * np.array(
-            [lexical_score(queries.sparse[one], passages.sparse[other]) for one, other in places]
+            [lexical_score(queries.sparse[one], passages.sparse[other]) for one, other in pairs]
         )
     if queries.colbert is not None and passages.colbert is not None:
         total += weights.colbert * np.array(
-            [colbert_score(queries.colbert[one], passages.colbert[other]) for one, other in places]
+            [colbert_score(queries.colbert[one], passages.colbert[other]) for one, other in pairs]
         )
     return (total / (weights.dense + weights.sparse + weights.colbert)).astype(np.float32)
