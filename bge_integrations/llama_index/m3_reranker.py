@@ -17,10 +17,10 @@ from bge_integrations.settings import ModelSettings
 
 
 class BgeM3Rerank(BgeM3Model, ScoringPostprocessor):
-    """Reranks with bge-m3's own outputs, which a store of its vectors needs no second model for.
+    """Reranks with bge-m3 itself, so that whoever stores its vectors needs no second model.
 
-    Quicker than `BgeRerank`, since query and nodes are read each on its own. Otherwise used as it is. Shares one model
-    in memory with `BgeSparseEmbedding` of equal loading settings.
+    Reads query and nodes each on its own, where `BgeRerank` reads them together, and is used in the same places.
+    Shares one model in memory with `BgeSparseEmbedding` of equal loading settings.
 
     Example:
         ```python

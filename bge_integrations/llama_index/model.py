@@ -44,7 +44,9 @@ class BgeModel(BaseModel):
     """Arguments of the class that is replaced which can't be honoured, with the reason; None says nothing."""
 
     model_name: str = Field(description="Hub id or local folder.")
-    max_length: int | None = Field(default=None, description="Tokens per text, special tokens included.", gt=0)
+    max_length: int | None = Field(
+        default=None, description="Tokens per text, or pair of texts, special tokens included.", gt=0
+    )
     query_instruction: str | None = Field(
         default=None, description="Text before each query: None as the model was trained, '' none."
     )
