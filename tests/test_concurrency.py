@@ -405,6 +405,26 @@ if __name__ == "__main__":
             "openvino",
         )
 
+    def test_in_the_workers_of_a_data_loader(self, bge_small_en: Path) -> None:
+        self._run(
+            bge_small_en,
+            """
+            from torch.utils.data import DataLoader
+
+            loader = DataLoader(
+                texts,
+                batch_size=20,
+                num_workers=2,
+                multiprocessing_context="fork",
+                collate_fn=encoder.encode_documents,
+                timeout=100,
+            )
+            found = np.concatenate(list(loader))
+            assert np.abs(found - expected).max() < 1e-5
+            """,
+            "openvino",
+        )
+
     @pytest.mark.parametrize("method", ["spawn", "forkserver"])
     def test_other_ways_to_start_a_process_pickle_settings(self, bge_small_en: Path, method: str) -> None:
         self._run(
