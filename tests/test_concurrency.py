@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import subprocess
 import sys
 import textwrap
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from numpy.typing import NDArray
 
@@ -27,6 +31,7 @@ from bge_integrations.settings import EngineName
 from tests.conftest import MakeCheckpoint
 
 _LONG = 60.0
+_A_FEW_MIB = 8 * 2**20
 
 
 @pytest.fixture
@@ -52,6 +57,30 @@ class TestEncoders:
 
         with ThreadPoolExecutor(32) as pool:
             list(pool.map(work, range(32)))
+
+    @pytest.mark.parametrize("engine", ["openvino", "torch"])
+    def test_many_threads_get_it_for_as_long_as_one_likes(self, bge_small_en: Path, engine: EngineName) -> None:
+        """Runs for `BGE_SOAK_SECONDS`, 2 where that is not set."""
+        encoder = BgeEncoder(bge_small_en, device="cpu", engine=engine, on_truncation="ignore")
+        queries, documents = encoder.encode_queries(TEXTS), encoder.encode_documents(TEXTS)
+        until = time.monotonic() + float(os.environ.get("BGE_SOAK_SECONDS", "2"))
+
+        def work(thread: int) -> int:
+            source, texts = np.random.default_rng(thread), 0
+            while not texts or time.monotonic() < until:
+                chosen = source.integers(len(TEXTS), size=source.choice([1, 1, 1, 8, 200]))
+                is_query = bool(source.integers(2))
+                encode, expected = (
+                    (encoder.encode_queries, queries) if is_query else (encoder.encode_documents, documents)
+                )
+                np.testing.assert_allclose(encode([TEXTS[i] for i in chosen]), expected[chosen], atol=1e-5)
+                texts += len(chosen)
+            return texts
+
+        with ThreadPoolExecutor(32) as pool:
+            texts = sum(pool.map(work, range(32)))
+        assert encoder.stats().failed_texts == 0
+        print(f"{engine}: {texts} texts, {encoder.stats()}")  # noqa: T201 - for those who ran it for minutes
 
     def test_many_coroutines_get_what_they_would_get_alone(self, encoder: BgeEncoder) -> None:
         queries = encoder.encode_queries(TEXTS)
@@ -132,7 +161,39 @@ class TestEncoders:
             encoder.encode_queries(["fox"])
             del encoder
         assert threading.active_count() <= count
-        assert {thread.name for thread in threading.enumerate() if thread.name == "bge-engine"} == before
+        assert {thread.name for thread in threading.enumerate() if thread.name == "bge-engine"} <= before
+
+    def test_two_thousand_that_come_and_go_leave_nothing_behind(self, encoder: BgeEncoder) -> None:
+        def come_and_go(times: int) -> None:
+            for number in range(times):
+                other = BgeEncoder(encoder.settings.model_name, device="cpu", query_instruction=str(number % 7))
+                assert other.backend is encoder.backend
+                if number % 20 == 0:
+                    other.encode_queries(["fox"])
+                other.close()
+
+        self._assert_keeps_its_size(come_and_go, 200, 2000)
+
+    def test_models_loaded_and_closed_leave_nothing_behind(self, make: MakeCheckpoint) -> None:
+        folder = make("bge-small-en", layers=1, hidden_size=8, heads=1)
+
+        def come_and_go(times: int) -> None:
+            for _ in range(times):
+                with BgeEncoder(folder, device="cpu") as encoder:
+                    encoder.encode_queries(["fox"])
+
+        self._assert_keeps_its_size(come_and_go, 20, 60)
+
+    @staticmethod
+    def _assert_keeps_its_size(come_and_go: Callable[[int], None], warm_up: int, times: int) -> None:
+        process = psutil.Process()
+        come_and_go(warm_up)
+        gc.collect()
+        threads, memory = process.num_threads(), process.memory_info().rss
+        come_and_go(times)
+        gc.collect()
+        assert process.num_threads() <= threads
+        assert process.memory_info().rss - memory < _A_FEW_MIB
 
     def test_closing_while_others_wait_does_not_hang(self, make: MakeCheckpoint) -> None:
         folder = make("bge-small-en")
@@ -340,6 +401,26 @@ if __name__ == "__main__":
                 work(encoder, texts, expected)
                 sys.exit(in_child(encoder, texts, expected))
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+            """,
+            "openvino",
+        )
+
+    def test_in_the_workers_of_a_data_loader(self, bge_small_en: Path) -> None:
+        self._run(
+            bge_small_en,
+            """
+            from torch.utils.data import DataLoader
+
+            loader = DataLoader(
+                texts,
+                batch_size=20,
+                num_workers=2,
+                multiprocessing_context="fork",
+                collate_fn=encoder.encode_documents,
+                timeout=100,
+            )
+            found = np.concatenate(list(loader))
+            assert np.abs(found - expected).max() < 1e-5
             """,
             "openvino",
         )

@@ -452,6 +452,22 @@ class TestRoom:
         assert entry.done()
         assert not scheduler.admit(_job(5), 8).done()
 
+    def test_a_thread_that_dies_makes_room(self, scheduler: Scheduler, engine: _Engine) -> None:
+        def dying(_: list[int]) -> None:
+            raise SystemExit
+
+        engine.trouble = dying
+        jobs = [_job(*range(10, 16)), _job(*range(20, 25))]
+        entries = [scheduler.admit(job, 8) for job in jobs]
+        assert not entries[1].done()
+        scheduler.submit(jobs[0])
+        with pytest.raises(EngineFailedError, match="died"):
+            jobs[0].done.result(_LONG)
+        assert entries[1].result(_LONG) is None
+        engine.trouble = lambda _: None
+        scheduler.submit(jobs[1])
+        assert _sums(jobs[1]) == list(range(20, 25))
+
     def test_queries_have_room_of_their_own(self, scheduler: Scheduler) -> None:
         assert scheduler.admit(_job(*range(10, 60)), 8).done()
         assert scheduler.admit(_job(5, is_query=True), 8).done()
