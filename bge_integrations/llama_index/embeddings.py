@@ -97,6 +97,9 @@ class HuggingFaceBgeEmbedding(BaseEmbedding):
     precision: Precision = Field(default="auto", description="How the model computes.")
     engine: EngineName = Field(default="auto", description="What runs the model.")
     task: str | None = Field(default=None, description="What an instruct model is asked to do.")
+    examples: list[Any] | None = Field(
+        default=None, description="For bge-en-icl: task, query and response of examples to go before each query."
+    )
     truncate_dim: int | None = Field(default=None, description="Keep only so many leading dimensions.", gt=0)
     on_truncation: OnTruncation = Field(default="warn", description="For texts over max_length.")
     revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
