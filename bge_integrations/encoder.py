@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -21,6 +21,7 @@ from bge_integrations.instructions import Instruction, Role, resolve_instruction
 from bge_integrations.settings import (
     EncoderSettings,
     EngineName,
+    Example,
     Normalization,
     OnTruncation,
     Precision,
@@ -60,6 +61,7 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
         query_instruction: str | None = None,
         document_instruction: str | None = None,
         task: str | None = None,
+        examples: Sequence[Example | Sequence[str] | Mapping[str, str]] | None = None,
         normalize: Normalization = None,
         truncate_dim: int | None = None,
         on_truncation: OnTruncation = "warn",
@@ -90,6 +92,8 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
             query_instruction: Text before each query: None takes what the model was trained with, `""` is none.
             document_instruction: The same for documents.
             task: What an instruct model is asked to do, or the name of one of llm-embedder's tasks.
+            examples: For bge-en-icl, examples to go before each query: triples of task, query and response, or
+                dictionaries with the keys `instruct`, `query` and `response`.
             normalize: L2-normalise the vectors: None as the model was trained (BGE: yes), True always, False never,
                 `"checkpoint"` only if the checkpoint's own modules do, as sentence-transformers.
             truncate_dim: Keep only so many leading dimensions; normalised again afterwards.
@@ -124,6 +128,7 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
                 query_instruction=query_instruction,
                 document_instruction=document_instruction,
                 task=task,
+                examples=examples,
                 normalize=normalize,
                 truncate_dim=truncate_dim,
                 on_truncation=on_truncation,
@@ -281,7 +286,9 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
         Raises:
             SettingsError: A role that there isn't.
         """
-        model = self._loaded()
+        return self._instruction(self._loaded(), role)
+
+    def _instruction(self, model: LoadedModel, role: Role) -> Instruction:
         explicit = {"query": self.settings.query_instruction, "document": self.settings.document_instruction}
         return resolve_instruction(
             role,
@@ -290,6 +297,7 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
             spec=model.spec,
             saved_prompts=model.prompts,
             default_prompt_name=model.facts.default_prompt_name,
+            examples=cast("Sequence[Example] | None", self.settings.examples),
         )
 
     @property
@@ -348,8 +356,16 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
                 f"truncate_dim={settings.truncate_dim} is more than the {model.facts.dimension} dimensions of "
                 f"{settings.model_name}."
             )
-        if settings.task is not None:
-            resolve_instruction("query", explicit=None, task=settings.task, spec=model.spec, saved_prompts={})
+        instruction = self._instruction(model, "query")
+        if instruction.suffix:
+            limit = settings.max_length or model.facts.max_tokens
+            around = int(model.tokenizer.count([instruction.apply("")])[0])
+            if around >= limit:
+                raise SettingsError(
+                    f"max_length={limit} leaves no room for a query beside the {around} tokens that "
+                    f"{settings.model_name} wants around it, task and examples included; give at least {around + 1}, "
+                    "or fewer examples."
+                )
 
     def _chunk_ruler(self) -> ChunkRuler:
         model, ruler = self._loaded(), self._ruler

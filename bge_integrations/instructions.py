@@ -6,12 +6,14 @@ BGE models were trained with an instruction before short queries and nothing bef
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from bge_integrations.catalogue import ModelSpec
 from bge_integrations.errors import SettingsError
+from bge_integrations.settings import Example
 
 Role = Literal["query", "document", "symmetric"]
 
@@ -41,6 +43,7 @@ def resolve_instruction(
     spec: ModelSpec | None,
     saved_prompts: Mapping[str, str],
     default_prompt_name: str | None = None,
+    examples: Sequence[Example] | None = None,
 ) -> Instruction:
     """Decides what goes around the texts of one role.
 
@@ -55,25 +58,31 @@ def resolve_instruction(
         spec: The catalogue's row; None for a model that is no BGE.
         saved_prompts: The prompts saved in the checkpoint.
         default_prompt_name: The one that the checkpoint applies where no role is given.
+        examples: Task, query and response of each example that comes before a query.
 
     Raises:
-        SettingsError: A role that there isn't; `task` for a model that has none, or one that it doesn't know.
+        SettingsError: A role that there isn't; `task` for a model that has none, or one that it doesn't know;
+            `examples` for a model that takes none.
     """
     if role not in get_args(Role):
         raise SettingsError(f"role={role!r} is unknown; the roles are {', '.join(map(repr, get_args(Role)))}.")
     if task is not None:
         _require_tasks(spec, task)
+    if examples and not (spec and spec.example_template):
+        raise SettingsError(
+            f"examples are given, but {spec.model_id if spec else 'this model'} takes none; 'BAAI/bge-en-icl' does."
+        )
     if explicit is not None:
         return Instruction(explicit)
     if spec is not None:
-        return _catalogued(role, spec, task)
+        return _catalogued(role, spec, task, examples or ())
     for name in _PROMPT_NAMES.get(role, ()):
         if name in saved_prompts:
             return Instruction(saved_prompts[name])
     return Instruction(saved_prompts.get(default_prompt_name or "", ""))
 
 
-def _catalogued(role: Role, spec: ModelSpec, task: str | None) -> Instruction:
+def _catalogued(role: Role, spec: ModelSpec, task: str | None, examples: Sequence[Example]) -> Instruction:
     if role == "symmetric":
         return Instruction()
     if spec.task_instructions and task is not None:
@@ -85,8 +94,15 @@ def _catalogued(role: Role, spec: ModelSpec, task: str | None) -> Instruction:
         # Split first: a task may itself speak of {query}.
         before, _, after = spec.query_template.partition("{query}")
         asked = task or spec.default_task or ""
-        return Instruction(before.replace("{task}", asked), after.replace("{task}", asked))
+        shown = "".join(_filled(spec.example_template or "", *example) + "\n\n" for example in examples)
+        return Instruction(shown + before.replace("{task}", asked), after.replace("{task}", asked))
     return Instruction(spec.query_instruction)
+
+
+def _filled(template: str, task: str, query: str, response: str) -> str:
+    """Fills a template in one go: what is put in may itself speak of {query}."""
+    values = {"{task}": task, "{query}": query, "{response}": response}
+    return re.sub("|".join(map(re.escape, values)), lambda found: values[found[0]], template)
 
 
 def _require_tasks(spec: ModelSpec | None, task: str) -> None:

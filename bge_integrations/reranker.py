@@ -157,8 +157,9 @@ class BgeReranker(ModelHolder[RerankerSettings]):
             )
 
     def _least_length(self, model: LoadedModel) -> int:
-        # A token of the query and one of the passage.
-        return model.pair_layout(self.settings.prompt).tokens + 2
+        # A token of the query and one of the passage. `max_length` doesn't count a decoder's prompt; see `_limit`.
+        layout = model.pair_layout(self.settings.prompt)
+        return layout.tokens - (len(layout.after) if model.facts.decoder else 0) + 2
 
     async def _call_async(self, *, is_urgent: bool) -> ScoringCall:
         if self._model is None:

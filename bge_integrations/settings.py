@@ -16,6 +16,8 @@ from bge_integrations.errors import SettingsError
 Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 EngineName = Literal["auto", "torch", "openvino", "sentence-transformers"]
 OnTruncation = Literal["warn", "ignore", "error"]
+Example = tuple[str, str, str]
+"""A task, a query and its response, shown to a model before the query proper."""
 Normalization = bool | Literal["checkpoint"] | None
 
 OUTPUT_PRECISIONS = ("uint8", "binary", "ubinary")
@@ -193,6 +195,8 @@ class EncoderSettings(ModelSettings):
     Attributes:
         document_instruction: Text before each document. BGE models want none, but for llm-embedder.
         task: What an instruct model is asked to do, or the name of one of llm-embedder's tasks.
+        examples: For bge-en-icl, what comes before each query to show how it is done: triples of task, query and
+            response, or dictionaries with the keys `instruct` (or `task`), `query` and `response`. Kept as triples.
         normalize: L2-normalise: None as the model was trained (BGE: yes), True always, False never, `"checkpoint"` only
             if the checkpoint's own modules do, which is what sentence-transformers does by default.
         truncate_dim: Keep the first so many dimensions, normalised again afterwards.
@@ -200,6 +204,7 @@ class EncoderSettings(ModelSettings):
 
     document_instruction: str | None = None
     task: str | None = None
+    examples: Sequence[Example | Sequence[str] | Mapping[str, str]] | None = None
     normalize: Normalization = None
     truncate_dim: int | None = None
 
@@ -210,6 +215,12 @@ class EncoderSettings(ModelSettings):
             raise SettingsError(f"normalize={self.normalize!r} is unknown; choose None, True, False or 'checkpoint'.")
         self._check_positive("truncate_dim")
         self._check_text("document_instruction", "task")
+        object.__setattr__(self, "examples", _examples(self.examples))
+        if self.examples is not None and self.query_instruction is not None:
+            raise SettingsError(
+                f"examples and query_instruction={self.query_instruction!r} are given, but examples belong to the "
+                "model's own instruction; set task instead of query_instruction."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,6 +296,28 @@ def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
 
 def _is_count(value: object) -> TypeIs[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _examples(given: object) -> tuple[Example, ...] | None:
+    if given is None:
+        return None
+    if not isinstance(given, (list, tuple)):
+        raise SettingsError(f"examples={given!r} is a {type(given).__name__}; give a list of examples.")
+    return tuple(_example(position, example) for position, example in enumerate(given)) or None
+
+
+def _example(position: int, given: object) -> Example:
+    """Reads a triple, or a dictionary as bge-en-icl's card writes them."""
+    parts: object = given
+    if isinstance(given, Mapping) and set(given) in ({"instruct", "query", "response"}, {"task", "query", "response"}):
+        parts = (given["instruct"] if "instruct" in given else given["task"], given["query"], given["response"])
+    if not isinstance(parts, (list, tuple)) or len(parts) != 3 or not all(isinstance(part, str) for part in parts):
+        raise SettingsError(
+            f"examples[{position}]={given!r} is no example; give three texts (task, query, response), or a dictionary "
+            "with the keys 'instruct', 'query' and 'response'."
+        )
+    task, query, response = parts
+    return task, query, response
 
 
 def _layers(name: str, value: object) -> tuple[int, ...] | None:

@@ -149,7 +149,7 @@ class TestDamage:
         with pytest.raises(PreparedModelError, match=rf"{name} is not as it was written"):
             BgeEncoder(copied)
 
-    @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format": 2}', '{"format": 2, "files": {}}'])
+    @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format": 3}', '{"format": 3, "files": {}}'])
     def test_a_damaged_manifest_is_refused(self, copied: Path, content: str) -> None:
         (copied / "bge.json").write_text(content)
         with pytest.raises(PreparedModelError, match="is damaged"):
@@ -159,7 +159,7 @@ class TestDamage:
         content = json.loads((copied / "bge.json").read_text())
         content |= {"format": 99, "versions": {"bge-integrations": "9.0"}}
         (copied / "bge.json").write_text(json.dumps(content))
-        with pytest.raises(PreparedModelError, match=r"prepared by bge-integrations 9\.0 in format 99.*reads format 2"):
+        with pytest.raises(PreparedModelError, match=r"prepared by bge-integrations 9\.0 in format 99.*reads format 3"):
             BgeEncoder(copied)
 
 
@@ -168,7 +168,7 @@ class TestPreparing:
         ("arguments", "message"),
         [
             ({"precision": "float16"}, "precision='float16' can't be prepared; choose one of 'float32'"),
-            ({"precision": "int8", "quantization": "int4"}, "quantization='int4' is unknown"),
+            ({"precision": "int8", "quantization": "int4"}, "quantization='int4' can't be prepared; choose one of"),
             ({"quantization": "static"}, "quantization='static' needs precision='int8'"),
             ({"precision": "int8", "calibration": ["a"]}, "calibration has 1 texts; give at least 10"),
         ],

@@ -148,6 +148,11 @@ class TextTokenizer:
         ids: list[int] = self._rust.encode(text, add_special_tokens=False).ids
         return ids
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Returns the characters, from and to, that each token comes from, without special tokens."""
+        offsets: list[tuple[int, int]] = self._rust.encode(text, add_special_tokens=False).offsets
+        return offsets
+
     def symbols(self, text: str) -> int:
         """Returns how many characters a text has once it is normalised: no token of WordPiece or Unigram has less.
 

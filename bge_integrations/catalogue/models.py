@@ -47,6 +47,8 @@ class ModelSpec:
         passage_instruction: Text before each passage; `""` is none.
         query_template: For instruct models, with `{task}` and `{query}`.
         default_task: The task that goes into the template unless another is given.
+        example_template: For models that learn from examples before the query, what each looks like, with `{task}`,
+            `{query}` and `{response}`; a blank line follows each.
         task_instructions: For llm-embedder, pairs for query and passage by the name of a task.
         reranker_prompt: What a decoder is asked about query A and passage B; None for other models.
         cutoff_layer: The layer after which its authors let it score, where it can after several.
@@ -74,6 +76,7 @@ class ModelSpec:
     passage_instruction: str = ""
     query_template: str | None = None
     default_task: str | None = None
+    example_template: str | None = None
     # A plain dict, so that rows can be pickled and given to `dataclasses.asdict`; what has no hash stays out of theirs.
     task_instructions: Mapping[str, tuple[str, str]] = field(default_factory=dict, hash=False)
     reranker_prompt: str | None = None
@@ -139,6 +142,7 @@ def _decoder(
     languages: tuple[str, ...],
     template: str = _INSTRUCT_TEMPLATE,
     task: str = _WEB_SEARCH_TASK,
+    example_template: str | None = None,
     pad_to_multiple_of: int | None = None,
     millions: int | None = None,
     licence: str | None = None,
@@ -153,6 +157,7 @@ def _decoder(
         pooling="last_token",
         query_template=template,
         default_task=task,
+        example_template=example_template,
         pad_to_multiple_of=pad_to_multiple_of,
         parameters_millions=millions,
         licence=licence,
@@ -263,6 +268,8 @@ MODELS: tuple[ModelSpec, ...] = (
         max_tokens=32768,
         languages=("en",),
         template=f"{_INSTRUCT_TEMPLATE}\n<response>",
+        # get_detailed_example in "Usage" of https://huggingface.co/BAAI/bge-en-icl.
+        example_template=f"{_INSTRUCT_TEMPLATE}\n<response>{{response}}",
         millions=7000,
         licence="apache-2.0",
     ),

@@ -59,6 +59,9 @@ class HuggingFaceBgeEmbeddings(BgeModel, Embeddings):
     """Use all devices, as `device="all"` does, unless `device` names some. No process is started for it."""
     task: str | None = None
     """What an instruct model is asked to do, or the name of one of llm-embedder's tasks."""
+    examples: list[Any] | None = None
+    """For bge-en-icl, examples to go before each query: triples of task, query and response, or dictionaries with the
+    keys `instruct`, `query` and `response`."""
     normalize: bool | Literal["checkpoint"] | None = None
     """L2-normalise: None as the model was trained (BGE: yes), True always, False never, `"checkpoint"` only if the
     checkpoint's own modules do."""

@@ -74,6 +74,9 @@ class HuggingFaceBgeEmbedding(BgeModel, BaseEmbedding):
     target_devices: list[str] | None = Field(default=None, description="Devices to use with parallel_process.")
     show_progress_bar: bool = Field(default=False, description="A progress bar for texts, never for a query.")
     task: str | None = Field(default=None, description="What an instruct model is asked to do.")
+    examples: list[Any] | None = Field(
+        default=None, description="For bge-en-icl: task, query and response of examples to go before each query."
+    )
     truncate_dim: int | None = Field(default=None, description="Keep only so many leading dimensions.", gt=0)
     sentence_transformer_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="Further arguments of SentenceTransformer(...), such as prompts."

@@ -37,6 +37,7 @@ class SentenceTransformersEngine:
         device: torch.device,
         pad_id: int,
         rows: Rows,
+        pad_to_multiple_of: int = 1,
         output: str = "sentence_embedding",
         token_types: bool = False,
     ) -> None:
@@ -47,6 +48,7 @@ class SentenceTransformersEngine:
             device: Where they are.
             pad_id: Token id to fill short rows with; masked out, so its value never matters.
             rows: "pooled", or "tokens" for what the transformer alone gives.
+            pad_to_multiple_of: Rows are filled up to a multiple of so many tokens.
             output: Where the modules leave what is "pooled".
             token_types: Whether the transformer is told which text of a pair a token belongs to.
         """
@@ -56,26 +58,31 @@ class SentenceTransformersEngine:
         self._modules = tuple(modules)
         self._device = device
         self._pad_id = pad_id
+        self._pad_to_multiple_of = pad_to_multiple_of
         self._lock = threading.Lock()
         self.batch_tokens = padded_batch_tokens(device)
 
     def submit(self, batch: TokenBatch) -> Computed:
         """See `Engine.submit`. One batch at a time, since each already uses every core."""
+        further = ((0, 0), (0, -batch.is_token.shape[1] % self._pad_to_multiple_of))
+        ids = np.pad(batch.padded(self._pad_id), further, constant_values=self._pad_id)
+        is_token = np.pad(batch.is_token, further)
         features: dict[str, Any] = {
-            "input_ids": torch.from_numpy(batch.padded(self._pad_id).astype(np.int64)).to(self._device),
-            "attention_mask": torch.from_numpy(batch.is_token.astype(np.int64)).to(self._device),
+            "input_ids": torch.from_numpy(ids.astype(np.int64)).to(self._device),
+            "attention_mask": torch.from_numpy(is_token.astype(np.int64)).to(self._device),
         }
         if batch.prompt_length:
             features["prompt_length"] = batch.prompt_length
         if self._token_types and batch.is_second is not None:
-            features["token_type_ids"] = torch.from_numpy(batch.is_second.astype(np.int64)).to(self._device)
+            is_second = np.pad(batch.is_second, further)
+            features["token_type_ids"] = torch.from_numpy(is_second.astype(np.int64)).to(self._device)
         try:
             with self._lock, torch.inference_mode():
                 for module in self._modules:
                     features = module(features)
                 found: torch.Tensor = features[self._output]
                 rows = found.float().cpu().numpy()
-                return Computed(rows[batch.is_token] if self.rows == "tokens" else rows)
+                return Computed(rows[is_token] if self.rows == "tokens" else rows)
         except torch.OutOfMemoryError as error:
             raise EngineOutOfMemory(str(error)) from error
 

@@ -48,7 +48,13 @@ class VectorSource(Source):
         return self._engine_of(modules[:-1] if self.facts.normalizes else modules, rows="pooled")
 
     def _engine_of(self, modules: Sequence[torch.nn.Module], *, rows: Rows) -> SentenceTransformersEngine:
-        return SentenceTransformersEngine(modules, device=self.original.device, pad_id=self.facts.pad_id, rows=rows)
+        return SentenceTransformersEngine(
+            modules,
+            device=self.original.device,
+            pad_id=self.facts.pad_id,
+            rows=rows,
+            pad_to_multiple_of=(self.spec.pad_to_multiple_of if self.spec else None) or 1,
+        )
 
     def _load(self, precision: str) -> None:
         self.original = self._loaded(precision)
