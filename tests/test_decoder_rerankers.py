@@ -186,8 +186,8 @@ def card_inputs(
 
 
 def loaded(folder: Path) -> tuple[Any, Any]:
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=True), model.eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=True), model
 
 
 def gemma_scores(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +132,10 @@ def test_examples_are_part_of_a_querys_cache_namespace_alone(folders: dict[str, 
 
 
 def test_examples_are_frozen_and_survive_pickle_and_json() -> None:
-    given = [dict(EXAMPLES[0]), ["t", "q", "r"]]
+    first = dict(EXAMPLES[0])
+    given: list[Mapping[str, str] | Sequence[str]] = [first, ["t", "q", "r"]]
     settings = EncoderSettings(model_name="BAAI/bge-en-icl", examples=given)
-    given[0]["query"] = "changed"  # type: ignore[call-overload]
+    first["query"] = "changed"
     assert settings.examples == (tuple(EXAMPLES[0].values()), ("t", "q", "r"))
     assert pickle.loads(pickle.dumps(settings)) == settings
     assert settings.replace(examples=json.loads(json.dumps(settings.examples))) == settings
