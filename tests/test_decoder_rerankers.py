@@ -187,7 +187,7 @@ def card_inputs(
 
 def loaded(folder: Path) -> tuple[Any, Any]:
     model: Any = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=True), model.eval()
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=True), model
 
 
 def gemma_scores(

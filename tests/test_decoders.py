@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,8 @@ def test_examples_are_part_of_a_querys_cache_namespace_alone(folders: dict[str, 
 
 def test_examples_are_frozen_and_survive_pickle_and_json() -> None:
     first = dict(EXAMPLES[0])
-    settings = EncoderSettings(model_name="BAAI/bge-en-icl", examples=[first, ["t", "q", "r"]])
+    given: list[Mapping[str, str] | Sequence[str]] = [first, ["t", "q", "r"]]
+    settings = EncoderSettings(model_name="BAAI/bge-en-icl", examples=given)
     first["query"] = "changed"
     assert settings.examples == (tuple(EXAMPLES[0].values()), ("t", "q", "r"))
     assert pickle.loads(pickle.dumps(settings)) == settings
