@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -129,6 +130,27 @@ class TestEncoders:
                 await task
 
         asyncio.run(cancel())
+        go.set()
+        encoder.encode_queries(["fox"])
+        assert batches == 2
+
+    def test_an_interrupt_drops_queued_work(self, make: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+        encoder = BgeEncoder(make("bge-small-en"), device="cpu", batch_tokens=64)
+        submit, go, batches = encoder.backend.engine.submit, threading.Event(), 0
+
+        main = threading.get_ident()
+
+        def interrupted(batch: TokenBatch) -> Any:  # noqa: ANN401
+            nonlocal batches
+            batches += 1
+            if batches == 1:
+                signal.pthread_kill(main, signal.SIGINT)
+                assert go.wait(_LONG)
+            return submit(batch)
+
+        monkeypatch.setattr(encoder.backend.engine, "submit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            encoder.encode_documents(TEXTS)
         go.set()
         encoder.encode_queries(["fox"])
         assert batches == 2
