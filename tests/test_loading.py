@@ -184,13 +184,19 @@ class TestSafety:
         with pytest.raises(UnsafeWeightsError, match=r"custom_code\.Pooling.*trust_remote_code=True"):
             BgeEncoder(folder)
 
-    def test_a_custom_architecture_is_refused_without_running_it(self, make: MakeCheckpoint) -> None:
+    @pytest.mark.parametrize(
+        ("changed", "name"),
+        [({"model_type": "my-bert"}, "my-bert"), ({"architectures": ["LayerWiseBertModel"]}, "LayerWiseBertModel")],
+    )
+    def test_a_custom_architecture_is_refused_without_running_it(
+        self, make: MakeCheckpoint, changed: dict[str, Any], name: str
+    ) -> None:
         folder = make("other")
         config = json.loads((folder / "config.json").read_text())
-        config |= {"model_type": "my-bert", "auto_map": {"AutoModel": "evil.Model", "AutoConfig": "evil.Config"}}
+        config |= {**changed, "auto_map": {"AutoModel": "evil.Model", "AutoConfig": "evil.Config"}}
         (folder / "config.json").write_text(json.dumps(config))
         (folder / "evil.py").write_text(f"open({str(folder / 'ran')!r}, 'w')")
-        with pytest.raises(UnsafeWeightsError, match="own code for the architecture 'my-bert'"):
+        with pytest.raises(UnsafeWeightsError, match=f"own code for the architecture '{name}'"):
             BgeEncoder(folder)
         assert not (folder / "ran").exists()
 

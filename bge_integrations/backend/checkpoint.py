@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,11 +139,22 @@ class Checkpoint:
                     f"{self.name} needs its own code for the module {module.get('type')!r}; read it, and if you trust "
                     "it pass trust_remote_code=True."
                 )
-        if "auto_map" in self.config and not _knows_architecture(self.config.get("model_type")):
+        if "auto_map" not in self.config:
+            return
+        for unknown in self._architectures_unknown_to_transformers():
             raise UnsafeWeightsError(
-                f"{self.name} needs its own code for the architecture {self.config.get('model_type')!r}; read it, and "
-                "if you trust it pass trust_remote_code=True."
+                f"{self.name} needs its own code for the architecture {unknown!r}; read it, and if you trust it pass "
+                "trust_remote_code=True."
             )
+
+    def _architectures_unknown_to_transformers(self) -> Iterator[str]:
+        """Yields names that transformers has no class for: without its code, another model would be loaded instead."""
+        import transformers
+
+        model_type = self.config.get("model_type")
+        if model_type not in transformers.CONFIG_MAPPING:
+            yield str(model_type)
+        yield from (name for name in self.config.get("architectures") or () if not hasattr(transformers, str(name)))
 
     def _module_folders(self) -> list[Path]:
         if not self.modules:
@@ -160,9 +172,3 @@ class Checkpoint:
             return default
         except (OSError, ValueError) as error:
             raise ModelLoadError(f"{path} can't be read as JSON ({error}); fetch the model again.") from error
-
-
-def _knows_architecture(model_type: object) -> bool:
-    from transformers import CONFIG_MAPPING
-
-    return model_type in CONFIG_MAPPING
