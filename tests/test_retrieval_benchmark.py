@@ -245,6 +245,21 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run_command(tmp_path_factory.mktemp("retrieval"))
 
 
+def test_bge_m3_searches_by_its_weights_and_reranks_by_its_token_vectors(tmp_path: Path) -> None:
+    run = run_command(tmp_path, "--m3", "stand-in")
+    searches = run.results["searches"]
+    assert set(searches) == {
+        f"{name}{suffix}" for name in (*PLAIN, "lexical", "lexical + dense") for suffix in ("", " + reranker")
+    }
+    assert run.results["reranker"] == "token vectors of stand-in"
+    assert searches["lexical"]["ndcg@10"] > 0.3
+    assert searches["lexical"]["rankings"] != searches["BM25"]["rankings"]
+    assert searches["dense + reranker"]["rankings"] != searches["dense"]["rankings"]
+    assert ("lexical + dense", "dense") in {(pair["search"], pair["baseline"]) for pair in run.results["differences"]}
+    assert "stand-in for bge-m3 is MiniLM" in run.printed
+    assert run.chart.is_file()
+
+
 class TestSmallRun:
     def test_every_search_is_measured_on_every_question(self, small_run: Run) -> None:
         results = small_run.results
