@@ -15,7 +15,7 @@ demo: $(STAMP) ## Search the standard library's docstrings through LangChain and
 	$(VENV)/bin/bge demo
 
 test: $(STAMP) ## Run every test
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 check: $(STAMP) ## Formatting, lint and types
 	$(PY) -m ruff format --check .

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 # Before any import of huggingface_hub, which reads it once. Tests of what is asked of the hub replace its client.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Two test processes share the cores: threads that wait for each other must sleep, not spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Graphs and digests of a run go with it, and nobody's own cache makes a test pass.
 os.environ["BGE_INTEGRATIONS_CACHE"] = tempfile.mkdtemp(prefix="bge-integrations-tests-")
 

@@ -339,7 +339,7 @@ class TestBadInput:
             encoder.encode(["fox", bad])  # type: ignore[list-item]
         assert caught.value.index == 1
 
-    @pytest.mark.parametrize("bad", [None, 3, b"fox", {"a", "b"}, {"a": 1}], ids=repr)
+    @pytest.mark.parametrize("bad", [None, 3, b"fox", {"a"}, {"a": 1}], ids=repr)
     def test_what_is_no_list_of_texts_is_refused(self, encoder: BgeEncoder, bad: object) -> None:
         with pytest.raises(InputTypeError, match="takes a list of texts"):
             encoder.encode(bad)  # type: ignore[arg-type]

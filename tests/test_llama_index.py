@@ -130,7 +130,7 @@ class TestWhatTheOldClassGetsWrong:
             assert loaded.to_dict() == ours.to_dict()
             assert loaded.get_query_embedding("fox") == ours.get_query_embedding("fox")
 
-    @pytest.mark.parametrize("settings", [{"num_workers": 2}, {"embeddings_cache": SimpleKVStore()}], ids=str)
+    @pytest.mark.parametrize("settings", [{"num_workers": 2}, {"embeddings_cache": SimpleKVStore()}], ids=list)
     def test_the_constructor_takes_every_field(self, bge_small_en: Path, settings: dict[str, Any]) -> None:
         with pytest.raises(TypeError):
             HuggingFaceEmbedding(str(bge_small_en), device="cpu", **settings)

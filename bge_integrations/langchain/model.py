@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 
-from bge_integrations.driving import in_thread
+from bge_integrations.adapting import Adapter
 from bge_integrations.sentence_transformers_kwargs import (
     find_token,
     json_ready_loading_kwargs,
@@ -19,7 +18,7 @@ from bge_integrations.sentence_transformers_kwargs import (
 from bge_integrations.settings import EngineName, ModelSettings, OnTruncation, Precision
 
 
-class BgeModel(BaseModel):
+class BgeModel(Adapter, BaseModel):
     """Settings as fields, and what is made from them: anew when one has been changed since."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), populate_by_name=True, hide_input_in_errors=True)
@@ -87,30 +86,9 @@ class BgeModel(BaseModel):
         state["__pydantic_private__"] = {"_made": None}
         return state
 
-    @abstractmethod
-    def _settings(self) -> Any:  # noqa: ANN401 - each class has its own
-        """Reads the fields, as they are now."""
-
-    @abstractmethod
-    def _make(self, settings: Any) -> Any:  # noqa: ANN401 - as above
-        """Loads or joins what the settings ask for."""
-
     def _check(self) -> None:
         """Refuses settings that can be seen to be wrong before anything is loaded."""
         self._settings()
-
-    def _current(self) -> Any:  # noqa: ANN401 - as above
-        """Returns what the settings ask for."""
-        # One may have been changed since, by assignment, in a dictionary, or in a copy.
-        settings = self._settings()
-        made = self._made
-        if made is None or made[0] != settings:
-            made = self._made = settings, self._make(settings)
-        return made[1]
-
-    async def _current_async(self) -> Any:  # noqa: ANN401 - as above
-        """As `_current`, which after unpickling may have to load the model."""
-        return self._current() if self._made else await in_thread(self._current)
 
     def _merged(self, given: Mapping[str, Any], kind: type[ModelSettings]) -> dict[str, Any]:
         """Returns what the fields say, with what `model_kwargs` say put in."""

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from bge_integrations import reranker as core
+from bge_integrations.adapting import RerankerAdapter
 from bge_integrations.cross_encoder_kwargs import read_cross_encoder_kwargs, with_current_names
 from bge_integrations.langchain.compressing import ScoringCompressor
 from bge_integrations.settings import RerankerSettings
 
 
-class BgeReranker(ScoringCompressor):
+class BgeReranker(RerankerAdapter, ScoringCompressor):
     """BGE rerankers in LangChain: finds the best of the documents that a retriever found.
 
     Use it as the compressor of a `ContextualCompressionRetriever`, which keeps the scores, or as the model of a
@@ -80,29 +80,11 @@ class BgeReranker(ScoringCompressor):
         scores: list[float] = (await (await self._reranker_async()).ascore_pairs(text_pairs)).tolist()
         return scores
 
-    @property
-    def reranker(self) -> core.BgeReranker:
-        """The reranker underneath."""
-        reranker: core.BgeReranker = self._current()
-        return reranker
-
-    @property
-    def client(self) -> Any:  # noqa: ANN401 - a library's class
-        """sentence-transformers' CrossEncoder underneath, or transformers' decoder; it knows none of these settings."""
-        return self.reranker.client
-
     def _rate(self, query: str, passages: Sequence[str]) -> NDArray[np.float32]:
         return self.reranker.score(query, passages)
 
     async def _arate(self, query: str, passages: Sequence[str]) -> NDArray[np.float32]:
         return await (await self._reranker_async()).ascore(query, passages)
-
-    async def _reranker_async(self) -> core.BgeReranker:
-        reranker: core.BgeReranker = await self._current_async()
-        return reranker
-
-    def _make(self, settings: RerankerSettings) -> core.BgeReranker:
-        return core.BgeReranker.from_settings(settings)
 
     def _settings(self) -> RerankerSettings:
         given = read_cross_encoder_kwargs(self.model_kwargs, "model_kwargs")

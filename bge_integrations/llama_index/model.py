@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 
-from bge_integrations.driving import in_thread
+from bge_integrations.adapting import Adapter
 from bge_integrations.errors import SettingsError
 from bge_integrations.sentence_transformers_kwargs import (
     find_token,
@@ -24,7 +24,7 @@ from bge_integrations.settings import EngineName, ModelSettings, OnTruncation, P
 DEFAULT_TEXTS_PER_CALL = 2048
 
 
-class BgeModel(BaseModel):
+class BgeModel(Adapter, BaseModel):
     """Settings as fields, and what is made from them: anew when one has been changed since."""
 
     model_config = ConfigDict(
@@ -89,28 +89,6 @@ class BgeModel(BaseModel):
         bare._made = None
         state: dict[str, Any] = super(BgeModel, bare).__getstate__()
         return state
-
-    # Not marked as abstract: llama-index traces what overrides an abstract method, with its arguments.
-    def _settings(self) -> Any:  # noqa: ANN401 - each class has its own
-        """Reads the fields, as they are now."""
-        raise NotImplementedError
-
-    def _make(self, settings: Any) -> Any:  # noqa: ANN401 - as above
-        """Loads or joins what the settings ask for."""
-        raise NotImplementedError
-
-    def _current(self) -> Any:  # noqa: ANN401 - as above
-        """Returns what the settings ask for."""
-        settings = self._settings()
-        made = self._made
-        # One may have been changed since, by assignment or in a copy.
-        if made is None or made[0] != settings:
-            made = self._made = settings, self._make(settings)
-        return made[1]
-
-    async def _current_async(self) -> Any:  # noqa: ANN401 - as above
-        """As `_current`, which after unpickling may have to load the model."""
-        return self._current() if self._made else await in_thread(self._current)
 
     def _merged(self, further: Mapping[str, Any], kind: type[ModelSettings], **fields: object) -> dict[str, Any]:
         """Returns what the fields say, with what sentence-transformers' arguments say put in.

@@ -10,13 +10,13 @@ import numpy as np
 from llama_index.core.bridge.pydantic import Field
 from numpy.typing import NDArray
 
-from bge_integrations import reranker as core
+from bge_integrations.adapting import RerankerAdapter
 from bge_integrations.cross_encoder_kwargs import CROSS_ENCODER_KEYS, read_cross_encoder_kwargs, with_current_names
 from bge_integrations.llama_index.postprocessing import ScoringPostprocessor
 from bge_integrations.settings import RerankerSettings
 
 
-class BgeRerank(ScoringPostprocessor):
+class BgeRerank(RerankerAdapter, ScoringPostprocessor):
     """Puts retrieved nodes in the order in which a BGE reranker finds that they answer the query.
 
     Takes what llama-index-postprocessor-sbert-rerank's `SentenceTransformerRerank` takes, but gives logits, as the
@@ -72,26 +72,11 @@ class BgeRerank(ScoringPostprocessor):
         """The name under which it is serialised."""
         return "BgeRerank"
 
-    @property
-    def reranker(self) -> core.BgeReranker:
-        """The reranker underneath."""
-        reranker: core.BgeReranker = self._current()
-        return reranker
-
-    @property
-    def client(self) -> Any:  # noqa: ANN401 - a library's class
-        """sentence-transformers' CrossEncoder underneath, or transformers' decoder; it knows none of these settings."""
-        return self.reranker.client
-
     def _rate(self, query: str, passages: Sequence[str]) -> NDArray[np.float32]:
         return self.reranker.score(query, passages)
 
     async def _arate(self, query: str, passages: Sequence[str]) -> NDArray[np.float32]:
-        reranker: core.BgeReranker = await self._current_async()
-        return await reranker.ascore(query, passages)
-
-    def _make(self, settings: RerankerSettings) -> core.BgeReranker:
-        return core.BgeReranker.from_settings(settings)
+        return await (await self._reranker_async()).ascore(query, passages)
 
     def _settings(self) -> RerankerSettings:
         further = read_cross_encoder_kwargs(self.cross_encoder_kwargs, "the arguments")

@@ -207,7 +207,7 @@ def test_the_users_dictionaries_are_left_alone(folder: str) -> None:
         ({"query_encode_kwargs": {"pool": {}}}, r"query_encode_kwargs\['pool'\] can't be honoured"),
         ({"query_encode_kwargs": {"normalize": True}}, r"query_encode_kwargs\['normalize'\] is unknown; the known"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else ", ".join(map(repr, value)),
 )
 def test_a_value_that_cant_be_honoured_is_a_validation_error_that_names_it(
     folder: str, given: dict[str, Any], message: str
