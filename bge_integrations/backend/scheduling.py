@@ -163,9 +163,10 @@ class Scheduler:
         with self._lock:
             if self._closed:
                 raise EncoderClosedError("The model was closed; make a new encoder.")
-            self._queue.add(job)
-            # By its future alone: a callback that held the job would make it a reference cycle.
+            # By its future alone: a callback that held the job would make it a reference cycle. And first, so that a
+            # caller who is interrupted in the next lines leaves nothing in the queue.
             job.done.add_done_callback(self._forget)
+            self._queue.add(job)
             if job.is_query:
                 self._last_query = time.monotonic()
             self._start_workers()
