@@ -13,7 +13,8 @@ So a piece counts as the most tokens that it takes, alone or behind something. W
   no token has less than one. The marks of words have room of their own, see `ChunkRuler.size`.
 - Behind punctuation, for SentencePiece: both ways are measured. What lies between them is not proven, but tested on
   many texts, since a longer whole gives the tokenizer more choices, of which it takes the likelier, with fewer tokens.
-- Behind an instruction that ends within a word: that is one of the things that a piece is measured behind.
+- Behind an instruction that ends within a word: that is one of the things that a piece is measured behind, without the
+  white space before it, which splitters take off the start of a chunk.
 
 Nothing is promised for separators of one's own that cut words between letters into pieces of several characters.
 """
@@ -44,10 +45,8 @@ class ChunkRuler:
         self._tokenizer = tokenizer
         self._instruction = instruction
         self._max_length = max_length
-        leads = [_PUNCTUATION]
-        if instruction.prefix and not instruction.prefix[-1].isspace():
-            leads.append(instruction.prefix)  # its last word goes on in the text
-        self._leads = [(lead, len(tokenizer.content(lead))) for lead in leads]
+        # Its last word goes on in the text.
+        self._goes_on = bool(instruction.prefix) and not instruction.prefix[-1].isspace()
 
     @property
     def size(self) -> int:
@@ -73,11 +72,18 @@ class ChunkRuler:
     def tokens(self, piece: str) -> list[int]:
         """Returns the ids of a piece, as many as it takes at most in any chunk; some may be padding."""
         alone = self._tokenizer.content(piece)
-        if not piece or (len(piece) > 1 and piece[0] == " "):
+        if not piece:
             return alone
-        behind = [self._tokenizer.content(lead + piece)[taken:] for lead, taken in self._leads]
+        starts_a_word = len(piece) > 1 and piece[0] == " "
+        behind = [] if starts_a_word else [self._behind(_PUNCTUATION, piece)]
+        if self._goes_on:
+            behind.append(self._behind(self._instruction.prefix, piece.lstrip()))
         if len(piece) > 1:
-            return max(alone, *behind, key=len)
+            return max([alone, *behind], key=len)
         # Alone, a character behind SentencePiece's mark counts twice, which would halve chunks of Chinese.
         ids = max(*behind, [] if self._tokenizer.word_marks else alone, key=len)
         return ids + [self._tokenizer.pad_id] * (self._tokenizer.symbols(piece) - len(ids))
+
+    def _behind(self, lead: str, piece: str) -> list[int]:
+        """Returns the ids that a piece adds to what stands before it."""
+        return self._tokenizer.content(lead + piece)[len(self._tokenizer.content(lead)) :]

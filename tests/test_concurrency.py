@@ -139,6 +139,7 @@ class TestEncoders:
         submit, go, batches = encoder.backend.engine.submit, threading.Event(), 0
 
         main = threading.get_ident()
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # others may have changed it
 
         def interrupted(batch: TokenBatch) -> Any:  # noqa: ANN401
             nonlocal batches
@@ -149,8 +150,11 @@ class TestEncoders:
             return submit(batch)
 
         monkeypatch.setattr(encoder.backend.engine, "submit", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            encoder.encode_documents(TEXTS)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                encoder.encode_documents(TEXTS)
+        finally:
+            signal.signal(signal.SIGINT, before)
         go.set()
         encoder.encode_queries(["fox"])
         assert batches == 2

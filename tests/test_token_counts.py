@@ -281,6 +281,7 @@ def _tokenizer(name: str) -> TextTokenizer:
 @given(limit=st.sampled_from([40, 160]), text=long_texts)
 @example(limit=160, text="Vector,Retrieval,Integration,Passages," * 40)
 @example(limit=40, text="﷽" * 9 + "向量检索天气" * 60 + "。" + "الطقس" * 40)
+@example(limit=40, text="fox " * 10 + "Vector," * 9 + "Vector PASSAGE000foxfox " + "向量检索" * 8 + " ")
 def test_no_chunk_of_any_splitter_is_longer_than_the_limit(name: str, prefix: str, limit: int, text: str) -> None:
     tokenizer = _tokenizer(name)
     ruler = ChunkRuler(tokenizer, Instruction(prefix), limit)
