@@ -144,10 +144,10 @@ def _table_of_searches(results: Json) -> Table:
 
 
 def _table_of_kinds(results: Json) -> Table:
-    table = _table("nDCG@10 by kind of question", "questions", *results["searches"])
-    for kind, count in results["kinds"].items():
-        values = (search["ndcg@10_by_kind"][kind] for search in results["searches"].values())
-        table.add_row(kind, str(count), *(f"{value:.3f}" for value in values))
+    headings = (f"{kind} ({count})" for kind, count in results["kinds"].items())
+    table = _table("nDCG@10 by kind of question, in brackets how many", *headings)
+    for name, search in results["searches"].items():
+        table.add_row(name, *(f"{search['ndcg@10_by_kind'][kind]:.3f}" for kind in results["kinds"]))
     return table
 
 
