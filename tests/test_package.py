@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ sys.meta_path.insert(0, Without())
 """
 
 
-def run_python(code: str, *, without: set[str] | None = None, warnings: str = "default") -> str:
+def run_python(code: str, *, without: Collection[str] = (), warnings: str = "default") -> str:
     """Runs code in an interpreter of its own, away from the checkout, and returns what it wrote to stdout."""
     script = WITHOUT.format(blocked=sorted(without)) + code if without else code
     process = subprocess.run(
@@ -50,7 +51,7 @@ def run_python(code: str, *, without: set[str] | None = None, warnings: str = "d
     return process.stdout
 
 
-def modules_after(code: str, *, without: set[str] | None = None, warnings: str = "default") -> set[str]:
+def modules_after(code: str, *, without: Collection[str] = (), warnings: str = "default") -> set[str]:
     """The names of all modules that are loaded once the code has run."""
     output = run_python(
         f"{code}\nimport json, sys\nsys.stdout.write(json.dumps(sorted(sys.modules)))",

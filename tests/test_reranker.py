@@ -202,13 +202,16 @@ class TestInput:
             ([("a", "b"), ("a", None)], "The passage of pair 1 is a NoneType"),
             ([(1, "b")], "The query of pair 0 is a int"),
             ("ab", "takes a list of pairs"),
-            ({("a", "b")}, "no order"),
             (3, "given a int"),
         ],
     )
     def test_what_is_no_pair_is_named(self, reranker: BgeReranker, pairs: Any, message: str) -> None:  # noqa: ANN401
         with pytest.raises(InputTypeError, match=message):
             reranker.score_pairs(pairs)
+
+    def test_a_set_of_pairs_is_refused(self, reranker: BgeReranker) -> None:
+        with pytest.raises(InputTypeError, match="no order"):
+            reranker.score_pairs({("a", "b")})
 
     def test_a_bare_passage_is_refused(self, reranker: BgeReranker) -> None:
         with pytest.raises(InputTypeError, match="score takes a list"):

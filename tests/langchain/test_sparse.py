@@ -212,13 +212,15 @@ print(said(lambda: sparse.for_milvus().embed_query("dense vectors")))
     @pytest.mark.parametrize(
         ("without", "expected"),
         [
-            ({"langchain_qdrant"}, [NO_QDRANT, NO_QDRANT, "works"]),
-            ({"langchain_milvus"}, ["works", "works", NO_MILVUS]),
-            ({"langchain_qdrant", "langchain_milvus"}, [NO_QDRANT, NO_QDRANT, NO_MILVUS]),
+            (("langchain_qdrant",), [NO_QDRANT, NO_QDRANT, "works"]),
+            (("langchain_milvus",), ["works", "works", NO_MILVUS]),
+            (("langchain_qdrant", "langchain_milvus"), [NO_QDRANT, NO_QDRANT, NO_MILVUS]),
         ],
-        ids=str,
+        ids=["no langchain-qdrant", "no langchain-milvus", "neither"],
     )
-    def test_each_store_needs_its_own_package_only(self, folder: Path, without: set[str], expected: list[str]) -> None:
+    def test_each_store_needs_its_own_package_only(
+        self, folder: Path, without: tuple[str, ...], expected: list[str]
+    ) -> None:
         printed = run_python(self.USE.format(folder=str(folder)), without=without)
         assert printed.splitlines() == expected
 
