@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bge_integrations.encoder import BgeEncoder
     from bge_integrations.errors import BgeError
     from bge_integrations.m3 import BgeM3Encoder, M3Output, M3Weights
-    from bge_integrations.reporting import TruncationWarning
+    from bge_integrations.reporting import PoolingWarning, TruncationWarning
     from bge_integrations.reranker import BgeReranker
 
     __version__: str
@@ -27,6 +27,7 @@ __all__ = [
     "M3Output",
     "M3Weights",
     "ModelSpec",
+    "PoolingWarning",
     "TruncationWarning",
     "__version__",
     "find_model",
@@ -41,6 +42,7 @@ _HOMES = {
     "M3Weights": "m3",
     "MODELS": "catalogue",
     "ModelSpec": "catalogue",
+    "PoolingWarning": "reporting",
     "TruncationWarning": "reporting",
     "find_model": "catalogue",
 }

@@ -24,6 +24,7 @@ from bge_integrations.settings import (
     Example,
     Normalization,
     OnTruncation,
+    Pooling,
     Precision,
     TransformersKwargs,
 )
@@ -62,6 +63,7 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
         document_instruction: str | None = None,
         task: str | None = None,
         examples: Sequence[Example | Sequence[str] | Mapping[str, str]] | None = None,
+        pooling: Pooling | None = None,
         normalize: Normalization = None,
         truncate_dim: int | None = None,
         on_truncation: OnTruncation = "warn",
@@ -94,6 +96,8 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
             task: What an instruct model is asked to do, or the name of one of llm-embedder's tasks.
             examples: For bge-en-icl, examples to go before each query: triples of task, query and response, or
                 dictionaries with the keys `instruct`, `query` and `response`.
+            pooling: How the hidden states of a text's tokens become its vector: `"cls"`, `"mean"` or `"last"`. `None`:
+                as the model was trained; where nothing says how, a warning names this setting.
             normalize: L2-normalise the vectors: None as the model was trained (BGE: yes), True always, False never,
                 `"checkpoint"` only if the checkpoint's own modules do, as sentence-transformers.
             truncate_dim: Keep only so many leading dimensions; normalised again afterwards.
@@ -115,7 +119,7 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
         Raises:
             SettingsError: A setting that can't be honoured, named with its value and the choices.
             ModelLoadError: The checkpoint can't be found, fetched or read, or would run code.
-            PoolingMismatchError: A BGE model whose own files ask for another pooling.
+            PoolingMismatchError: A model that is called like a BGE model, but whose own files ask for another pooling.
             MissingExtraError: The engine named is not installed, or int8 needs the quantiser, which is not.
         """
         self._start(
@@ -129,6 +133,7 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
                 document_instruction=document_instruction,
                 task=task,
                 examples=examples,
+                pooling=pooling,
                 normalize=normalize,
                 truncate_dim=truncate_dim,
                 on_truncation=on_truncation,
@@ -297,6 +302,7 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
             spec=model.spec,
             saved_prompts=model.prompts,
             default_prompt_name=model.facts.default_prompt_name,
+            recognized_by=model.facts.recognized_by,
             examples=cast("Sequence[Example] | None", self.settings.examples),
         )
 
@@ -316,8 +322,8 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
         """Whether the vectors are L2-normalised."""
         if isinstance(self.settings.normalize, bool):
             return self.settings.normalize
-        model = self._loaded()
-        return model.facts.normalizes or (self.settings.normalize is None and model.spec is not None)
+        facts = self._loaded().facts
+        return facts.normalizes if self.settings.normalize == "checkpoint" else facts.normalizes_by_default
 
     def cache_namespace(self, role: Role) -> str:
         """Names everything that a vector of this role depends on, for the keys of a cache.
@@ -332,6 +338,7 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
         facts = (
             model.identity,
             model.request.precision,
+            model.request.pooling or model.facts.pooling,
             model.request.transformers_kwargs,
             self.instruction(role),
             self.max_length,

@@ -15,7 +15,7 @@ BgeError
 │   ├── ModelNotCachedError            not in the cache, and the hub can't be reached
 │   ├── UnsafeWeightsError             only pickled weights, or custom code, not allowed by name
 │   └── PreparedModelError             a prepared folder is damaged, or another version's
-├── PoolingMismatchError               (also a ValueError)  a BGE checkpoint whose own files ask for another pooling
+├── PoolingMismatchError               (also a ValueError)  called like a BGE model, but its files pool otherwise
 ├── NonFiniteEmbeddingError            (also a ValueError)  the model gave NaN or infinity for a text
 ├── DeviceMemoryError                  (also a MemoryError) one text alone does not fit into the device's memory
 ├── EngineFailedError                  (also a RuntimeError) the engine fails on a text even alone, or has died
@@ -120,7 +120,7 @@ class PreparedModelError(ModelLoadError):
 
 
 class PoolingMismatchError(BgeError, ValueError):
-    """A BGE checkpoint whose own files ask for another pooling than BGE's."""
+    """A checkpoint that is called like a BGE model, but whose own files ask for another pooling."""
 
 
 class NonFiniteEmbeddingError(BgeError, ValueError):

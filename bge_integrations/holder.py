@@ -10,6 +10,7 @@ from bge_integrations.backend import sharing
 from bge_integrations.backend.forking import ForkSafeLock
 from bge_integrations.calling import CallTerms
 from bge_integrations.errors import EncoderClosedError, SettingsError
+from bge_integrations.reporting import PoolingWarning, warn_user
 from bge_integrations.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -106,6 +107,9 @@ class ModelHolder(Generic[Settings]):
 
                 model = sharing.acquire(LoadRequest.from_settings(self.settings, self._purpose))
                 self._check_against(model)
+                notes, model.notes = model.notes, []
+                for note in notes:
+                    warn_user(note, PoolingWarning)
                 self._model = model
             return self._model
 

@@ -43,13 +43,17 @@ def resolve_instruction(
     spec: ModelSpec | None,
     saved_prompts: Mapping[str, str],
     default_prompt_name: str | None = None,
+    recognized_by: Literal["name", "record"] | None = None,
     examples: Sequence[Example] | None = None,
 ) -> Instruction:
     """Decides what goes around the texts of one role.
 
-    An explicit instruction always wins, `""` being none. A BGE model then takes what the catalogue says, whatever
-    prompts its checkpoint also carries, so that nothing is ever put in twice. Any other model takes the prompts saved
-    in its checkpoint, as sentence-transformers' `encode_query`, `encode_document` and `encode` would.
+    An explicit instruction always wins; `""` is no instruction. A model that is called like a BGE model then takes what
+    the catalogue says, and no prompt that its checkpoint also carries, so that nothing is put in twice. A model that
+    only records a BGE model as its ancestor takes the prompts saved in its checkpoint if one of them holds text (since
+    version 3, sentence-transformers saves empty ones with every model), else what the catalogue says of the ancestor.
+    Any other model takes its saved prompts, as sentence-transformers' `encode_query`, `encode_document` and `encode`
+    do.
 
     Args:
         role: The side that the texts are on.
@@ -58,6 +62,7 @@ def resolve_instruction(
         spec: The catalogue's row; None for a model that is no BGE.
         saved_prompts: The prompts saved in the checkpoint.
         default_prompt_name: The one that the checkpoint applies where no role is given.
+        recognized_by: How the catalogue's row was found; see `catalogue.Recognition`.
         examples: Task, query and response of each example that comes before a query.
 
     Raises:
@@ -74,7 +79,8 @@ def resolve_instruction(
         )
     if explicit is not None:
         return Instruction(explicit)
-    if spec is not None:
+    has_own_prompts = recognized_by == "record" and any(saved_prompts.values())
+    if spec is not None and (task is not None or examples or not has_own_prompts):
         return _catalogued(role, spec, task, examples or ())
     for name in _PROMPT_NAMES.get(role, ()):
         if name in saved_prompts:

@@ -16,11 +16,11 @@ from bge_integrations.backend.prepared import Manifest, Quantization, is_prepare
 from bge_integrations.backend.purpose import Purpose
 from bge_integrations.backend.request import LoadRequest
 from bge_integrations.backend.sources import load_source
-from bge_integrations.backend.vetting import locate_requested, vet
-from bge_integrations.catalogue import find_model
+from bge_integrations.backend.vetting import locate_requested, pooling_is_guessed, vet
 from bge_integrations.errors import SettingsError, UnsupportedModelError
 from bge_integrations.instructions import resolve_instruction
-from bge_integrations.settings import ModelSettings
+from bge_integrations.reporting import PoolingWarning, warn_user
+from bge_integrations.settings import EncoderSettings, Pooling
 from bge_integrations.validation import check_texts
 
 PreparedPrecision = Literal["float32", "bfloat16", "int8"]
@@ -34,6 +34,7 @@ def prepare(
     *,
     precision: PreparedPrecision = "float32",
     purpose: Purpose | None = None,
+    pooling: Pooling | None = None,
     quantization: Quantization | None = None,
     calibration: Sequence[str] | None = None,
     revision: str | None = None,
@@ -54,6 +55,8 @@ def prepare(
         precision: How the model will compute.
         purpose: What it will be used for: "vectors", "scores" (of a reranker), or "m3" for bge-m3's lexical weights and
             token vectors beside its dense ones; None takes "scores" for rerankers and "vectors" for everything else.
+        pooling: How the hidden states of a text's tokens become its vector: "cls", "mean" or "last"; None takes what
+            the model was trained with.
         quantization: How to get int8: "dynamic" or "static", None takes the
             default.
         calibration: Texts like those to come, at least 10, for static quantisation and for measuring the agreement
@@ -77,8 +80,9 @@ def prepare(
     target = Path(output).expanduser()
     _check(target, precision, purpose, quantization, calibration)
     request = LoadRequest.from_settings(
-        ModelSettings(
+        EncoderSettings(
             model_name=os.fspath(model_name),
+            pooling=pooling,
             device="cpu",
             precision="float32",
             revision=revision,
@@ -101,6 +105,8 @@ def prepare(
     if purpose is None and _is_reranker(checkpoint):
         request = dataclasses.replace(request, purpose="scores")
     spec = vet(checkpoint, request)
+    if note := pooling_is_guessed(checkpoint, request):
+        warn_user(note, PoolingWarning)
 
     from bge_integrations.backend.preparing import prepare_folder
 
@@ -114,6 +120,7 @@ def prepare(
         spec=spec,
         saved_prompts=source.facts.prompts,
         default_prompt_name=source.facts.default_prompt_name,
+        recognized_by=source.facts.recognized_by,
     )
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -149,8 +156,8 @@ def read_calibration(file: str | os.PathLike[str]) -> list[str]:
 
 
 def _is_reranker(checkpoint: Checkpoint) -> bool:
-    spec = find_model(checkpoint.name) or find_model(checkpoint.folder)
-    return spec.kind == "reranker" if spec else checkpoint.scores_pairs and not checkpoint.is_decoder
+    found = checkpoint.recognition
+    return found.spec.kind == "reranker" if found else checkpoint.scores_pairs and not checkpoint.is_decoder
 
 
 def _check(

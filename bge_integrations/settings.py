@@ -16,6 +16,7 @@ from bge_integrations.errors import SettingsError
 Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 EngineName = Literal["auto", "torch", "openvino", "sentence-transformers"]
 OnTruncation = Literal["warn", "ignore", "error"]
+Pooling = Literal["cls", "mean", "last"]
 Example = tuple[str, str, str]
 """A task, a query and its response, shown to a model before the query proper."""
 Normalization = bool | Literal["checkpoint"] | None
@@ -197,6 +198,8 @@ class EncoderSettings(ModelSettings):
         task: What an instruct model is asked to do, or the name of one of llm-embedder's tasks.
         examples: For bge-en-icl, what comes before each query to show how it is done: triples of task, query and
             response, or dictionaries with the keys `instruct` (or `task`), `query` and `response`. Kept as triples.
+        pooling: How the hidden states of a text's tokens become its vector: `"cls"` is the first, `"mean"` the mean of
+            all, `"last"` the last one. `None`: as the model was trained.
         normalize: L2-normalise: None as the model was trained (BGE: yes), True always, False never, `"checkpoint"` only
             if the checkpoint's own modules do, which is what sentence-transformers does by default.
         truncate_dim: Keep the first so many dimensions, normalised again afterwards.
@@ -205,12 +208,14 @@ class EncoderSettings(ModelSettings):
     document_instruction: str | None = None
     task: str | None = None
     examples: Sequence[Example | Sequence[str] | Mapping[str, str]] | None = None
+    pooling: Pooling | None = None
     normalize: Normalization = None
     truncate_dim: int | None = None
 
     def __post_init__(self) -> None:
         """See `ModelSettings.__post_init__`."""
         super().__post_init__()
+        _check_choice("pooling", self.pooling, (None, *get_args(Pooling)))
         if not (self.normalize is None or isinstance(self.normalize, bool) or self.normalize == "checkpoint"):
             raise SettingsError(f"normalize={self.normalize!r} is unknown; choose None, True, False or 'checkpoint'.")
         self._check_positive("truncate_dim")
@@ -289,7 +294,7 @@ class ModelOptions(TypedDict, total=False):
     transformers_kwargs: TransformersKwargs
 
 
-def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+def _check_choice(name: str, value: object, allowed: tuple[str | None, ...]) -> None:
     if value not in allowed:
         raise SettingsError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, allowed))}.")
 

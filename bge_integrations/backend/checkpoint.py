@@ -11,11 +11,10 @@ from typing import Any
 
 from bge_integrations.backend.digests import file_digest
 from bge_integrations.backend.forking import cached
+from bge_integrations.catalogue import M3_HEAD_FILES, Recognition, recognize
 from bge_integrations.errors import ModelLoadError, ModelNotFoundError, UnsafeWeightsError
 
 PICKLE_FILES = ("*.bin", "*.pt")
-M3_HEAD_FILES = {"sparse": "sparse_linear.pt", "colbert": "colbert_linear.pt"}
-"""Of bge-m3: the linear maps that lie beside the encoder. They are read as weights alone, which runs no code."""
 
 _FINGERPRINTED = ("*.safetensors", "*.json", "*.txt", "*.model", *PICKLE_FILES)
 _TRAINING_FILES = ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
@@ -40,6 +39,11 @@ class Checkpoint:
 
     folder: Path
     name: str
+
+    @cached
+    def recognition(self) -> Recognition | None:
+        """The BGE model that it is or was made from, and how that was found out; None for any other model."""
+        return recognize(self.name) or recognize(self.folder)
 
     @cached
     def config(self) -> dict[str, Any]:

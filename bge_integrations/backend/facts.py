@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from bge_integrations.backend.architecture import EncoderShape
 from bge_integrations.backend.tokenization import Side
@@ -37,6 +37,9 @@ class ModelFacts:
         max_tokens: The longest text it reads, special tokens included.
         positions: How many tokens it has positions for; None where its positions are unbounded.
         normalizes: Whether the checkpoint's own modules end in an L2 normalisation.
+        normalizes_by_default: Whether its vectors have unit length where the setting `normalize` is None.
+        recognized_by: Whether the BGE model that it is or was made from was found by its name or in a record; None for
+            any other model. See `catalogue.Recognition`.
         pooling: How hidden states become a vector, by sentence-transformers' name, where that is all that follows
             the transformer; None where the checkpoint's own modules must do it.
         pools_without_prompt: Whether pooling leaves an instruction's tokens out.
@@ -52,6 +55,8 @@ class ModelFacts:
     max_tokens: int
     positions: int | None
     normalizes: bool
+    normalizes_by_default: bool
+    recognized_by: Literal["name", "record"] | None
     pooling: str | None
     pools_without_prompt: bool
     prompts: Mapping[str, str] = field(default_factory=dict)

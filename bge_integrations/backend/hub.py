@@ -16,9 +16,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from bge_integrations.backend.checkpoint import M3_HEAD_FILES, PICKLE_FILES
+from bge_integrations.backend.checkpoint import PICKLE_FILES
 from bge_integrations.backend.request import LoadRequest
-from bge_integrations.catalogue import MODELS, find_model
+from bge_integrations.catalogue import M3_HEAD_FILES, MODELS, find_model
 from bge_integrations.errors import ModelLoadError, ModelNotCachedError, ModelNotFoundError
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from bge_integrations.backend.scheduling import Scheduler
 from bge_integrations.backend.sources import load_source
 from bge_integrations.backend.starting import Started, start, start_prepared
 from bge_integrations.backend.statistics import Meter
-from bge_integrations.backend.vetting import locate_requested, vet
+from bge_integrations.backend.vetting import locate_requested, pooling_is_guessed, vet
 from bge_integrations.catalogue import MODELS
 from bge_integrations.errors import UnsupportedModelError
 
@@ -45,6 +45,7 @@ class LoadedModel:
         tokenizer: Its tokenizer.
         heads: The weights on top of the encoder, where there are any.
         meter: Counts what it does.
+        notes: What its first user is to be warned of.
     """
 
     def __init__(self, request: LoadRequest) -> None:
@@ -59,6 +60,7 @@ class LoadedModel:
         """
         self.request = request
         self.checkpoint = locate_requested(request)
+        self.notes: list[str] = []
         if is_prepared(self.checkpoint.folder):
             prepared = PreparedModel.open(self.checkpoint.folder)
             self.spec = next((spec for spec in MODELS if spec.model_id == prepared.manifest.model_id), None)
@@ -66,6 +68,8 @@ class LoadedModel:
             started = start_prepared(prepared, request)
         else:
             self.spec = vet(self.checkpoint, request)
+            note = pooling_is_guessed(self.checkpoint, request)
+            self.notes += [note] if note else []
             self.identity = self.checkpoint.fingerprint
             started = start(request, self.checkpoint, self.spec)
         self._adopt(started)

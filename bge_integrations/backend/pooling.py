@@ -41,6 +41,9 @@ TOKEN_POOLINGS: Mapping[str, Pool] = {"cls": _first, "mean": _mean, "max": _max,
 NAMES_OF_CATALOGUE: Mapping[str, str] = {"cls": "cls", "last_token": "lasttoken"}
 """sentence-transformers' names of the catalogue's poolings."""
 
+NAMES_OF_SETTING: Mapping[str, str] = {"cls": "cls", "mean": "mean", "last": "lasttoken"}
+"""sentence-transformers' names of what the setting `pooling` can be."""
+
 
 def one_row_a_text(
     kind: Rows, pooling: str | None, batch: TokenBatch, rows: NDArray[np.float32]

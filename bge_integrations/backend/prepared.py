@@ -29,7 +29,7 @@ from bge_integrations.errors import PreparedModelError
 if TYPE_CHECKING:
     import openvino as ov
 
-FORMAT = 3
+FORMAT = 4
 """Of the folder and of the graphs in it. Raised with every change that makes older ones wrong or unreadable."""
 
 Quantization = Literal["static", "dynamic"]

@@ -8,7 +8,7 @@ from bge_integrations.backend import prepared
 from bge_integrations.backend.cpu import usable_cores
 from bge_integrations.backend.devices import resolve_devices, resolve_precision
 from bge_integrations.backend.purpose import Purpose
-from bge_integrations.settings import ModelSettings, TransformersKwargs
+from bge_integrations.settings import EncoderSettings, ModelSettings, TransformersKwargs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +20,7 @@ class LoadRequest:
     devices: tuple[str, ...]
     precision: str
     engine: str = "auto"
+    pooling: str | None = None
     threads: int = 1
     revision: str | None = None
     cache_folder: str | None = None
@@ -59,6 +60,7 @@ class LoadRequest:
             devices=devices,
             precision=recorded if recorded and automatic else resolve_precision(settings.precision, devices[0]),
             engine=settings.engine,
+            pooling=settings.pooling if isinstance(settings, EncoderSettings) else None,
             threads=settings.threads or usable_cores(),
             revision=settings.revision,
             cache_folder=settings.cache_folder,

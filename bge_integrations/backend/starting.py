@@ -25,7 +25,7 @@ from bge_integrations.backend.engines import Engine, TokenBatch
 from bge_integrations.backend.engines.selection import candidates, require_usable
 from bge_integrations.backend.facts import ModelFacts
 from bge_integrations.backend.heads import Heads, one_score_a_pair
-from bge_integrations.backend.pooling import cosines, one_row_a_text
+from bge_integrations.backend.pooling import NAMES_OF_SETTING, cosines, one_row_a_text
 from bge_integrations.backend.prepared import PreparedModel
 from bge_integrations.backend.request import LoadRequest
 from bge_integrations.backend.scheduling import EngineSlot
@@ -147,6 +147,12 @@ def start_prepared(prepared: PreparedModel, request: LoadRequest) -> Started:
             f"precision={request.precision!r} can't be had from {request.model_name}, which was prepared for "
             f"{made_for}; leave precision='auto', or prepare another folder."
         )
+    pooling = NAMES_OF_SETTING.get(request.pooling or "")
+    if pooling and pooling != prepared.manifest.facts.pooling:
+        raise SettingsError(
+            f"pooling={request.pooling!r} can't be had from {request.model_name}, which was prepared with "
+            f"{prepared.manifest.facts.pooling} pooling; leave pooling=None, or prepare another folder."
+        )
     require_usable("openvino", request.device, request.precision)
     return _run_openvino(prepared, request)
 
@@ -220,7 +226,8 @@ def _cache_key(sources: _Sources, graph_precision: str) -> str:
     request = sources.request
     facts = (
         sources.checkpoint.fingerprint,
-        sources.spec.model_id if sources.spec else None,
+        sources.checkpoint.recognition,
+        request.pooling,
         request.purpose,
         request.transformers_kwargs,
         request.trust_remote_code,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from bge_integrations.backend.checkpoint import Checkpoint
-from bge_integrations.backend.pooling import NAMES_OF_CATALOGUE
+from bge_integrations.backend.pooling import NAMES_OF_CATALOGUE, NAMES_OF_SETTING
 from bge_integrations.backend.request import LoadRequest
-from bge_integrations.catalogue import ModelSpec, find_model
+from bge_integrations.catalogue import ModelSpec
 from bge_integrations.errors import ModelNotFoundError, PoolingMismatchError, UnsupportedModelError
 
 
@@ -45,9 +45,10 @@ def vet(checkpoint: Checkpoint, request: LoadRequest) -> ModelSpec | None:
         UnsupportedModelError: A model of another kind than was asked for.
         ModelNotFoundError: No model files, or no weights.
         UnsafeWeightsError: Pickled weights or custom code, not allowed.
-        PoolingMismatchError: A BGE model whose files ask for another pooling.
+        PoolingMismatchError: A model that is called like a BGE model, but whose files ask for another pooling.
     """
-    spec = find_model(request.model_name) or find_model(checkpoint.folder)
+    recognition = checkpoint.recognition
+    spec = recognition.spec if recognition else None
     if request.purpose == "scores":
         _require_reranker(spec, request.model_name)
     else:
@@ -57,11 +58,25 @@ def vet(checkpoint: Checkpoint, request: LoadRequest) -> ModelSpec | None:
     )
     if request.purpose == "scores":
         _require_scores(checkpoint)
-    elif spec:
-        _require_matching_pooling(spec, checkpoint)
+    elif recognition and recognition.by == "name" and request.pooling is None:
+        _require_matching_pooling(recognition.spec, checkpoint)
     if request.purpose == "m3":
         _require_m3_files(checkpoint)
     return spec
+
+
+def pooling_is_guessed(checkpoint: Checkpoint, request: LoadRequest) -> str | None:
+    """Says that nothing tells how a model pools, and what to do about it; None where something does."""
+    known = request.purpose != "vectors" or request.pooling or checkpoint.recognition or checkpoint.modules is not None
+    if known:
+        return None
+    return (
+        f"Nothing says how {checkpoint.name} makes a vector of its hidden states: it has no modules.json, and neither "
+        "its name nor its files name a BGE model. As sentence-transformers does, the mean of all tokens is taken, "
+        "without unit length. A model that was fine-tuned from a BGE encoder needs pooling='cls', normalize=True; for "
+        "another one pass the pooling that it was trained with ('cls', 'mean' or 'last'). If its hub repository has a "
+        "modules.json, fetch the whole repository."
+    )
 
 
 def _looks_like_path(name: str) -> bool:
@@ -115,8 +130,15 @@ def _require_matching_pooling(spec: ModelSpec, checkpoint: Checkpoint) -> None:
     expected = NAMES_OF_CATALOGUE[spec.pooling or "cls"]
     if saved is not None and saved != (expected,):
         raise PoolingMismatchError(
-            f"{checkpoint.name} is {spec.model_id} or made from it, which uses {expected} pooling, but its "
-            f"modules.json asks for {' + '.join(saved)}. If it really was trained so, its folder and config must not "
-            "say that it is a BGE model (rename the folder and its recorded base model); if not, set the pooling in "
-            f"{checkpoint.folder} to {expected}."
+            f"{checkpoint.name} is called like {spec.model_id}, which uses {expected} pooling, but its modules.json "
+            f"asks for {' + '.join(saved)}. Pass {_choices(saved, expected)}."
         )
+
+
+def _choices(saved: tuple[str, ...], expected: str) -> str:
+    """Says which value of the setting `pooling` means what."""
+    settings = {theirs: ours for ours, theirs in NAMES_OF_SETTING.items()}
+    catalogue = f"pooling={settings[expected]!r} to use it as the BGE model"
+    if len(saved) == 1 and saved[0] in settings:
+        return f"pooling={settings[saved[0]]!r} if it was trained as its files say, or {catalogue}"
+    return f"{catalogue}; to use it as its files say, call its folder by a name of its own"

@@ -9,15 +9,18 @@ from bge_integrations.catalogue.models import (
     ModelSpec,
     Pooling,
 )
-from bge_integrations.catalogue.recognition import find_model
+from bge_integrations.catalogue.recognition import M3_HEAD_FILES, Recognition, find_model, recognize
 
 __all__ = [
     "EN_INSTRUCTION",
+    "M3_HEAD_FILES",
     "MODELS",
     "YES_OR_NO_PROMPT",
     "ZH_INSTRUCTION",
     "Kind",
     "ModelSpec",
     "Pooling",
+    "Recognition",
     "find_model",
+    "recognize",
 ]

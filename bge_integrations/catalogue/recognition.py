@@ -6,12 +6,16 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bge_integrations.catalogue.models import MODELS, ModelSpec
 
-__all__ = ["find_model"]
+__all__ = ["M3_HEAD_FILES", "Recognition", "find_model", "recognize"]
+
+M3_HEAD_FILES = {"sparse": "sparse_linear.pt", "colbert": "colbert_linear.pt"}
+"""Of bge-m3 and its fine-tunes: the linear maps that lie beside the encoder."""
 
 _BY_NAME = {spec.name.lower(): spec for spec in MODELS}
 _RERANKER_MADE_FROM = {spec.made_from: spec for spec in MODELS if spec.kind == "reranker" and spec.made_from}
@@ -19,19 +23,22 @@ _TRAINER_FOLDER = re.compile(r"checkpoint-.+")
 _ORGANISATION = re.compile(r"^(?:models--.+?--|BAAI(?:_|--))", re.IGNORECASE)
 
 
+@dataclass(frozen=True)
+class Recognition:
+    """How a model was recognised.
+
+    Attributes:
+        spec: Its row of the catalogue.
+        by: "name" where the model is called so: the catalogue says how it is used. "record" where only a file names
+            the BGE model that it was made from: what its own files say comes first.
+    """
+
+    spec: ModelSpec
+    by: Literal["name", "record"]
+
+
 def find_model(name_or_path: str | os.PathLike[str]) -> ModelSpec | None:
-    """Recognises a model by its name, or by what its folder is called or records.
-
-    Names are compared whole and without regard to case or organisation, never by a part: `"me/bge-small-en"` is found,
-    `"my-bge-small-en"` is not.
-
-    A folder's own name comes before what its files record. Files name an ancestor, and often not the nearest one,
-    while nobody calls a folder exactly like a model by accident. Only then is it looked up in config.json,
-    adapter_config.json, the base_model of README.md, and tokenizer_config.json, the last of which says least, since
-    other models use the same tokenizers. An ancestor counts only if config.json agrees that the folder can be
-    one of its kind: a classifier or a static model made from an embedder is none.
-
-    A trainer's `checkpoint-*` folder is looked up by what its own files record, then as its parent would be.
+    """Recognises a model by its name, or by what its folder is called or records; see `recognize`.
 
     Args:
         name_or_path: Hub id, bare name, local folder, snapshot of a hub cache, or a trainer's `checkpoint-*` folder.
@@ -39,16 +46,46 @@ def find_model(name_or_path: str | os.PathLike[str]) -> ModelSpec | None:
     Returns:
         Its row, or None for a model that is no BGE.
     """
+    found = recognize(name_or_path)
+    return found.spec if found else None
+
+
+def recognize(name_or_path: str | os.PathLike[str]) -> Recognition | None:
+    """Recognises a model by its name, or by what its folder is called or records.
+
+    Names are compared whole and without regard to case or organisation, never by a part: `"me/bge-small-en"` is found,
+    `"my-bge-small-en"` is not.
+
+    A folder's own name comes before what its files record. Files name an ancestor, and often not the nearest one,
+    while nobody calls a folder exactly like a model by accident. Only then is it looked up in its files: the two heads
+    of bge-m3, which only bge-m3 and its fine-tunes have, then config.json, adapter_config.json, the base_model of
+    README.md, and tokenizer_config.json, the last of which says least, since other models use the same tokenizers. An
+    ancestor counts only if config.json agrees that the folder can be one of its kind: a classifier or a static model
+    made from an embedder is none.
+
+    A trainer's `checkpoint-*` folder is looked up by what its own files record, then as its parent would be.
+
+    Args:
+        name_or_path: Hub id, bare name, local folder, snapshot of a hub cache, or a trainer's `checkpoint-*` folder.
+
+    Returns:
+        Its row and how it was found, or None for a model that is no BGE.
+    """
     name = os.fspath(name_or_path)
     folder = os.path.expanduser(name)
     # os.path says False where pathlib raises: for names too long, unknown users and folders that must not be read.
     if not os.path.isdir(folder):
-        return _by_name(name) or _by_name(_without_checkpoint(name))
+        return _recognition("name", _by_name(name) or _by_name(_without_checkpoint(name)))
     real = Path(folder).resolve()
-    spec = _by_name(name) or _by_name(str(real)) or _by_records(real)
-    if spec is None and _TRAINER_FOLDER.fullmatch(real.name):
-        spec = _by_name(_without_checkpoint(name)) or _by_name(str(real.parent)) or _by_records(real.parent)
-    return spec
+    found = _recognition("name", _by_name(name) or _by_name(str(real))) or _recognition("record", _by_records(real))
+    if found is None and _TRAINER_FOLDER.fullmatch(real.name):
+        called = _by_name(_without_checkpoint(name)) or _by_name(str(real.parent))
+        found = _recognition("name", called) or _recognition("record", _by_records(real.parent))
+    return found
+
+
+def _recognition(by: Literal["name", "record"], spec: ModelSpec | None) -> Recognition | None:
+    return Recognition(spec, by) if spec else None
 
 
 def _by_name(text: str) -> ModelSpec | None:
@@ -72,6 +109,8 @@ def _parts(text: str) -> list[str]:
 
 
 def _by_records(folder: Path) -> ModelSpec | None:
+    if all((folder / name).is_file() for name in M3_HEAD_FILES.values()):
+        return _BY_NAME["bge-m3"]
     config = _json(folder / "config.json")
     for text in _recorded_names(folder, config):
         ancestor = _by_name(text) or _by_name(_without_checkpoint(text))

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_integrations.backend.batching import plan_batches
-from bge_integrations.backend.checkpoint import M3_HEAD_FILES
 from bge_integrations.backend.engines import TokenBatch
+from bge_integrations.catalogue import M3_HEAD_FILES
 from bge_integrations.encoder import BgeEncoder
 
 _FITTED_TEXTS = 400

@@ -18,7 +18,7 @@ from bge_integrations.sentence_transformers_kwargs import (
     read_encoding_kwargs,
     read_loading_kwargs,
 )
-from bge_integrations.settings import EncoderSettings
+from bge_integrations.settings import EncoderSettings, Pooling
 from bge_integrations.validation import check_text
 from bge_integrations.vectors import to_lists, to_lists_async
 
@@ -62,6 +62,9 @@ class HuggingFaceBgeEmbeddings(BgeModel, Embeddings):
     examples: list[Any] | None = None
     """For bge-en-icl, examples to go before each query: triples of task, query and response, or dictionaries with the
     keys `instruct`, `query` and `response`."""
+    pooling: Pooling | None = None
+    """How the hidden states of a text's tokens become its vector: `"cls"`, `"mean"` or `"last"`; None takes what the
+    model was trained with."""
     normalize: bool | Literal["checkpoint"] | None = None
     """L2-normalise: None as the model was trained (BGE: yes), True always, False never, `"checkpoint"` only if the
     checkpoint's own modules do."""

@@ -19,7 +19,7 @@ from bge_integrations.sentence_transformers_kwargs import (
     build_encoders,
     read_loading_kwargs,
 )
-from bge_integrations.settings import EncoderSettings
+from bge_integrations.settings import EncoderSettings, Pooling
 from bge_integrations.validation import check_text
 from bge_integrations.vectors import to_lists, to_lists_async
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 _DROPPED = {
     "tokenizer_name": "the checkpoint's own tokenizer is used",
     "tokenizer": "the checkpoint's own tokenizer is used",
-    "pooling": "the model's own pooling is used",
     "model": "give model_name; equal settings share one loaded model",
 }
 
@@ -64,6 +63,9 @@ class HuggingFaceBgeEmbedding(BgeModel, BaseEmbedding):
     )
     text_instruction: str | None = Field(
         default=None, description="Text before each text: None as the model was trained, '' none."
+    )
+    pooling: Pooling | None = Field(
+        default=None, description="How hidden states become a vector: cls, mean or last; None as the model was trained."
     )
     normalize: bool | Literal["checkpoint"] | None = Field(
         default=True, description="L2-normalise: None as the model was trained, True always, False never."

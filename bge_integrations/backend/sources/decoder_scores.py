@@ -68,6 +68,8 @@ class DecoderScoreSource(Source):
             max_tokens=min((int(limit) for limit in limits if limit), default=sys.maxsize),
             positions=positions,
             normalizes=False,
+            normalizes_by_default=False,
+            recognized_by=self.checkpoint.recognition.by if self.checkpoint.recognition else None,
             pooling=None,
             pools_without_prompt=False,
             pad_id=self.tokenizer.pad_id,

@@ -7,10 +7,10 @@ import pickle
 import numpy as np
 import torch
 
-from bge_integrations.backend.checkpoint import M3_HEAD_FILES
 from bge_integrations.backend.engines import Engine, Rows
 from bge_integrations.backend.heads import Heads
 from bge_integrations.backend.sources.vectors import VectorSource
+from bge_integrations.catalogue import M3_HEAD_FILES
 from bge_integrations.errors import ModelLoadError, UnsafeWeightsError, UnsupportedModelError
 
 

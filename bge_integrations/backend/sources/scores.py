@@ -73,6 +73,8 @@ class ScoreSource(Source):
             max_tokens=min(known) if known else sys.maxsize,
             positions=positions,
             normalizes=False,
+            normalizes_by_default=False,
+            recognized_by=self.checkpoint.recognition.by if self.checkpoint.recognition else None,
             pooling="cls",
             pools_without_prompt=False,
             pad_id=self.tokenizer.pad_id,

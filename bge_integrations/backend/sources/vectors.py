@@ -15,10 +15,11 @@ from bge_integrations.backend.architecture import describe_encoder
 from bge_integrations.backend.engines import Engine, Rows
 from bge_integrations.backend.engines.sentence_transformers import SentenceTransformersEngine
 from bge_integrations.backend.facts import ModelFacts
-from bge_integrations.backend.pooling import NAMES_OF_CATALOGUE, TOKEN_POOLINGS
+from bge_integrations.backend.pooling import NAMES_OF_CATALOGUE, NAMES_OF_SETTING, TOKEN_POOLINGS
+from bge_integrations.backend.request import LoadRequest
 from bge_integrations.backend.sources.base import Source, from_pretrained_kwargs, position_capacity
 from bge_integrations.backend.tokenization import TextTokenizer
-from bge_integrations.errors import ModelLoadError, UnsupportedModelError
+from bge_integrations.errors import ModelLoadError, SettingsError, UnsupportedModelError
 
 
 class VectorSource(Source):
@@ -65,13 +66,15 @@ class VectorSource(Source):
         request, checkpoint, spec = self.request, self.checkpoint, self.spec
         common = from_pretrained_kwargs(request, precision)
         folder = str(checkpoint.folder)
+        asked = NAMES_OF_SETTING[request.pooling] if request.pooling else None
         try:
-            if spec is None or checkpoint.modules is not None:
+            if checkpoint.modules is not None or (spec is None and asked is None):
                 model = SentenceTransformer(folder, device=request.device, **common)
             else:
                 transformer = Transformer.load(folder, **common)
-                pooling = Pooling(transformer.get_embedding_dimension(), NAMES_OF_CATALOGUE[spec.pooling or "cls"])
-                model = SentenceTransformer(modules=[transformer, pooling, Normalize()], device=request.device)
+                mode = asked or NAMES_OF_CATALOGUE[spec.pooling or "cls" if spec else "cls"]
+                modules = [transformer, Pooling(transformer.get_embedding_dimension(), mode)]
+                model = SentenceTransformer(modules=[*modules, Normalize()] if spec else modules, device=request.device)
         except Exception as error:  # loaders of four libraries raise whatever they like at a damaged checkpoint
             raise ModelLoadError(f"{request.model_name} can't be loaded from {folder}: {error}") from error
         model.eval()
@@ -80,19 +83,25 @@ class VectorSource(Source):
                 f"{request.model_name} is made of {', '.join(type(module).__name__ for module in model)}; only models "
                 "with a text transformer and a pooling can be run."
             )
+        if asked is not None:
+            _set_pooling(model, asked, request)
         return model
 
     def _facts(self) -> ModelFacts:
-        model, spec = self.original, self.spec
+        model, spec, recognition = self.original, self.spec, self.checkpoint.recognition
         modules = list(model)
+        normalizes = isinstance(modules[-1], Normalize)
+        follows_own_files = recognition is None or (recognition.by == "record" and self.checkpoint.modules is not None)
         positions = position_capacity(self.checkpoint)
-        limits = [model.max_seq_length, positions, spec.max_tokens if spec else None]
+        limits = [model.max_seq_length, positions, spec.max_tokens if spec and not follows_own_files else None]
         known = [int(limit) for limit in limits if limit]
         return ModelFacts(
             dimension=int(model.get_embedding_dimension() or 0),
             max_tokens=min(known) if known else sys.maxsize,
             positions=positions,
-            normalizes=isinstance(modules[-1], Normalize),
+            normalizes=normalizes,
+            normalizes_by_default=normalizes or not follows_own_files,
+            recognized_by=recognition.by if recognition else None,
             pooling=_plain_pooling(modules),
             pools_without_prompt=any(isinstance(m, Pooling) and not m.include_prompt for m in modules),
             prompts={name: text or "" for name, text in model.prompts.items()},
@@ -104,9 +113,33 @@ class VectorSource(Source):
 
 
 def _transformer_of(model: SentenceTransformer) -> torch.nn.Module:
-    transformer: Any = model[0]
-    inside: torch.nn.Module = transformer.auto_model
+    inside: torch.nn.Module = _first(model).auto_model
     return inside
+
+
+def _first(model: SentenceTransformer) -> Transformer:
+    transformer: Any = model[0]
+    first: Transformer = transformer
+    return first
+
+
+def _set_pooling(model: SentenceTransformer, mode: str, request: LoadRequest) -> None:
+    """Puts the pooling that the user asked for in the place of the checkpoint's own.
+
+    Raises:
+        SettingsError: What follows the checkpoint's own pooling doesn't fit behind another one.
+    """
+    poolings = {place: module for place, module in enumerate(model) if isinstance(module, Pooling)}
+    place, own = next(iter(poolings.items()))
+    if own.pooling_mode in (mode, (mode,), [mode]):
+        return
+    width = _first(model).get_embedding_dimension()
+    if len(poolings) > 1 or own.get_embedding_dimension() != width:
+        raise SettingsError(
+            f"pooling={request.pooling!r} can't be honoured: the further modules of {request.model_name} need its own "
+            f"pooling ({own.pooling_mode!r}, {own.get_embedding_dimension()} numbers); leave pooling=None."
+        )
+    model[place] = Pooling(width, mode, include_prompt=own.include_prompt)
 
 
 def _plain_pooling(modules: list[torch.nn.Module]) -> str | None:
