@@ -63,6 +63,20 @@ class Checkpoint:
         return self.folder / self.modules[0].get("path", "") if self.modules else self.folder
 
     @property
+    def transformer_weights(self) -> list[Path]:
+        """The files that transformers reads the encoder's weights from; empty for an adapter."""
+        folder = self.transformer_folder
+        if (folder / "adapter_config.json").is_file():
+            return []
+        for name in ("model.safetensors", "pytorch_model.bin"):
+            index = self._json(folder / f"{name}.index.json", {})
+            if (folder / name).is_file():
+                return [folder / name]
+            if index:
+                return [folder / file for file in dict.fromkeys(index["weight_map"].values())]
+        return []
+
+    @property
     def is_decoder(self) -> bool:
         """Whether it is a causal language model."""
         return self._is_made_for("ForCausalLM")

@@ -12,6 +12,7 @@ from bge_integrations.backend.engines import Engine, Rows
 from bge_integrations.backend.facts import ModelFacts
 from bge_integrations.backend.heads import Heads
 from bge_integrations.backend.request import LoadRequest
+from bge_integrations.backend.sources.missing_weights import require_all_weights
 from bge_integrations.backend.tokenization import TextTokenizer
 from bge_integrations.catalogue import ModelSpec
 
@@ -76,6 +77,21 @@ class Source(ABC):
     @abstractmethod
     def rows(self) -> Rows:
         """What is needed of a fast engine."""
+
+    def _require_all_weights(self, model: Any, *, needs_pooler: bool = False) -> None:  # noqa: ANN401
+        """Refuses a transformers model of which weights are missing; see `require_all_weights`."""
+        kwargs = from_pretrained_kwargs(self.request, str(model.dtype).removeprefix("torch."))
+        for_model = kwargs.pop("model_kwargs")
+        for name in ("processor_kwargs", "config_kwargs"):
+            del kwargs[name]
+        require_all_weights(
+            model,
+            self.request.model_name,
+            self.checkpoint.transformer_folder,
+            self.checkpoint.transformer_weights,
+            {**kwargs, **for_model},
+            needs_pooler=needs_pooler,
+        )
 
     @abstractmethod
     def own_engine(self) -> Engine:

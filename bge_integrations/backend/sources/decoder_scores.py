@@ -59,6 +59,7 @@ class DecoderScoreSource(Source):
             self.original.eval().to(request.device)
         except Exception as error:  # loaders raise whatever they like at a damaged checkpoint
             raise ModelLoadError(f"{request.model_name} can't be loaded from {folder}: {error}") from error
+        self._require_all_weights(self.original)
         self.tokenizer = TextTokenizer.copy_of(tokenizer)
         forward = inspect.signature(self.original.forward).parameters
         positions = position_capacity(self.checkpoint)

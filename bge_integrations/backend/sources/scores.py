@@ -60,6 +60,7 @@ class ScoreSource(Source):
         except Exception as error:  # loaders of four libraries raise whatever they like at a damaged checkpoint
             raise ModelLoadError(f"{name} can't be loaded from {folder}: {error}") from error
         self.original.eval()
+        self._require_all_weights(_classifier_of(self.original), needs_pooler=True)
         labels = self.original.num_labels
         if labels != 1:
             raise UnsupportedModelError(f"{name} is a classifier with {labels} classes; a reranker has one output.")

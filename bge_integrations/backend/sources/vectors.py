@@ -59,6 +59,7 @@ class VectorSource(Source):
 
     def _load(self, precision: str) -> None:
         self.original = self._loaded(precision)
+        self._require_all_weights(self.transformer)
         self.tokenizer = TextTokenizer.copy_of(self.original.tokenizer)
         self.facts = self._facts()
 

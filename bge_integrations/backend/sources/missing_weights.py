@@ -1,0 +1,88 @@
+"""Refuses a checkpoint whose files lack weights: transformers fills these with random numbers, and only logs it.
+
+The names in the files are compared with the model's, which reads no weights. Names differ for good reasons too (tied
+weights, former names, merged matrices), so that a model under suspicion is loaded once more, by transformers itself,
+which then says what it lacks. Imports torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from bge_integrations.errors import ModelLoadError
+
+logger = logging.getLogger(__name__)
+
+# transformers renames these itself while it loads (checkpoints converted from TensorFlow, and weight normalisation).
+_FORMER_ENDINGS = {".gamma": ".weight", ".beta": ".bias"}
+_POOLER = re.compile(r"(^|\.)pooler\.")
+
+
+def require_all_weights(
+    model: Any,  # noqa: ANN401 - transformers' classes share no public base for this
+    name: str,
+    folder: Path,
+    files: Sequence[Path],
+    kwargs: Mapping[str, Any],
+    *,
+    needs_pooler: bool = False,
+) -> None:
+    """Compares a model with the files that it was loaded from.
+
+    Args:
+        model: A transformers model.
+        name: What the user calls it.
+        folder: Where it was loaded from.
+        files: The weight files that were read; none for an adapter, which only has differences.
+        kwargs: For `from_pretrained`, if it has to be loaded again.
+        needs_pooler: Whether the output depends on BERT's pooler, which vectors do without.
+
+    Raises:
+        ModelLoadError: Weights are missing; the first of them is named.
+    """
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+
+    def is_needed(weight: str) -> bool:
+        return weight not in tied and (needs_pooler or not _POOLER.search(weight))
+
+    wanted = [weight for weight in model.state_dict() if is_needed(weight)]
+    known = _known_names(model, files)
+    if not files or all(weight in known for weight in wanted):
+        return
+    logger.info("%s: its weights have other names than its files; transformers is asked which are missing", name)
+    _, report = type(model).from_pretrained(str(folder), config=model.config, output_loading_info=True, **kwargs)
+    missing = [weight for weight in wanted if weight in report["missing_keys"]]
+    if missing:
+        others = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise ModelLoadError(
+            f"{name} can't be used: the weight files in {folder} have no {missing[0]}{others}, for which random "
+            f"numbers would be taken. They were saved from another kind of model, or are incomplete; save or fetch the "
+            f"whole {type(model).__name__} again."
+        )
+
+
+def _known_names(model: Any, files: Iterable[Path]) -> set[str]:  # noqa: ANN401 - as above
+    """Returns the names in the files as the model has them: without or with the prefix of its base model."""
+    prefix = f"{model.base_model_prefix}." if getattr(model, "base_model_prefix", "") else ""
+    known = set()
+    for file in files:
+        for saved in _names(file):
+            ending = next((old for old in _FORMER_ENDINGS if saved.endswith(old)), None)
+            now = saved.removesuffix(ending) + _FORMER_ENDINGS[ending] if ending else saved
+            known |= {now, now.removeprefix(prefix), prefix + now}
+    return known
+
+
+def _names(file: Path) -> list[str]:
+    if file.suffix == ".safetensors":
+        with safe_open(file, framework="pt") as opened:
+            return list(opened.keys())
+    saved = torch.load(file, map_location="meta", mmap=True, weights_only=True)
+    return list(saved)
