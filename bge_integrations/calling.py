@@ -45,6 +45,7 @@ class CallTerms:
         is_urgent: Whether somebody waits for the results, so that they go before others, and want no progress bar.
         item: What the call is given, in words, for messages.
         first: The index of its first item, where it is part of a larger call.
+        whole: The report of that larger call, which warns and shows progress once for all its parts.
     """
 
     model: LoadedModel
@@ -53,6 +54,7 @@ class CallTerms:
     is_urgent: bool
     item: str = "text"
     first: int = 0
+    whole: LengthReport | None = None
 
 
 class Call(ABC, Generic[Item, Result]):
@@ -71,7 +73,8 @@ class Call(ABC, Generic[Item, Result]):
         self._first = terms.first
         self._max_length = terms.max_length
         self._is_urgent = terms.is_urgent
-        self._show_progress = terms.settings.show_progress and not terms.is_urgent
+        self._whole = terms.whole
+        self._show_progress = terms.settings.show_progress and not terms.is_urgent and terms.whole is None
 
     def run(self, items: Iterable[Item], method: str) -> Result:
         """Computes results.
@@ -80,13 +83,13 @@ class Call(ABC, Generic[Item, Result]):
             items: The texts or pairs.
             method: The public method, for messages.
         """
-        with self._span(method) as attributes:
-            return run(self._steps(items, method, attributes))
+        with call_span(method, self.settings) as attributes:
+            return run(self.steps(items, method, attributes))
 
     async def run_async(self, items: Iterable[Item], method: str) -> Result:
         """As `run`, without blocking the event loop."""
-        with self._span(method) as attributes:
-            return await run_async(self._steps(items, method, attributes), is_short=_are_short(items))
+        with call_span(method, self.settings) as attributes:
+            return await run_async(self.steps(items, method, attributes), is_short=are_short(items))
 
     @abstractmethod
     def _slices(self, items: Iterable[Item], method: str, size: int) -> tuple[int | None, Iterator[list[Item]]]:
@@ -131,13 +134,17 @@ class Call(ABC, Generic[Item, Result]):
         """What a decoder is told beside the tokens."""
         return None
 
-    def _span(self, method: str) -> AbstractContextManager[dict[str, int]]:
-        return span(f"bge.{method}", {"bge.model": self.settings.model_name})
+    def steps(self, items: Iterable[Item], method: str, attributes: dict[str, int]) -> Steps[Result]:
+        """Describes the work, which `driving` does.
 
-    def _steps(self, items: Iterable[Item], method: str, attributes: dict[str, int]) -> Steps[Result]:
+        Args:
+            items: The texts or pairs.
+            method: The public method, for messages.
+            attributes: Of the span, to which this call's counts are added.
+        """
         count, slices = yield lambda: self._slices(items, method, ITEMS_A_SLICE)
         self._start(count)
-        lengths = _LengthReport(self._max_length, self.settings.on_truncation, self._item)
+        lengths = LengthReport(self._max_length, self.settings.on_truncation, self._item)
         tokenised = self._tokenised(slices, lengths)
         queued: deque[tuple[Slice[Item], Job]] = deque()
         if self.settings.on_truncation == "error":
@@ -152,14 +159,12 @@ class Call(ABC, Generic[Item, Result]):
                     # One slice is computed while the next one is tokenised.
                     if len(queued) > 1:
                         yield from self._collect(queued)
-                attributes |= {
-                    "bge.texts": lengths.items,
-                    "bge.tokens": lengths.tokens,
-                    "bge.texts.truncated": lengths.cut,
-                }
+                lengths.add_to(attributes)
                 if lengths.cut:
                     self.model.meter.add(truncated_texts=lengths.cut)
-                if self.settings.on_truncation == "warn":
+                if self._whole is not None:
+                    self._whole.include(lengths)
+                else:
                     lengths.warn()
                 while queued:
                     yield from self._collect(queued)
@@ -168,7 +173,7 @@ class Call(ABC, Generic[Item, Result]):
                     job.done.cancel()
         return self._finished()
 
-    def _tokenised(self, slices: Iterator[list[Item]], lengths: _LengthReport) -> Iterator[Slice[Item]]:
+    def _tokenised(self, slices: Iterator[list[Item]], lengths: LengthReport) -> Iterator[Slice[Item]]:
         start = self._first
         for items in slices:
             part = Slice(start, items, self._tokenize)
@@ -265,17 +270,30 @@ class Slice(Generic[Item]):
         return self.start + int(np.flatnonzero(np.isin(self.inverse, positions))[0])
 
 
-class _LengthReport:
-    """Counts items and tokens, and notes which items were cut."""
+class LengthReport:
+    """Counts items and tokens, and notes which items were cut.
+
+    Attributes:
+        items: The items.
+        tokens: Their tokens, after they were cut.
+        cut: The items that were cut.
+    """
 
     def __init__(self, limit: int, on_truncation: OnTruncation, item: str) -> None:
+        """Starts to count.
+
+        Args:
+            limit: Tokens per item.
+            on_truncation: What happens to longer ones.
+            item: What is counted, in words.
+        """
         self._limit = limit
-        self._refuses = on_truncation == "error"
+        self._on_truncation = on_truncation
         self._item = item
         self.items = 0
         self.tokens = 0
         self.cut = 0
-        self._longest = (0, 0)  # tokens, index
+        self._longest = (0, 0, item)  # tokens, index negated, what it is
 
     def add(self, part: Slice[Any]) -> None:
         """Counts a slice.
@@ -285,7 +303,7 @@ class _LengthReport:
         """
         lengths = part.tokens.full_lengths[part.inverse]
         cut = np.flatnonzero(lengths > self._limit)
-        if len(cut) and self._refuses:
+        if len(cut) and self._on_truncation == "error":
             first = int(cut[0])
             raise TruncationError(
                 f"{self._item.capitalize()} {part.start + first} has {lengths[first]} tokens, the limit is "
@@ -293,24 +311,41 @@ class _LengthReport:
                 part.start + first,
             )
         longest = int(np.argmax(lengths))
-        self._longest = max(self._longest, (int(lengths[longest]), -(part.start + longest)))
+        self._longest = max(self._longest, (int(lengths[longest]), -(part.start + longest), self._item))
         self.cut += len(cut)
         self.items += len(lengths)
         self.tokens += int(part.tokens.lengths[part.inverse].sum())
 
+    def include(self, part: LengthReport) -> None:
+        """Counts what the report of a part has counted."""
+        self._longest = max(self._longest, part._longest)
+        self.cut += part.cut
+        self.items += part.items
+        self.tokens += part.tokens
+
+    def add_to(self, attributes: dict[str, int]) -> None:
+        """Adds the counts to a span's attributes."""
+        for name, count in (("texts", self.items), ("tokens", self.tokens), ("texts.truncated", self.cut)):
+            attributes[f"bge.{name}"] = attributes.get(f"bge.{name}", 0) + count
+
     def warn(self) -> None:
-        """Tells the user, if anything was cut."""
-        if not self.cut:
+        """Tells the user, if anything was cut and nothing else is asked for."""
+        if not self.cut or self._on_truncation != "warn":
             return
-        tokens, index = self._longest
+        tokens, index, item = self._longest
         warn_user(
-            f"{self.cut} of {self.items} {self._item}s were cut: the longest, {self._item} {-index}, has {tokens} "
+            f"{self.cut} of {self.items} {self._item}s were cut: the longest, {item} {-index}, has {tokens} "
             f"tokens, the limit is {self._limit}. Split long texts before encoding, or set on_truncation='ignore'.",
             TruncationWarning,
         )
 
 
-def _are_short(items: Iterable[Any]) -> bool:
+def call_span(method: str, settings: ModelSettings) -> AbstractContextManager[dict[str, int]]:
+    """Wraps a public call in a span; see `telemetry.span`."""
+    return span(f"bge.{method}", {"bge.model": settings.model_name})
+
+
+def are_short(items: Iterable[Any]) -> bool:
     """Whether these are so few and so short that their processing need not leave the event loop's thread."""
     if not isinstance(items, (list, tuple)) or len(items) > _FEW_TEXTS:
         return False

@@ -104,6 +104,10 @@ def prepare(
         raise UnsupportedModelError(f"{model_name} is prepared already; give the model that it was made from.")
     if purpose is None and _is_reranker(checkpoint):
         request = dataclasses.replace(request, purpose="scores")
+    if request.purpose == "scores" and checkpoint.is_decoder:
+        raise UnsupportedModelError(
+            f"{model_name} can't be prepared: it is a decoder, and prepared models are encoders."
+        )
     spec = vet(checkpoint, request)
     if note := pooling_is_guessed(checkpoint, request):
         warn_user(note, PoolingWarning)
@@ -114,7 +118,7 @@ def prepare(
     if not source.has_known_encoder:
         raise UnsupportedModelError(f"{model_name} can't be prepared: it is no {source.runnable}.")
     instruction = resolve_instruction(
-        "query",
+        "symmetric" if request.purpose == "scores" else "query",
         explicit=None,
         task=None,
         spec=spec,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -13,9 +14,11 @@ from typing_extensions import Unpack
 
 from bge_integrations.backend.engines import ScoringOptions
 from bge_integrations.backend.pairs import PairTokenizer
+from bge_integrations.calling import are_short
 from bge_integrations.driving import in_thread
 from bge_integrations.errors import SettingsError
 from bge_integrations.holder import ModelHolder
+from bge_integrations.instructions import resolve_instruction
 from bge_integrations.scoring import ScoringCall
 from bge_integrations.settings import ModelOptions, RerankerSettings
 from bge_integrations.validation import check_text, check_texts
@@ -125,7 +128,8 @@ class BgeReranker(ModelHolder[RerankerSettings]):
 
     async def ascore(self, query: str, passages: Iterable[str]) -> NDArray[np.float32]:
         """As `score`, without blocking the event loop; cancelled, it gives up what has not been computed."""
-        pairs = _with_query(query, passages, "ascore")
+        check = partial(_with_query, query, passages, "ascore")
+        pairs = check() if are_short([query]) and are_short(passages) else await in_thread(check)
         return await (await self._call_async(is_urgent=True)).run_async(pairs, "ascore")
 
     async def ascore_pairs(self, pairs: Iterable[tuple[str, str]]) -> NDArray[np.float32]:
@@ -173,7 +177,19 @@ class BgeReranker(ModelHolder[RerankerSettings]):
             self._terms(is_urgent=is_urgent), max_length=self._limit(model, tokenizer), item="pair"
         )
         options = self._decoder_options(model, tokenizer) if model.facts.decoder else None
-        return ScoringCall(terms, settings, tokenizer, options)
+        return ScoringCall(terms, self._instruction(model), tokenizer, options, normalizes=settings.normalize)
+
+    def _instruction(self, model: LoadedModel) -> str:
+        """Returns the text before each query: the user's, else what sentence-transformers' `predict` puts there."""
+        return resolve_instruction(
+            "symmetric",  # predict knows no roles
+            explicit=self.settings.query_instruction,
+            task=None,
+            spec=model.spec,
+            saved_prompts=model.facts.prompts,
+            default_prompt_name=model.facts.default_prompt_name,
+            recognized_by=model.facts.recognized_by,
+        ).prefix
 
     def _limit(self, model: LoadedModel, tokenizer: PairTokenizer) -> int:
         """Tokens per pair, all counted; decoders' authors don't count the prompt."""

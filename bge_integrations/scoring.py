@@ -11,7 +11,6 @@ from bge_integrations.backend.engines import Head, ScoringOptions
 from bge_integrations.backend.pairs import Pair, PairTokenizer
 from bge_integrations.backend.tokenization import TokenizedTexts
 from bge_integrations.calling import Call, CallTerms, Slice
-from bge_integrations.settings import RerankerSettings
 from bge_integrations.validation import slices_of_pairs
 
 
@@ -19,21 +18,28 @@ class ScoringCall(Call[Pair, NDArray[np.float32]]):
     """Scores the pairs of one call."""
 
     def __init__(
-        self, terms: CallTerms, settings: RerankerSettings, tokenizer: PairTokenizer, options: ScoringOptions | None
+        self,
+        terms: CallTerms,
+        instruction: str,
+        tokenizer: PairTokenizer,
+        options: ScoringOptions | None,
+        *,
+        normalizes: bool,
     ) -> None:
         """Takes what was decided before the pairs are looked at.
 
         Args:
             terms: As for every call.
-            settings: The reranker's.
+            instruction: Text before each query.
             tokenizer: Of pairs.
             options: For decoders.
+            normalizes: Whether scores go through the sigmoid.
         """
         super().__init__(terms)
         self._tokenizer = tokenizer
         self._decoder_options = options
-        self._instruction = settings.query_instruction or ""
-        self._normalizes = settings.normalize
+        self._instruction = instruction
+        self._normalizes = normalizes
         self._scores: list[NDArray[np.float32]] = []
 
     def _slices(self, items: Iterable[Pair], method: str, size: int) -> tuple[int | None, Iterator[list[Pair]]]:

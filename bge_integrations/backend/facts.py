@@ -16,13 +16,13 @@ class DecoderFacts:
     """What must be known of a decoder that scores pairs.
 
     Attributes:
-        prompt: What it is asked unless told otherwise.
+        prompt: What it was trained to be asked; None for a model that is no BGE reranker, where each user says it.
         first_ids: Ids at the beginning.
         layers: How many it has.
         options: Names of what its forward takes beside tokens.
     """
 
-    prompt: str
+    prompt: str | None
     first_ids: tuple[int, ...]
     layers: int
     options: tuple[str, ...]
@@ -45,6 +45,7 @@ class ModelFacts:
         pools_without_prompt: Whether pooling leaves an instruction's tokens out.
         prompts: The prompts saved in the checkpoint, by name.
         default_prompt_name: The prompt for texts without another one.
+        unweighted_ids: Ids of the tokens that bge-m3 gives no lexical weight; none for other purposes.
         pad_id: Token id that fills short texts.
         truncation_side: The end at which long texts are cut.
         encoder: The transformer's shape, if the fast engines know it.
@@ -61,6 +62,7 @@ class ModelFacts:
     pools_without_prompt: bool
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
+    unweighted_ids: tuple[int, ...]
     pad_id: int
     truncation_side: Side
     encoder: EncoderShape | None
@@ -70,7 +72,11 @@ class ModelFacts:
     def from_json(cls, content: Mapping[str, Any]) -> ModelFacts:
         """Reads what `dataclasses.asdict` made of it."""
         encoder = content["encoder"]
-        return cls(**{**content, "encoder": EncoderShape(**encoder) if encoder else None})
+        read = {
+            "encoder": EncoderShape(**encoder) if encoder else None,
+            "unweighted_ids": tuple(content["unweighted_ids"]),
+        }
+        return cls(**{**content, **read})
 
     def to_json(self) -> dict[str, Any]:
         """Returns it ready for JSON."""

@@ -18,6 +18,7 @@ from bge_integrations.backend.heads import one_score_a_pair
 from bge_integrations.backend.pairs import PairLayout, layout_of_encoder
 from bge_integrations.backend.pooling import one_row_a_text
 from bge_integrations.backend.prepared import PreparedModel, is_prepared
+from bge_integrations.backend.questions import require_question
 from bge_integrations.backend.request import LoadRequest
 from bge_integrations.backend.scheduling import Scheduler
 from bge_integrations.backend.sources import load_source
@@ -144,11 +145,15 @@ class LoadedModel:
 
         Args:
             prompt: What a decoder is asked; None takes its own.
+
+        Raises:
+            UnsupportedModelError: A decoder that has none of its own.
         """
         decoder = self.facts.decoder
         if decoder is None:
             return layout_of_encoder(self.tokenizer)
-        newline, asked = self.tokenizer.contents(["\n", prompt if prompt is not None else decoder.prompt])
+        question = decoder.prompt if prompt is None else prompt
+        newline, asked = self.tokenizer.contents(["\n", require_question(self.request.model_name, question)])
         return PairLayout(decoder.first_ids, tuple(newline), (*newline, *asked), "A: ", "B: ")
 
     def prompt_length(self, instruction: str) -> int:

@@ -8,12 +8,15 @@ from bge_integrations.backend import prepared
 from bge_integrations.backend.cpu import usable_cores
 from bge_integrations.backend.devices import resolve_devices, resolve_precision
 from bge_integrations.backend.purpose import Purpose
-from bge_integrations.settings import EncoderSettings, ModelSettings, TransformersKwargs
+from bge_integrations.settings import EncoderSettings, ModelSettings, RerankerSettings, TransformersKwargs
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadRequest:
-    """Everything that a loaded model depends on; equal requests share one. The token only opens the door."""
+    """Everything that a loaded model depends on; equal requests share one.
+
+    Left out of equality are the token, which only opens the door, and what a decoder is asked, which each call says.
+    """
 
     model_name: str
     purpose: Purpose = "vectors"
@@ -29,6 +32,7 @@ class LoadRequest:
     allow_pickle_weights: bool = False
     transformers_kwargs: TransformersKwargs = field(default_factory=TransformersKwargs)
     token: str | bool | None = field(default=None, repr=False, compare=False)
+    decoder_question: str | None = field(default=None, compare=False)
 
     @property
     def device(self) -> str:
@@ -69,4 +73,5 @@ class LoadRequest:
             allow_pickle_weights=settings.allow_pickle_weights,
             transformers_kwargs=settings.transformers_kwargs,
             token=settings.token,
+            decoder_question=settings.prompt if isinstance(settings, RerankerSettings) else None,
         )

@@ -122,11 +122,6 @@ class TextTokenizer:
             lengths[index] += len(encoding)
         return _at_least_one(lengths)
 
-    @property
-    def special_ids(self) -> frozenset[int]:
-        """Ids of special tokens, that of unknown words included."""
-        return frozenset(id_ for id_, token in self._rust.get_added_tokens_decoder().items() if token.special)
-
     def token(self, id_: int) -> str:
         """Returns the token of an id, as the vocabulary writes it; the id itself in words, if it has none."""
         return self._rust.id_to_token(id_) or str(id_)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bge_integrations.backend.checkpoint import Checkpoint
 from bge_integrations.backend.pooling import NAMES_OF_CATALOGUE, NAMES_OF_SETTING
+from bge_integrations.backend.questions import require_plain_decoder, require_question, trained_question
 from bge_integrations.backend.request import LoadRequest
 from bge_integrations.catalogue import ModelSpec
 from bge_integrations.errors import ModelNotFoundError, PoolingMismatchError, UnsupportedModelError
@@ -58,6 +59,8 @@ def vet(checkpoint: Checkpoint, request: LoadRequest) -> ModelSpec | None:
     )
     if request.purpose == "scores":
         _require_scores(checkpoint)
+        if checkpoint.is_decoder:
+            _require_question(checkpoint, request)
     elif recognition and recognition.by == "name" and request.pooling is None:
         _require_matching_pooling(recognition.spec, checkpoint)
     if request.purpose == "m3":
@@ -114,6 +117,14 @@ def _require_scores(checkpoint: Checkpoint) -> None:
             f"{checkpoint.name} is no reranker: its config.json says that it is made for {made_for}, while a reranker "
             "is a sequence classifier with one output, or a decoder."
         )
+
+
+def _require_question(checkpoint: Checkpoint, request: LoadRequest) -> None:
+    recognition = checkpoint.recognition
+    if not (recognition and recognition.by == "name" and trained_question(recognition.spec)):
+        require_plain_decoder(checkpoint)
+    own = request.decoder_question
+    require_question(checkpoint.name, trained_question(recognition and recognition.spec) if own is None else own)
 
 
 def _require_m3_files(checkpoint: Checkpoint) -> None:

@@ -84,6 +84,10 @@ class BgeSparseEmbeddings(BgeM3Model, SparseEmbeddings):
     def for_milvus(self) -> BgeMilvusSparseEmbeddings:
         """Returns the same as a `BaseSparseEmbedding` for langchain-milvus' `Milvus`.
 
+        The store needs `index_params` without `drop_ratio_build`, which langchain-milvus asks for by default and Milvus
+        Lite refuses. For `[dense, sparse.for_milvus()]` these are `[{"index_type": "AUTOINDEX", "metric_type": "IP"},
+        {"index_type": "SPARSE_INVERTED_INDEX", "metric_type": "IP"}]`.
+
         Raises:
             MissingExtraError: langchain-milvus is not installed.
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import cast
 
@@ -12,16 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Unpack
 
-from bge_integrations.driving import in_thread
+from bge_integrations.calling import LengthReport, are_short, call_span
+from bge_integrations.driving import Steps, in_thread, run, run_async
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.holder import ModelHolder
+from bge_integrations.instructions import resolve_instruction
 from bge_integrations.m3.encoding import M3Call, M3Output, Wanted
 from bge_integrations.m3.scoring import M3Weights, mixed, mixed_pairs
+from bge_integrations.reporting import Progress
 from bge_integrations.settings import EncoderSettings, ModelOptions, ModelSettings
 from bge_integrations.validation import check_text, check_texts, slices_of_pairs
 
 _PAIRS_A_SLICE = 256
 """Token vectors of as many pairs take up to 2 GB at 1024 tokens a text, and 200 MB at 100."""
+
+_Scoring = Callable[[str, dict[str, int]], Steps[NDArray[np.float32]]]
+"""Describes the work of a public method by its name, and adds to the attributes of its span."""
 
 
 class BgeM3Encoder(ModelHolder[ModelSettings]):
@@ -133,30 +139,19 @@ class BgeM3Encoder(ModelHolder[ModelSettings]):
         Raises:
             BgeError: As `encode_queries`.
         """
-        shares = M3Weights.read(weights)
-        documents = check_texts(passages, "score")
-        wanted = shares.wanted
-        found = self._call(wanted, is_query=True).run([check_text(query, 0, "Query")], "score")
-        return mixed(shares, found, self._call(wanted, is_query=False, is_urgent=True).run(documents, "score"))
+        return self._run("score", partial(self._score, query, passages, M3Weights.read(weights)))
 
     async def ascore(
         self, query: str, passages: Iterable[str], *, weights: M3Weights | Sequence[float] | None = None
     ) -> NDArray[np.float32]:
         """As `score`, without blocking the event loop; cancelled, it gives up what has not been computed."""
-        shares = M3Weights.read(weights)
-        documents = check_texts(passages, "ascore")
-        wanted = shares.wanted
-        call = await self._call_async(wanted, is_query=True)
-        found = await call.run_async([check_text(query, 0, "Query")], "ascore")
-        others = await self._call(wanted, is_query=False, is_urgent=True).run_async(documents, "ascore")
-        return await in_thread(lambda: mixed(shares, found, others))
+        steps = partial(self._score, query, passages, M3Weights.read(weights))
+        return await self._run_async("ascore", steps, is_short=are_short([query]) and are_short(passages))
 
     def score_pairs(
         self, pairs: Iterable[tuple[str, str]], *, weights: M3Weights | Sequence[float] | None = None
     ) -> NDArray[np.float32]:
         """Scores pairs of query and passage, each only with the other, some hundred pairs at a time.
-
-        Each of these slices gives a warning of its own where texts are cut.
 
         Args:
             pairs: The pairs. An iterator is read in slices, so that its texts need not all be in memory.
@@ -168,25 +163,14 @@ class BgeM3Encoder(ModelHolder[ModelSettings]):
         Raises:
             BgeError: As `encode_queries`.
         """
-        shares = M3Weights.read(weights)
-        scores = [np.empty(0, dtype=np.float32)]
-        for part, calls in self._calls_of_pairs(pairs, "score_pairs", shares):
-            queries, passages = (call.run(texts, "score_pairs") for call, texts in zip(calls, part, strict=True))
-            scores.append(mixed_pairs(shares, queries, passages))
-        return np.concatenate(scores)
+        return self._run("score_pairs", partial(self._score_pairs, pairs, M3Weights.read(weights)))
 
     async def ascore_pairs(
         self, pairs: Iterable[tuple[str, str]], *, weights: M3Weights | Sequence[float] | None = None
     ) -> NDArray[np.float32]:
         """As `score_pairs`, without blocking the event loop; cancelled, it gives up what has not been computed."""
-        shares = M3Weights.read(weights)
-        scores = [np.empty(0, dtype=np.float32)]
-        await in_thread(self._loaded)
-        for part, calls in self._calls_of_pairs(pairs, "ascore_pairs", shares):
-            queries = await calls[0].run_async(part[0], "ascore_pairs")
-            passages = await calls[1].run_async(part[1], "ascore_pairs")
-            scores.append(await in_thread(partial(mixed_pairs, shares, queries, passages)))
-        return np.concatenate(scores)
+        steps = partial(self._score_pairs, pairs, M3Weights.read(weights))
+        return await self._run_async("ascore_pairs", steps, is_short=are_short(pairs))
 
     def dense_encoder(self) -> BgeEncoder:
         """Returns an encoder of dense vectors that uses this model."""
@@ -207,29 +191,78 @@ class BgeM3Encoder(ModelHolder[ModelSettings]):
         """Length of the dense vectors and of the token vectors."""
         return self._loaded().facts.dimension
 
-    def _calls_of_pairs(
-        self, pairs: Iterable[tuple[str, str]], method: str, shares: M3Weights
-    ) -> Iterator[tuple[tuple[list[str], list[str]], tuple[M3Call, M3Call]]]:
-        """Cuts pairs into slices; yields the queries and passages of each, and the calls that encode them."""
-        _, slices = slices_of_pairs(pairs, method, _PAIRS_A_SLICE)
-        start = 0
-        for part in slices:
-            texts = [query for query, _ in part], [passage for _, passage in part]
-            calls = tuple(
-                self._call(shares.wanted, is_query=is_query, is_urgent=False, item=item, first=start)
-                for is_query, item in ((True, "query of pair"), (False, "passage of pair"))
-            )
-            yield texts, (calls[0], calls[1])
-            start += len(part)
+    def _run(self, method: str, steps: _Scoring) -> NDArray[np.float32]:
+        self._loaded()
+        with call_span(method, self.settings) as attributes:
+            return run(steps(method, attributes))
 
-    async def _call_async(self, wanted: Wanted, *, is_query: bool) -> M3Call:
+    async def _run_async(self, method: str, steps: _Scoring, *, is_short: bool) -> NDArray[np.float32]:
+        await self._ready()
+        with call_span(method, self.settings) as attributes:
+            return await run_async(steps(method, attributes), is_short=is_short)
+
+    def _score(
+        self, query: str, passages: Iterable[str], shares: M3Weights, method: str, attributes: dict[str, int]
+    ) -> Steps[NDArray[np.float32]]:
+        queries, documents = yield lambda: ([check_text(query, 0, "Query")], check_texts(passages, method))
+        whole = self._report()
+        call = partial(self._call, shares.wanted, is_urgent=True, whole=whole)
+        found = yield from call(is_query=True, item="query").steps(queries, method, attributes)
+        others = yield from call(is_query=False, item="passage").steps(documents, method, attributes)
+        whole.warn()
+        scores: NDArray[np.float32] = yield lambda: mixed(shares, found, others)
+        return scores
+
+    def _score_pairs(
+        self, pairs: Iterable[tuple[str, str]], shares: M3Weights, method: str, attributes: dict[str, int]
+    ) -> Steps[NDArray[np.float32]]:
+        count, slices = yield lambda: slices_of_pairs(pairs, method, _PAIRS_A_SLICE)
+        whole, start, scores = self._report(), 0, [np.empty(0, dtype=np.float32)]
+        with Progress(count, shown=self.settings.show_progress, unit="pair") as progress:
+            while (part := (yield lambda: next(slices, None))) is not None:
+                before = whole.tokens
+                call = partial(self._call, shares.wanted, is_urgent=False, first=start, whole=whole)
+                queries, passages = ([pair[side] for pair in part] for side in (0, 1))
+                found = yield from call(is_query=True, item="query of pair").steps(queries, method, attributes)
+                others = yield from call(is_query=False, item="passage of pair").steps(passages, method, attributes)
+                scores.append((yield partial(mixed_pairs, shares, found, others)))
+                progress.add(len(part), whole.tokens - before)
+                start += len(part)
+        whole.warn()
+        return np.concatenate(scores)
+
+    def _report(self) -> LengthReport:
+        """Returns what counts the texts of a call that is made of several."""
+        return LengthReport(self.max_length, self.settings.on_truncation, "text")
+
+    async def _ready(self) -> None:
+        """Loads the model off the event loop, if it isn't loaded yet."""
         if self._model is None:
             await in_thread(self._loaded)
+
+    async def _call_async(self, wanted: Wanted, *, is_query: bool) -> M3Call:
+        await self._ready()
         return self._call(wanted, is_query=is_query)
 
     def _call(
-        self, wanted: Wanted, *, is_query: bool, is_urgent: bool | None = None, item: str = "text", first: int = 0
+        self,
+        wanted: Wanted,
+        *,
+        is_query: bool,
+        is_urgent: bool | None = None,
+        item: str = "text",
+        first: int = 0,
+        whole: LengthReport | None = None,
     ) -> M3Call:
-        instruction = self.settings.query_instruction if is_query else None
+        model = self._loaded()
+        instruction = resolve_instruction(
+            "query" if is_query else "document",
+            explicit=self.settings.query_instruction if is_query else None,
+            task=None,
+            spec=model.spec,
+            saved_prompts=model.prompts,
+            default_prompt_name=model.facts.default_prompt_name,
+            recognized_by=model.facts.recognized_by,
+        ).prefix
         terms = self._terms(is_urgent=is_query if is_urgent is None else is_urgent)
-        return M3Call(dataclasses.replace(terms, item=item, first=first), wanted, instruction or "")
+        return M3Call(dataclasses.replace(terms, item=item, first=first, whole=whole), wanted, instruction)

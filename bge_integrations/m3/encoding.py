@@ -101,11 +101,11 @@ class M3Call(Call[str, M3Output]):
         if self._wanted.dense:
             self._dense.append(unit_rows(np.stack([row.dense for row in rows]))[part.inverse])
         if self._wanted.sparse:
-            special = self.model.tokenizer.special_ids
-            weights = [_lexical(row, special) for row in rows]
+            unweighted = frozenset(self.model.facts.unweighted_ids)
+            weights = [_lexical(row, unweighted) for row in rows]
             self._sparse += [dict(weights[place]) for place in part.inverse]
         if self._wanted.colbert:
-            self._colbert += [row.colbert for place in part.inverse if (row := rows[place]).colbert is not None]
+            self._colbert += _own_arrays(rows, part.inverse.tolist())
 
     def _finished(self) -> M3Output:
         return M3Output(
@@ -115,11 +115,21 @@ class M3Call(Call[str, M3Output]):
         )
 
 
-def _lexical(row: M3Row, special: frozenset[int]) -> LexicalWeights:
-    """Keeps the greatest weight of each token, and none of special tokens."""
+def _own_arrays(rows: Sequence[M3Row], places: Sequence[int]) -> Iterator[NDArray[np.float32]]:
+    """Yields the token vectors of the text at each place, in memory that no other text shares."""
+    given: set[int] = set()
+    for place in places:
+        vectors = rows[place].colbert
+        if vectors is not None:
+            yield vectors.copy() if place in given else vectors
+            given.add(place)
+
+
+def _lexical(row: M3Row, unweighted: frozenset[int]) -> LexicalWeights:
+    """Keeps the greatest weight of each token but those that have none; see `ModelFacts.unweighted_ids`."""
     found: LexicalWeights = {}
     if row.token_weights is not None:
         for token, weight in zip(row.token_ids.tolist(), row.token_weights.tolist(), strict=True):
-            if weight > found.get(token, 0) and token not in special:
+            if weight > found.get(token, 0) and token not in unweighted:
                 found[token] = weight
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +24,20 @@ class M3Weights:
 
     def __post_init__(self) -> None:
         """Checks that they can be divided by their sum."""
-        values = (self.dense, self.sparse, self.colbert)
-        if not all(np.isfinite(value) and value >= 0 for value in values) or not any(values):
+        for name, value in dataclasses.asdict(self).items():
+            object.__setattr__(self, name, self._number(name, value))
+        total = self.dense + self.sparse + self.colbert
+        if min(self.dense, self.sparse, self.colbert) < 0 or not 0 < total < np.inf:
             raise SettingsError(f"{self} can't be used; give finite weights of at least 0, not all of them 0.")
+
+    def _number(self, name: str, value: object) -> float:
+        try:
+            number = float(value) if isinstance(value, Real) else np.nan
+        except OverflowError:  # a whole number that no float holds
+            number = np.inf
+        if not np.isfinite(number):
+            raise SettingsError(f"{self} can't be used: {name}={value!r} is no finite number; give three numbers.")
+        return number
 
     @property
     def wanted(self) -> Wanted:

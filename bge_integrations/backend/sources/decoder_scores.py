@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from bge_integrations.backend.engines import Engine, Rows
 from bge_integrations.backend.engines.decoder import DecoderEngine
 from bge_integrations.backend.facts import DecoderFacts, ModelFacts
+from bge_integrations.backend.questions import trained_question
 from bge_integrations.backend.sources.base import Source, from_pretrained_kwargs, position_capacity
 from bge_integrations.backend.tokenization import TextTokenizer
-from bge_integrations.catalogue import YES_OR_NO_PROMPT
-from bge_integrations.errors import ModelLoadError
+from bge_integrations.errors import ModelLoadError, UnsupportedModelError
 
 _ANSWER = "Yes"
 _OPTIONS = ("cutoff_layers", "compress_ratio", "compress_layer")
@@ -45,9 +45,24 @@ class DecoderScoreSource(Source):
 
     def own_engine(self) -> Engine:
         """See `Source.own_engine`."""
-        answer = int(self.tokenizer.contents([_ANSWER])[0][0])
+        answer = self._answer()
         options = self.facts.decoder.options if self.facts.decoder else ()
         return DecoderEngine(self.original, pad_id=self.facts.pad_id, answer=answer, options=options)
+
+    def _answer(self) -> int:
+        """Returns the id whose logit is the score: the first of the answer's, as BGE's authors take it.
+
+        Raises:
+            UnsupportedModelError: The answer is no single token of a model that was trained by somebody else.
+        """
+        tokenizer = self.tokenizer
+        ids = tokenizer.contents([_ANSWER])[0].tolist()
+        if trained_question(self.spec) is None and (len(ids) != 1 or tokenizer.token(ids[0]).strip("Ġ▁") != _ANSWER):
+            raise UnsupportedModelError(
+                f"{self.request.model_name} has no token {_ANSWER!r}, whose logit would be the score "
+                f"(its tokenizer writes {', '.join(map(tokenizer.token, ids))})."
+            )
+        return int(ids[0])
 
     def _load(self, precision: str) -> None:
         request, folder = self.request, str(self.checkpoint.folder)
@@ -61,6 +76,7 @@ class DecoderScoreSource(Source):
             raise ModelLoadError(f"{request.model_name} can't be loaded from {folder}: {error}") from error
         self._require_all_weights(self.original)
         self.tokenizer = TextTokenizer.copy_of(tokenizer)
+        self._answer()  # refused now, rather than when the engine is made
         forward = inspect.signature(self.original.forward).parameters
         positions = position_capacity(self.checkpoint)
         limits = [tokenizer.model_max_length, positions, self.spec.max_tokens if self.spec else None]
@@ -73,11 +89,12 @@ class DecoderScoreSource(Source):
             recognized_by=self.checkpoint.recognition.by if self.checkpoint.recognition else None,
             pooling=None,
             pools_without_prompt=False,
+            unweighted_ids=(),
             pad_id=self.tokenizer.pad_id,
             truncation_side=self.tokenizer.truncation_side,
             encoder=None,
             decoder=DecoderFacts(
-                prompt=(self.spec.reranker_prompt if self.spec else None) or YES_OR_NO_PROMPT,
+                prompt=trained_question(self.spec),
                 first_ids=() if tokenizer.bos_token_id is None else (int(tokenizer.bos_token_id),),
                 layers=self.original.config.num_hidden_layers,
                 options=tuple(name for name in _OPTIONS if name in forward),

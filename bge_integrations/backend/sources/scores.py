@@ -61,11 +61,13 @@ class ScoreSource(Source):
             raise ModelLoadError(f"{name} can't be loaded from {folder}: {error}") from error
         self.original.eval()
         self._require_all_weights(_classifier_of(self.original), needs_pooler=True)
+        _require_plain_pairs(name, self.original)
         labels = self.original.num_labels
         if labels != 1:
             raise UnsupportedModelError(f"{name} is a classifier with {labels} classes; a reranker has one output.")
         self.tokenizer = TextTokenizer.copy_of(self.original.tokenizer)
-        self.heads = _heads(_classifier_of(self.original))
+        # Modules after the classifier change its score, and only their own library runs them.
+        self.heads = _heads(_classifier_of(self.original)) if len(list(self.original)) == 1 else {}
         positions = position_capacity(self.checkpoint)
         limits = [self.original.max_seq_length, positions, self.spec.max_tokens if self.spec else None]
         known = [int(limit) for limit in limits if limit]
@@ -78,9 +80,27 @@ class ScoreSource(Source):
             recognized_by=self.checkpoint.recognition.by if self.checkpoint.recognition else None,
             pooling="cls",
             pools_without_prompt=False,
+            prompts={name: text or "" for name, text in self.original.prompts.items()},
+            default_prompt_name=self.original.default_prompt_name,
+            unweighted_ids=(),
             pad_id=self.tokenizer.pad_id,
             truncation_side=self.tokenizer.truncation_side,
             encoder=describe_encoder(self.transformer, reads_pairs=True),
+        )
+
+
+def _require_plain_pairs(name: str, model: CrossEncoder) -> None:
+    """Refuses a model that reads a pair as messages of a conversation.
+
+    Raises:
+        UnsupportedModelError: It does.
+    """
+    transformer: Any = model[0]
+    if "message" in getattr(transformer, "modality_config", {}):
+        raise UnsupportedModelError(
+            f"{name} has a chat template, by which sentence-transformers writes query and passage as messages. "
+            "BgeReranker scores plain pairs only. Score it with sentence_transformers.CrossEncoder, or remove the "
+            "template (chat_template) from a copy of its tokenizer if it was trained on plain pairs."
         )
 
 

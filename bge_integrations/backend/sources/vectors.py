@@ -107,6 +107,7 @@ class VectorSource(Source):
             pools_without_prompt=any(isinstance(m, Pooling) and not m.include_prompt for m in modules),
             prompts={name: text or "" for name, text in model.prompts.items()},
             default_prompt_name=model.default_prompt_name,
+            unweighted_ids=(),
             pad_id=self.tokenizer.pad_id,
             truncation_side=self.tokenizer.truncation_side,
             encoder=describe_encoder(_transformer_of(model)),
