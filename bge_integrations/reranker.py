@@ -14,6 +14,7 @@ from typing_extensions import Unpack
 
 from bge_integrations.backend.engines import ScoringOptions
 from bge_integrations.backend.pairs import PairTokenizer
+from bge_integrations.backend.questions import require_question
 from bge_integrations.calling import are_short
 from bge_integrations.driving import in_thread
 from bge_integrations.errors import SettingsError
@@ -59,17 +60,18 @@ class BgeReranker(ModelHolder[RerankerSettings]):
         Args:
             model_name: Hub id (`"BAAI/bge-reranker-v2-m3"`), local folder, or folder made by `bge prepare`.
             normalize: Put scores through the sigmoid, so that they lie between 0 and 1; else they are logits, as in the
-                authors' code.
-            prompt: For decoder models, what they are asked of query A and passage B; None takes what they were trained
-                with.
+                authors' code. An activation that was saved with a CrossEncoder is not applied.
+            prompt: For decoder models, what they are asked of query A and passage B. `None`: what they were trained
+                with, which is known of BGE's alone; any other decoder needs it.
             cutoff_layers: For bge-reranker-v2-minicpm-layerwise and -v2.5-gemma2-lightweight: the layer after which to
                 score; None takes their authors' choice.
             compress_ratio: For bge-reranker-v2.5-gemma2-lightweight: how many tokens become one.
             compress_layers: For the same: after which layers they do.
             **options: As `BgeEncoder` takes them: `device`, `precision`, `engine`, `max_length` (of query and passage
-                together, without a decoder's prompt), `query_instruction`, `on_truncation`, `revision`, `cache_folder`,
-                `token`, `trust_remote_code`, `local_files_only`, `allow_pickle_weights`, `show_progress`,
-                `batch_tokens`, `batch_size`, `threads`, `max_queued_texts`, `transformers_kwargs`.
+                together, without a decoder's prompt), `query_instruction` (`None`: the default prompt that was saved
+                with a CrossEncoder; BGE's own have none), `on_truncation`, `revision`, `cache_folder`, `token`,
+                `trust_remote_code`, `local_files_only`, `allow_pickle_weights`, `show_progress`, `batch_tokens`,
+                `batch_size`, `threads`, `max_queued_texts`, `transformers_kwargs`.
 
         Raises:
             SettingsError: A setting that can't be honoured, named with its value and the choices.
@@ -142,8 +144,10 @@ class BgeReranker(ModelHolder[RerankerSettings]):
         return self._loaded().original
 
     def _check_against(self, model: LoadedModel) -> None:
-        super()._check_against(model)
         settings, decoder = self.settings, model.facts.decoder
+        if decoder and decoder.prompt is None:
+            require_question(settings.model_name, settings.prompt)
+        super()._check_against(model)
         asked: dict[str, object] = {
             "prompt": settings.prompt,
             "cutoff_layers": settings.cutoff_layers,

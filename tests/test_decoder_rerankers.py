@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import types
 from collections.abc import Sequence
@@ -13,11 +14,24 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM, AutoTokenizer, GemmaConfig, GemmaForCausalLM, GemmaTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GemmaConfig,
+    GemmaForCausalLM,
+    GemmaTokenizer,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from bge_integrations import BgeReranker
-from bge_integrations.errors import SettingsError, UnsafeWeightsError
+from bge_integrations.errors import SettingsError, UnsafeWeightsError, UnsupportedModelError
+from bge_integrations.langchain import BgeReranker as LangChainReranker
+from bge_integrations.llama_index import BgeRerank
+from bge_integrations.prepare import prepare
 from tests.adapters import assert_close
+from tests.checkpoints import make_tokenizer as make_wordpiece
 from tests.decoder_checkpoints import make_tokenizer, tiny_shape
 
 YES_OR_NO = (
@@ -288,3 +302,112 @@ def test_lightweight_merges_tokens_as_told(lightweight: Path) -> None:
     ).score_pairs(PAIRS)
     assert_close(unmerged, lightweight_scores(lightweight, 20, 4, [30]))
     assert np.abs(told - unmerged).max() > 1e-4
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A causal language model of others, such as Qwen3-Reranker."""
+    folder = tmp_path_factory.mktemp("foreign") / "Qwen3-Reranker-0.6B"
+    tokenizer = make_tokenizer(Qwen2Tokenizer)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(9)
+    Qwen3ForCausalLM(Qwen3Config(**tiny_shape(len(tokenizer)))).save_pretrained(folder)
+    return folder
+
+
+def without_weights(folder: Path, target: Path, **config: object) -> Path:
+    """A copy whose weights can't be read, so that whoever tries says so."""
+    shutil.copytree(folder, target)
+    (target / "model.safetensors").write_bytes(b"no weights")
+    content = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps({**content, **config}))
+    return target
+
+
+def write_modules(folder: Path, *kinds: str) -> None:
+    listed = [
+        {
+            "idx": index,
+            "name": str(index),
+            "path": "" if index == 0 else f"{index}_{kind.rsplit('.')[-1]}",
+            "type": kind,
+        }
+        for index, kind in enumerate(kinds)
+    ]
+    (folder / "modules.json").write_text(json.dumps(listed))
+
+
+TRANSFORMER = "sentence_transformers.base.modules.transformer.Transformer"
+LOGIT_SCORE = "sentence_transformers.cross_encoder.modules.logit_score.LogitScore"
+POOLING = "sentence_transformers.sentence_transformer.modules.pooling.Pooling"
+
+
+class TestOfOthers:
+    """Only BGE's own were trained with a question that is known."""
+
+    def test_is_refused_before_its_weights_are_read(self, foreign: Path, tmp_path: Path) -> None:
+        folder = without_weights(foreign, tmp_path / "a-language-model")
+        for make in (
+            lambda: BgeReranker(folder),
+            lambda: LangChainReranker(model_name=str(folder)),
+            lambda: BgeRerank(str(folder)),
+        ):
+            with pytest.raises(UnsupportedModelError, match=r"a-language-model is a causal .* give that .* as prompt="):
+                make()
+
+    def test_is_asked_what_the_user_says(self, foreign: Path) -> None:
+        question = "Is B about A? Yes or No"
+        tokenizer, model = loaded(foreign)
+        expected = []
+        for query, passage in PAIRS[:3]:
+            texts = [f"A: {query}", "\n", f"B: {passage}", "\n", question]
+            ids = [id_ for text in texts for id_ in tokenizer(text, add_special_tokens=False)["input_ids"]]
+            with torch.no_grad():
+                expected.append(float(model(torch.tensor([ids])).logits[0, -1, tokenizer.convert_tokens_to_ids("Yes")]))
+        asked = BgeReranker(foreign, device="cpu", prompt=question)
+        assert_close(asked.score_pairs(PAIRS[:3]), expected)
+        assert_close(LangChainReranker(model_name=str(foreign), prompt=question).score(PAIRS[:3]), expected)
+        with pytest.raises(UnsupportedModelError, match="prompt="):  # although the model is loaded already
+            BgeReranker(foreign, device="cpu")
+        assert asked.score_pairs(PAIRS[:1]).shape == (1,)
+
+    def test_without_a_token_for_the_answer_it_is_refused(self, tmp_path: Path) -> None:
+        tokenizer = make_wordpiece("bert", 512)  # in lower case
+        tokenizer.save_pretrained(tmp_path / "another")
+        Qwen3ForCausalLM(Qwen3Config(**tiny_shape(len(tokenizer)))).save_pretrained(tmp_path / "another")
+        with pytest.raises(UnsupportedModelError, match="has no token 'Yes'"):
+            BgeReranker(tmp_path / "another", device="cpu", prompt="Is B about A?")
+
+    @pytest.mark.parametrize(("kind", "named"), [(LOGIT_SCORE, "LogitScore"), (POOLING, "Pooling")])
+    def test_whose_modules_make_something_of_the_logits_is_refused(
+        self, foreign: Path, tmp_path: Path, kind: str, named: str
+    ) -> None:
+        folder = without_weights(foreign, tmp_path / "saved")
+        write_modules(folder, TRANSFORMER, kind)
+        for prompt in (None, "Is B about A?"):
+            with pytest.raises(UnsupportedModelError, match=f"{named} makes the result"):
+                BgeReranker(folder, prompt=prompt)
+
+    def test_what_records_a_bge_decoder_is_asked_as_that(self, gemma: Path, tmp_path: Path) -> None:
+        folder = tmp_path / "fine-tuned"
+        shutil.copytree(gemma, folder)
+        config = json.loads((folder / "config.json").read_text())
+        record = {**config, "_name_or_path": "BAAI/bge-reranker-v2-gemma"}
+        (folder / "config.json").write_text(json.dumps(record))
+        assert_close(BgeReranker(folder, device="cpu").score_pairs(PAIRS), gemma_scores(gemma, PAIRS))
+        write_modules(folder, TRANSFORMER, LOGIT_SCORE)  # its own files come first
+        with pytest.raises(UnsupportedModelError, match="LogitScore makes the result"):
+            BgeReranker(folder, device="cpu")
+
+    def test_called_like_a_bge_decoder_it_is_asked_as_that(self, gemma: Path, tmp_path: Path) -> None:
+        folder = tmp_path / "bge-reranker-v2-gemma"
+        shutil.copytree(gemma, folder)
+        write_modules(folder, TRANSFORMER, LOGIT_SCORE)
+        (folder / "1_LogitScore").mkdir()
+        (folder / "1_LogitScore/config.json").write_text(json.dumps({"true_token_id": 1, "false_token_id": 2}))
+        assert_close(BgeReranker(folder, device="cpu").score_pairs(PAIRS), gemma_scores(gemma, PAIRS))
+
+    def test_none_can_be_prepared(self, gemma: Path, foreign: Path, tmp_path: Path) -> None:
+        for folder in (gemma, foreign):
+            with pytest.raises(UnsupportedModelError, match="can't be prepared: it is a decoder"):
+                prepare(folder, tmp_path / "prepared", purpose="scores")
