@@ -113,11 +113,13 @@ def reference_m3(folder: Path, texts: Sequence[str], *, max_length: int = 64) ->
         hidden = model(**encoded)[0]
         weights = functional.relu(functional.linear(hidden, **heads["sparse"]))[..., 0]
         vectors = functional.normalize(functional.linear(hidden[:, 1:], **heads["colbert"]), dim=-1)
+    # As FlagEmbedding's M3Embedder; its eos is BERT's sep.
+    left_out = {tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
     sparse: list[dict[int, float]] = []
     for ids, row in zip(encoded["input_ids"].tolist(), weights.tolist(), strict=True):
         found: dict[int, float] = {}
         for token, weight in zip(ids, row, strict=True):
-            if weight > 0 and token not in tokenizer.all_special_ids:
+            if weight > 0 and token not in left_out:
                 found[token] = max(weight, found.get(token, 0.0))
         sparse.append(found)
     lengths = encoded["attention_mask"].sum(dim=1).tolist()

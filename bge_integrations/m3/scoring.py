@@ -28,7 +28,7 @@ class M3Weights:
             object.__setattr__(self, name, self._number(name, value))
         total = self.dense + self.sparse + self.colbert
         if min(self.dense, self.sparse, self.colbert) < 0 or not 0 < total < np.inf:
-            raise SettingsError(f"{self} can't be used; give finite weights of at least 0, not all of them 0.")
+            raise SettingsError(f"{self} can't be used; give three numbers of at least 0 with a finite sum above 0.")
 
     def _number(self, name: str, value: object) -> float:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -83,9 +84,10 @@ def _read(file: Path) -> Any:  # noqa: ANN401 - what a pickle of plain data may 
     except pickle.UnpicklingError as error:
         if not _is_pickle(file):
             raise ModelLoadError(f"{file} is no file of torch's ({error}); fetch the model again.") from error
+        named = ", ".join(re.findall(r"GLOBAL (\S+)", str(error))) or "Python objects"
         raise UnsafeWeightsError(
-            f"{file} holds more than weights, and would run code: {error}. If it was saved by "
-            "torch.save(linear, …), save linear.state_dict() instead."
+            f"{file} holds more than weights ({named}), and would run code. Its maker can save the weights alone: "
+            "torch.save(linear.state_dict(), …) instead of torch.save(linear, …)."
         ) from error
     except Exception as error:  # whatever a damaged file makes torch raise
         raise ModelLoadError(f"{file} can't be read ({error}); fetch the model again.") from error
