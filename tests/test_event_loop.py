@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
-from bge_integrations import BgeEncoder, vectors
+from bge_integrations import BgeEncoder, reranker, vectors
 from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine
 from bge_integrations.backend.tokenization import TextTokenizer
 from bge_integrations.encoding import EncodingCall
 from bge_integrations.errors import TruncationError
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
+from bge_integrations.m3 import encoder as m3
+from tests.checkpoints_of_pairs import make_m3, make_reranker
 
 MANY = [f"fox {number}" for number in range(2500)]
 LONG = "fox " * 5000
@@ -95,3 +97,31 @@ async def test_the_adapters(bge_small_en: Path, threads: dict[str, set[int]], fr
         await llama_index.aget_query_embedding(LONG)
         await llama_index.aget_text_embedding(LONG)
     assert set(threads) == {*_ALWAYS, "to_lists"}
+
+
+async def test_pairs_are_checked_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, set[int]] = {}
+
+    def note(module: Any, name: str) -> None:  # noqa: ANN401
+        work: Callable[..., Any] = getattr(module, name)
+
+        def noting(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+            seen.setdefault(name, set()).add(threading.get_ident())
+            return work(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, noting)
+
+    note(reranker, "check_texts")
+    for name in ("check_texts", "slices_of_pairs", "mixed", "mixed_pairs"):
+        note(m3, name)
+    passages = [f"fox {number}" for number in range(100)]
+    pairs = [("fox", passage) for passage in passages]
+    for model in (
+        reranker.BgeReranker(make_reranker(tmp_path / "ours"), device="cpu"),
+        m3.BgeM3Encoder(make_m3(tmp_path / "bge-m3"), device="cpu"),
+    ):
+        await model.ascore("fox", passages)
+        await model.ascore("fox", iter(passages))
+        await model.ascore_pairs(pairs)
+    assert set(seen) == {"check_texts", "slices_of_pairs", "mixed", "mixed_pairs"}
+    assert threading.get_ident() not in set().union(*seen.values())

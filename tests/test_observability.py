@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import subprocess
 import sys
@@ -16,9 +17,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from bge_integrations import BgeEncoder
+from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
 from bge_integrations.backend.engines import TokenBatch
 from bge_integrations.errors import EngineFailedError
+from tests.checkpoints_of_pairs import make_m3, make_reranker
 from tests.conftest import MakeCheckpoint
 
 TEXTS = ["fox", "dog " * 10, "fox", "cat " * 90]  # one repeated, one of 92 tokens where 64 are read
@@ -115,6 +117,33 @@ class TestOpenTelemetry:
         }
         assert bad.name == "bge.encode_queries"
         assert not bad.status.is_ok
+
+    def test_a_call_that_encodes_two_sides_or_in_slices_is_one_span(
+        self,
+        tmp_path: Path,
+        exported: tuple[InMemoryMetricReader, InMemorySpanExporter],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("bge_integrations.m3.encoder._PAIRS_A_SLICE", 2)
+        monkeypatch.setattr("bge_integrations.calling.ITEMS_A_SLICE", 2)
+        m3 = BgeM3Encoder(make_m3(tmp_path / "bge-m3"), device="cpu", on_truncation="ignore")
+        reranker = BgeReranker(make_reranker(tmp_path / "ours"), device="cpu", on_truncation="ignore")
+        passages = ["dog"] * 4 + ["cat " * 90]
+        pairs = [("fox", passage) for passage in passages]
+        exporter = exported[1]
+        for model, one_query, many_queries in ((m3, 1 + 5, 2 * 5), (reranker, 5, 5)):
+            exporter.clear()
+            model.score("fox", passages)
+            asyncio.run(model.ascore("fox", passages))
+            model.score_pairs(pairs)
+            asyncio.run(model.ascore_pairs(iter(pairs)))
+            spans = exporter.get_finished_spans()
+            assert [span.name for span in spans] == ["bge.score", "bge.ascore", "bge.score_pairs", "bge.ascore_pairs"]
+            counts = [dict(span.attributes or {}) for span in spans]
+            assert [count["bge.texts"] for count in counts] == [one_query] * 2 + [many_queries] * 2
+            assert {count["bge.texts.truncated"] for count in counts} == {1}
+            assert len({count["bge.tokens"] for count in counts[:2]}) == 1
+            assert {count["bge.model"] for count in counts} == {model.settings.model_name}
 
 
 def test_nothing_is_imported_for_applications_without_telemetry_and_nothing_printed(bge_small_en: Path) -> None:

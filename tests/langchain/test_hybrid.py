@@ -212,3 +212,21 @@ class TestMilvus:
         found = await store.asimilarity_search_with_score(QUERY, k=count, fetch_k=count, reranker=self.RRF)
         assert_ranked(found, fused(rankings, first=61), count)
         await store.aclient.close()
+
+    def test_a_text_without_words_is_stored_and_found_by_its_dense_vector(self, hybrid: Hybrid, tmp_path: Path) -> None:
+        dense, sparse = hybrid
+        fields = {"vector_field": ["dense", "sparse"], "index_params": self.INDEXES, "search_params": self.SEARCHES}
+        where = {"connection_args": {"uri": str(tmp_path / "empty.db")}}
+        store = Milvus.from_texts([*CORPUS, ""], [dense, sparse.for_milvus()], **fields, **where)
+        for query in (QUERY, "", "</s>"):
+            found = [document.page_content for document in store.similarity_search(query, k=20, fetch_k=20, reranker=self.RRF)]
+            assert sorted(found) == sorted([*CORPUS, ""])
+        store.client.close()
+
+    def test_lexical_weights_alone_find_no_text_without_words(self, hybrid: Hybrid, tmp_path: Path) -> None:
+        how = {"index_params": self.INDEXES[1], "search_params": self.SEARCHES[1]}
+        where = {"connection_args": {"uri": str(tmp_path / "empty.db")}}
+        store = Milvus.from_texts(["", *CORPUS, ""], hybrid[1].for_milvus(), **how, **where)
+        assert "" not in [document.page_content for document in store.similarity_search(QUERY, k=10)]
+        assert store.similarity_search("", k=10) == []
+        store.client.close()

@@ -14,9 +14,11 @@ import pytest
 from langchain_milvus.utils.sparse import BaseSparseEmbedding
 from langchain_qdrant import QdrantVectorStore, RetrievalMode, SparseEmbeddings, SparseVector
 from pydantic import ValidationError
+from transformers import AutoTokenizer
 
 from bge_integrations.errors import InputTypeError, UnsupportedModelError
 from bge_integrations.langchain import BgeSparseEmbeddings
+from bge_integrations.langchain.milvus import DOCUMENT_WITHOUT_WORDS, QUERY_WITHOUT_WORDS
 from tests.adapters import CORPUS, each_way_to_copy, run_off_the_loop
 from tests.checkpoints_of_pairs import reference_m3
 from tests.langchain.lexical import make_lexical_m3
@@ -121,6 +123,20 @@ class TestForMilvus:
         ):
             for weights, expected in zip(found, reference, strict=True):
                 assert_weights(weights, expected)
+
+    async def test_texts_without_words_have_an_id_that_no_other_text_has(
+        self, sparse: BgeSparseEmbeddings, folder: Path
+    ) -> None:
+        milvus, vocabulary = sparse.for_milvus(), len(AutoTokenizer.from_pretrained(folder))
+        (document,), query = milvus.embed_documents([""]), milvus.embed_query("")
+        assert document == {DOCUMENT_WITHOUT_WORDS: 1.0} == milvus.embed_documents([CORPUS[0], ""])[1]
+        assert query == {QUERY_WITHOUT_WORDS: 1.0}
+        assert vocabulary <= min(DOCUMENT_WITHOUT_WORDS, QUERY_WITHOUT_WORDS)
+        assert DOCUMENT_WITHOUT_WORDS != QUERY_WITHOUT_WORDS
+        assert max(DOCUMENT_WITHOUT_WORDS, QUERY_WITHOUT_WORDS) < 2**32 - 1  # ids that Milvus takes
+        assert await milvus.aembed_documents([""]) == [document]
+        assert await milvus.aembed_query("") == query
+        assert milvus.embed_documents([]) == []
 
     @each_way_to_copy
     def test_copies_share_the_model(self, sparse: BgeSparseEmbeddings, way: Callable[[Any], Any]) -> None:

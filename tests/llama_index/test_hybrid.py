@@ -95,6 +95,19 @@ def test_a_store_on_disk_ranks_as_computed_by_hand(folder: Path, tmp_path: Path,
     assert list(found.values()) == sorted(found.values(), reverse=True)
 
 
+def test_texts_and_queries_without_words_are_stored_and_found_by_their_dense_vectors(folder: Path) -> None:
+    dense, sparse = bge_m3_hybrid(folder, device="cpu")
+    assert sparse.get_text_embedding("</s>") == {}
+    client = QdrantClient(":memory:")
+    context = StorageContext.from_defaults(vector_store=_store(client, sparse))
+    nodes = [TextNode(text=text) for text in (*TEXTS[:3], "</s>")]  # LlamaIndex itself leaves empty ones out
+    index = VectorStoreIndex(nodes, storage_context=context, embed_model=dense)
+    retriever = index.as_retriever(vector_store_query_mode="hybrid", similarity_top_k=4, sparse_top_k=4, hybrid_top_k=8)
+    for query in (QUERY, "", "</s>"):
+        assert {scored.text for scored in retriever.retrieve(query)} == {node.text for node in nodes}
+    client.close()
+
+
 def test_both_embeddings_use_one_model(folder: Path) -> None:
     gc.collect()
     dense, sparse = bge_m3_hybrid(folder, device="cpu", precision="bfloat16", query_instruction="find: ")
