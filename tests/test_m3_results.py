@@ -20,11 +20,12 @@ from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.langchain import bge_m3_hybrid as langchain_hybrid
 from bge_integrations.llama_index import bge_m3_hybrid as llama_index_hybrid
 from bge_integrations.prepare import prepare
+from bge_integrations.settings import EngineName
 from tests.checkpoints import Architecture, make_checkpoint
 from tests.checkpoints_of_pairs import make_m3, make_reranker, reference_m3
 
 REPEATED = ["fox", "dense vectors", "fox", "fox"]
-ENGINES = ("openvino", "torch", "sentence-transformers")
+ENGINES: tuple[EngineName, ...] = ("openvino", "torch", "sentence-transformers")
 
 
 @pytest.fixture(scope="module")
@@ -123,13 +124,13 @@ class TestOwnSpecialTokens:
         assert {drug, tokenizer.mask_token_id} <= expected.keys()
         assert not {tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.unk_token_id} & expected.keys()
         prepare(folder, tmp_path / "prepared", purpose="m3")
-        makers: list[Callable[[], BgeM3Encoder]] = [
-            *(lambda engine=engine: BgeM3Encoder(folder, engine=engine, device="cpu") for engine in ENGINES),  # type: ignore[misc]
-            lambda: BgeM3Encoder(folder, engine="openvino", device="cpu"),  # whose graph is in the cache by now
-            lambda: BgeM3Encoder(tmp_path / "prepared"),
+        ways: list[tuple[Path, EngineName]] = [
+            *((folder, engine) for engine in ENGINES),
+            (folder, "openvino"),  # from the cache by now
+            (tmp_path / "prepared", "auto"),
         ]
-        for make in makers:
-            with make() as encoder:
+        for model, engine in ways:
+            with BgeM3Encoder(model, engine=engine, device="cpu") as encoder:
                 (found,) = encoder.encode_documents([text], dense=False, colbert=False).sparse or [{}]
             assert found == pytest.approx(expected, abs=1e-4)
 
@@ -202,7 +203,7 @@ class TestWeights:
             (None, 1, 1),
             ([1], 0, 0),
             (1j, 0, 0),
-            (10**400, 0, 0),
+            (10**310, 0, 0),
             (1e308,) * 3,
             (np.ones(2), 1, 1),
             {},
@@ -211,9 +212,10 @@ class TestWeights:
         ids=repr,
     )
     def test_of_a_wrong_kind_are_refused_by_every_method(self, m3: BgeM3Encoder, weights: Any) -> None:  # noqa: ANN401
-        for score in (lambda: m3.score("fox", ["dog"], weights=weights), lambda: m3.score_pairs([], weights=weights)):
-            with pytest.raises(SettingsError, match=r"(?i)weights.*three"):
-                score()
+        with pytest.raises(SettingsError, match=r"(?i)weights.*three"):
+            m3.score("fox", ["dog"], weights=weights)
+        with pytest.raises(SettingsError, match=r"(?i)weights.*three"):
+            m3.score_pairs([], weights=weights)
 
     async def test_are_refused_where_they_are_awaited(self, m3: BgeM3Encoder) -> None:
         with pytest.raises(SettingsError, match="dense='1' is no finite number"):
@@ -223,7 +225,8 @@ class TestWeights:
 
     def test_of_every_kind_of_number_are_taken(self, m3: BgeM3Encoder) -> None:
         expected = m3.score("fox", ["dog"], weights=(0.5, 0.25, 0.25))
-        for weights in ((2, 1, 1), (np.float32(2), np.int64(1), 1), (Fraction(1, 2), Fraction(1, 4), 0.25)):
+        given: tuple[Any, ...] = ((2, 1, 1), (np.float32(2), np.int64(1), 1), (Fraction(1, 2), Fraction(1, 4), 0.25))
+        for weights in given:
             np.testing.assert_allclose(m3.score("fox", ["dog"], weights=weights), expected, atol=1e-6)
         assert M3Weights(Fraction(1, 2), 0, 0).dense == 0.5  # type: ignore[arg-type]
 

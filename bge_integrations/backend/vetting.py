@@ -123,8 +123,8 @@ def _require_question(checkpoint: Checkpoint, request: LoadRequest) -> None:
     recognition = checkpoint.recognition
     if not (recognition and recognition.by == "name" and trained_question(recognition.spec)):
         require_plain_decoder(checkpoint)
-    own = request.decoder_question
-    require_question(checkpoint.name, trained_question(recognition and recognition.spec) if own is None else own)
+    own = trained_question(recognition.spec if recognition else None)
+    require_question(checkpoint.name, own if request.decoder_question is None else request.decoder_question)
 
 
 def _require_m3_files(checkpoint: Checkpoint) -> None:

@@ -219,7 +219,10 @@ class TestMilvus:
         where = {"connection_args": {"uri": str(tmp_path / "empty.db")}}
         store = Milvus.from_texts([*CORPUS, ""], [dense, sparse.for_milvus()], **fields, **where)
         for query in (QUERY, "", "</s>"):
-            found = [document.page_content for document in store.similarity_search(query, k=20, fetch_k=20, reranker=self.RRF)]
+            found = [
+                document.page_content
+                for document in store.similarity_search(query, k=20, fetch_k=20, reranker=self.RRF)
+            ]
             assert sorted(found) == sorted([*CORPUS, ""])
         store.client.close()
 
