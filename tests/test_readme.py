@@ -6,16 +6,20 @@ import ast
 import builtins
 import dataclasses
 import re
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from langchain_huggingface import HuggingFaceEmbeddings
+from langchain_milvus import Milvus
+from pymilvus import Function, FunctionType
 
 import bge_integrations
 from bge_integrations import MODELS, errors
-from bge_integrations.langchain import HuggingFaceBgeEmbeddings
+from bge_integrations.langchain import HuggingFaceBgeEmbeddings, bge_m3_hybrid
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
 from bge_integrations.settings import EncoderSettings, TransformersKwargs
 from tests.checkpoints import make_checkpoint
@@ -78,6 +82,20 @@ def test_code_runs_as_it_stands(name: str, model: str, tmp_path: Path, monkeypat
     assert len(namespace["hybrid_found"]) == len(namespace["hybrid_nodes"]) == 1  # type: ignore[arg-type]
     assert namespace["m3"].backend is namespace["dense"].encoder.backend is namespace["embed_m3"].encoder.backend  # type: ignore[attr-defined]
     assert namespace["prefix"] == namespace["spec"].query_instruction != ""  # type: ignore[attr-defined]
+
+
+@each_readme
+def test_the_call_for_milvus_stores_and_finds(name: str, tmp_path: Path) -> None:
+    (call,) = (code_in(row[1])[0] for row in table_with(name, "Milvus") if row[0].startswith("Milvus"))
+    dense, sparse = bge_m3_hybrid(str(make_m3(tmp_path / "bge-m3")))
+    to_file = partial(Milvus.from_texts, connection_args={"uri": str(tmp_path / "milvus.db")})
+    texts = ["light", "", "fox"]
+    given = {"texts": texts, "dense": dense, "sparse": sparse, "Milvus": SimpleNamespace(from_texts=to_file)}
+    store = eval(call, given)
+    fusion = Function("rrf", FunctionType.RERANK, input_field_names=[], params={"reranker": "rrf", "k": 60})
+    found = store.similarity_search("fox", k=3, reranker=fusion)
+    assert sorted(document.page_content for document in found) == sorted(texts)
+    store.client.close()
 
 
 def test_both_languages_have_the_same_sections() -> None:
