@@ -14,10 +14,17 @@ from numpy.typing import NDArray
 
 from bge_integrations.backend.engines import Head, ScoringOptions
 from bge_integrations.backend.jobs import Job, TextFailedError
+from bge_integrations.backend.lookups import missing_embedding
 from bge_integrations.backend.telemetry import span
 from bge_integrations.backend.tokenization import TokenizedTexts
 from bge_integrations.driving import Steps, run, run_async
-from bge_integrations.errors import DeviceMemoryError, EngineFailedError, NonFiniteEmbeddingError, TruncationError
+from bge_integrations.errors import (
+    DeviceMemoryError,
+    EngineFailedError,
+    MissingEmbeddingError,
+    NonFiniteEmbeddingError,
+    TruncationError,
+)
 from bge_integrations.reporting import Progress, TruncationWarning, warn_user
 from bge_integrations.settings import ModelSettings, OnTruncation
 
@@ -177,9 +184,20 @@ class Call(ABC, Generic[Item, Result]):
         start = self._first
         for items in slices:
             part = Slice(start, items, self._tokenize)
+            self._require_embeddings(part)
             lengths.add(part)
             start += len(items)
             yield part
+
+    def _require_embeddings(self, part: Slice[Item]) -> None:
+        missing = missing_embedding(part.tokens, self.model.facts, self.model.tokenizer)
+        if missing is not None:
+            index = part.first_index(np.array([missing.text]))
+            raise MissingEmbeddingError(
+                f"{self._item.capitalize()} {index} can't be computed by {self.settings.model_name}: it has "
+                f"{missing.what}",
+                index,
+            )
 
     def _job(self, part: Slice[Item], progress: Progress) -> Job:
         def count(positions: NDArray[np.int64]) -> None:

@@ -5,6 +5,7 @@ BgeError
 ├── InvalidInputError                  a text, or the container of texts, can't be encoded
 │   ├── InputTypeError                 (also a TypeError)   not a `str`, or a bare `str` where a list belongs
 │   ├── InputValueError                (also a ValueError)  a `str` that no tokenizer can read
+│   │   └── MissingEmbeddingError      a token that the model has no embedding for
 │   └── TruncationError                (also a ValueError)  longer than the model, under `on_truncation="error"`
 ├── SettingsError                      (also a ValueError)  a setting, or two together, that can't be honoured
 │   ├── DeviceNotAvailableError        the device named is not on this machine
@@ -38,6 +39,7 @@ __all__ = [
     "InputTypeError",
     "InputValueError",
     "InvalidInputError",
+    "MissingEmbeddingError",
     "MissingExtraError",
     "ModelLoadError",
     "ModelNotCachedError",
@@ -76,7 +78,11 @@ class InputTypeError(InvalidInputError, TypeError):
 
 
 class InputValueError(InvalidInputError, ValueError):
-    """A text is a `str` that can't be written as UTF-8, so that no tokenizer can read it."""
+    """A text is a `str` that can't be encoded: UTF-8 can't write it, or the model lacks an embedding for it."""
+
+
+class MissingEmbeddingError(InputValueError):
+    """A text has a token that the model has no embedding for: its tokenizer and its weights don't fit together."""
 
 
 class TruncationError(InvalidInputError, ValueError):

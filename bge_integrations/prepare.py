@@ -117,6 +117,11 @@ def prepare(
     source = load_source(request, checkpoint, spec, "float32")
     if not source.has_known_encoder:
         raise UnsupportedModelError(f"{model_name} can't be prepared: it is no {source.runnable}.")
+    if not source.tokenizer.has_rust_form:
+        raise UnsupportedModelError(
+            f"{model_name} can't be prepared: its tokenizer exists in Python only, and a prepared folder holds a "
+            "tokenizer.json. It can be used as it is, with engine='torch'."
+        )
     instruction = resolve_instruction(
         "symmetric" if request.purpose == "scores" else "query",
         explicit=None,

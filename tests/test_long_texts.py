@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from bge_integrations.backend import tokenization
+from bge_integrations.backend import tokenizer_backends
 from bge_integrations.backend.tokenization import Side, TextTokenizer
 from tests.checkpoints import TRAINING_TEXT
 
@@ -152,7 +152,7 @@ def _tokenizers(name: str) -> tuple[TextTokenizer, Tokenizer]:
 def tokenizer(name: str, monkeypatch: pytest.MonkeyPatch) -> TextTokenizer:
     """One that notes what it hands over to be tokenised at a time."""
     tokenizer = _tokenizers(name)[0]
-    monkeypatch.setattr(tokenizer, "_rust", _Noting(tokenizer._rust))
+    monkeypatch.setattr(tokenizer._backend, "_rust", _Noting(tokenizer._backend._rust))
     return tokenizer
 
 
@@ -167,7 +167,7 @@ class _Noting:
 
 
 def _pieces(tokenizer: TextTokenizer) -> list[str]:
-    return [piece for call in cast("_Noting", tokenizer._rust).calls for piece in call]
+    return [piece for call in cast("_Noting", cast("Any", tokenizer._backend)._rust).calls for piece in call]
 
 
 @pytest.mark.parametrize("name", [*_CUT, *_WHOLE])
@@ -180,8 +180,8 @@ def test_tokens_are_those_of_the_whole(name: str, texts: list[str], size: int, l
     expected = [encoding.ids for encoding in plain.encode_batch(texts)]
     sides: tuple[Side, Side] = ("right", "left")
     with pytest.MonkeyPatch.context() as patching:
-        patching.setattr(tokenization, "_PIECE_CHARACTERS", size)
-        patching.setattr(tokenization, "_CHARACTERS_AT_ONCE", 4 * size)
+        patching.setattr(tokenizer_backends, "_PIECE_CHARACTERS", size)
+        patching.setattr(tokenizer_backends, "_CHARACTERS_AT_ONCE", 4 * size)
         assert ours.count(texts).tolist() == list(map(len, expected))
         assert [ids.tolist() for ids in ours.contents(texts)] == [ids[1:-1] for ids in expected]
         for side in sides:
@@ -205,7 +205,7 @@ def test_a_long_text_is_tokenised_in_pieces(tokenizer: TextTokenizer, words: str
     tokenizer.tokenize([text], 64)
     pieces = _pieces(tokenizer)
     assert "".join(pieces) == text
-    assert max(map(len, pieces)) <= tokenization._PIECE_CHARACTERS + len(words)
+    assert max(map(len, pieces)) <= tokenizer_backends._PIECE_CHARACTERS + len(words)
 
 
 @pytest.mark.parametrize("name", ["minilm", "bge-m3"])
@@ -214,12 +214,12 @@ def test_chinese_is_cut_at_line_feeds_where_these_part_words(tokenizer: TextToke
     tokenizer.count([line * 30_000])
     pieces = _pieces(tokenizer)
     assert "".join(pieces) == line * 30_000
-    assert max(map(len, pieces)) <= tokenization._PIECE_CHARACTERS + len(line)
+    assert max(map(len, pieces)) <= tokenizer_backends._PIECE_CHARACTERS + len(line)
 
 
 @pytest.mark.parametrize("name", _WHOLE)
 def test_where_nothing_is_known_a_text_stays_whole(tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenization, "_PIECE_CHARACTERS", 16)
+    monkeypatch.setattr(tokenizer_backends, "_PIECE_CHARACTERS", 16)
     tokenizer.count(["fox dog " * 20])
     assert _pieces(tokenizer) == ["fox dog " * 20]
 
@@ -228,10 +228,10 @@ def test_where_nothing_is_known_a_text_stays_whole(tokenizer: TextTokenizer, mon
 def test_many_texts_are_not_tokenised_all_at_once(
     name: str, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenization, "_CHARACTERS_AT_ONCE", 64)
+    monkeypatch.setattr(tokenizer_backends, "_CHARACTERS_AT_ONCE", 64)
     texts = ["fox " * count for count in range(40)]
     expected = _tokenizers(name)[1].encode_batch(texts)
     assert tokenizer.tokenize(texts, 256).ids.tolist() == [id_ for encoding in expected for id_ in encoding.ids]
-    calls = cast("_Noting", tokenizer._rust).calls
+    calls = cast("_Noting", cast("Any", tokenizer._backend)._rust).calls
     assert max(sum(map(len, call)) for call in calls) <= 64 + len(texts[-1])
     assert len(calls) > 10

@@ -52,6 +52,12 @@ class Checkpoint:
         return config
 
     @cached
+    def tokenizer_config(self) -> dict[str, Any]:
+        """The content of `tokenizer_config.json` beside the transformer, {} where there is none."""
+        config: dict[str, Any] = self._json(self.transformer_folder / "tokenizer_config.json", {})
+        return config
+
+    @cached
     def modules(self) -> list[dict[str, Any]] | None:
         """The content of `modules.json`; None for a bare transformers checkpoint."""
         modules: list[dict[str, Any]] | None = self._json(self.folder / "modules.json", None)

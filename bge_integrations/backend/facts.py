@@ -36,6 +36,10 @@ class ModelFacts:
         dimension: Length of its vectors.
         max_tokens: The longest text it reads, special tokens included.
         positions: How many tokens it has positions for; None where its positions are unbounded.
+        word_rows: Rows of its table of words, which token ids look up; None where it has no such table.
+        type_rows: Rows of its table of token types; None where it has none.
+        second_type: The type of the tokens of a pair's second text, as its tokenizer gives it; 0 where it makes no
+            difference between the texts.
         normalizes: Whether the checkpoint's own modules end in an L2 normalisation.
         normalizes_by_default: Whether its vectors have unit length where the setting `normalize` is None.
         recognized_by: Whether the BGE model that it is or was made from was found by its name or in a record; None for
@@ -48,6 +52,7 @@ class ModelFacts:
         unweighted_ids: Ids of the tokens that bge-m3 gives no lexical weight; none for other purposes.
         pad_id: Token id that fills short texts.
         truncation_side: The end at which long texts are cut.
+        splits_special_tokens: Whether special tokens that are written in a text are read as plain text.
         encoder: The transformer's shape, if the fast engines know it.
         decoder: Of a decoder that scores pairs; None for everything else. Never in a prepared model.
     """
@@ -55,6 +60,9 @@ class ModelFacts:
     dimension: int
     max_tokens: int
     positions: int | None
+    word_rows: int | None
+    type_rows: int | None
+    second_type: int
     normalizes: bool
     normalizes_by_default: bool
     recognized_by: Literal["name", "record"] | None
@@ -65,6 +73,7 @@ class ModelFacts:
     unweighted_ids: tuple[int, ...]
     pad_id: int
     truncation_side: Side
+    splits_special_tokens: bool
     encoder: EncoderShape | None
     decoder: DecoderFacts | None = None
 

@@ -42,8 +42,8 @@ class PairLayout:
 
 def layout_of_encoder(tokenizer: TextTokenizer) -> PairLayout:
     """Returns where a tokenizer puts its special tokens around a pair."""
-    ids, is_special = tokenizer.sample_pair()
-    texts = np.flatnonzero(~is_special)
+    sample = tokenizer.sample_pair()
+    ids, texts = sample.ids, np.flatnonzero(~sample.is_special)
     # The sample's texts are equal, so that half of what is left is the first.
     half = len(texts) // 2
     first_end, second_start = int(texts[half - 1]) + 1, int(texts[half])

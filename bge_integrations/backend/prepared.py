@@ -161,6 +161,7 @@ class PreparedModel:
 
         facts = self.manifest.facts
         rust = Tokenizer.from_file(str(self.folder / _TOKENIZER))
+        rust.encode_special_tokens = facts.splits_special_tokens
         return TextTokenizer(rust, pad_id=facts.pad_id, truncation_side=facts.truncation_side)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -14,6 +15,7 @@ from bge_integrations.backend.batching import plan_batches
 from bge_integrations.backend.engines import TokenBatch
 from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine, computes_bfloat16, graph_inputs
 from bge_integrations.backend.engines.openvino.graph import build_graph
+from bge_integrations.backend.lookups import texts_with_embeddings
 from bge_integrations.backend.pooling import cosines, one_row_a_text
 from bge_integrations.backend.prepared import Agreement, Manifest, Quantization, write_prepared_model
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     import openvino as ov
 
     from bge_integrations.backend.sources.base import Source
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_QUANTIZATION: Quantization = "dynamic"
 
@@ -109,8 +113,13 @@ def _batches(source: Source, texts: Sequence[str]) -> Iterator[TokenBatch]:
     """Yields small batches of neighbouring lengths, some of them padded, as they will come in use."""
     limit = min(_LONGEST_SAMPLE, source.facts.max_tokens)
     tokens = source.tokenizer.tokenize(texts, limit)
-    for indices in plan_batches(tokens.lengths, batch_tokens=_SAMPLE_TOKENS):
-        yield TokenBatch(tokens.of(indices), tokens.lengths[indices])
+    usable = texts_with_embeddings(tokens, source.facts)
+    if len(usable) < len(texts):
+        logger.warning(
+            "%d of %d texts have tokens that the model has no embedding for", len(texts) - len(usable), len(texts)
+        )
+    for indices in plan_batches(tokens.lengths[usable], batch_tokens=_SAMPLE_TOKENS):
+        yield TokenBatch(tokens.of(usable[indices]), tokens.lengths[usable[indices]])
 
 
 def _agreement(

@@ -199,6 +199,11 @@ def _start_openvino(sources: _Sources) -> Started | None:
         source = sources.load("float32")
         if not source.has_known_encoder:
             raise _UnknownEncoderError
+        if not source.tokenizer.has_rust_form:
+            raise EngineNotAvailableError(
+                f"{request.model_name} has a tokenizer that exists in Python only, and engine='openvino' keeps a "
+                "model's tokenizer as tokenizer.json; use engine='torch' or 'sentence-transformers'"
+            )
         logger.info("%s: preparing a graph in %s, which is done once", request.model_name, graph_precision)
         prepare_folder(folder, source, precision=graph_precision)
 

@@ -1,8 +1,8 @@
-"""Text to token ids: by the Rust tokenizer, without padding, with every truncation counted."""
+"""Text to token ids, without padding, with every truncation counted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -10,15 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
-from bge_integrations.backend.pieces import cut, safe_cuts
+from bge_integrations.backend.tokenizer_backends import Encoded, PythonBackend, RustBackend, Sample, TokenizerBackend
 from bge_integrations.errors import UnsupportedModelError
-
-# Longer texts are read in pieces. While the tokens of one are given back, other threads wait for about a millisecond.
-_PIECE_CHARACTERS = 65536
-# Tokenised at a time, side by side on the cores; their tokens take about 100 MB until only the ids are kept.
-_CHARACTERS_AT_ONCE = 1 << 20
 
 Side = Literal["left", "right"]
 
@@ -54,51 +49,84 @@ class TextTokenizer:
     a private copy is what makes this one safe to use from several threads, and beside a user's own calls.
     """
 
-    def __init__(self, rust: Tokenizer, *, pad_id: int, truncation_side: Side = "right") -> None:
-        """Takes over a Rust tokenizer.
+    def __init__(self, backend: Tokenizer | TokenizerBackend, *, pad_id: int, truncation_side: Side = "right") -> None:
+        """Takes over a tokenizer.
 
         Args:
-            rust: The tokenizer; nobody else may hold it.
+            backend: What gives ids, such as a Rust tokenizer; nobody else may hold it.
             pad_id: The id that fills short texts.
             truncation_side: The end at which long texts are cut.
         """
-        self._rust = rust
-        self._rust.no_padding()
-        self._rust.no_truncation()
+        self._backend: TokenizerBackend = RustBackend(backend) if isinstance(backend, Tokenizer) else backend
         self.pad_id = pad_id
         self.truncation_side: Side = truncation_side
-        sample = self._rust.encode("a")
-        mask = sample.special_tokens_mask
+        sample = self._backend.sample()
+        mask = sample.is_special.tolist()
         self._prefix = _leading_ones(mask)
         self._suffix = _leading_ones(mask[::-1]) if self._prefix < len(mask) else 0
         self._prefix_ids = sample.ids[: self._prefix]
         self._suffix_ids = sample.ids[len(mask) - self._suffix :]
-        split = self._rust.pre_tokenizer.pre_tokenize_str("a") if self._rust.pre_tokenizer else [("a", (0, 1))]
-        self._word_marks = sum(len(part) for part, _ in split) - 1
-        self._safe_cuts = safe_cuts(self._rust)
 
     @classmethod
-    def copy_of(cls, tokenizer: Any) -> TextTokenizer:  # noqa: ANN401 - transformers' tokenizers share no public base
-        """Copies the one inside a transformers tokenizer.
+    def copy_of(
+        cls,
+        tokenizer: Any,  # noqa: ANN401 - transformers' tokenizers share no public base
+        *,
+        splits_special_tokens: bool | None = None,
+        adds_special_tokens: bool = True,
+    ) -> TextTokenizer:
+        """Copies the Rust tokenizer inside one of transformers, or takes one that has no Rust form as it is.
+
+        Args:
+            tokenizer: Of transformers.
+            splits_special_tokens: Whether special tokens that are written in a text are read as plain text; None takes
+                the tokenizer's own setting.
+            adds_special_tokens: Put the tokenizer's special tokens around a text.
 
         Raises:
-            UnsupportedModelError: If it is not backed by the Rust library.
+            UnsupportedModelError: If it is no tokenizer of texts.
         """
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        if not isinstance(backend, Tokenizer):
-            raise UnsupportedModelError(
-                f"The checkpoint's tokenizer ({type(tokenizer).__name__}) has no tokenizer.json; "
-                "save one with `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)`."
+        if not callable(tokenizer):
+            raise UnsupportedModelError(f"The checkpoint has no tokenizer of texts, but a {type(tokenizer).__name__}.")
+        if splits_special_tokens is None:
+            splits_special_tokens = bool(getattr(tokenizer, "split_special_tokens", False))
+        backend: TokenizerBackend
+        rust = _rust_form(tokenizer)
+        if rust is None:
+            backend = PythonBackend(
+                tokenizer, splits_special_tokens=splits_special_tokens, adds_special_tokens=adds_special_tokens
             )
+        else:
+            rust.encode_special_tokens = splits_special_tokens
+            if not adds_special_tokens:
+                rust.post_processor = None
+            backend = RustBackend(rust)
         return cls(
-            Tokenizer.from_str(backend.to_str()),
+            backend,
             pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
             truncation_side="left" if tokenizer.truncation_side == "left" else "right",
         )
 
+    @property
+    def has_rust_form(self) -> bool:
+        """Whether a tokenizer.json can hold it."""
+        return isinstance(self._backend, RustBackend)
+
     def to_json(self) -> str:
-        """Returns the content of a tokenizer.json that gives this one again."""
-        return self._rust.to_str()
+        """Returns the content of a tokenizer.json that gives this one again, but for `splits_special_tokens`.
+
+        Raises:
+            UnsupportedModelError: If it has no such form.
+        """
+        content = self._backend.to_json()
+        if content is None:
+            raise UnsupportedModelError("This tokenizer exists in Python only, and can't be written as tokenizer.json.")
+        return content
+
+    @property
+    def splits_special_tokens(self) -> bool:
+        """Whether special tokens that are written in a text are read as plain text."""
+        return self._backend.splits_special_tokens
 
     @property
     def special_tokens(self) -> int:
@@ -113,48 +141,45 @@ class TextTokenizer:
     @property
     def word_marks(self) -> int:
         """Symbols that are written before a word: 1 for SentencePiece's `▁`, else 0."""
-        return self._word_marks
+        return self._backend.word_marks
 
     def count(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Returns the tokens that texts take before anything is cut, special tokens included, shape [n]."""
         lengths = np.full(len(texts), self.special_tokens, dtype=np.int64)
-        for index, encoding in self._encoded(texts):
+        for index, encoding in self._backend.encode(texts):
             lengths[index] += len(encoding)
         return _at_least_one(lengths)
 
     def token(self, id_: int) -> str:
         """Returns the token of an id, as the vocabulary writes it; the id itself in words, if it has none."""
-        return self._rust.id_to_token(id_) or str(id_)
+        return self._backend.token(id_) or str(id_)
 
     def contents(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         """Returns the ids of texts without special tokens."""
         ids: list[list[NDArray[np.int32]]] = [[] for _ in texts]
-        for index, encoding in self._encoded(texts):
+        for index, encoding in self._backend.encode(texts):
             ids[index].append(np.array(encoding.ids, dtype=np.int32))
         return [np.concatenate(parts) for parts in ids]
 
-    def sample_pair(self) -> tuple[list[int], NDArray[np.bool_]]:
-        """Returns the ids of a pair of two equal texts, and which of them are special tokens."""
-        encoding = self._rust.encode("a", "a")
-        return list(encoding.ids), np.array(encoding.special_tokens_mask, dtype=bool)
+    def sample_pair(self) -> Sample:
+        """Returns a pair of two equal texts, with its special tokens."""
+        return self._backend.sample_pair()
 
     def content(self, text: str) -> list[int]:
         """Returns the ids of a text without special tokens."""
-        ids: list[int] = self._rust.encode(text, add_special_tokens=False).ids
-        return ids
+        return self.contents([text])[0].tolist()
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Returns the characters, from and to, that each token comes from, without special tokens."""
-        offsets: list[tuple[int, int]] = self._rust.encode(text, add_special_tokens=False).offsets
-        return offsets
+        return self._backend.spans(text)
 
     def symbols(self, text: str) -> int:
         """Returns how many characters a text has once it is normalised: no token of WordPiece or Unigram has less.
 
         Spaces are among them where marks of words take their place; the marks of the first word are not.
         """
-        normalized = self._rust.normalizer.normalize_str(text) if self._rust.normalizer else text
-        return len(normalized if self._word_marks else normalized.replace(" ", ""))
+        normalized = self._backend.normalized(text)
+        return len(normalized if self.word_marks else normalized.replace(" ", ""))
 
     def tokenize(self, texts: Sequence[str], max_length: int) -> TokenizedTexts:
         """Turns texts into ids, cutting each to `max_length` tokens but never its special tokens.
@@ -167,7 +192,7 @@ class TextTokenizer:
         ids: list[NDArray[np.int32]] = []
         full_lengths = np.full(len(texts), self.special_tokens, dtype=np.int64)
         # One by one, so that other threads get their turn in between.
-        for index, encodings in groupby(self._encoded(texts), key=itemgetter(0)):
+        for index, encodings in groupby(self._backend.encode(texts), key=itemgetter(0)):
             content: list[int] = []
             for _, encoding in encodings:
                 full_lengths[index] += len(encoding)
@@ -179,30 +204,7 @@ class TextTokenizer:
             ids=np.concatenate(ids), full_lengths=full_lengths, lengths=np.minimum(full_lengths, max_length)
         )
 
-    def _encoded(self, texts: Sequence[str]) -> Iterator[tuple[int, Encoding]]:
-        """Yields the encodings of texts in their order, without special tokens, each with the index of its text.
-
-        A long text has several, one for each of its pieces.
-        """
-        waiting: list[tuple[int, str]] = []
-        characters = 0
-        for index, text in enumerate(texts):
-            pieces = cut(text, self._safe_cuts, _PIECE_CHARACTERS) if len(text) > _PIECE_CHARACTERS else (text,)
-            for piece in pieces:
-                waiting.append((index, piece))
-                characters += len(piece)
-                if characters >= _CHARACTERS_AT_ONCE:
-                    yield from self._encode_at_once(waiting)
-                    waiting, characters = [], 0
-        yield from self._encode_at_once(waiting)
-
-    def _encode_at_once(self, pieces: Sequence[tuple[int, str]]) -> Iterator[tuple[int, Encoding]]:
-        encodings = self._rust.encode_batch_fast([piece for _, piece in pieces], add_special_tokens=False)
-        encodings.reverse()
-        for index, _ in pieces:
-            yield index, encodings.pop()  # freed one by one
-
-    def _keep(self, kept: list[int], encoding: Encoding, room: int) -> None:
+    def _keep(self, kept: list[int], encoding: Encoded, room: int) -> None:
         """Adds the next ids of a text to those that are kept of it, as far as there is room."""
         if self.truncation_side == "left":
             kept += encoding.ids[-room:]
@@ -218,3 +220,14 @@ def _leading_ones(mask: list[int]) -> int:
 def _at_least_one(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     # A model must read at least one token, and only a tokenizer without special tokens can give none.
     return np.maximum(lengths, 1)
+
+
+def _rust_form(tokenizer: Any) -> Tokenizer | None:  # noqa: ANN401 - see `TextTokenizer.copy_of`
+    """Returns a private copy of the Rust tokenizer inside; None where there is none that says all of itself."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        return None
+    try:
+        return Tokenizer.from_str(backend.to_str())
+    except Exception:  # parts that are written in Python can't be copied
+        return None

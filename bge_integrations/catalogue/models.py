@@ -43,6 +43,9 @@ class ModelSpec:
         dimension: Length of its vectors; None for what gives none.
         max_tokens: Tokens per text, special tokens included; None where its authors name no limit.
         pooling: Which hidden state is the vector; L2 normalisation follows.
+        starts_with_bos: Whether its authors let the tokenizer put its begin token before every text; None where that
+            could not be verified.
+        ends_with_eos: The same for the end token after every text.
         query_instruction: Text before each query; `""` is none.
         passage_instruction: Text before each passage; `""` is none.
         query_template: For instruct models, with `{task}` and `{query}`.
@@ -72,6 +75,8 @@ class ModelSpec:
     dimension: int | None = None
     max_tokens: int | None = None
     pooling: Pooling | None = None
+    starts_with_bos: bool | None = None
+    ends_with_eos: bool | None = None
     query_instruction: str = ""
     passage_instruction: str = ""
     query_template: str | None = None
@@ -144,6 +149,8 @@ def _decoder(
     task: str = _WEB_SEARCH_TASK,
     example_template: str | None = None,
     pad_to_multiple_of: int | None = None,
+    starts_with_bos: bool | None = None,
+    ends_with_eos: bool | None = None,
     millions: int | None = None,
     licence: str | None = None,
 ) -> ModelSpec:
@@ -155,6 +162,8 @@ def _decoder(
         dimension=dimension,
         max_tokens=max_tokens,
         pooling="last_token",
+        starts_with_bos=starts_with_bos,
+        ends_with_eos=ends_with_eos,
         query_template=template,
         default_task=task,
         example_template=example_template,
@@ -258,6 +267,8 @@ MODELS: tuple[ModelSpec, ...] = (
         max_tokens=8192,
         languages=("multilingual",),
         pad_to_multiple_of=8,
+        # FlagEmbedding's trainer of decoders loads the tokenizer with add_eos_token=True.
+        ends_with_eos=True,
         millions=9000,
         licence="gemma",
     ),
@@ -267,6 +278,9 @@ MODELS: tuple[ModelSpec, ...] = (
         4096,
         max_tokens=32768,
         languages=("en",),
+        # get_new_queries in "Usage" of its card leaves room for <s> and </s>.
+        starts_with_bos=True,
+        ends_with_eos=True,
         template=f"{_INSTRUCT_TEMPLATE}\n<response>",
         # get_detailed_example in "Usage" of https://huggingface.co/BAAI/bge-en-icl.
         example_template=f"{_INSTRUCT_TEMPLATE}\n<response>{{response}}",

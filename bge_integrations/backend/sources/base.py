@@ -13,11 +13,10 @@ from bge_integrations.backend.facts import ModelFacts
 from bge_integrations.backend.heads import Heads
 from bge_integrations.backend.request import LoadRequest
 from bge_integrations.backend.sources.missing_weights import require_all_weights
+from bge_integrations.backend.sources.tables import position_capacity, type_rows, word_rows
 from bge_integrations.backend.tokenization import TextTokenizer
 from bge_integrations.catalogue import ModelSpec
-
-# RoBERTa-like position tables start after the padding index, so that many of their rows are never used.
-_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")
+from bge_integrations.errors import UnsupportedModelError
 
 
 class Source(ABC):
@@ -62,6 +61,29 @@ class Source(ABC):
     @abstractmethod
     def _load(self, precision: str) -> None:
         """Sets `original`, `tokenizer`, `facts` and `heads`."""
+
+    def _lookups(self) -> dict[str, Any]:
+        """Returns what the facts say of the tables that texts look up; sees to it that padding has an embedding."""
+        rows = word_rows(self.transformer)
+        if rows is not None and self.tokenizer.pad_id >= rows:
+            self.tokenizer.pad_id = 0  # it is masked out
+        return {
+            "positions": position_capacity(self.transformer),
+            "word_rows": rows,
+            "type_rows": type_rows(self.transformer),
+            "pad_id": self.tokenizer.pad_id,
+            "truncation_side": self.tokenizer.truncation_side,
+            "splits_special_tokens": self.tokenizer.splits_special_tokens,
+        }
+
+    def _require_room(self, limit: int, taken: int) -> None:
+        """Refuses a limit that leaves no room for a text."""
+        if limit <= taken:
+            raise UnsupportedModelError(
+                f"{self.request.model_name} can't be used: it reads {limit} tokens, which leaves no room beside its "
+                f"{taken} special tokens. See model_max_length in tokenizer_config.json, max_position_embeddings in "
+                "config.json, and max_seq_length and processing_kwargs in sentence_bert_config.json."
+            )
 
     @property
     @abstractmethod
@@ -111,14 +133,3 @@ def from_pretrained_kwargs(request: LoadRequest, precision: str) -> dict[str, An
         "token": request.token,
         **kwargs,
     }
-
-
-def position_capacity(checkpoint: Checkpoint) -> int | None:
-    """Returns how many tokens a text may have by its positions; None where they are unbounded."""
-    config = checkpoint.config
-    positions = config.get("max_position_embeddings")
-    if not isinstance(positions, int) or positions <= 0:
-        return None
-    if config.get("model_type") in _OFFSET_POSITIONS:
-        positions -= int(config.get("pad_token_id") or 0) + 1
-    return positions

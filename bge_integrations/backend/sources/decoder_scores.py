@@ -13,7 +13,8 @@ from bge_integrations.backend.engines import Engine, Rows
 from bge_integrations.backend.engines.decoder import DecoderEngine
 from bge_integrations.backend.facts import DecoderFacts, ModelFacts
 from bge_integrations.backend.questions import trained_question
-from bge_integrations.backend.sources.base import Source, from_pretrained_kwargs, position_capacity
+from bge_integrations.backend.sources.base import Source, from_pretrained_kwargs
+from bge_integrations.backend.sources.tokenizer_check import require_same_contents
 from bge_integrations.backend.tokenization import TextTokenizer
 from bge_integrations.errors import ModelLoadError, UnsupportedModelError
 
@@ -78,20 +79,19 @@ class DecoderScoreSource(Source):
         self.tokenizer = TextTokenizer.copy_of(tokenizer)
         self._answer()  # refused now, rather than when the engine is made
         forward = inspect.signature(self.original.forward).parameters
-        positions = position_capacity(self.checkpoint)
-        limits = [tokenizer.model_max_length, positions, self.spec.max_tokens if self.spec else None]
+        require_same_contents(request.model_name, tokenizer, self.tokenizer)
+        lookups = self._lookups()
+        limits = [tokenizer.model_max_length, lookups["positions"], self.spec.max_tokens if self.spec else None]
         self.facts = ModelFacts(
             dimension=1,
             max_tokens=min((int(limit) for limit in limits if limit), default=sys.maxsize),
-            positions=positions,
+            second_type=0,
             normalizes=False,
             normalizes_by_default=False,
             recognized_by=self.checkpoint.recognition.by if self.checkpoint.recognition else None,
             pooling=None,
             pools_without_prompt=False,
             unweighted_ids=(),
-            pad_id=self.tokenizer.pad_id,
-            truncation_side=self.tokenizer.truncation_side,
             encoder=None,
             decoder=DecoderFacts(
                 prompt=trained_question(self.spec),
@@ -99,4 +99,5 @@ class DecoderScoreSource(Source):
                 layers=self.original.config.num_hidden_layers,
                 options=tuple(name for name in _OPTIONS if name in forward),
             ),
+            **lookups,
         )

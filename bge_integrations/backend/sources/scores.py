@@ -13,8 +13,9 @@ from bge_integrations.backend.engines import Engine, Rows
 from bge_integrations.backend.engines.sentence_transformers import SentenceTransformersEngine
 from bge_integrations.backend.facts import ModelFacts
 from bge_integrations.backend.heads import SCORE_DENSE, SCORE_OUT, Heads
-from bge_integrations.backend.sources.base import Source, from_pretrained_kwargs, position_capacity
-from bge_integrations.backend.tokenization import TextTokenizer
+from bge_integrations.backend.pairs import PairTokenizer, layout_of_encoder
+from bge_integrations.backend.sources.base import Source, from_pretrained_kwargs
+from bge_integrations.backend.sources.tokenizer_check import CallSettings, require_same_pairs
 from bge_integrations.errors import ModelLoadError, UnsupportedModelError
 
 
@@ -48,7 +49,7 @@ class ScoreSource(Source):
             pad_id=self.facts.pad_id,
             rows="pooled",
             output="scores",
-            token_types="token_type_ids" in self.original.tokenizer.model_input_names,
+            token_types=self.facts.second_type == 1,
         )
 
     def _load(self, precision: str) -> None:
@@ -65,16 +66,27 @@ class ScoreSource(Source):
         labels = self.original.num_labels
         if labels != 1:
             raise UnsupportedModelError(f"{name} is a classifier with {labels} classes; a reranker has one output.")
-        self.tokenizer = TextTokenizer.copy_of(self.original.tokenizer)
+        module: Any = self.original[0]
+        settings = CallSettings.of(module)
+        self.tokenizer = settings.tokenizer(module)
         # Modules after the classifier change its score, and only their own library runs them.
         self.heads = _heads(_classifier_of(self.original)) if len(list(self.original)) == 1 else {}
-        positions = position_capacity(self.checkpoint)
-        limits = [self.original.max_seq_length, positions, self.spec.max_tokens if self.spec else None]
+        self.facts = self._facts(settings)
+        pairs = PairTokenizer(self.tokenizer, layout_of_encoder(self.tokenizer))
+        limit = self.facts.max_tokens
+        self._require_room(limit, pairs.layout.tokens + 1)
+        require_same_pairs(name, module, pairs.tokenize, limit, self.facts.second_type)
+
+    def _facts(self, settings: CallSettings) -> ModelFacts:
+        lookups = self._lookups()
+        limits = [settings.max_length, lookups["positions"], self.spec.max_tokens if self.spec else None]
         known = [int(limit) for limit in limits if limit]
-        self.facts = ModelFacts(
+        gives_types = "token_type_ids" in self.original.tokenizer.model_input_names
+        second_type = max(self.tokenizer.sample_pair().types) if gives_types else 0
+        return ModelFacts(
             dimension=1,
             max_tokens=min(known) if known else sys.maxsize,
-            positions=positions,
+            second_type=second_type,
             normalizes=False,
             normalizes_by_default=False,
             recognized_by=self.checkpoint.recognition.by if self.checkpoint.recognition else None,
@@ -83,9 +95,8 @@ class ScoreSource(Source):
             prompts={name: text or "" for name, text in self.original.prompts.items()},
             default_prompt_name=self.original.default_prompt_name,
             unweighted_ids=(),
-            pad_id=self.tokenizer.pad_id,
-            truncation_side=self.tokenizer.truncation_side,
-            encoder=describe_encoder(self.transformer, reads_pairs=True),
+            encoder=describe_encoder(self.transformer, reads_pairs=second_type == 1),
+            **lookups,
         )
 
 

@@ -17,8 +17,9 @@ from bge_integrations.backend.engines.sentence_transformers import SentenceTrans
 from bge_integrations.backend.facts import ModelFacts
 from bge_integrations.backend.pooling import NAMES_OF_CATALOGUE, NAMES_OF_SETTING, TOKEN_POOLINGS
 from bge_integrations.backend.request import LoadRequest
-from bge_integrations.backend.sources.base import Source, from_pretrained_kwargs, position_capacity
-from bge_integrations.backend.tokenization import TextTokenizer
+from bge_integrations.backend.sources.base import Source, from_pretrained_kwargs
+from bge_integrations.backend.sources.text_ends import complete_text_ends
+from bge_integrations.backend.sources.tokenizer_check import CallSettings, require_same_texts
 from bge_integrations.errors import ModelLoadError, SettingsError, UnsupportedModelError
 
 
@@ -60,8 +61,25 @@ class VectorSource(Source):
     def _load(self, precision: str) -> None:
         self.original = self._loaded(precision)
         self._require_all_weights(self.transformer)
-        self.tokenizer = TextTokenizer.copy_of(self.original.tokenizer)
-        self.facts = self._facts()
+        self._complete_text_ends()
+        module = _first(self.original)
+        settings = CallSettings.of(module)
+        self.tokenizer = settings.tokenizer(module)
+        self.facts = self._facts(settings)
+        self._require_room(self.facts.max_tokens, self.tokenizer.special_tokens)
+        require_same_texts(self.request.model_name, module, self.tokenizer, self.facts.max_tokens)
+
+    def _complete_text_ends(self) -> None:
+        poolings = [mode for module in self.original if isinstance(module, Pooling) for mode in _modes(module)]
+        if "lasttoken" not in poolings:
+            return
+        recognition = self.checkpoint.recognition
+        complete_text_ends(
+            self.original.tokenizer,
+            saved=self.checkpoint.tokenizer_config,
+            given=self.request.transformers_kwargs.as_dicts()["processor_kwargs"],
+            spec=recognition.spec if recognition and recognition.by == "name" else None,
+        )
 
     def _loaded(self, precision: str) -> SentenceTransformer:
         request, checkpoint, spec = self.request, self.checkpoint, self.spec
@@ -88,18 +106,22 @@ class VectorSource(Source):
             _set_pooling(model, asked, request)
         return model
 
-    def _facts(self) -> ModelFacts:
+    def _facts(self, settings: CallSettings) -> ModelFacts:
         model, spec, recognition = self.original, self.spec, self.checkpoint.recognition
         modules = list(model)
         normalizes = isinstance(modules[-1], Normalize)
         follows_own_files = recognition is None or (recognition.by == "record" and self.checkpoint.modules is not None)
-        positions = position_capacity(self.checkpoint)
-        limits = [model.max_seq_length, positions, spec.max_tokens if spec and not follows_own_files else None]
+        lookups = self._lookups()
+        limits = [
+            settings.max_length,
+            lookups["positions"],
+            spec.max_tokens if spec and not follows_own_files else None,
+        ]
         known = [int(limit) for limit in limits if limit]
         return ModelFacts(
             dimension=int(model.get_embedding_dimension() or 0),
             max_tokens=min(known) if known else sys.maxsize,
-            positions=positions,
+            second_type=0,
             normalizes=normalizes,
             normalizes_by_default=normalizes or not follows_own_files,
             recognized_by=recognition.by if recognition else None,
@@ -108,9 +130,8 @@ class VectorSource(Source):
             prompts={name: text or "" for name, text in model.prompts.items()},
             default_prompt_name=model.default_prompt_name,
             unweighted_ids=(),
-            pad_id=self.tokenizer.pad_id,
-            truncation_side=self.tokenizer.truncation_side,
             encoder=describe_encoder(_transformer_of(model)),
+            **lookups,
         )
 
 
@@ -149,6 +170,10 @@ def _plain_pooling(modules: list[torch.nn.Module]) -> str | None:
     between = modules[1:-1] if isinstance(modules[-1], Normalize) else modules[1:]
     if len(between) != 1 or not isinstance(between[0], Pooling):
         return None
-    mode = between[0].pooling_mode
-    modes = (mode,) if isinstance(mode, str) else tuple(mode)
+    modes = _modes(between[0])
     return modes[0] if len(modes) == 1 and modes[0] in TOKEN_POOLINGS else None
+
+
+def _modes(pooling: Pooling) -> tuple[str, ...]:
+    mode = pooling.pooling_mode
+    return (mode,) if isinstance(mode, str) else tuple(mode)

@@ -1,0 +1,77 @@
+"""Begin and end tokens of models whose vector is the state of the last token.
+
+transformers 4 wrote `add_bos_token` and `add_eos_token` into tokenizer_config.json and built the tokenizer by them.
+transformers 5 takes what tokenizer.json says and drops both flags, so that the vector of a checkpoint whose
+tokenizer.json adds no end token is the state of its last word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tokenizers import Tokenizer, processors
+
+from bge_integrations.catalogue import ModelSpec
+from bge_integrations.errors import ModelLoadError
+
+_FLAGS = ("add_bos_token", "add_eos_token")
+
+
+def complete_text_ends(
+    tokenizer: Any,  # noqa: ANN401 - transformers' tokenizers share no public base
+    *,
+    saved: Mapping[str, Any],
+    given: Mapping[str, Any],
+    spec: ModelSpec | None,
+) -> None:
+    """Has a tokenizer add the begin and end tokens that its checkpoint asks for, if it leaves one of them out.
+
+    Args:
+        tokenizer: Of transformers, as it was loaded; changed in place.
+        saved: The content of tokenizer_config.json.
+        given: What the user passed to the tokenizer's `from_pretrained`. transformers has acted upon it.
+        spec: The catalogue's row of a model that is called so, which counts where the checkpoint says nothing.
+
+    Raises:
+        ModelLoadError: A token is asked for that the tokenizer doesn't have.
+    """
+    rust = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(rust, Tokenizer) or any(flag in given for flag in _FLAGS):
+        return
+    sample = rust.encode("a")
+    around = [id_ for id_, special in zip(sample.ids, sample.special_tokens_mask, strict=True) if special]
+    added = {
+        "add_bos_token": bool(around) and around[0] == tokenizer.bos_token_id and sample.special_tokens_mask[0] == 1,
+        "add_eos_token": bool(around) and around[-1] == tokenizer.eos_token_id and sample.special_tokens_mask[-1] == 1,
+    }
+    said = {flag: saved[flag] for flag in _FLAGS if isinstance(saved.get(flag), bool)}
+    known = {"add_bos_token": spec.starts_with_bos, "add_eos_token": spec.ends_with_eos} if spec else {}
+    lacks_end = "add_eos_token" not in said and known.get("add_eos_token") is True and not added["add_eos_token"]
+    if not lacks_end and not any(said.get(flag) is True and not added[flag] for flag in _FLAGS):
+        return
+    wanted = {**added, **{flag: value for flag, value in known.items() if value is not None}, **said}
+    rust.post_processor = _around_texts(
+        *(_token(tokenizer, name) if wanted[f"add_{name}_token"] else None for name in ("bos", "eos"))
+    )
+
+
+def _token(tokenizer: Any, name: str) -> tuple[str, int]:  # noqa: ANN401 - see `complete_text_ends`
+    token, id_ = getattr(tokenizer, f"{name}_token"), getattr(tokenizer, f"{name}_token_id")
+    if token is None or id_ is None:
+        raise ModelLoadError(
+            f"tokenizer_config.json asks for a token by add_{name}_token, but names no {name}_token; add it there."
+        )
+    return str(token), int(id_)
+
+
+def _around_texts(bos: tuple[str, int] | None, eos: tuple[str, int] | None) -> processors.TemplateProcessing:
+    def template(name: str, type_: int) -> str:
+        parts = (bos and f"{bos[0]}:{type_}", f"${name}:{type_}", eos and f"{eos[0]}:{type_}")
+        return " ".join(part for part in parts if part)
+
+    return processors.TemplateProcessing(
+        single=template("A", 0),
+        pair=f"{template('A', 0)} {template('B', 1)}",
+        special_tokens=[token for token in (bos, eos) if token],
+    )
