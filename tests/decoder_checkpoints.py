@@ -109,6 +109,12 @@ def make_embedder(folder: Path, name: str, *, modules: bool = False, add_eos_tok
     return target
 
 
+def say_text_ends(folder: Path, **flags: bool) -> None:
+    """Writes `add_bos_token` and `add_eos_token` into tokenizer_config.json, as transformers 4 did and 5 doesn't."""
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **flags}))
+
+
 def last_token_vectors(folder: Path, texts: Sequence[str], *, padding_side: str) -> NDArray[np.float32]:
     """Plain transformers: one padded batch, the state of the last token that is no padding, L2 norm."""
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side=padding_side)

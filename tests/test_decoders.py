@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModel, AutoTokenizer
 
 from bge_integrations import BgeEncoder, find_model
 from bge_integrations.backend.engines import TokenBatch
@@ -18,9 +20,9 @@ from bge_integrations.errors import SettingsError, TruncationError
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
 from bge_integrations.reporting import TruncationWarning
-from bge_integrations.settings import EncoderSettings
+from bge_integrations.settings import EncoderSettings, TransformersKwargs
 from tests.adapters import assert_close
-from tests.decoder_checkpoints import EMBEDDERS, last_token_vectors, make_embedder
+from tests.decoder_checkpoints import EMBEDDERS, last_token_vectors, make_embedder, say_text_ends
 
 TASK = "Find the {query} that answers."
 TEXTS = ["fox", "The quick brown fox jumps over the lazy dog.", "dense vectors " * 12, "样例 naïve café 👩‍👩‍👧", ""]
@@ -84,12 +86,75 @@ def test_the_end_of_text_is_read_last_even_of_texts_that_are_cut(folders: dict[s
 
 
 @each_model
-def test_no_end_of_text_is_put_in_where_the_tokenizer_has_none(name: str, tmp_path: Path) -> None:
+def test_no_end_of_text_is_put_in_where_the_tokenizers_flags_are_false(name: str, tmp_path: Path) -> None:
     folder = make_embedder(tmp_path, name, add_eos_token=False)
+    say_text_ends(folder, add_eos_token=False)
     assert_close(
         BgeEncoder(folder, device="cpu").encode(TEXTS[:-1]),
         last_token_vectors(folder, TEXTS[:-1], padding_side="left"),
     )
+
+
+def last_states(folder: Path, ids: Sequence[int]) -> NDArray[np.float32]:
+    """Plain transformers, with ids written by hand: the last state, with unit length."""
+    with torch.no_grad():
+        states = AutoModel.from_pretrained(folder).eval()(input_ids=torch.tensor([ids]))[0]
+    found: NDArray[np.float32] = torch.nn.functional.normalize(states[0, -1], dim=0).numpy()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "begins", "ends"),
+    [
+        ("my-embedder", {"add_bos_token": True, "add_eos_token": True}, True, True),
+        ("my-embedder", {"add_eos_token": True}, False, True),
+        ("my-embedder", {"add_bos_token": True}, True, False),
+        ("my-embedder", {"add_bos_token": False, "add_eos_token": False}, False, False),
+        ("my-embedder", {}, False, False),
+        ("bge-en-icl", {}, True, True),
+        ("bge-en-icl", {"add_bos_token": False, "add_eos_token": True}, False, True),
+        ("bge-en-icl", {"add_bos_token": False, "add_eos_token": False}, False, False),
+        ("bge-multilingual-gemma2", {}, False, True),
+        # The flags of transformers 4 count where tokenizer.json adds a token that they don't want.
+        ("my-embedder with eos", {"add_bos_token": True}, True, True),
+        ("my-embedder with eos", {"add_bos_token": True, "add_eos_token": False}, True, False),
+        ("my-embedder with eos", {"add_bos_token": False, "add_eos_token": False}, False, True),
+    ],
+    ids=str,
+)
+def test_texts_begin_and_end_as_the_checkpoint_or_the_catalogue_says(
+    name: str, flags: dict[str, bool], begins: bool, ends: bool, tmp_path: Path
+) -> None:
+    made = make_embedder(
+        tmp_path, name if name in EMBEDDERS else "bge-en-icl", modules=True, add_eos_token=name.endswith("eos")
+    )
+    folder = made.rename(tmp_path / name)
+    say_text_ends(folder, **flags)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    words = tokenizer("the quick fox", add_special_tokens=False)["input_ids"]
+    ids = [tokenizer.bos_token_id] * begins + words + [tokenizer.eos_token_id] * ends
+    encoder = BgeEncoder(folder, device="cpu")
+    assert_close(encoder.encode(["the quick fox"])[0], last_states(folder, ids))
+    assert encoder.count_tokens(["the quick fox"]) == [len(ids)]
+    # What is underneath gives the same.
+    assert_close(encoder.client.encode(["the quick fox"])[0], last_states(folder, ids))
+
+
+def test_what_the_user_says_of_the_end_comes_first(tmp_path: Path) -> None:
+    folder = make_embedder(tmp_path, "bge-en-icl", add_eos_token=False)
+    say_text_ends(folder, add_eos_token=True)
+    words = AutoTokenizer.from_pretrained(folder)("the quick fox")["input_ids"]
+    kwargs = TransformersKwargs.of(processor={"add_eos_token": False})
+    found = BgeEncoder(folder, device="cpu", transformers_kwargs=kwargs).encode(["the quick fox"])
+    assert_close(found[0], last_states(folder, words))
+
+
+def test_flags_change_nothing_where_all_tokens_are_pooled(tmp_path: Path) -> None:
+    folder = make_embedder(tmp_path, "bge-code-v1", add_eos_token=False).rename(tmp_path / "my-embedder")
+    say_text_ends(folder, add_eos_token=True)
+    words = AutoTokenizer.from_pretrained(folder)("the quick fox")["input_ids"]
+    assert BgeEncoder(folder, device="cpu", pooling="mean").count_tokens(["the quick fox"]) == [len(words)]
+    assert BgeEncoder(folder, device="cpu", pooling="last").count_tokens(["the quick fox"]) == [len(words) + 1]
 
 
 @each_model

@@ -90,6 +90,7 @@ def start(request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None) 
     }
     sources = _Sources(request, checkpoint, spec)
     known = checkpoint.config.get("model_type") in ARCHITECTURES
+    refused: EngineNotAvailableError | None = None
     for kind in candidates(request.engine, request.device, request.precision, known_architecture=known):
         try:
             started = starters[kind.name](sources)
@@ -97,6 +98,7 @@ def start(request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None) 
             if request.engine != "auto":
                 raise
             logger.warning("%s: going on without %s: %s", request.model_name, kind.name, error)
+            refused = error
             continue
         if started is not None:
             why = "the fastest that can run it here" if request.engine == "auto" else "as asked"
@@ -105,6 +107,8 @@ def start(request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None) 
                 sources.release()
             return _with_replicas(started, request, checkpoint, spec)
         logger.info("%s: not %s, which does not know this kind of encoder", request.model_name, kind.name)
+    if refused is not None:
+        raise refused
     raise EngineNotAvailableError(
         f"engine={request.engine!r} with precision={request.precision!r} can't run {request.model_name}: it is no "
         f"{sources.runnable}. Leave both at 'auto'."
@@ -201,8 +205,8 @@ def _start_openvino(sources: _Sources) -> Started | None:
             raise _UnknownEncoderError
         if not source.tokenizer.has_rust_form:
             raise EngineNotAvailableError(
-                f"{request.model_name} has a tokenizer that exists in Python only, and engine='openvino' keeps a "
-                "model's tokenizer as tokenizer.json; use engine='torch' or 'sentence-transformers'"
+                f"{request.model_name} has a tokenizer that exists in Python only, and engine='openvino' (and with it "
+                "precision='int8') keeps a model's tokenizer as tokenizer.json; leave engine and precision at 'auto'."
             )
         logger.info("%s: preparing a graph in %s, which is done once", request.model_name, graph_precision)
         prepare_folder(folder, source, precision=graph_precision)

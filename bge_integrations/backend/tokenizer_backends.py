@@ -106,6 +106,7 @@ class RustBackend:
         split = rust.pre_tokenizer.pre_tokenize_str("a") if rust.pre_tokenizer else [("a", (0, 1))]
         self.word_marks = sum(len(part) for part, _ in split) - 1
         self._safe_cuts = safe_cuts(rust)
+        self._added = dict(rust.get_added_tokens_decoder())
 
     @property
     def splits_special_tokens(self) -> bool:
@@ -142,11 +143,12 @@ class RustBackend:
 
     def special_ids(self) -> frozenset[int]:
         """See `TokenizerBackend.special_ids`."""
-        return frozenset(id_ for id_, token in self._rust.get_added_tokens_decoder().items() if token.special)
+        return frozenset(id_ for id_, token in self._added.items() if token.special)
 
     def token(self, id_: int) -> str | None:
         """See `TokenizerBackend.token`."""
-        token: str | None = self._rust.id_to_token(id_)
+        # The library gives an added token as its normaliser writes it, not as it was added.
+        token: str | None = self._added[id_].content if id_ in self._added else self._rust.id_to_token(id_)
         return token
 
     def spans(self, text: str) -> list[tuple[int, int]]:

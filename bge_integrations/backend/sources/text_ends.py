@@ -13,7 +13,6 @@ from typing import Any
 from tokenizers import Tokenizer, processors
 
 from bge_integrations.catalogue import ModelSpec
-from bge_integrations.errors import ModelLoadError
 
 _FLAGS = ("add_bos_token", "add_eos_token")
 
@@ -32,9 +31,6 @@ def complete_text_ends(
         saved: The content of tokenizer_config.json.
         given: What the user passed to the tokenizer's `from_pretrained`. transformers has acted upon it.
         spec: The catalogue's row of a model that is called so, which counts where the checkpoint says nothing.
-
-    Raises:
-        ModelLoadError: A token is asked for that the tokenizer doesn't have.
     """
     rust = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(rust, Tokenizer) or any(flag in given for flag in _FLAGS):
@@ -56,13 +52,10 @@ def complete_text_ends(
     )
 
 
-def _token(tokenizer: Any, name: str) -> tuple[str, int]:  # noqa: ANN401 - see `complete_text_ends`
+def _token(tokenizer: Any, name: str) -> tuple[str, int] | None:  # noqa: ANN401 - see `complete_text_ends`
+    """Returns a token and its id; None where the tokenizer has none, so that it can't have been added in training."""
     token, id_ = getattr(tokenizer, f"{name}_token"), getattr(tokenizer, f"{name}_token_id")
-    if token is None or id_ is None:
-        raise ModelLoadError(
-            f"tokenizer_config.json asks for a token by add_{name}_token, but names no {name}_token; add it there."
-        )
-    return str(token), int(id_)
+    return None if token is None or id_ is None else (str(token), int(id_))
 
 
 def _around_texts(bos: tuple[str, int] | None, eos: tuple[str, int] | None) -> processors.TemplateProcessing:

@@ -91,11 +91,13 @@ def require_same_texts(name: str, module: Transformer, tokenizer: TextTokenizer,
     Raises:
         UnsupportedModelError: A text is read differently.
     """
+    by_task = any((module.query_length, module.document_length, module.query_expansion))
     for task in _TASKS:
         _compare(
             name,
             module,
             limit,
+            _texts(module.tokenizer, limit, long=task is None or by_task),
             ours=lambda text: tokenizer.tokenize([text], limit),
             theirs=lambda text, task=task: _read(module, text, task),  # type: ignore[misc]
             method={None: "encode", "query": "encode_query", "document": "encode_document"}[task],
@@ -126,6 +128,7 @@ def require_same_pairs(
         name,
         module,
         limit,
+        _texts(module.tokenizer, limit),
         ours=lambda text: tokenize([("a", text)], limit),
         theirs=lambda text: _read(module, ("a", text), None),
         method="predict",
@@ -144,7 +147,7 @@ def require_same_contents(name: str, original: Any, tokenizer: TextTokenizer) ->
     Raises:
         UnsupportedModelError: A text is read differently.
     """
-    for what, text in _texts(original, 100).items():
+    for what, text in _texts(original, 0, long=False).items():
         theirs = original(text, add_special_tokens=False, verbose=False)["input_ids"]
         if tokenizer.content(text) != list(theirs):
             raise UnsupportedModelError(_difference(name, what, "AutoTokenizer", tokenizer.content(text), theirs, {}))
@@ -154,6 +157,7 @@ def _compare(
     name: str,
     module: Transformer,
     limit: int,
+    texts: Mapping[str, str],
     *,
     ours: Callable[[str], TokenizedTexts],
     theirs: Callable[[str], Read],
@@ -163,7 +167,7 @@ def _compare(
     settings = CallSettings.of(module)
     # By the table of positions, or the catalogue, less may be read than the library tries to.
     is_their_limit = settings.max_length == limit
-    for what, text in _texts(module.tokenizer, limit).items():
+    for what, text in texts.items():
         got = ours(text)
         try:
             expected = theirs(text)
@@ -186,25 +190,27 @@ def _compare(
             )
 
 
-def _texts(tokenizer: Any, limit: int) -> dict[str, str]:  # noqa: ANN401 - of transformers
+def _texts(tokenizer: Any, limit: int, *, long: bool = True) -> dict[str, str]:  # noqa: ANN401 - of transformers
     """Returns texts that show a difference, by what they are called in messages."""
     named = [getattr(tokenizer, f"{name}_token", None) for name in _SPECIAL_NAMES]
     special = " ".join(dict.fromkeys(str(token) for token in named if token))
-    words = limit + 8 if limit <= _LONGEST else 100
-    return {
+    texts = {
         "a text with special tokens": f"before {special} after{special.replace(' ', '')}",
         "a text with capitals, accents and white space": _CAPITALS,
-        "a long text": _WORDS * -(-words // _WORDS.count(" ")),
     }
+    if long:
+        words = limit + 8 if limit <= _LONGEST else 100
+        texts["a long text"] = _WORDS * -(-words // _WORDS.count(" "))
+    return texts
 
 
 def _read(module: Transformer, text: str | tuple[str, str], task: str | None) -> Read:
-    # One text needs no padding, and some tokenizers have no token for it.
+    # Two, since a list can be taken for a text; equal ones, which need no padding, that not all tokenizers can do.
     unpadded = {"text": {"padding": False}, "common": {"padding": False}}
-    features = module.preprocess([text], processing_kwargs=unpadded, **({"task": task} if task else {}))
+    features = module.preprocess([text, text], processing_kwargs=unpadded, **({"task": task} if task else {}))
     ids = np.asarray(features["input_ids"])
-    if ids.shape[0] != 1:
-        raise ValueError(f"it is read as {ids.shape[0]} texts")
+    if ids.shape[0] != 2:
+        raise ValueError(f"two texts are read as {ids.shape[0]}")
     mask = np.asarray(features["attention_mask"])[0] == 1 if "attention_mask" in features else slice(None)
     reads_types = "token_type_ids" in module._declared_forward_params and "token_type_ids" in features
     return Read(ids[0][mask], np.asarray(features["token_type_ids"])[0][mask] if reads_types else None)
@@ -214,7 +220,8 @@ def _named_settings(module: Transformer) -> dict[str, Any]:
     """Returns what the module applies with every call, where it is set."""
     names = ("processing_kwargs", "query_length", "document_length", "query_expansion")
     found = {name: getattr(module, name, None) for name in names}
-    found["modality"] = "message (chat_template)" if "message" in module.modality_config else None
+    if "message" in module.modality_config:
+        found["modality"] = "message, by its chat_template; passing `pooling` leaves that out of a bare checkpoint"
     return {name: value for name, value in found.items() if value}
 
 

@@ -1,0 +1,142 @@
+"""Tokenizers that transformers has in Python only, as those of Japanese and Vietnamese models: slower, and right."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    RobertaModel,
+)
+
+from bge_integrations import BgeEncoder, BgeReranker
+from bge_integrations.backend.truncation import tokenize_between
+from bge_integrations.errors import (
+    EngineNotAvailableError,
+    MissingEmbeddingError,
+    TruncationError,
+    UnsupportedModelError,
+)
+from bge_integrations.prepare import prepare
+from bge_integrations.reporting import TruncationWarning
+from bge_integrations.settings import EngineName
+from tests.adapters import assert_close
+from tests.checkpoints import make_checkpoint
+
+TEXTS = ["xin chao thuong", "an <mask> trang </s> x", "", "thuong trang " * 60]
+JAPANESE = ["日本の首都は東京です", "北京 天气 THE Fox", "向量検索 " * 40]
+
+
+def make_vietnamese(folder: Path, *, scores: bool = False) -> Path:
+    """Saves a RoBERTa with PhoBERT's tokenizer: words in pieces, by a list of merges."""
+    folder.mkdir()
+    letters = "acghinortuxm"
+    pieces = [*(f"{letter}@@" for letter in letters), *letters, "th@@", "ng"]
+    (folder / "vocab.txt").write_text("".join(f"{piece} 1\n" for piece in pieces))
+    (folder / "bpe.codes").write_text("t h 5\nn g</w> 4\n")
+    config = {"tokenizer_class": "PhobertTokenizer", "model_max_length": 64}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    torch.manual_seed(0)
+    shape = RobertaConfig(
+        vocab_size=len(AutoTokenizer.from_pretrained(folder)),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=66,
+        type_vocab_size=1,
+        initializer_range=0.2,
+        num_labels=1,
+    )
+    (RobertaForSequenceClassification if scores else RobertaModel)(shape).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vietnamese(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_vietnamese(tmp_path_factory.mktemp("python") / "my-vietnamese-model")
+
+
+@pytest.fixture(scope="module")
+def encoder(vietnamese: Path) -> BgeEncoder:
+    return BgeEncoder(vietnamese, pooling="mean", on_truncation="ignore")
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch", "sentence-transformers"])
+def test_vectors_are_those_of_sentence_transformers(vietnamese: Path, engine: EngineName) -> None:
+    expected = SentenceTransformer(str(vietnamese), device="cpu").encode(TEXTS)
+    encoder = BgeEncoder(vietnamese, engine=engine, pooling="mean", on_truncation="ignore")
+    assert_close(encoder.encode(TEXTS), expected)
+    assert_close(asyncio.run(encoder.aencode(TEXTS * 20)), np.tile(expected, (20, 1)))
+
+
+def test_japanese_models_are_read_as_their_tokenizer_reads_them(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "my-japanese-model", modules=("cls", "normalize"))
+    vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    (folder / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.get)), encoding="utf-8")
+    (folder / "tokenizer.json").unlink()
+    config = {
+        "tokenizer_class": "BertJapaneseTokenizer",
+        "word_tokenizer_type": "basic",
+        "subword_tokenizer_type": "character",
+        "do_lower_case": False,
+        "model_max_length": 64,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    expected = SentenceTransformer(str(folder), device="cpu").encode(JAPANESE)
+    assert_close(BgeEncoder(folder, on_truncation="ignore").encode(JAPANESE), expected)
+
+
+def test_truncation_is_counted(vietnamese: Path, encoder: BgeEncoder) -> None:
+    counts = AutoTokenizer.from_pretrained(vietnamese)(TEXTS, verbose=False)["input_ids"]
+    assert encoder.count_tokens(TEXTS).tolist() == [len(ids) for ids in counts]
+    with pytest.warns(TruncationWarning, match=f"text 3, has {len(counts[3])} tokens, the limit is 64"):
+        BgeEncoder(vietnamese, pooling="mean").encode(TEXTS)
+    with pytest.raises(TruncationError):
+        BgeEncoder(vietnamese, pooling="mean", on_truncation="error").encode(TEXTS)
+    # Splitters count them too.
+    assert encoder.chunk_length("thuong trang") >= len(counts[3]) // 60
+    tokens = tokenize_between(encoder.backend.tokenizer, "an ", [TEXTS[3]], " chao", 20)
+    plain = AutoTokenizer.from_pretrained(vietnamese)
+    ids = tokens.ids.tolist()
+    assert len(ids) == 20
+    assert plain.decode(ids).endswith("chao</s>")
+
+
+def test_pairs_are_scored_as_transformers_scores_them(tmp_path: Path) -> None:
+    folder = make_vietnamese(tmp_path / "my-reranker", scores=True)
+    pairs = [("an", "xin chao"), ("thuong", "trang " * 60)]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    reranker = BgeReranker(folder, on_truncation="ignore")
+    for pair, score in zip(pairs, reranker.score_pairs(pairs), strict=True):
+        with torch.no_grad():
+            expected = model(**tokenizer(*pair, truncation="only_second", max_length=64, return_tensors="pt")).logits
+        assert_close(score, expected[0, 0].numpy())
+
+
+def test_what_needs_a_tokenizer_json_says_so(vietnamese: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"tokenizer exists in Python only.*engine='torch'"):
+        prepare(vietnamese, tmp_path / "prepared")
+    with pytest.raises(EngineNotAvailableError, match="tokenizer that exists in Python only"):
+        BgeEncoder(vietnamese, engine="openvino", pooling="mean")
+    with pytest.raises(EngineNotAvailableError, match="tokenizer that exists in Python only"):
+        BgeEncoder(vietnamese, precision="int8", pooling="mean")
+
+
+def test_added_tokens_without_an_embedding_are_refused(tmp_path: Path) -> None:
+    folder = make_vietnamese(tmp_path / "my-model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["thuoc1"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(MissingEmbeddingError, match="Text 1 .*'thuoc1'"):
+        BgeEncoder(folder, pooling="mean").encode(["an", "thuoc1 an"])
