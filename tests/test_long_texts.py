@@ -152,7 +152,8 @@ def _tokenizers(name: str) -> tuple[TextTokenizer, Tokenizer]:
 def tokenizer(name: str, monkeypatch: pytest.MonkeyPatch) -> TextTokenizer:
     """One that notes what it hands over to be tokenised at a time."""
     tokenizer = _tokenizers(name)[0]
-    monkeypatch.setattr(tokenizer._backend, "_rust", _Noting(tokenizer._backend._rust))
+    backend = cast("Any", tokenizer._backend)
+    monkeypatch.setattr(backend, "_rust", _Noting(backend._rust))
     return tokenizer
 
 

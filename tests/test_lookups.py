@@ -148,8 +148,8 @@ def _typed_reranker(folder: Path, *, types: int, names: list[str], split_types: 
         content = (folder / "tokenizer.json").read_text()
         (folder / "tokenizer.json").write_text(content.replace('"type_id": 1', '"type_id": 0'))
     torch.manual_seed(3)
-    shape = transformer_config(len(tokenizer), 32, 2, 4)
-    config = BertConfig(max_position_embeddings=64, type_vocab_size=types, num_labels=1, **shape)
+    shape = {**transformer_config(len(tokenizer), 32, 2, 4), "num_labels": 1}
+    config = BertConfig(max_position_embeddings=64, type_vocab_size=types, **shape)
     BertForSequenceClassification(config).save_pretrained(folder)
     return folder
 

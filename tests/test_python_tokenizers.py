@@ -10,13 +10,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    RobertaConfig,
-    RobertaForSequenceClassification,
-    RobertaModel,
-)
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bge_integrations import BgeEncoder, BgeReranker
 from bge_integrations.backend.truncation import tokenize_between
@@ -31,50 +25,39 @@ from bge_integrations.reporting import TruncationWarning
 from bge_integrations.settings import EngineName
 from tests.adapters import assert_close
 from tests.checkpoints import make_checkpoint
+from tests.checkpoints_of_pairs import make_reranker
 
 TEXTS = ["xin chao thuong", "an <mask> trang </s> x", "", "thuong trang " * 60]
 JAPANESE = ["日本の首都は東京です", "北京 天气 THE Fox", "向量検索 " * 40]
 
 
-def make_vietnamese(folder: Path, *, scores: bool = False) -> Path:
-    """Saves a RoBERTa with PhoBERT's tokenizer: words in pieces, by a list of merges."""
-    folder.mkdir()
+def make_vietnamese(folder: Path) -> Path:
+    """Gives a checkpoint PhoBERT's tokenizer: words in pieces, by a list of merges."""
     letters = "acghinortuxm"
     pieces = [*(f"{letter}@@" for letter in letters), *letters, "th@@", "ng"]
+    (folder / "tokenizer.json").unlink()
     (folder / "vocab.txt").write_text("".join(f"{piece} 1\n" for piece in pieces))
     (folder / "bpe.codes").write_text("t h 5\nn g</w> 4\n")
     config = {"tokenizer_class": "PhobertTokenizer", "model_max_length": 64}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    torch.manual_seed(0)
-    shape = RobertaConfig(
-        vocab_size=len(AutoTokenizer.from_pretrained(folder)),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=66,
-        type_vocab_size=1,
-        initializer_range=0.2,
-        num_labels=1,
-    )
-    (RobertaForSequenceClassification if scores else RobertaModel)(shape).save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def vietnamese(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_vietnamese(tmp_path_factory.mktemp("python") / "my-vietnamese-model")
+    folder = tmp_path_factory.mktemp("python") / "my-vietnamese-model"
+    return make_vietnamese(make_checkpoint(folder, "xlm-roberta", modules=("mean",)))
 
 
 @pytest.fixture(scope="module")
 def encoder(vietnamese: Path) -> BgeEncoder:
-    return BgeEncoder(vietnamese, pooling="mean", on_truncation="ignore")
+    return BgeEncoder(vietnamese, on_truncation="ignore")
 
 
 @pytest.mark.parametrize("engine", ["auto", "torch", "sentence-transformers"])
 def test_vectors_are_those_of_sentence_transformers(vietnamese: Path, engine: EngineName) -> None:
     expected = SentenceTransformer(str(vietnamese), device="cpu").encode(TEXTS)
-    encoder = BgeEncoder(vietnamese, engine=engine, pooling="mean", on_truncation="ignore")
+    encoder = BgeEncoder(vietnamese, engine=engine, on_truncation="ignore")
     assert_close(encoder.encode(TEXTS), expected)
     assert_close(asyncio.run(encoder.aencode(TEXTS * 20)), np.tile(expected, (20, 1)))
 
@@ -100,20 +83,20 @@ def test_truncation_is_counted(vietnamese: Path, encoder: BgeEncoder) -> None:
     counts = AutoTokenizer.from_pretrained(vietnamese)(TEXTS, verbose=False)["input_ids"]
     assert encoder.count_tokens(TEXTS).tolist() == [len(ids) for ids in counts]
     with pytest.warns(TruncationWarning, match=f"text 3, has {len(counts[3])} tokens, the limit is 64"):
-        BgeEncoder(vietnamese, pooling="mean").encode(TEXTS)
+        BgeEncoder(vietnamese).encode(TEXTS)
     with pytest.raises(TruncationError):
-        BgeEncoder(vietnamese, pooling="mean", on_truncation="error").encode(TEXTS)
+        BgeEncoder(vietnamese, on_truncation="error").encode(TEXTS)
     # Splitters count them too.
     assert encoder.chunk_length("thuong trang") >= len(counts[3]) // 60
     tokens = tokenize_between(encoder.backend.tokenizer, "an ", [TEXTS[3]], " chao", 20)
     plain = AutoTokenizer.from_pretrained(vietnamese)
     ids = tokens.ids.tolist()
     assert len(ids) == 20
-    assert plain.decode(ids).endswith("chao</s>")
+    assert str(plain.decode(ids)).endswith("chao </s>")
 
 
 def test_pairs_are_scored_as_transformers_scores_them(tmp_path: Path) -> None:
-    folder = make_vietnamese(tmp_path / "my-reranker", scores=True)
+    folder = make_vietnamese(make_reranker(tmp_path / "my-reranker"))
     pairs = [("an", "xin chao"), ("thuong", "trang " * 60)]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
@@ -128,15 +111,15 @@ def test_what_needs_a_tokenizer_json_says_so(vietnamese: Path, tmp_path: Path) -
     with pytest.raises(UnsupportedModelError, match=r"tokenizer exists in Python only.*engine='torch'"):
         prepare(vietnamese, tmp_path / "prepared")
     with pytest.raises(EngineNotAvailableError, match="tokenizer that exists in Python only"):
-        BgeEncoder(vietnamese, engine="openvino", pooling="mean")
+        BgeEncoder(vietnamese, engine="openvino")
     with pytest.raises(EngineNotAvailableError, match="tokenizer that exists in Python only"):
-        BgeEncoder(vietnamese, precision="int8", pooling="mean")
+        BgeEncoder(vietnamese, precision="int8")
 
 
 def test_added_tokens_without_an_embedding_are_refused(tmp_path: Path) -> None:
-    folder = make_vietnamese(tmp_path / "my-model")
+    folder = make_vietnamese(make_checkpoint(tmp_path / "my-model", "xlm-roberta", modules=("mean",)))
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_tokens(["thuoc1"])
+    tokenizer.add_tokens([f"thuoc{number}" for number in range(200)])
     tokenizer.save_pretrained(folder)
-    with pytest.raises(MissingEmbeddingError, match="Text 1 .*'thuoc1'"):
-        BgeEncoder(folder, pooling="mean").encode(["an", "thuoc1 an"])
+    with pytest.raises(MissingEmbeddingError, match=r"Text 1 .*'thuoc199'"):
+        BgeEncoder(folder).encode(["an thuoc0", "thuoc199 an"])

@@ -167,7 +167,8 @@ class TextTokenizer:
 
     def content(self, text: str) -> list[int]:
         """Returns the ids of a text without special tokens."""
-        return self.contents([text])[0].tolist()
+        ids: list[int] = self.contents([text])[0].tolist()
+        return ids
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Returns the characters, from and to, that each token comes from, without special tokens."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,7 @@ def require_same_texts(name: str, module: Transformer, tokenizer: TextTokenizer,
             limit,
             _texts(module.tokenizer, limit, long=task is None or by_task),
             ours=lambda text: tokenizer.tokenize([text], limit),
-            theirs=lambda text, task=task: _read(module, text, task),  # type: ignore[misc]
+            theirs=partial(_read, module, task),
             method={None: "encode", "query": "encode_query", "document": "encode_document"}[task],
             second_type=0,
         )
@@ -130,7 +131,7 @@ def require_same_pairs(
         limit,
         _texts(module.tokenizer, limit),
         ours=lambda text: tokenize([("a", text)], limit),
-        theirs=lambda text: _read(module, ("a", text), None),
+        theirs=lambda text: _read(module, None, ("a", text)),
         method="predict",
         second_type=second_type,
     )
@@ -204,11 +205,13 @@ def _texts(tokenizer: Any, limit: int, *, long: bool = True) -> dict[str, str]: 
     return texts
 
 
-def _read(module: Transformer, text: str | tuple[str, str], task: str | None) -> Read:
+def _read(module: Transformer, task: str | None, text: str | tuple[str, str]) -> Read:
     # Two, since a list can be taken for a text; equal ones, which need no padding, that not all tokenizers can do.
-    unpadded = {"text": {"padding": False}, "common": {"padding": False}}
+    unpadded: Any = {"text": {"padding": False}, "common": {"padding": False}}
     features = module.preprocess([text, text], processing_kwargs=unpadded, **({"task": task} if task else {}))
     ids = np.asarray(features["input_ids"])
+    if "attention_mask" not in features:  # one after the other, for kernels that need no padding
+        ids = ids.reshape(2, -1)
     if ids.shape[0] != 2:
         raise ValueError(f"two texts are read as {ids.shape[0]}")
     mask = np.asarray(features["attention_mask"])[0] == 1 if "attention_mask" in features else slice(None)
