@@ -146,11 +146,11 @@ def _write_reranker(shape: Shape, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = XLMRobertaConfig(
-        **_transformer_config(shape, len(tokenizer)),
+        # Not among the fields that the class declares, so that mypy would refuse it as a keyword.
+        **{**_transformer_config(shape, len(tokenizer)), "num_labels": 1},
         max_position_embeddings=_POSITIONS + 2,
         type_vocab_size=1,
         pad_token_id=0,
-        num_labels=1,
     )
     XLMRobertaForSequenceClassification(config).save_pretrained(folder)
 

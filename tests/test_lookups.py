@@ -121,22 +121,42 @@ def test_decoders_refuse_them_and_need_no_row_for_their_padding(tmp_path: Path) 
     assert refused(lambda: encoder.encode([*texts, "Aspirax"])).index == 2
 
 
-@each_engine
-def test_the_table_of_positions_limits_texts_whatever_the_files_say(engine: EngineName, tmp_path: Path) -> None:
-    folder = make_checkpoint(tmp_path / "my-roberta", "xlm-roberta", modules=("cls", "normalize"))
+def with_limits_that_lie(folder: Path) -> Path:
+    """Leaves pad_token_id to the class's default, and saves limits that go beyond the table of positions."""
     for name, changes in (
-        ("config.json", {"pad_token_id": None}),  # left out below, so that the class's own default counts
+        ("config.json", {"pad_token_id": None}),
         ("sentence_bert_config.json", {"max_seq_length": 66}),
         ("tokenizer_config.json", {"model_max_length": 512}),
     ):
-        content = {**json.loads((folder / name).read_text()), **changes}
-        (folder / name).write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+        if (folder / name).is_file():
+            content = {**json.loads((folder / name).read_text()), **changes}
+            (folder / name).write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+    return folder
+
+
+@each_engine
+def test_the_table_of_positions_limits_texts_whatever_the_files_say(engine: EngineName, tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "my-roberta", "xlm-roberta", modules=("cls", "normalize"))
+    with_limits_that_lie(folder)
     encoder = BgeEncoder(folder, device="cpu", engine=engine, on_truncation="ignore")
     assert encoder.max_length == 64
     texts = ["fox " * 100, "fox"]
     assert_close(encoder.encode(texts), reference_vectors(folder, texts, max_length=64))
     with pytest.raises(SettingsError, match=r"max_length=65 is more than the 64 positions"):
         BgeEncoder(folder, device="cpu", engine=engine, max_length=65)
+
+
+def test_the_table_of_positions_limits_pairs_and_m3_too(tmp_path: Path) -> None:
+    reranker = BgeReranker(
+        with_limits_that_lie(make_reranker(tmp_path / "my-reranker")), engine="torch", on_truncation="ignore"
+    )
+    assert reranker.max_length == 64
+    pairs = [("fox", "dog " * 100)]
+    assert_close(reranker.score_pairs(pairs), reference_scores(tmp_path / "my-reranker", pairs))
+    m3 = BgeM3Encoder(with_limits_that_lie(make_m3(tmp_path / "bge-m3")), engine="torch", on_truncation="ignore")
+    assert m3.max_length == 64
+    found = m3.encode_documents(["fox " * 100], sparse=False, colbert=False).dense
+    assert_close(found, reference_vectors(tmp_path / "bge-m3", ["fox " * 100], max_length=64))
 
 
 def _typed_reranker(folder: Path, *, types: int, names: list[str], split_types: bool = True) -> Path:

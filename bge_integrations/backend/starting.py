@@ -25,6 +25,7 @@ from bge_integrations.backend.engines import Engine, TokenBatch
 from bge_integrations.backend.engines.selection import candidates, require_usable
 from bge_integrations.backend.facts import ModelFacts
 from bge_integrations.backend.heads import Heads, one_score_a_pair
+from bge_integrations.backend.lookups import texts_with_embeddings
 from bge_integrations.backend.pooling import NAMES_OF_SETTING, cosines, one_row_a_text
 from bge_integrations.backend.prepared import PreparedModel
 from bge_integrations.backend.request import LoadRequest
@@ -336,7 +337,10 @@ def _check_against_own_modules(started: Started, source: Source, request: LoadRe
     """
     texts = ["A first text.", "Another one, which is a little longer than the first.", "Short."]
     tokens = started.tokenizer.tokenize(texts, started.facts.max_tokens)
-    order = np.argsort(-tokens.lengths, kind="stable")
+    usable = texts_with_embeddings(tokens, started.facts)
+    if not len(usable):
+        return
+    order = usable[np.argsort(-tokens.lengths[usable], kind="stable")]
     batch = TokenBatch(tokens.of(order), tokens.lengths[order])
     try:
         rows = started.engine.submit(batch).result()
