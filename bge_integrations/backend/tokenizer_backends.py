@@ -74,10 +74,6 @@ class TokenizerBackend(Protocol):
         """Returns a pair of two equal texts with its special tokens."""
         ...
 
-    def special_ids(self) -> frozenset[int]:
-        """Returns the ids of special tokens, that of unknown words included."""
-        ...
-
     def token(self, id_: int) -> str | None:
         """Returns the token of an id, as the vocabulary writes it; None for an id without one."""
         ...
@@ -141,10 +137,6 @@ class RustBackend:
         """See `TokenizerBackend.sample_pair`."""
         return _sample_of(self._rust.encode("a", "a"))
 
-    def special_ids(self) -> frozenset[int]:
-        """See `TokenizerBackend.special_ids`."""
-        return frozenset(id_ for id_, token in self._added.items() if token.special)
-
     def token(self, id_: int) -> str | None:
         """See `TokenizerBackend.token`."""
         # The library gives an added token as its normaliser writes it, not as it was added.
@@ -200,10 +192,6 @@ class PythonBackend:
     def sample_pair(self) -> Sample:
         """See `TokenizerBackend.sample_pair`."""
         return self._sample("a", "a")
-
-    def special_ids(self) -> frozenset[int]:
-        """See `TokenizerBackend.special_ids`."""
-        return frozenset(self._tokenizer.all_special_ids)
 
     def token(self, id_: int) -> str | None:
         """See `TokenizerBackend.token`."""

@@ -15,6 +15,7 @@ import torch
 from bge_integrations.backend.engines import Engine, Rows
 from bge_integrations.backend.facts import ModelFacts
 from bge_integrations.backend.heads import Floats, Heads
+from bge_integrations.backend.sources.tokenizer_check import CallSettings
 from bge_integrations.backend.sources.vectors import VectorSource
 from bge_integrations.catalogue import M3_HEAD_FILES
 from bge_integrations.errors import ModelLoadError, UnsafeWeightsError, UnsupportedModelError
@@ -50,8 +51,8 @@ class M3Source(VectorSource):
             **self._linear("colbert", None, width),
         }
 
-    def _facts(self) -> ModelFacts:
-        return dataclasses.replace(super()._facts(), unweighted_ids=_unweighted_ids(self.original.tokenizer))
+    def _facts(self, settings: CallSettings) -> ModelFacts:
+        return dataclasses.replace(super()._facts(settings), unweighted_ids=_unweighted_ids(self.original.tokenizer))
 
     def _linear(self, name: str, outputs: int | None, inputs: int) -> Heads:
         """Reads a linear map of `inputs` numbers to `outputs`, of any number if None. Runs no code of the file's."""
