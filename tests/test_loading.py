@@ -227,7 +227,8 @@ class TestHub:
     def test_is_asked_for_no_pickled_weights_and_no_code(self, asked: list[dict[str, Any]]) -> None:
         BgeEncoder("BAAI/bge-small-en")
         files = ["model.safetensors", "1_Pooling/config.json", "vocab.txt", "sentencepiece.bpe.model"]
-        unwanted = ["pytorch_model.bin", "colbert_linear.pt", "modeling.py", "onnx/config.json", "tf_model.h5"]
+        files += ["sparse_linear.pt", "colbert_linear.pt"]  # read as weights alone; they tell what a model is made from
+        unwanted = ["pytorch_model.bin", "optimizer.pt", "modeling.py", "onnx/config.json", "tf_model.h5"]
         wanted = filter_repo_objects(
             [*files, *unwanted],
             allow_patterns=asked[0]["allow_patterns"],

@@ -87,7 +87,7 @@ def test_a_failed_load_is_tried_again(make: MakeCheckpoint) -> None:
     folder = make("bge-small-en")
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[:1000])
-    with pytest.raises(ModelLoadError, match="can't be loaded"):
+    with pytest.raises(ModelLoadError, match="is cut off after 1000 bytes"):
         BgeEncoder(folder)
     (folder / "model.safetensors").write_bytes(weights)
     assert BgeEncoder(folder).encode(["fox"]).shape == (1, 32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
@@ -9,15 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bge_integrations.backend.contents import require_genuine_texts
 from bge_integrations.backend.digests import file_digest
 from bge_integrations.backend.forking import cached
+from bge_integrations.backend.formats import what_lies_there
+from bge_integrations.backend.lora import require_runnable
+from bge_integrations.backend.model_files import model_files
+from bge_integrations.backend.weight_files import (
+    ADAPTER_CONFIG,
+    TRANSFORMER,
+    Module,
+    WeightRules,
+    inside,
+    opened_files,
+    require_adapter_weights,
+    require_weights,
+)
 from bge_integrations.catalogue import M3_HEAD_FILES, Recognition, recognize
-from bge_integrations.errors import ModelLoadError, ModelNotFoundError, UnsafeWeightsError
+from bge_integrations.errors import ModelLoadError, ModelNotFoundError, UnsafeWeightsError, UnsupportedModelError
 
-PICKLE_FILES = ("*.bin", "*.pt")
-
-_FINGERPRINTED = ("*.safetensors", "*.json", "*.txt", "*.model", *PICKLE_FILES)
-_TRAINING_FILES = ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
 _POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -35,10 +46,12 @@ class Checkpoint:
     Attributes:
         folder: Where the files are.
         name: What the user called the model.
+        base: For an adapter without a model of its own, the model that it changes.
     """
 
     folder: Path
     name: str
+    base: Checkpoint | None = None
 
     @cached
     def recognition(self) -> Recognition | None:
@@ -47,8 +60,9 @@ class Checkpoint:
 
     @cached
     def config(self) -> dict[str, Any]:
-        """The content of `config.json` of the transformer, {} where there is none."""
-        config: dict[str, Any] = self._json(self.transformer_folder / "config.json", {})
+        """The content of `config.json` of the transformer, or of an adapter's base; {} where there is none."""
+        folder = self.base.folder if self.base else self.transformer_folder
+        config: dict[str, Any] = self._json(folder / "config.json", {})
         return config
 
     @cached
@@ -68,19 +82,11 @@ class Checkpoint:
         """The folder of the first module, which holds the weights."""
         return self.folder / self.modules[0].get("path", "") if self.modules else self.folder
 
-    @property
-    def transformer_weights(self) -> list[Path]:
-        """The files that transformers reads the encoder's weights from; empty for an adapter."""
-        folder = self.transformer_folder
-        if (folder / "adapter_config.json").is_file():
+    def transformer_weights(self, rules: WeightRules) -> list[Path]:
+        """Returns the files that transformers reads the encoder's weights from; empty for an adapter."""
+        if (self.transformer_folder / ADAPTER_CONFIG).is_file():
             return []
-        for name in ("model.safetensors", "pytorch_model.bin"):
-            index = self._json(folder / f"{name}.index.json", {})
-            if (folder / name).is_file():
-                return [folder / name]
-            if index:
-                return [folder / file for file in dict.fromkeys(index["weight_map"].values())]
-        return []
+        return opened_files(self._modules()[0], self.config, rules)
 
     @property
     def is_decoder(self) -> bool:
@@ -115,46 +121,68 @@ class Checkpoint:
     @cached
     def fingerprint(self) -> str:
         """Digest of weights, tokenizer and configuration, by name and content, wherever the folder lies."""
-        folders = dict.fromkeys([self.folder, *self._module_folders()])
-        files = {path for folder in folders for pattern in _FINGERPRINTED for path in folder.glob(pattern)}
         digest = hashlib.sha256()
-        for path in sorted(files):
-            if path.name not in _TRAINING_FILES:
-                digest.update(f"{path.relative_to(self.folder)}\0{file_digest(path)}\n".encode())
+        for path in model_files(self.folder, (module.folder for module in self._modules())):
+            digest.update(f"{path.relative_to(self.folder)}\0{file_digest(path)}\n".encode())
+        if self.base:
+            digest.update(f"base\0{self.base.fingerprint}\n".encode())
         return digest.hexdigest()
 
-    def require_loadable(self, *, allow_pickle_weights: bool, trust_remote_code: bool) -> None:
-        """Refuses a folder without weights, and one that would run code which was not allowed by name.
+    def require_loadable(self, rules: WeightRules, *, trust_remote_code: bool) -> None:
+        """Refuses a folder without weights or with damaged files, and one that would run code without being allowed to.
+
+        Args:
+            rules: Which weights may be read.
+            trust_remote_code: Whether the checkpoint's own code may run.
 
         Raises:
-            ModelNotFoundError: No model files, or no weights.
-            UnsafeWeightsError: Pickled weights or custom code, not allowed.
+            ModelNotFoundError: No model files, or no weights, or only some of them.
+            UnsafeWeightsError: Pickled weights, custom code or a file outside the folder, not allowed.
+            ModelLoadError: A file can't be what its name says.
+            UnsupportedModelError: An adapter that can't be run here.
+            MissingExtraError: An adapter, and peft is not installed.
         """
-        if not self.config and not (self.transformer_folder / "adapter_config.json").is_file():
+        if self.base:
+            self.base.require_loadable(rules.of_base(self.base.name), trust_remote_code=trust_remote_code)
+        modules = self._modules()
+        self._require_module_folders(modules)
+        if not self.config and not rules.model_kwargs.get("gguf_file"):
             raise ModelNotFoundError(
-                f"{self.folder} holds no config.json, so it is no model folder (it holds: {self._listing()})."
+                f"{self.folder} holds no config.json, so it is no model folder. "
+                f"{what_lies_there(self.folder, pickles_allowed=rules.allow_pickle)}"
             )
-        self._require_safe_weights(allow_pickle_weights)
+        self._require_safe_weights(modules, rules)
         if not trust_remote_code:
             self._require_no_custom_code()
 
-    def _require_safe_weights(self, allow_pickle_weights: bool) -> None:
-        for index, folder in enumerate(self._module_folders()):
-            if not folder.is_dir() or any(folder.glob("*.safetensors")):
-                continue
-            pickled = sorted(path.name for pattern in PICKLE_FILES for path in folder.glob(pattern))
-            pickled = [name for name in pickled if name not in (*_TRAINING_FILES, *M3_HEAD_FILES.values())]
-            if pickled and not allow_pickle_weights:
-                raise UnsafeWeightsError(
-                    f"{self.name} has no safetensors weights in {folder}, only {', '.join(pickled)}, and unpickling "
-                    "can run code. If you trust whoever made it, pass allow_pickle_weights=True; or convert it once "
-                    "with `AutoModel.from_pretrained(folder).save_pretrained(folder)`."
+    def _require_module_folders(self, modules: list[Module]) -> None:
+        for module in modules:
+            if module.folder != self.folder:
+                # Normalize has nothing to save, and git keeps no empty folders.
+                if module.kind != "Normalize" and not any(module.folder.glob("*.json")):
+                    state = "it holds no configuration" if module.folder.is_dir() else "it is missing"
+                    raise ModelNotFoundError(
+                        f"{self.folder / 'modules.json'} names the folder {module.folder.relative_to(self.folder)} for "
+                        f"the model's {module.kind}, and {state}: the model was fetched or copied in part. "
+                        "Fetch or copy it again, with its folders."
+                    )
+                require_genuine_texts(module.folder)
+
+    def _require_safe_weights(self, modules: list[Module], rules: WeightRules) -> None:
+        if (self.transformer_folder / ADAPTER_CONFIG).is_file():
+            if self.transformer_folder != self.folder:
+                raise UnsupportedModelError(
+                    f"{self.name} is an adapter in the folder {self.transformer_folder.name}; only one beside "
+                    "modules.json can be run. Merge it into its base model, and give the folder of the whole model."
                 )
-            if not pickled and index == 0:
-                raise ModelNotFoundError(
-                    f"{folder} holds no weights (model.safetensors); it holds: {self._listing()}. Where the hub "
-                    "repository has only pytorch_model.bin, pass allow_pickle_weights=True to fetch and load that."
-                )
+            require_adapter_weights(self.folder, rules)
+            require_runnable(self.name, self.folder)
+        elsewhere = rules.model_kwargs.get("subfolder")
+        for module in modules:
+            if module.is_first and elsewhere:
+                require_weights(dataclasses.replace(module, folder=self.folder / elsewhere), self.config, rules)
+            elif not (module.is_first and self.base):
+                require_weights(module, self.config, rules)
 
     def _require_no_custom_code(self) -> None:
         for module in self.modules or ():
@@ -180,14 +208,28 @@ class Checkpoint:
             yield str(model_type)
         yield from (name for name in self.config.get("architectures") or () if not hasattr(transformers, str(name)))
 
-    def _module_folders(self) -> list[Path]:
+    def _modules(self) -> list[Module]:
+        """Returns the modules, with what a router has inside it."""
         if not self.modules:
-            return [self.folder]
-        return [self.folder / module.get("path", "") for module in self.modules]
+            return [Module(self.folder, TRANSFORMER, is_first=True)]
+        found = []
+        for index, listed in enumerate(self.modules):
+            module = self._module(self.folder, listed.get("path", ""), listed.get("type", ""), is_first=index == 0)
+            found += [module, *self._routes(module)]
+        return found
 
-    def _listing(self) -> str:
-        names = sorted(path.name for path in self.folder.iterdir())
-        return ", ".join(names[:8]) + (", …" if len(names) > 8 else "") or "nothing"
+    def _module(self, folder: Path, path: object, kind: object, *, is_first: bool) -> Module:
+        place = inside(folder, path, self.folder / "modules.json")
+        return Module(place, str(kind).rpartition(".")[-1], is_first)
+
+    def _routes(self, module: Module) -> Iterator[Module]:
+        if module.kind in ("Router", "Asym"):
+            config = self._json(module.folder / "router_config.json", None) or self._json(
+                module.folder / "config.json", {}
+            )
+            types = config.get("types") if isinstance(config, dict) else None
+            for path, kind in types.items() if isinstance(types, dict) else ():
+                yield self._module(module.folder, path, kind, is_first=False)
 
     def _json(self, path: Path, default: Any) -> Any:  # noqa: ANN401 - whatever the file holds
         try:

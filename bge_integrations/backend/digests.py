@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import time
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
 _BLOB_NAME = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 1 << 22
+_SETTLED = 2_000_000_000
+"""Nanoseconds after which two changes of a file have different times on every file system."""
 
 
 def cache_root() -> Path:
@@ -22,27 +25,62 @@ def cache_root() -> Path:
     return Path(chosen).expanduser() if chosen else user_cache_path("bge-integrations", appauthor=False)
 
 
+def file_identity(path: Path) -> tuple[int, ...]:
+    """Returns numbers that change whenever a file is written to or replaced, wherever symlinks lead.
+
+    The time of the last change of the inode (ctime) can't be set, unlike that of the content, which rsync, archives and
+    image layers set to what it was. Not covered: two changes within one tick of the file system's clock (some
+    milliseconds, on FAT two seconds) that leave the size as it is; Windows, where ctime is the time of creation, so
+    that a file must change its size or its time of content; and files of which a server or a virtual machine keeps no
+    ctime. A change of rights alone makes a new identity too, which only costs reading the file again.
+
+    Raises:
+        OSError: There is no such file.
+    """
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
 def file_digest(path: Path) -> str:
     """Returns the SHA-256 of a file's content.
 
-    The hub's cache names large files by it already. Any other is read once, and again only after its size,
-    time of change or place has changed.
+    The hub's cache names large files by it already. Any other is read once, and again only after its identity has
+    changed.
+
+    Raises:
+        OSError: There is no such file, or it can't be read.
     """
     real = path.resolve()
-    if real.parent.name == "blobs" and _BLOB_NAME.fullmatch(real.name):
+    identity = file_identity(real)
+    if _is_blob_as_fetched(path, real):
         return real.name
-    stat = real.stat()
-    identity = f"{real}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ino}"
-    note = cache_root() / "digests" / hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()
+    text = "\0".join(map(str, (real, *identity)))
+    note = cache_root() / "digests" / hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
     try:
         remembered = note.read_text(encoding="ascii")
         if _BLOB_NAME.fullmatch(remembered):
             return remembered
     except (OSError, ValueError):
         pass  # not seen yet, or the note is damaged
+    began = time.time_ns()
     digest = _digest(real)
-    _remember(note, digest)
+    # A file that changed just before, or while it was read, may have this identity with another content.
+    if began - max(identity[-2:]) > _SETTLED and file_identity(real) == identity:
+        _remember(note, digest)
     return digest
+
+
+def _is_blob_as_fetched(path: Path, real: Path) -> bool:
+    """Whether a file is one that the hub's client named by its content, and that nobody wrote into since.
+
+    The client makes the symlink after the file. Who saves a model into a snapshot writes through the symlink.
+    """
+    return (
+        path.is_symlink()
+        and real.parent.name == "blobs"
+        and _BLOB_NAME.fullmatch(real.name) is not None
+        and real.stat().st_mtime_ns <= path.lstat().st_mtime_ns
+    )
 
 
 def _digest(path: Path) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 
 import huggingface_hub
+from huggingface_hub import constants
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -16,8 +18,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from bge_integrations.backend.checkpoint import PICKLE_FILES
+from bge_integrations.backend.location import did_you_mean, no_folder, read_ref
 from bge_integrations.backend.request import LoadRequest
+from bge_integrations.backend.weight_files import PICKLE_FILES
 from bge_integrations.catalogue import M3_HEAD_FILES, MODELS, find_model
 from bge_integrations.errors import ModelLoadError, ModelNotCachedError, ModelNotFoundError
 
@@ -39,45 +42,77 @@ def fetch(request: LoadRequest) -> Path:
         ModelNotCachedError: Not in the cache, and the hub can't be reached or must not be asked.
         ModelLoadError: The hub refused.
     """
+    repository, cache = _hub_id(request.model_name), _cache(request)
+    try:
+        found = _snapshot(request, repository, cache)
+    except GatedRepoError:
+        raise ModelNotFoundError(
+            f"{repository} is gated: ask for access on its hub page, then pass token=… or run `hf auth login`."
+        ) from None
+    except RevisionNotFoundError:
+        raise ModelNotFoundError(
+            f"{repository} has no revision {request.revision!r}; leave revision=None for main."
+        ) from None
+    except RepositoryNotFoundError:
+        raise ModelNotFoundError(
+            f"{no_folder(request.model_name)} And there is no model {repository!r} on the hub that this token may see."
+            f"{did_you_mean(request.model_name)}"
+        ) from None
+    except HFValidationError:
+        raise ModelNotFoundError(
+            f"{no_folder(request.model_name)} And {repository!r} can't be the id of a model on the hub."
+            f"{did_you_mean(request.model_name)}"
+        ) from None
+    except LocalEntryNotFoundError as error:
+        raise ModelNotCachedError(_not_cached_message(request, repository, cache, error)) from None
+    except HfHubHTTPError as error:
+        raise ModelLoadError(f"The hub refused to give {repository}: {error}") from error
+    except Exception as error:  # of the network, of a proxy, or of a disk that is full or must not be written to
+        raise ModelLoadError(f"{repository} can't be fetched into {cache}: {type(error).__name__}: {error}") from error
+    logger.info("%s: using %s", repository, found)
+    return Path(found)
+
+
+def _snapshot(request: LoadRequest, repository: str, cache: str) -> str:
+    """Fetches the files, or finds them in the cache; bge-m3's heads may be missing there where they are not needed."""
     patterns = [*_PLAIN_FILES]
     if request.allow_pickle_weights:
         patterns += PICKLE_FILES
-    if request.purpose == "m3":
-        patterns += M3_HEAD_FILES.values()
     if request.trust_remote_code:
         patterns.append("*.py")
-    cache = request.cache_folder or os.environ.get("SENTENCE_TRANSFORMERS_HOME")
-    name = request.model_name
-    repository = _hub_id(name)
+    # Small, and that they are there tells how a model made from bge-m3 pools, whatever it is used for.
+    heads = list(M3_HEAD_FILES.values())
+    download = partial(
+        huggingface_hub.snapshot_download,
+        repository,
+        revision=request.revision,
+        cache_dir=cache,
+        token=request.token,
+        ignore_patterns=list(_UNNEEDED_FILES),
+    )
     try:
-        found = huggingface_hub.snapshot_download(
-            repository,
-            revision=request.revision,
-            cache_dir=cache,
-            token=request.token,
-            local_files_only=request.local_files_only,
-            allow_patterns=patterns,
-            ignore_patterns=list(_UNNEEDED_FILES),
-        )
-    except GatedRepoError as error:
-        raise ModelNotFoundError(
-            f"{repository} is gated: ask for access on its hub page, then pass token=… or run `hf auth login`."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ModelNotFoundError(
-            f"{repository} has no revision {request.revision!r}; leave revision=None for main."
-        ) from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise ModelNotFoundError(
-            f"There is no folder {name!r} (looked in {Path.cwd()}) and no model {repository!r} on the hub that this "
-            f"token may see.{_suggestion(name)}"
-        ) from error
+        return str(download(local_files_only=request.local_files_only, allow_patterns=[*patterns, *heads]))
     except LocalEntryNotFoundError as error:
-        raise ModelNotCachedError(_not_cached_message(request, repository, cache)) from error
-    except HfHubHTTPError as error:
-        raise ModelLoadError(f"The hub refused to give {repository}: {error}") from error
-    logger.info("%s: using %s", repository, found)
-    return Path(found)
+        if request.purpose == "m3" or cached_snapshot(request) is None:
+            raise
+        try:
+            return str(download(local_files_only=True, allow_patterns=patterns))
+        except LocalEntryNotFoundError:
+            raise error from error.__cause__
+
+
+def cached_snapshot(request: LoadRequest) -> Path | None:
+    """Returns the folder that a hub model was last fetched into, None if it was not. Asks only the disk."""
+    repository = _hub_id(request.model_name)
+    folder = Path(_cache(request)) / f"models--{repository.replace('/', '--')}"
+    revision = request.revision or "main"
+    snapshot = folder / "snapshots" / (read_ref(folder, revision) or revision)
+    return snapshot if os.path.isdir(snapshot) else None
+
+
+def _cache(request: LoadRequest) -> str:
+    asked_for = request.cache_folder or os.environ.get("SENTENCE_TRANSFORMERS_HOME")
+    return asked_for or constants.HF_HUB_CACHE
 
 
 def _hub_id(name: str) -> str:
@@ -88,21 +123,26 @@ def _hub_id(name: str) -> str:
     return spec.model_id if spec else f"sentence-transformers/{name}"
 
 
-def _suggestion(name: str) -> str:
-    short = name.rsplit("/", 1)[-1].lower()
-    near = [spec.model_id for spec in MODELS if short in spec.model_id.lower()]
-    return f" Did you mean {near[0]!r}?" if near else ""
-
-
-def _not_cached_message(request: LoadRequest, repository: str, cache: str | None) -> str:
-    where = cache or huggingface_hub.constants.HF_HUB_CACHE
+def _not_cached_message(request: LoadRequest, repository: str, cache: str, error: LocalEntryNotFoundError) -> str:
+    name = request.model_name
+    is_known = any(repository == spec.model_id for spec in MODELS)
+    folder = "" if is_known else f"{no_folder(name)} "
     at = f" at revision {request.revision!r}" if request.revision else ""
-    if request.local_files_only or huggingface_hub.constants.HF_HUB_OFFLINE:
-        why = "and the hub must not be asked (local_files_only=True or HF_HUB_OFFLINE=1)"
+    if request.local_files_only or constants.HF_HUB_OFFLINE:
+        why = "the hub must not be asked (local_files_only=True or HF_HUB_OFFLINE=1)"
     else:
-        why = "and the hub can't be reached"
+        reason = f": {type(error.__cause__).__name__}: {error.__cause__}" if error.__cause__ else ""
+        why = f"the hub can't be reached{reason}"
+    partly = cached_snapshot(request)
+    if partly is None:
+        state = f"{repository}{at} is not in the cache {cache}, and {why}."
+    else:
+        # Of the client's text only what is missing, which stands in its first sentence.
+        state = f"{repository}{at} is in the cache {cache} only in part, and {why}: {str(error).split('. ')[0]}."
+    meant = did_you_mean(name)
+    either = f"{meant} If the name is right, either" if meant else " Either"
     return (
-        f"{repository}{at} is not in the cache {where}, {why}. Either fetch it once on a machine with a "
-        f"network (`hf download {repository}`) and copy the folder, giving its path as model_name; or set "
-        "cache_folder to where it is; or set HF_ENDPOINT to a mirror that you can reach."
+        f"{folder}{state}{either} fetch it once on a machine with a network (`hf download {repository}`) and copy the "
+        "folder, giving its path as model_name; or set cache_folder to where it is; or set HF_ENDPOINT to a mirror "
+        "that you can reach."
     )

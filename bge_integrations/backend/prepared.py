@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -187,12 +188,12 @@ def write_prepared_model(
 
 def is_prepared(folder: Path) -> bool:
     """Whether a folder claims to be a prepared model."""
-    return (folder / MANIFEST).is_file()
+    return os.path.isfile(folder / MANIFEST)  # pathlib raises for names that are too long, or in closed folders
 
 
 def recorded_precision(model_name: str) -> str | None:
     """Returns the precision of a prepared folder, None for any other name. Checks nothing else of it."""
-    folder = Path(model_name).expanduser()
+    folder = Path(os.path.expanduser(model_name))
     if not is_prepared(folder):
         return None
     precision = (_read_manifest(folder).get("manifest") or {}).get("precision")

@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakValueDictionary
 
 from bge_integrations.backend.forking import ForkSafeLock
+from bge_integrations.backend.location import local_folder
+from bge_integrations.backend.model_files import state_of
+from bge_integrations.backend.vetting import request_for_base
+from bge_integrations.errors import ModelNotFoundError
 
 if TYPE_CHECKING:
     from bge_integrations.backend.loading import LoadedModel
@@ -35,14 +39,15 @@ def acquire(request: LoadRequest) -> LoadedModel:
     Raises:
         BgeError: Whatever loading raises; nothing is kept then, so that a later call tries again.
     """
-    key = _key_of(request)
+    asked = _key_of(request)
     with _guard:
-        for serving in _serving(key):
+        for serving in _serving(asked):
             model = _models.get(serving)
             if model is not None:
                 return model
-        lock = _loading.setdefault(key, ForkSafeLock())
+        lock = _loading.setdefault(asked, ForkSafeLock())
     with lock:
+        key = _key_of(request)  # another thread may have fetched the model since, or somebody has replaced it
         model = _models.get(key)
         if model is None:
             from bge_integrations.backend.loading import LoadedModel
@@ -50,10 +55,10 @@ def acquire(request: LoadRequest) -> LoadedModel:
             try:
                 model = LoadedModel(request)
                 with _guard:
-                    _models[key] = model
+                    _models[_key_of_loaded(model, key)] = model
             finally:
                 with _guard:
-                    _loading.pop(key, None)
+                    _loading.pop(asked, None)
         return model
 
 
@@ -65,10 +70,40 @@ def _serving(key: _Key) -> Iterator[_Key]:
 
 
 def _key_of(request: LoadRequest) -> _Key:
-    """Tells apart two states of one local folder, so that a model trained again in place is loaded again."""
-    folder = Path(request.model_name).expanduser()
-    if not folder.is_dir():
-        return _Key(request, None)
-    files = sorted(path for pattern in ("*.json", "*.safetensors", "*.bin") for path in folder.rglob(pattern))
-    content = tuple((str(path.relative_to(folder)), path.stat().st_mtime_ns, path.stat().st_size) for path in files)
-    return _Key(dataclasses.replace(request, model_name=os.path.abspath(folder)), content)
+    """Tells apart two states of one folder, so that a model that was replaced or trained again is loaded again.
+
+    A model by its hub id is known by the snapshot that lies in the cache; None stands for one that does not yet.
+    """
+    folder = _folder_of(request)
+    is_local = os.path.isdir(os.path.expanduser(request.model_name))
+    name = os.path.abspath(os.path.expanduser(request.model_name)) if is_local else request.model_name
+    return _Key(dataclasses.replace(request, model_name=name), _content(folder, request) if folder else None)
+
+
+def _folder_of(request: LoadRequest) -> Path | None:
+    folder = local_folder(request.model_name, request.revision)
+    if folder is None:
+        from bge_integrations.backend.hub import cached_snapshot  # imports the hub's client, which loading needs anyway
+
+        folder = cached_snapshot(request)
+    return folder.resolve() if folder else None
+
+
+def _content(folder: Path, request: LoadRequest) -> Hashable:
+    """Returns the state of a folder's files, and of those of its base where it is an adapter."""
+    base_request = request_for_base(folder, request)
+    try:
+        base = _folder_of(base_request) if base_request else None
+    except ModelNotFoundError:
+        base = None  # loading the adapter says so, in words of its own
+    return str(folder), state_of(folder), (str(base), state_of(base)) if base else None
+
+
+def _key_of_loaded(model: LoadedModel, key: _Key) -> _Key:
+    """Returns the key of a model whose folder was not yet known when it was asked for: it has been fetched since.
+
+    A folder that was known keeps the state that it had before it was read.
+    """
+    folder = model.checkpoint.folder
+    known = isinstance(key.content, tuple) and key.content[0] == str(folder)
+    return key if known else key._replace(content=_content(folder, model.request))

@@ -2,38 +2,79 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from bge_integrations.backend.checkpoint import Checkpoint
+from bge_integrations.backend.contents import require_genuine_texts
+from bge_integrations.backend.location import local_folder
+from bge_integrations.backend.lora import base_of
 from bge_integrations.backend.pooling import NAMES_OF_CATALOGUE, NAMES_OF_SETTING
 from bge_integrations.backend.questions import require_plain_decoder, require_question, trained_question
 from bge_integrations.backend.request import LoadRequest
+from bge_integrations.backend.weight_files import ADAPTER_CONFIG, WeightRules
 from bge_integrations.catalogue import ModelSpec
-from bge_integrations.errors import ModelNotFoundError, PoolingMismatchError, UnsupportedModelError
+from bge_integrations.errors import (
+    ModelNotCachedError,
+    ModelNotFoundError,
+    PoolingMismatchError,
+    UnsupportedModelError,
+)
 
 
 def locate_requested(request: LoadRequest) -> Checkpoint:
-    """Finds a model's folder, asking the hub if it is not a local one.
+    """Finds a model's folder, asking the hub if it is not a local one; and that of its base, for an adapter.
 
     Raises:
         ModelNotFoundError: No such folder, no such model or revision, or no access to it.
         ModelNotCachedError: Not in the cache, and the hub can't be reached or must not be asked.
-        ModelLoadError: The hub refused.
+        ModelLoadError: The hub refused, or a file can't be what its name says.
+        UnsupportedModelError: An adapter of an adapter.
     """
-    name = request.model_name
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return Checkpoint(folder.resolve(), name)
-    if folder.exists():
-        raise ModelNotFoundError(f"{name} is a file; model_name takes a folder or a hub id.")
-    if _looks_like_path(name):
-        raise ModelNotFoundError(
-            f"There is no folder {name} (looked in {Path.cwd()}); check the path, or give a hub id such as "
-            "'BAAI/bge-small-en-v1.5'."
-        )
-    from bge_integrations.backend.hub import fetch  # its client takes a while to import, for nothing in most cases
+    folder = _located(request)
+    base_request = request_for_base(folder, request)
+    return Checkpoint(folder, request.model_name, _base(base_request, request) if base_request else None)
 
-    return Checkpoint(fetch(request), name)
+
+def request_for_base(folder: Path, request: LoadRequest) -> LoadRequest | None:
+    """Returns what to ask for an adapter's base: by the same settings as for the adapter; None for a whole model.
+
+    Raises:
+        ModelLoadError: The adapter's configuration can't be read, or names no base.
+    """
+    base = base_of(folder)
+    if base is None:
+        return None
+    name, recorded = base
+    # A revision that is given with a folder can only be meant for what is not in the folder.
+    given = request.revision if local_folder(request.model_name, request.revision) else None
+    return dataclasses.replace(request, model_name=name, revision=recorded or given)
+
+
+def _located(request: LoadRequest) -> Path:
+    folder = local_folder(request.model_name, request.revision)
+    if folder is None:
+        from bge_integrations.backend.hub import fetch  # its client takes a while to import, for nothing in most cases
+
+        folder = fetch(request).resolve()
+    require_genuine_texts(folder)
+    return folder
+
+
+def _base(request: LoadRequest, of: LoadRequest) -> Checkpoint:
+    try:
+        folder = _located(request)
+    except (ModelNotFoundError, ModelNotCachedError) as error:
+        raise type(error)(
+            f"{of.model_name} is an adapter of the base model {request.model_name!r}, which can't be had: {error} If "
+            "the base lies elsewhere, write its path into adapter_config.json as base_model_name_or_path."
+        ) from None
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise UnsupportedModelError(
+            f"{of.model_name} is an adapter of {request.model_name!r}, which is an adapter or holds one itself. Merge "
+            "that one into its base model, and give the folder of the whole model as base_model_name_or_path."
+        )
+    return Checkpoint(folder, request.model_name)
 
 
 def vet(checkpoint: Checkpoint, request: LoadRequest) -> ModelSpec | None:
@@ -46,6 +87,7 @@ def vet(checkpoint: Checkpoint, request: LoadRequest) -> ModelSpec | None:
         UnsupportedModelError: A model of another kind than was asked for.
         ModelNotFoundError: No model files, or no weights.
         UnsafeWeightsError: Pickled weights or custom code, not allowed.
+        ModelLoadError: A file is damaged, or can't be what its name says.
         PoolingMismatchError: A model that is called like a BGE model, but whose files ask for another pooling.
     """
     recognition = checkpoint.recognition
@@ -54,9 +96,7 @@ def vet(checkpoint: Checkpoint, request: LoadRequest) -> ModelSpec | None:
         _require_reranker(spec, request.model_name)
     else:
         _require_embedder(spec, request.model_name)
-    checkpoint.require_loadable(
-        allow_pickle_weights=request.allow_pickle_weights, trust_remote_code=request.trust_remote_code
-    )
+    checkpoint.require_loadable(WeightRules.of(request), trust_remote_code=request.trust_remote_code)
     if request.purpose == "scores":
         _require_scores(checkpoint)
         if checkpoint.is_decoder:
@@ -80,10 +120,6 @@ def pooling_is_guessed(checkpoint: Checkpoint, request: LoadRequest) -> str | No
         "another one pass the pooling that it was trained with ('cls', 'mean' or 'last'). If its hub repository has a "
         "modules.json, fetch the whole repository."
     )
-
-
-def _looks_like_path(name: str) -> bool:
-    return name.startswith((".", "/", "~", "\\")) or "\\" in name or name.count("/") > 1
 
 
 def _require_embedder(spec: ModelSpec | None, name: str) -> None:

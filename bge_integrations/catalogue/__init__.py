@@ -9,7 +9,7 @@ from bge_integrations.catalogue.models import (
     ModelSpec,
     Pooling,
 )
-from bge_integrations.catalogue.recognition import M3_HEAD_FILES, Recognition, find_model, recognize
+from bge_integrations.catalogue.recognition import M3_HEAD_FILES, Recognition, find_model, recognize, suggest
 
 __all__ = [
     "EN_INSTRUCTION",
@@ -23,4 +23,5 @@ __all__ = [
     "Recognition",
     "find_model",
     "recognize",
+    "suggest",
 ]

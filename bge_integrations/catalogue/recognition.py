@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -12,7 +13,7 @@ from typing import Any, Literal
 
 from bge_integrations.catalogue.models import MODELS, ModelSpec
 
-__all__ = ["M3_HEAD_FILES", "Recognition", "find_model", "recognize"]
+__all__ = ["M3_HEAD_FILES", "Recognition", "find_model", "recognize", "suggest"]
 
 M3_HEAD_FILES = {"sparse": "sparse_linear.pt", "colbert": "colbert_linear.pt"}
 """Of bge-m3 and its fine-tunes: the linear maps that lie beside the encoder."""
@@ -21,6 +22,9 @@ _BY_NAME = {spec.name.lower(): spec for spec in MODELS}
 _RERANKER_MADE_FROM = {spec.made_from: spec for spec in MODELS if spec.kind == "reranker" and spec.made_from}
 _TRAINER_FOLDER = re.compile(r"checkpoint-.+")
 _ORGANISATION = re.compile(r"^(?:models--.+?--|BAAI(?:_|--))", re.IGNORECASE)
+_ADDRESS = re.compile(r"^https?://[^/]+/|^(?:www\.)?(?:huggingface\.co|hf\.co)/", re.IGNORECASE)
+# One or two letters of a name may differ. At 0.8 no model of another family (gte-small, e5-small) is taken for a BGE.
+_LEAST_LIKENESS = 0.8
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,39 @@ def recognize(name_or_path: str | os.PathLike[str]) -> Recognition | None:
 
 def _recognition(by: Literal["name", "record"], spec: ModelSpec | None) -> Recognition | None:
     return Recognition(spec, by) if spec else None
+
+
+def suggest(name: str) -> str | None:
+    """Says what somebody may have meant by a name that leads to no model.
+
+    It is the name without blanks, line ends, quotes or the hub's address around it, or the id of the BGE model that is
+    spelt most like it, in another organisation too.
+
+    Args:
+        name: A model's name as somebody wrote it: a hub id, a bare name or a path.
+
+    Returns:
+        A name that differs from `name`, or None where nothing comes near.
+    """
+    clean = "".join(letter for letter in name if letter.isprintable()).strip().strip("'\"` ")
+    clean = _ADDRESS.sub("", clean)
+    if clean != name and os.path.isdir(os.path.expanduser(clean)):
+        return clean
+    nearest = _nearest(clean)
+    if nearest is None:
+        return clean if clean and clean != name else None
+    # A bare name is read as the id already.
+    is_read_so = name == nearest.model_id or name.lower() == nearest.name.lower()
+    return None if is_read_so else nearest.model_id
+
+
+def _nearest(name: str) -> ModelSpec | None:
+    parts = _parts(name)
+    short = re.sub(r"[_\s]+", "-", parts[-1]).lower() if parts else ""
+    short = short.removeprefix("baai-")
+    likeness = {spec: difflib.SequenceMatcher(None, short, spec.name.lower()).ratio() for spec in MODELS}
+    best = max(MODELS, key=likeness.__getitem__)  # the catalogue's first of several that are equally near
+    return best if likeness[best] >= _LEAST_LIKENESS else None
 
 
 def _by_name(text: str) -> ModelSpec | None:

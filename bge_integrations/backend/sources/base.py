@@ -11,10 +11,12 @@ from bge_integrations.backend.checkpoint import Checkpoint
 from bge_integrations.backend.engines import Engine, Rows
 from bge_integrations.backend.facts import ModelFacts
 from bge_integrations.backend.heads import Heads
+from bge_integrations.backend.lora import loadable_folder
 from bge_integrations.backend.request import LoadRequest
 from bge_integrations.backend.sources.missing_weights import require_all_weights
 from bge_integrations.backend.sources.tables import position_capacity, type_rows, word_rows
 from bge_integrations.backend.tokenization import TextTokenizer
+from bge_integrations.backend.weight_files import WeightRules
 from bge_integrations.catalogue import ModelSpec
 from bge_integrations.errors import UnsupportedModelError
 
@@ -26,12 +28,14 @@ class Source(ABC):
         request: What was asked for.
         checkpoint: Its files.
         spec: The catalogue's row, or None for a model that is no BGE.
+        folder: What the libraries load, while they do; an adapter and its base have one for the time.
         original: The library's own object.
         tokenizer: A private copy of its tokenizer.
         facts: What is known of it.
         heads: The weights on top of the encoder, where the fast engines need them.
     """
 
+    folder: str
     original: Any
     tokenizer: TextTokenizer
     facts: ModelFacts
@@ -56,7 +60,8 @@ class Source(ABC):
         self.checkpoint = checkpoint
         self.spec = spec
         self.heads = {}
-        self._load(precision)
+        with loadable_folder(checkpoint) as self.folder:
+            self._load(precision)
 
     @abstractmethod
     def _load(self, precision: str) -> None:
@@ -110,7 +115,7 @@ class Source(ABC):
             model,
             self.request.model_name,
             self.checkpoint.transformer_folder,
-            self.checkpoint.transformer_weights,
+            self.checkpoint.transformer_weights(WeightRules.of(self.request)),
             {**kwargs, **for_model},
             needs_pooler=needs_pooler,
         )

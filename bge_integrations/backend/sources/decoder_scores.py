@@ -66,7 +66,7 @@ class DecoderScoreSource(Source):
         return int(ids[0])
 
     def _load(self, precision: str) -> None:
-        request, folder = self.request, str(self.checkpoint.folder)
+        request, folder = self.request, self.folder
         kwargs = from_pretrained_kwargs(request, precision)
         groups = [kwargs.pop(name) for name in ("model_kwargs", "processor_kwargs", "config_kwargs")]
         try:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bge_integrations.backend.contents import require_genuine
 from bge_integrations.backend.engines import Engine, Rows
 from bge_integrations.backend.facts import ModelFacts
 from bge_integrations.backend.heads import Floats, Heads
@@ -57,6 +58,7 @@ class M3Source(VectorSource):
     def _linear(self, name: str, outputs: int | None, inputs: int) -> Heads:
         """Reads a linear map of `inputs` numbers to `outputs`, of any number if None. Runs no code of the file's."""
         file = self.checkpoint.folder / M3_HEAD_FILES[name]
+        require_genuine(file)
         weight, bias = _weight_and_bias(file, _read(file))
         expected = (outputs or len(bias), inputs)
         if weight.shape != expected or bias.shape != expected[:1]:

@@ -53,7 +53,7 @@ class ScoreSource(Source):
         )
 
     def _load(self, precision: str) -> None:
-        name, folder = self.request.model_name, str(self.checkpoint.folder)
+        name, folder = self.request.model_name, self.folder
         try:
             self.original = CrossEncoder(
                 folder, device=self.request.device, **from_pretrained_kwargs(self.request, precision)

@@ -84,7 +84,7 @@ class VectorSource(Source):
     def _loaded(self, precision: str) -> SentenceTransformer:
         request, checkpoint, spec = self.request, self.checkpoint, self.spec
         common = from_pretrained_kwargs(request, precision)
-        folder = str(checkpoint.folder)
+        folder = self.folder
         asked = NAMES_OF_SETTING[request.pooling] if request.pooling else None
         try:
             if checkpoint.modules is not None or (spec is None and asked is None):
