@@ -193,7 +193,9 @@ class TestContents:
         with pytest.raises(ModelLoadError, match=f"{name} is cut off"):
             BgeEncoder(folder, allow_pickle_weights=True)
 
-    @pytest.mark.parametrize("content", [b"\x80\x04pickle", b'{"error": "not found"}', b"\x10" + b"\0" * 7 + b"{" * 16])
+    @pytest.mark.parametrize(
+        "content", [b"\x80\x04 pickled", b'{"error": "not found"}', b"\x10" + b"\0" * 7 + b"{" * 16]
+    )
     def test_that_are_no_safetensors_are_called_so(self, make: MakeCheckpoint, content: bytes) -> None:
         folder = make("bge-small-en")
         (folder / SAFE).write_bytes(content)

@@ -99,14 +99,13 @@ def _no_file(path: Path) -> ModelLoadError:
 
 
 def _require_safetensors(path: Path, size: int, beginning: bytes, again: str) -> None:
-    if beginning.startswith((_ZIP, _PICKLE)):
-        raise ModelLoadError(f"{path} is no safetensors file but a pickled one under that name. {again}")
     length, first = int.from_bytes(beginning[:_LENGTH], "little"), beginning[_LENGTH : _LENGTH + 1]
     is_whole = length <= size - _LENGTH
     if size <= _LENGTH or (first == b"{" and length <= _LONGEST_HEADER and not is_whole):
         raise ModelLoadError(f"{path} is cut off after {size} bytes, within its header. {again}")
     if first != b"{" or length > _LONGEST_HEADER:
-        raise ModelLoadError(f"{path} is no safetensors file: it begins with {beginning[:_SHOWN]!r}. {again}")
+        what = "it is pickled" if beginning.startswith((_ZIP, _PICKLE)) else f"it begins with {beginning[:_SHOWN]!r}"
+        raise ModelLoadError(f"{path} is no safetensors file: {what}. {again}")
     try:
         with path.open("rb") as file:
             file.seek(_LENGTH)

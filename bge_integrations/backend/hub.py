@@ -93,7 +93,7 @@ def _snapshot(request: LoadRequest, repository: str, cache: str) -> str:
     try:
         return str(download(local_files_only=request.local_files_only, allow_patterns=[*patterns, *heads]))
     except LocalEntryNotFoundError as error:
-        if request.purpose == "m3" or cached_snapshot(request) is None:
+        if request.purpose == "m3" or not _is_partly_there(error):
             raise
         try:
             return str(download(local_files_only=True, allow_patterns=patterns))
@@ -123,6 +123,10 @@ def _hub_id(name: str) -> str:
     return spec.model_id if spec else f"sentence-transformers/{name}"
 
 
+def _is_partly_there(error: LocalEntryNotFoundError) -> bool:
+    return getattr(error, "snapshot_path", None) is not None  # of IncompleteSnapshotError, which older clients lack
+
+
 def _not_cached_message(request: LoadRequest, repository: str, cache: str, error: LocalEntryNotFoundError) -> str:
     name = request.model_name
     is_known = any(repository == spec.model_id for spec in MODELS)
@@ -133,8 +137,7 @@ def _not_cached_message(request: LoadRequest, repository: str, cache: str, error
     else:
         reason = f": {type(error.__cause__).__name__}: {error.__cause__}" if error.__cause__ else ""
         why = f"the hub can't be reached{reason}"
-    partly = cached_snapshot(request)
-    if partly is None:
+    if not _is_partly_there(error):
         state = f"{repository}{at} is not in the cache {cache}, and {why}."
     else:
         # Of the client's text only what is missing, which stands in its first sentence.
