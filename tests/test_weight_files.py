@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from bge_integrations import BgeEncoder, BgeReranker
 from bge_integrations.errors import ModelLoadError, ModelNotFoundError, UnsafeWeightsError
-from bge_integrations.settings import TransformersKwargs
+from bge_integrations.settings import EngineName, TransformersKwargs
 from tests.checkpoints import reference_vectors
 from tests.checkpoints_of_pairs import make_reranker
 from tests.conftest import MakeCheckpoint
@@ -50,7 +49,7 @@ def add_dense(folder: Path) -> dict[str, torch.Tensor]:
     listed.append({"idx": 2, "name": "2", "path": DENSE, "type": "sentence_transformers.models.Dense"})
     (folder / "modules.json").write_text(json.dumps(listed))
     (folder / DENSE).mkdir()
-    config = {"in_features": 32, "out_features": 16, "bias": True}
+    config: dict[str, object] = {"in_features": 32, "out_features": 16, "bias": True}
     config["activation_function"] = "torch.nn.modules.linear.Identity"
     (folder / DENSE / "config.json").write_text(json.dumps(config))
     torch.manual_seed(3)
@@ -77,7 +76,9 @@ class TestPickles:
 
     @pytest.mark.parametrize("way", ["index_names_it", "lies_beside_another_name", "config_names_it"])
     @pytest.mark.parametrize("engine", ["auto", "sentence-transformers"])
-    def test_behind_a_decoy_are_refused(self, make: MakeCheckpoint, tmp_path: Path, way: str, engine: Any) -> None:  # noqa: ANN401
+    def test_behind_a_decoy_are_refused(
+        self, make: MakeCheckpoint, tmp_path: Path, way: str, engine: EngineName
+    ) -> None:
         for folder, kind in (
             (make("bge-small-en", modules=("cls", "normalize")), BgeEncoder),
             (make_reranker(tmp_path / "bge-reranker-base"), BgeReranker),
@@ -258,7 +259,7 @@ class TestModules:
             BgeEncoder(folder)
 
     @pytest.mark.parametrize("engine", ["auto", "sentence-transformers"])
-    def test_that_have_no_files_need_no_folder(self, make: MakeCheckpoint, engine: Any) -> None:  # noqa: ANN401
+    def test_that_have_no_files_need_no_folder(self, make: MakeCheckpoint, engine: EngineName) -> None:
         folder = make("our-model", modules=("cls", "normalize"))
         shutil.rmtree(folder / "2_Normalize")
         vectors = BgeEncoder(folder, engine=engine).encode(["fox"])

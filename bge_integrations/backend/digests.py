@@ -11,6 +11,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 _BLOB_NAME = re.compile(r"[0-9a-f]{64}")
+_NOTE = re.compile(r"(?P<digest>[0-9a-f]{64}) (?P<began>[0-9]{1,30})")
 _CHUNK = 1 << 22
 _SETTLED = 2_000_000_000
 """Nanoseconds after which two changes of a file have different times on every file system."""
@@ -57,16 +58,16 @@ def file_digest(path: Path) -> str:
     text = "\0".join(map(str, (real, *identity)))
     note = cache_root() / "digests" / hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
     try:
-        remembered = note.read_text(encoding="ascii")
-        if _BLOB_NAME.fullmatch(remembered):
-            return remembered
+        remembered = _NOTE.fullmatch(note.read_text(encoding="ascii"))
+        # A file that had changed just before it was read may have this identity with another content by now.
+        if remembered and int(remembered["began"]) - max(identity[-2:]) > _SETTLED:
+            return remembered["digest"]
     except (OSError, ValueError):
         pass  # not seen yet, or the note is damaged
     began = time.time_ns()
     digest = _digest(real)
-    # A file that changed just before, or while it was read, may have this identity with another content.
-    if began - max(identity[-2:]) > _SETTLED and file_identity(real) == identity:
-        _remember(note, digest)
+    if file_identity(real) == identity:
+        _remember(note, f"{digest} {began}")
     return digest
 
 
@@ -91,11 +92,11 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _remember(note: Path, digest: str) -> None:
+def _remember(note: Path, text: str) -> None:
     unfinished = note.with_name(f"{note.name}.{os.getpid()}")
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(digest, encoding="ascii")
+        unfinished.write_text(text, encoding="ascii")
         unfinished.replace(note)
     except OSError:  # a read-only home: the file is read again next time
         return
