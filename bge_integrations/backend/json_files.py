@@ -1,0 +1,218 @@
+"""JSON files that others wrote: every fault in them is named with the file, the key and what should stand there.
+
+A `Kind` says what a value must be. `as_dataclass` reads the kinds from a dataclass's own annotations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import reprlib
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+_MOST_NESTED = 64  # levels; configurations of composite models have five
+
+Plain = TypeVar("Plain")
+
+
+class MalformedJsonError(Exception):
+    """A file is no JSON, or holds something else than it should. The message names the file and the key."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a value must be.
+
+    Attributes:
+        words: The same in words, for errors.
+        fits: Whether a value is of this kind; its members have kinds of their own.
+        keys: Of an object, the kinds of its members by name. Members that are not named may be anything.
+        required: Of an object, the keys that must be there.
+        members: The kind of every other member of an object, and of every element of a list.
+    """
+
+    words: str
+    fits: Callable[[Any], bool]
+    keys: Mapping[str, Kind] = field(default_factory=dict)
+    required: Sequence[str] = ()
+    members: Kind | None = None
+
+    def fault(self, value: Any, where: str = "") -> str | None:  # noqa: ANN401 - any JSON
+        """Returns what is wrong with a value, and where; None where nothing is."""
+        if not self.fits(value):
+            return f"{where or 'the content'} is {reprlib.repr(value)}, not {self.words}"
+        if isinstance(value, dict):
+            lacking = [key for key in self.required if key not in value]
+            if lacking:
+                return f"{where or 'the content'} lacks {lacking[0]!r}"
+            members = [(key, self.keys.get(key, self.members), member) for key, member in value.items()]
+        elif isinstance(value, list):
+            members = [(f"[{index}]", self.members, member) for index, member in enumerate(value)]
+        else:
+            return None
+        for key, kind, member in members:
+            place = f"{where}{key}" if key.startswith("[") or not where else f"{where}.{key}"
+            found = kind.fault(member, place) if kind else None
+            if found:
+                return found
+        return None
+
+
+def whole(least: int, most: int) -> Kind:
+    """A whole number of a range, both ends included."""
+    words = f"a whole number from {least} to {most}"
+    return Kind(words, lambda value: type(value) is int and least <= value <= most)
+
+
+def number(least: float = -math.inf, most: float = math.inf) -> Kind:
+    """A finite number of a range, both ends included."""
+    ends = " to ".join(f"{end:g}" for end in (least, most) if math.isfinite(end))
+    words = f"a number from {ends}" if math.isfinite(most) else f"a number of at least {ends}" if ends else "a number"
+
+    def fits(value: Any) -> bool:  # noqa: ANN401 - any JSON
+        return type(value) in (int, float) and least <= value <= most and abs(value) < math.inf
+
+    return Kind(words, fits)
+
+
+def one_of(*values: str) -> Kind:
+    """One of some texts."""
+    return Kind(" or ".join(map(repr, values)), lambda value: isinstance(value, str) and value in values)
+
+
+def optional(kind: Kind) -> Kind:
+    """Of this kind, or null."""
+    return dataclasses.replace(
+        kind, words=f"{kind.words} or null", fits=lambda value: value is None or kind.fits(value)
+    )
+
+
+def either(*kinds: Kind) -> Kind:
+    """Of one of some kinds, with the members that any of them names."""
+    words = " or ".join(kind.words for kind in kinds)
+    return Kind(words, lambda value: any(kind.fault(value) is None for kind in kinds))
+
+
+def list_of(kind: Kind) -> Kind:
+    """A list with elements of one kind."""
+    return Kind(f"a list ({kind.words} each)", lambda value: isinstance(value, list), members=kind)
+
+
+def object_of(kind: Kind) -> Kind:
+    """An object with members of one kind."""
+    return Kind(f"an object ({kind.words} each)", lambda value: isinstance(value, dict), members=kind)
+
+
+def object_with(keys: Mapping[str, Kind], *, required: Sequence[str] = ()) -> Kind:
+    """An object whose members of these names have these kinds."""
+    return Kind("an object", lambda value: isinstance(value, dict), keys=keys, required=required)
+
+
+TEXT = Kind("a text", lambda value: isinstance(value, str))
+FLAG = Kind("true or false", lambda value: isinstance(value, bool))
+ANYTHING = Kind("anything", lambda _: True)
+OBJECT = object_with({})
+
+
+def read_json(path: Path, kind: Kind) -> Any:  # noqa: ANN401 - what the kind says
+    """Reads a file of one kind.
+
+    Returns:
+        Its content; None where there is no such file.
+
+    Raises:
+        MalformedJsonError: It can't be read, is no JSON in UTF-8, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise MalformedJsonError(f"{path} is a link to a file that is not there") from None
+        return None
+    except RecursionError as error:
+        raise MalformedJsonError(f"{path} can't be read as JSON (it is nested too deeply)") from error
+    except (OSError, ValueError) as error:
+        raise MalformedJsonError(f"{path} can't be read as JSON ({error})") from error
+    if _depth_exceeds(content, _MOST_NESTED):
+        raise MalformedJsonError(f"{path} can't be read as JSON (it is nested more than {_MOST_NESTED} levels deep)")
+    found = kind.fault(content)
+    if found:
+        raise MalformedJsonError(f"{path} is damaged: {found}")
+    return content
+
+
+def as_dataclass(plain: type[Plain], content: Any, where: str = "") -> Plain:  # noqa: ANN401 - any JSON
+    """Makes a dataclass of what `dataclasses.asdict` and JSON made of it, checking every value against its annotation.
+
+    Args:
+        plain: A dataclass of texts, numbers, flags, choices, tuples, mappings and other such dataclasses.
+        content: The JSON.
+        where: The key at which it stands, for errors.
+
+    Raises:
+        MalformedJsonError: A value is of another kind, lacking, or unknown.
+    """
+    value: Plain = _typed(plain, content, where)
+    return value
+
+
+def _typed(annotation: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - any annotation, any JSON
+    if dataclasses.is_dataclass(annotation):
+        hints = get_type_hints(annotation)
+        kind = object_with({}, required=[each.name for each in dataclasses.fields(annotation)])
+        _require(kind, value, where)
+        unknown = [key for key in value if key not in hints]
+        if unknown:
+            raise MalformedJsonError(f"{where or 'the content'} holds {unknown[0]!r}, which is not known")
+        prefix = f"{where}." if where else ""
+        return annotation(**{key: _typed(hints[key], member, prefix + key) for key, member in value.items()})
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in inner:
+            return None
+        (only,) = [each for each in inner if each is not type(None)]
+        return _typed(only, value, where)
+    if origin is Literal:
+        _require(one_of(*inner), value, where)
+    elif origin is tuple:
+        _require(list_of(ANYTHING), value, where)
+        return tuple(_typed(inner[0], member, f"{where}[{index}]") for index, member in enumerate(value))
+    elif origin is not None and issubclass(origin, Mapping):
+        _require(OBJECT, value, where)
+        return {key: _typed(inner[1], member, f"{where}.{key}") for key, member in value.items()}
+    else:
+        _require(_OF_TYPE[annotation], value, where)
+    return value
+
+
+_OF_TYPE: Mapping[Any, Kind] = {
+    str: TEXT,
+    bool: FLAG,
+    int: Kind("a whole number", lambda value: type(value) is int),
+    float: number(),
+}
+
+
+def _require(kind: Kind, value: Any, where: str) -> None:  # noqa: ANN401 - any JSON
+    found = kind.fault(value, where)
+    if found:
+        raise MalformedJsonError(found)
+
+
+def _depth_exceeds(content: Any, levels: int) -> bool:  # noqa: ANN401 - any JSON
+    inside = [content]
+    for _ in range(levels):
+        inside = [
+            member
+            for value in inside
+            if isinstance(value, (dict, list))
+            for member in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not inside:
+            return False
+    return True
