@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bge_integrations.backend.checkpoint_files import (
+    CONFIG,
+    MODULES,
+    POOLING,
+    TOKENIZER,
+    module_class,
+    read_json_files,
+)
 from bge_integrations.backend.contents import require_genuine_texts
 from bge_integrations.backend.digests import file_digest
 from bge_integrations.backend.forking import cached
 from bge_integrations.backend.formats import what_lies_there
+from bge_integrations.backend.json_files import OBJECT, Kind, MalformedJsonError, read_json
 from bge_integrations.backend.lora import require_runnable
 from bge_integrations.backend.model_files import model_files
+from bge_integrations.backend.named_code import refuse_named_code
 from bge_integrations.backend.weight_files import (
     ADAPTER_CONFIG,
     TRANSFORMER,
@@ -62,25 +71,25 @@ class Checkpoint:
     def config(self) -> dict[str, Any]:
         """The content of `config.json` of the transformer, or of an adapter's base; {} where there is none."""
         folder = self.base.folder if self.base else self.transformer_folder
-        config: dict[str, Any] = self._json(folder / "config.json", {})
-        return config
+        config: dict[str, Any] | None = self._json(folder / "config.json", CONFIG)
+        return config or {}
 
     @cached
     def tokenizer_config(self) -> dict[str, Any]:
         """The content of `tokenizer_config.json` beside the transformer, {} where there is none."""
-        config: dict[str, Any] = self._json(self.transformer_folder / "tokenizer_config.json", {})
-        return config
+        config: dict[str, Any] | None = self._json(self.transformer_folder / "tokenizer_config.json", TOKENIZER)
+        return config or {}
 
     @cached
     def modules(self) -> list[dict[str, Any]] | None:
         """The content of `modules.json`; None for a bare transformers checkpoint."""
-        modules: list[dict[str, Any]] | None = self._json(self.folder / "modules.json", None)
+        modules: list[dict[str, Any]] | None = self._json(self.folder / "modules.json", MODULES)
         return modules
 
     @property
     def transformer_folder(self) -> Path:
         """The folder of the first module, which holds the weights."""
-        return self.folder / self.modules[0].get("path", "") if self.modules else self.folder
+        return self.folder / self.modules[0]["path"] if self.modules else self.folder
 
     def transformer_weights(self, rules: WeightRules) -> list[Path]:
         """Returns the files that transformers reads the encoder's weights from; empty for an adapter."""
@@ -99,7 +108,7 @@ class Checkpoint:
         return self.is_decoder or self._is_made_for("ForSequenceClassification")
 
     def _is_made_for(self, task: str) -> bool:
-        return any(str(name).endswith(task) for name in self.config.get("architectures") or ())
+        return any(name.endswith(task) for name in self.config.get("architectures") or ())
 
     @property
     def lacking_m3_files(self) -> list[str]:
@@ -110,8 +119,8 @@ class Checkpoint:
     def pooling_modes(self) -> tuple[str, ...] | None:
         """The pooling that the checkpoint's own files ask for; None where they say nothing."""
         for module in self.modules or ():
-            if module.get("type", "").rsplit(".", 1)[-1] == "Pooling":
-                config = self._json(self.folder / module.get("path", "") / "config.json", {})
+            if module_class(module["type"]) == "Pooling":
+                config = self._json(self.folder / module["path"] / "config.json", POOLING) or {}
                 mode = config.get("pooling_mode")
                 if mode is None:
                     mode = [name for flag, name in _POOLING_FLAGS.items() if config.get(flag)] or ["mean"]
@@ -128,22 +137,26 @@ class Checkpoint:
             digest.update(f"base\0{self.base.fingerprint}\n".encode())
         return digest.hexdigest()
 
-    def require_loadable(self, rules: WeightRules, *, trust_remote_code: bool) -> None:
-        """Refuses a folder without weights or with damaged files, and one that would run code without being allowed to.
+    def require_loadable(self, rules: WeightRules, *, trust_remote_code: bool, own_attention: bool = False) -> None:
+        """Refuses a folder without weights, damaged files, and what would run code that was not allowed by name.
 
         Args:
             rules: Which weights may be read.
-            trust_remote_code: Whether the checkpoint's own code may run.
+            trust_remote_code: Whether code may be run that the checkpoint holds or names.
+            own_attention: Whether the user names the implementation of attention.
 
         Raises:
             ModelNotFoundError: No model files, or no weights, or only some of them.
-            UnsafeWeightsError: Pickled weights, custom code or a file outside the folder, not allowed.
-            ModelLoadError: A file can't be what its name says.
+            UnsafeWeightsError: Pickled weights, a file outside the folder, or code that the checkpoint holds or names,
+                not allowed.
+            ModelLoadError: A file can't be what its name says, or a JSON file is damaged.
             UnsupportedModelError: An adapter that can't be run here.
             MissingExtraError: An adapter, and peft is not installed.
         """
         if self.base:
-            self.base.require_loadable(rules.of_base(self.base.name), trust_remote_code=trust_remote_code)
+            self.base.require_loadable(
+                rules.of_base(self.base.name), trust_remote_code=trust_remote_code, own_attention=own_attention
+            )
         modules = self._modules()
         self._require_module_folders(modules)
         if not self.config and not rules.model_kwargs.get("gguf_file"):
@@ -152,7 +165,12 @@ class Checkpoint:
                 f"{what_lies_there(self.folder, pickles_allowed=rules.allow_pickle)}"
             )
         self._require_safe_weights(modules, rules)
+        try:
+            files = list(read_json_files(self.folder, self.modules))
+        except MalformedJsonError as error:
+            raise _damaged(error) from error
         if not trust_remote_code:
+            refuse_named_code(self.name, files, own_attention=own_attention)
             self._require_no_custom_code()
 
     def _require_module_folders(self, modules: list[Module]) -> None:
@@ -185,12 +203,6 @@ class Checkpoint:
                 require_weights(module, self.config, rules)
 
     def _require_no_custom_code(self) -> None:
-        for module in self.modules or ():
-            if not module.get("type", "").startswith("sentence_transformers."):
-                raise UnsafeWeightsError(
-                    f"{self.name} needs its own code for the module {module.get('type')!r}; read it, and if you trust "
-                    "it pass trust_remote_code=True."
-                )
         if "auto_map" not in self.config:
             return
         for unknown in self._architectures_unknown_to_transformers():
@@ -214,7 +226,7 @@ class Checkpoint:
             return [Module(self.folder, TRANSFORMER, is_first=True)]
         found = []
         for index, listed in enumerate(self.modules):
-            module = self._module(self.folder, listed.get("path", ""), listed.get("type", ""), is_first=index == 0)
+            module = self._module(self.folder, listed["path"], listed["type"], is_first=index == 0)
             found += [module, *self._routes(module)]
         return found
 
@@ -224,17 +236,17 @@ class Checkpoint:
 
     def _routes(self, module: Module) -> Iterator[Module]:
         if module.kind in ("Router", "Asym"):
-            config = self._json(module.folder / "router_config.json", None) or self._json(
-                module.folder / "config.json", {}
-            )
-            types = config.get("types") if isinstance(config, dict) else None
+            config = self._json(module.folder / "router_config.json", OBJECT)
+            types = (config or self._json(module.folder / "config.json", OBJECT) or {}).get("types")
             for path, kind in types.items() if isinstance(types, dict) else ():
                 yield self._module(module.folder, path, kind, is_first=False)
 
-    def _json(self, path: Path, default: Any) -> Any:  # noqa: ANN401 - whatever the file holds
+    def _json(self, path: Path, kind: Kind) -> Any:  # noqa: ANN401 - what the kind says
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return default
-        except (OSError, ValueError) as error:
-            raise ModelLoadError(f"{path} can't be read as JSON ({error}); fetch the model again.") from error
+            return read_json(path, kind)
+        except MalformedJsonError as error:
+            raise _damaged(error) from error
+
+
+def _damaged(error: MalformedJsonError) -> ModelLoadError:
+    return ModelLoadError(f"{error}; fetch the model again, or correct the file.")

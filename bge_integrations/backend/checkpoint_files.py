@@ -153,11 +153,9 @@ _OF_TRANSFORMER = object_with(
     }
 )
 _TOKEN = either(TEXT, object_with({"content": TEXT}, required=("content",)))
-_SPECIAL_TOKENS = {
-    f"{name}_token": optional(_TOKEN) for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-}
+_SPECIAL_TOKENS = {f"{name}_token": optional(_TOKEN) for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")}
 _SIDE = one_of("left", "right")
-_TOKENIZER = object_with(
+TOKENIZER = object_with(
     {
         **_SPECIAL_TOKENS,
         "tokenizer_class": optional(TEXT),
@@ -172,6 +170,7 @@ _TOKENIZER = object_with(
         "added_tokens_decoder": object_of(object_with({"content": TEXT}, required=("content",))),
     }
 )
+"""tokenizer_config.json."""
 _OF_FOLDER: Mapping[str, Kind] = {
     "config.json": CONFIG,
     "generation_config.json": OBJECT,
@@ -185,7 +184,7 @@ _OF_FOLDER: Mapping[str, Kind] = {
             "lora_alpha": number(),
         }
     ),
-    "tokenizer_config.json": _TOKENIZER,
+    "tokenizer_config.json": TOKENIZER,
     "special_tokens_map.json": object_with(_SPECIAL_TOKENS),
     "added_tokens.json": object_of(whole(0, 10**9)),
     "processor_config.json": OBJECT,
@@ -206,6 +205,7 @@ _OF_ANY_MODULE: Mapping[str, Kind] = {
 }
 
 _OF_ROOT: Mapping[str, Kind] = {
+    "modules.json": MODULES,
     "config_sentence_transformers.json": object_with(
         {
             "prompts": object_of(optional(TEXT)),
@@ -241,12 +241,12 @@ def read_json_files(root: Path, modules: Sequence[Mapping[str, Any]] | None) -> 
     for module in modules or ():
         folder = root / module["path"]
         if folder != root:
-            yield from _read_module(folder, class_name(module["type"]))
+            yield from _read_module(folder, module_class(module["type"]))
 
 
-def class_name(dotted: str) -> str:
-    """Returns the last part of a dotted name."""
-    return dotted.rsplit(".", 1)[-1]
+def module_class(dotted: str) -> str:
+    """Returns the class of a module of sentence-transformers; nothing for one of other code, which may be like none."""
+    return dotted.rsplit(".", 1)[-1] if dotted.startswith("sentence_transformers.") else ""
 
 
 def _read_module(folder: Path, kind: str) -> Iterator[tuple[Path, Any]]:
@@ -260,7 +260,7 @@ def _read_module(folder: Path, kind: str) -> Iterator[tuple[Path, Any]]:
                 for part, dotted in content["types"].items():
                     if not _is_relative(part):
                         raise MalformedJsonError(f"{path} is damaged: types names {part!r}, which is no relative path")
-                    yield from _read_module(folder / part, class_name(dotted))
+                    yield from _read_module(folder / part, module_class(dotted))
 
 
 def _read(path: Path, kind: Kind) -> Iterator[tuple[Path, Any]]:

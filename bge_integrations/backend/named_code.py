@@ -18,11 +18,7 @@ from bge_integrations.errors import UnsafeWeightsError
 _ATTENTION = ("eager", "sdpa", "flex_attention")
 _ATTENTION_KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 _EXPERTS = ("eager", "grouped_mm", "batched_mm")
-_EXPERTS_KEYS = ("experts_implementation", "_experts_implementation", "_experts_implementation_internal")
-_SWITCHES_OF_KERNELS = ("allow_all_kernels", "use_kernels", "kernel_config")
-_ACTIVATION_KEYS = ("activation_fn", "sbert_ce_default_activation_function", "activation_function")
 _ACTIVATION = re.compile(r"torch\.nn(\.modules(\.[a-z_]+)?)?\.[A-Z]\w*")
-_OTHER_FILES_KEYS = ("configuration_files", "fast_tokenizer_files")
 # Others fetch kernels. These import one package, known by name, which the user has installed.
 _QUANTIZATIONS = ("bitsandbytes", "gptq", "awq", "compressed-tensors", "torchao", "hqq", "quanto", "bitnet")
 _FETCHING_MODEL_TYPES = ("timm_backbone", "timm_wrapper")
@@ -33,13 +29,15 @@ _MODULES = (
     *("MLMTransformer", "SpladePooling", "SparseAutoEncoder", "CSRSparsity", "SparseStaticEmbedding", "IDF"),
     *("MultiVectorMask", "HierarchicalTokenPooling", "TokenPooling"),
 )
-_TOKENIZERS = ("WhitespaceTokenizer", "PhraseTokenizer", "WordTokenizer")
+_TOKENIZERS = ("WhitespaceTokenizer", "PhraseTokenizer", "TransformersTokenizerWrapper")
 
 _SETTINGS = (
     *("max_seq_length", "do_lower_case", "transformer_task", "modality_config", "module_output_name"),
     *("processing_kwargs", "unpad_inputs", "query_length", "document_length", "query_expansion"),
 )
-_MODEL_KEYWORDS = ("attn_implementation", "dtype", "torch_dtype", "add_pooling_layer", "low_cpu_mem_usage")
+_MODEL_KEYWORDS = (
+    *("attn_implementation", "dtype", "torch_dtype", "add_pooling_layer", "low_cpu_mem_usage", "use_safetensors"),
+)
 _PROCESSOR_KEYWORDS = (
     *("model_max_length", "padding_side", "truncation_side", "use_fast", "do_lower_case", "add_prefix_space"),
     *("add_bos_token", "add_eos_token", "clean_up_tokenization_spaces", "min_pixels", "max_pixels"),
@@ -94,22 +92,12 @@ def _named_anywhere(content: Any, *, own_attention: bool, where: str = "") -> Fo
         place = f"{where}.{key}" if where else str(key)
         if key in _ATTENTION_KEYS:
             yield from _refused_attention(place, value, own_attention=own_attention)
-        elif key in _EXPERTS_KEYS and not _are(value, _EXPERTS):
-            yield place, value, "which is fetched from the hub and run"
-        elif key in _SWITCHES_OF_KERNELS and value:
-            yield place, value, "which has kernels fetched from the hub and run"
-        elif key in _ACTIVATION_KEYS and isinstance(value, str) and "." in value and not _ACTIVATION.fullmatch(value):
-            yield place, value, "which would be imported and called, and is no activation of torch.nn.modules"
-        elif key in _OTHER_FILES_KEYS:
-            yield place, value, "which names other files to read in place of those that are checked"
-        elif key == "quantization_config" and isinstance(value, dict):
-            method = value.get("quant_method")
-            if method is not None and method not in _QUANTIZATIONS:
-                yield f"{place}.quant_method", method, "which may fetch and run code from elsewhere"
-        elif key == "model_type" and value in _FETCHING_MODEL_TYPES:
-            yield place, value, "which fetches models from elsewhere"
         elif key == "auto_map" and where:
             yield place, value, "which names code"
+        elif key in _REFUSED:
+            is_refused, why = _REFUSED[key]
+            if is_refused(value):
+                yield place, value, why
         yield from _named_anywhere(value, own_attention=own_attention, where=place)
 
 
@@ -122,15 +110,49 @@ def _refused_attention(where: str, value: Any, *, own_attention: bool) -> Found:
         if not isinstance(value, str) or "/" in value:
             yield where, value, "which is fetched from the hub and run in place of the model's attention"
         elif not own_attention:
-            yield where, value, (
-                "which may be fetched from the hub and run (only eager, sdpa and flex_attention never are); to name "
-                "the attention yourself pass transformers_kwargs=TransformersKwargs.of("
-                'model={"attn_implementation": "sdpa"})'
+            yield (
+                where,
+                value,
+                (
+                    "which may be fetched from the hub and run (only eager, sdpa and flex_attention never are); to name "
+                    "the attention yourself pass transformers_kwargs=TransformersKwargs.of("
+                    'model={"attn_implementation": "sdpa"})'
+                ),
             )
 
 
 def _are(value: Any, allowed: tuple[str, ...]) -> bool:  # noqa: ANN401 - any JSON
     return value is None or value in allowed
+
+
+def _is_foreign_activation(value: Any) -> bool:  # noqa: ANN401 - any JSON
+    return isinstance(value, str) and "." in value and not _ACTIVATION.fullmatch(value)
+
+
+_REFUSED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(
+        ("experts_implementation", "_experts_implementation", "_experts_implementation_internal"),
+        (lambda value: not _are(value, _EXPERTS), "which is fetched from the hub and run"),
+    ),
+    **dict.fromkeys(
+        ("allow_all_kernels", "use_kernels", "kernel_config"),
+        (bool, "which has kernels fetched from the hub and run"),
+    ),
+    **dict.fromkeys(
+        ("activation_fn", "sbert_ce_default_activation_function", "activation_function"),
+        (_is_foreign_activation, "which would be imported and called, and is no activation of torch.nn.modules"),
+    ),
+    **dict.fromkeys(
+        ("configuration_files", "fast_tokenizer_files"),
+        (bool, "which names other files to read in place of those that are checked"),
+    ),
+    "quant_method": (
+        lambda value: not _are(value, _QUANTIZATIONS),
+        "which may fetch and run code from elsewhere",
+    ),
+    "model_type": (lambda value: value in _FETCHING_MODEL_TYPES, "which fetches models from elsewhere"),
+}
+"""By key, at any depth: which values are refused, and why."""
 
 
 def _in_modules(content: Any) -> Found:  # noqa: ANN401 - checked when it was read

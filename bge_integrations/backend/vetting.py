@@ -96,7 +96,11 @@ def vet(checkpoint: Checkpoint, request: LoadRequest) -> ModelSpec | None:
         _require_reranker(spec, request.model_name)
     else:
         _require_embedder(spec, request.model_name)
-    checkpoint.require_loadable(WeightRules.of(request), trust_remote_code=request.trust_remote_code)
+    checkpoint.require_loadable(
+        WeightRules.of(request),
+        trust_remote_code=request.trust_remote_code,
+        own_attention="attn_implementation" in request.transformers_kwargs.as_dicts()["model_kwargs"],
+    )
     if request.purpose == "scores":
         _require_scores(checkpoint)
         if checkpoint.is_decoder:

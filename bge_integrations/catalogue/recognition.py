@@ -163,7 +163,9 @@ def _descendant(ancestor: ModelSpec, folder: Path, config: dict[str, Any]) -> Mo
         return None
     if ancestor.kind == "reranker":
         return ancestor
-    if "ForSequenceClassification" in str(config.get("architectures")):
+    architectures = config.get("architectures")
+    names = architectures if isinstance(architectures, list) else ()
+    if any(isinstance(name, str) and name.endswith("ForSequenceClassification") for name in names):
         # bge-reranker-v2-m3 itself records bge-m3. One label makes a reranker, several a classifier.
         labels = config.get("id2label")
         return _RERANKER_MADE_FROM.get(ancestor.model_id) if isinstance(labels, dict) and len(labels) == 1 else None
@@ -195,7 +197,7 @@ def _base_models_of_card(card: Path) -> list[str]:
         text = card.read_text(encoding="utf-8-sig")
     except (OSError, ValueError):
         return []
-    header = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
+    header = re.match(r"---[ \t]*\n(.*?)\n---", text, re.DOTALL)
     if not header:
         return []
     yaml = re.sub(r"(?:^|\s)#.*$", "", header[1], flags=re.MULTILINE)
