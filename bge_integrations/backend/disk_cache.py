@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -27,7 +28,7 @@ def graphs_folder() -> Path:
 
 
 def cached_model(key: str, make: Callable[[Path], None]) -> PreparedModel:
-    """Returns the prepared model of a key, made anew if there is none, or if it is damaged or of another version.
+    """Returns the prepared model of a key, made again if there is none that can be used.
 
     Processes that ask for the same one at once wait for one of them to make it. It is moved to its place as a whole.
 
@@ -45,18 +46,42 @@ def cached_model(key: str, make: Callable[[Path], None]) -> PreparedModel:
     except OSError as error:
         raise CacheNotWritableError(str(error)) from error
     with held:
-        if folder.exists():
-            try:
-                return PreparedModel.open(folder)
-            except PreparedModelError as error:
-                logger.warning("making the cached graph again: %s", error)
-                shutil.rmtree(folder)
+        kept = _kept(folder, key)
+        if kept is not None:
+            return kept
         for left_behind in folder.parent.glob(f"{key}-*"):  # by a process that died
             shutil.rmtree(left_behind, ignore_errors=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f"{key}-", dir=folder.parent))
+        try:
+            _remove(folder)
+            unfinished = Path(tempfile.mkdtemp(prefix=f"{key}-", dir=folder.parent))
+        except OSError as error:
+            raise CacheNotWritableError(str(error)) from error
         try:
             make(unfinished)
             unfinished.rename(folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         return PreparedModel.open(folder)
+
+
+def _kept(folder: Path, key: str) -> PreparedModel | None:
+    """Returns what is kept in a folder; None where nothing is that can be used under this key."""
+    if not os.path.lexists(folder):
+        return None
+    try:
+        kept = PreparedModel.open(folder)
+    except PreparedModelError as error:
+        logger.warning("making the cached graph again: %s", error)
+        return None
+    if kept.manifest.cache_key != key:
+        logger.warning("making the cached graph again: %s was made for %s", folder, kept.manifest.cache_key)
+        return None
+    return kept
+
+
+def _remove(entry: Path) -> None:
+    """Removes whatever stands in a place; of a link the link alone, never what it leads to."""
+    if entry.is_symlink() or entry.is_file():
+        entry.unlink()
+    elif os.path.lexists(entry):
+        shutil.rmtree(entry)

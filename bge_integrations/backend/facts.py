@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from bge_integrations.backend.architecture import EncoderShape
 from bge_integrations.backend.tokenization import Side
@@ -76,17 +75,3 @@ class ModelFacts:
     splits_special_tokens: bool
     encoder: EncoderShape | None
     decoder: DecoderFacts | None = None
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> ModelFacts:
-        """Reads what `dataclasses.asdict` made of it."""
-        encoder = content["encoder"]
-        read = {
-            "encoder": EncoderShape(**encoder) if encoder else None,
-            "unweighted_ids": tuple(content["unweighted_ids"]),
-        }
-        return cls(**{**content, **read})
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns it ready for JSON."""
-        return dataclasses.asdict(self)

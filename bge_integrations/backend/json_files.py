@@ -162,7 +162,7 @@ def as_dataclass(plain: type[Plain], content: Any, where: str = "") -> Plain:  #
 
 
 def _typed(annotation: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - any annotation, any JSON
-    if dataclasses.is_dataclass(annotation):
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         hints = get_type_hints(annotation)
         kind = object_with({}, required=[each.name for each in dataclasses.fields(annotation)])
         _require(kind, value, where)

@@ -89,13 +89,13 @@ def _named_anywhere(content: Any, *, own_attention: bool, where: str = "") -> Fo
     """Finds what is refused under its key at any depth, since composite models have configurations inside."""
     members = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for key, value in members:
-        place = f"{where}.{key}" if where else str(key)
+        place = f"{where}.{key}" if where else f"{key}"
         if key in _ATTENTION_KEYS:
             yield from _refused_attention(place, value, own_attention=own_attention)
         elif key == "auto_map" and where:
             yield place, value, "which names code"
         elif key in _REFUSED:
-            is_refused, why = _REFUSED[key]
+            is_refused, why = _REFUSED[str(key)]
             if is_refused(value):
                 yield place, value, why
         yield from _named_anywhere(value, own_attention=own_attention, where=place)
@@ -114,7 +114,7 @@ def _refused_attention(where: str, value: Any, *, own_attention: bool) -> Found:
                 where,
                 value,
                 (
-                    "which may be fetched from the hub and run (only eager, sdpa and flex_attention never are); to name "
+                    "which may be fetched from the hub and run (eager, sdpa and flex_attention never are); to name "
                     "the attention yourself pass transformers_kwargs=TransformersKwargs.of("
                     'model={"attn_implementation": "sdpa"})'
                 ),

@@ -22,7 +22,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from bge_integrations.backend.digests import file_digest
 from bge_integrations.backend.engines import Rows
 from bge_integrations.backend.facts import ModelFacts
+from bge_integrations.backend.forking import cached
 from bge_integrations.backend.heads import Heads
+from bge_integrations.backend.json_files import (
+    OBJECT,
+    TEXT,
+    MalformedJsonError,
+    as_dataclass,
+    object_of,
+    object_with,
+    read_json,
+)
+from bge_integrations.backend.prepared_fit import misfit_of_facts, misfit_of_parts
 from bge_integrations.backend.purpose import Purpose
 from bge_integrations.backend.tokenization import TextTokenizer
 from bge_integrations.errors import PreparedModelError
@@ -39,6 +50,17 @@ Quantization = Literal["static", "dynamic"]
 MANIFEST = "bge.json"
 _GRAPH, _WEIGHTS, _TOKENIZER, _HEADS = "model.xml", "model.bin", "tokenizer.json", "heads.safetensors"
 _FILES = (_GRAPH, _WEIGHTS, _TOKENIZER, _HEADS)
+_PRECISIONS = ("float32", "bfloat16", "int8")
+
+_CONTENT_OF_ANY_FORMAT = object_with({"manifest": OBJECT, "versions": object_of(TEXT)})
+_CONTENT = object_with(
+    {
+        "manifest": OBJECT,
+        "versions": object_of(TEXT),
+        "files": object_with(dict.fromkeys(_FILES, TEXT), required=_FILES),
+    },
+    required=("manifest", "files"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +96,7 @@ class Manifest:
         rows: What the graph gives for a text.
         facts: What is known of the model.
         versions: Of the packages that made it.
+        cache_key: Of a graph in this package's cache, the key that it was made for; None elsewhere.
     """
 
     purpose: Purpose
@@ -89,6 +112,7 @@ class Manifest:
     rows: Rows
     facts: ModelFacts
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    cache_key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -107,31 +131,42 @@ class PreparedModel:
 
     @classmethod
     def open(cls, folder: Path) -> PreparedModel:
-        """Reads and checks a folder.
+        """Reads and checks a folder: its manifest, its files against their digests, and that they fit each other.
 
         Raises:
             PreparedModelError: It is damaged, or of another version.
         """
         content = _read_manifest(folder)
         if content.get("format") != FORMAT:
-            maker = (content.get("versions") or {}).get("bge-integrations", "an unknown version")
+            maker = content.get("versions", {}).get("bge-integrations", "an unknown version")
             raise PreparedModelError(
                 f"{folder} was prepared by bge-integrations {maker} in format {content.get('format')!r}, this version "
                 f"reads format {FORMAT}. Prepare it again with `bge prepare`."
             )
         try:
-            for name, digest in content["files"].items():
-                if not (folder / name).is_file():
-                    raise PreparedModelError(f"{folder} is damaged: {name} is missing. Copy or prepare it again.")
-                if file_digest(folder / name) != digest:
-                    raise PreparedModelError(
-                        f"{folder} is damaged: {name} is not as it was written. Copy or prepare it again."
-                    )
-            return cls(folder, _manifest(content["manifest"]), "+".join(content["files"][name] for name in _FILES))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise PreparedModelError(
-                f"{folder} is damaged: {MANIFEST} lacks what it should hold ({error!r}). Copy or prepare it again."
-            ) from error
+            identity = _identity(folder, read_json(folder / MANIFEST, _CONTENT))
+            manifest = as_dataclass(Manifest, content["manifest"], "manifest")
+        except MalformedJsonError as error:
+            raise _damaged(folder, str(error)) from error
+        if manifest.precision not in _PRECISIONS:
+            raise _damaged(folder, f"manifest.precision is {manifest.precision!r}, not one of {', '.join(_PRECISIONS)}")
+        prepared = cls(folder, manifest, identity)
+        found = misfit_of_facts(manifest.purpose, manifest.rows, manifest.facts) or misfit_of_parts(
+            manifest.purpose, manifest.rows, manifest.facts, prepared.tokenizer, prepared.heads, prepared.graph()
+        )
+        if found:
+            raise _damaged(folder, found)
+        return prepared
+
+    def require_unchanged(self) -> None:
+        """Checks that the folder still holds what was opened.
+
+        Raises:
+            PreparedModelError: It is damaged, or holds another model by now.
+        """
+        _read_manifest(self.folder)
+        if _identity(self.folder, read_json(self.folder / MANIFEST, _CONTENT)) != self.identity:
+            raise PreparedModelError(f"{self.folder} holds another model by now.")
 
     def graph(self) -> ov.Model:
         """Reads the graph, whose weights stay on disk until they are needed.
@@ -145,25 +180,42 @@ class PreparedModel:
             return ov.Core().read_model(self.folder / _GRAPH)
         except RuntimeError as error:
             raise PreparedModelError(
-                f"{self.folder} can't be read by OpenVINO {ov.__version__}: {error}. Prepare it again with this "
-                "version."
+                f"{self.folder / _GRAPH} can't be read by OpenVINO {ov.__version__}: {error}. Prepare it again with "
+                "this version."
             ) from error
 
+    @cached
     def heads(self) -> Heads:
-        """Reads the weights on top of the encoder; there are none for vectors."""
+        """The weights on top of the encoder; there are none for vectors.
+
+        Raises:
+            PreparedModelError: The file can't be read.
+        """
+        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
-        heads: Heads = load_file(self.folder / _HEADS)
+        try:
+            heads: Heads = load_file(self.folder / _HEADS)
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            raise _damaged(self.folder, f"{_HEADS} can't be read ({error})") from error
         return heads
 
+    @cached
     def tokenizer(self) -> TextTokenizer:
-        """Reads the tokenizer."""
+        """The tokenizer.
+
+        Raises:
+            PreparedModelError: The file can't be read.
+        """
         from tokenizers import Tokenizer
 
         facts = self.manifest.facts
-        rust = Tokenizer.from_file(str(self.folder / _TOKENIZER))
-        rust.encode_special_tokens = facts.splits_special_tokens
-        return TextTokenizer(rust, pad_id=facts.pad_id, truncation_side=facts.truncation_side)
+        try:
+            rust = Tokenizer.from_file(str(self.folder / _TOKENIZER))
+            rust.encode_special_tokens = facts.splits_special_tokens
+            return TextTokenizer(rust, pad_id=facts.pad_id, truncation_side=facts.truncation_side)
+        except Exception as error:  # the library raises nothing more special
+            raise _damaged(self.folder, f"{_TOKENIZER} can't be read ({error})") from error
 
 
 def write_prepared_model(
@@ -196,25 +248,30 @@ def recorded_precision(model_name: str) -> str | None:
     folder = Path(os.path.expanduser(model_name))
     if not is_prepared(folder):
         return None
-    precision = (_read_manifest(folder).get("manifest") or {}).get("precision")
-    return str(precision) if precision else None
+    precision = _read_manifest(folder).get("manifest", {}).get("precision")
+    return precision if precision in _PRECISIONS else None
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
+    """Reads what every format has."""
     try:
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PreparedModelError(
-            f"{folder} is damaged: {MANIFEST} can't be read ({error}). Copy or prepare it again."
-        ) from error
-    if not isinstance(content, dict):
-        raise PreparedModelError(f"{folder} is damaged: {MANIFEST} holds no object. Copy or prepare it again.")
+        content: dict[str, Any] | None = read_json(folder / MANIFEST, _CONTENT_OF_ANY_FORMAT)
+    except MalformedJsonError as error:
+        raise _damaged(folder, str(error)) from error
+    if content is None:
+        raise _damaged(folder, f"{MANIFEST} is missing")
     return content
 
 
-def _manifest(content: Mapping[str, Any]) -> Manifest:
-    agreement = content["agreement"]
-    facts = ModelFacts.from_json(content["facts"])
-    return Manifest(
-        **{**content, "facts": facts, "agreement": Agreement(**agreement) if agreement else None},
-    )
+def _identity(folder: Path, content: Mapping[str, Any]) -> str:
+    """Returns the digests of all files, which are as they were written."""
+    for name in _FILES:
+        if not (folder / name).is_file():
+            raise _damaged(folder, f"{name} is missing")
+        if file_digest(folder / name) != content["files"][name]:
+            raise _damaged(folder, f"{name} is not as it was written")
+    return "+".join(content["files"][name] for name in _FILES)
+
+
+def _damaged(folder: Path, what: str) -> PreparedModelError:
+    return PreparedModelError(f"{folder} is damaged: {what}. Copy or prepare it again.")

@@ -49,6 +49,7 @@ def prepare_folder(
     quantization: Quantization | None = None,
     calibration: Sequence[str] | None = None,
     query_instruction: str | None = None,
+    cache_key: str | None = None,
 ) -> Manifest:
     """Writes a prepared model.
 
@@ -59,6 +60,7 @@ def prepare_folder(
         quantization: How to get int8; None takes `DEFAULT_QUANTIZATION`.
         calibration: Texts like those to come; None takes `default_calibration_texts`.
         query_instruction: What goes before a query by default, for the manifest.
+        cache_key: The key of this package's cache that it is made for, for the manifest.
 
     Returns:
         The manifest, with the measured agreement.
@@ -91,6 +93,7 @@ def prepare_folder(
         agreement=agreement,
         rows=source.rows,
         facts=source.facts,
+        cache_key=cache_key,
     )
     write_prepared_model(folder, graph, source.tokenizer, source.heads, manifest)
     return manifest

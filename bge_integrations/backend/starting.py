@@ -194,6 +194,7 @@ class _UnknownEncoderError(Exception):
 def _start_openvino(sources: _Sources) -> Started | None:
     request = sources.request
     graph_precision = "int8" if request.precision == "int8" else "float32"
+    key = _cache_key(sources, graph_precision)
 
     def make(folder: Path) -> None:
         from bge_integrations.backend.engines.openvino.quantization import require_quantizer
@@ -210,10 +211,10 @@ def _start_openvino(sources: _Sources) -> Started | None:
                 "precision='int8') keeps a model's tokenizer as tokenizer.json; leave engine and precision at 'auto'."
             )
         logger.info("%s: preparing a graph in %s, which is done once", request.model_name, graph_precision)
-        prepare_folder(folder, source, precision=graph_precision)
+        prepare_folder(folder, source, precision=graph_precision, cache_key=key)
 
     try:
-        prepared = _cached_or_temporary(_cache_key(sources, graph_precision), make)
+        prepared = _cached_or_temporary(key, make)
     except _UnknownEncoderError:
         return None
     return _run_openvino(prepared, request)
@@ -255,12 +256,16 @@ def _run_openvino(prepared: PreparedModel, request: LoadRequest) -> Started:
         raise PreparedModelError(f"{prepared.folder} is damaged: it describes no encoder. Prepare it again.")
 
     def compile_for(threads: int) -> OpenVinoEngine:
-        return OpenVinoEngine(prepared.graph(), shape, rows=manifest.rows, precision=request.precision, threads=threads)
+        graph = prepared.graph()
+        try:
+            return OpenVinoEngine(graph, shape, rows=manifest.rows, precision=request.precision, threads=threads)
+        except RuntimeError as error:
+            raise PreparedModelError(
+                f"OpenVINO can't compile the graph in {prepared.folder}: {error}. Prepare it again."
+            ) from error
 
     def compile_later(threads: int) -> OpenVinoEngine:
-        # The folder may have been prepared again since.
-        if PreparedModel.open(prepared.folder).identity != prepared.identity:
-            raise PreparedModelError(f"{prepared.folder} holds another model by now.")
+        prepared.require_unchanged()  # the folder may have been prepared again since
         return compile_for(threads)
 
     helpers = threads_of_helpers(shape, request.precision, request.threads) if request.copies == 1 else []
@@ -271,7 +276,7 @@ def _run_openvino(prepared: PreparedModel, request: LoadRequest) -> Started:
         ),
         *(EngineSlot(partial(compile_later, own), only_documents=True) for own in helpers),
     )
-    return Started(slots, manifest.facts, prepared.tokenizer(), prepared.heads())
+    return Started(slots, manifest.facts, prepared.tokenizer, prepared.heads)
 
 
 def _start_torch(sources: _Sources) -> Started | None:
