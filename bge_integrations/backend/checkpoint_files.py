@@ -86,6 +86,7 @@ CONFIG = object_with(
         "id2label": optional(OBJECT),
         "label2id": optional(OBJECT),
         "num_labels": whole(0, 10**6),
+        "processor_class": optional(TEXT),
         "auto_map": optional(OBJECT),
         "quantization_config": optional(OBJECT),
         "sentence_transformers": optional(object_with({"activation_fn": optional(TEXT)})),
@@ -159,6 +160,8 @@ TOKENIZER = object_with(
     {
         **_SPECIAL_TOKENS,
         "tokenizer_class": optional(TEXT),
+        "processor_class": optional(TEXT),
+        "auto_map": optional(OBJECT),
         "name_or_path": optional(TEXT),
         "model_max_length": optional(number(1)),
         "padding_side": _SIDE,

@@ -13,12 +13,13 @@ from bge_integrations.backend.facts import ModelFacts
 from bge_integrations.backend.heads import Heads
 from bge_integrations.backend.lora import loadable_folder
 from bge_integrations.backend.request import LoadRequest
+from bge_integrations.backend.sources.faults import at_fault
 from bge_integrations.backend.sources.missing_weights import require_all_weights
 from bge_integrations.backend.sources.tables import position_capacity, type_rows, word_rows
 from bge_integrations.backend.tokenization import TextTokenizer
 from bge_integrations.backend.weight_files import WeightRules
 from bge_integrations.catalogue import ModelSpec
-from bge_integrations.errors import UnsupportedModelError
+from bge_integrations.errors import BgeError, ModelLoadError, UnsupportedModelError
 
 
 class Source(ABC):
@@ -60,8 +61,21 @@ class Source(ABC):
         self.checkpoint = checkpoint
         self.spec = spec
         self.heads = {}
-        with loadable_folder(checkpoint) as self.folder:
-            self._load(precision)
+        try:
+            with loadable_folder(checkpoint) as self.folder:
+                self._load(precision)
+        except BgeError:
+            raise
+        except Exception as error:  # a value of the files that no library minded until it was used
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> ModelLoadError:
+        """Says that a library can't load the checkpoint, and which file is at fault where that can be found out."""
+        said = str(error).encode("utf-8", "backslashreplace").decode()  # of damaged texts, and can be printed
+        return ModelLoadError(
+            f"{self.request.model_name} can't be loaded: {type(error).__name__}: {said.rstrip('.')}. "
+            f"{at_fault(self.checkpoint, self.request)}"
+        )
 
     @abstractmethod
     def _load(self, precision: str) -> None:

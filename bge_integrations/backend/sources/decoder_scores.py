@@ -16,7 +16,7 @@ from bge_integrations.backend.questions import trained_question
 from bge_integrations.backend.sources.base import Source, from_pretrained_kwargs
 from bge_integrations.backend.sources.tokenizer_check import require_same_contents
 from bge_integrations.backend.tokenization import TextTokenizer
-from bge_integrations.errors import ModelLoadError, UnsupportedModelError
+from bge_integrations.errors import UnsupportedModelError
 
 _ANSWER = "Yes"
 _OPTIONS = ("cutoff_layers", "compress_ratio", "compress_layer")
@@ -74,7 +74,7 @@ class DecoderScoreSource(Source):
             self.original = AutoModelForCausalLM.from_pretrained(folder, **kwargs, **groups[0], **groups[2])
             self.original.eval().to(request.device)
         except Exception as error:  # loaders raise whatever they like at a damaged checkpoint
-            raise ModelLoadError(f"{request.model_name} can't be loaded from {folder}: {error}") from error
+            raise self._unreadable(error) from error
         self._require_all_weights(self.original)
         self.tokenizer = TextTokenizer.copy_of(tokenizer)
         self._answer()  # refused now, rather than when the engine is made

@@ -16,7 +16,7 @@ from bge_integrations.backend.heads import SCORE_DENSE, SCORE_OUT, Heads
 from bge_integrations.backend.pairs import PairTokenizer, layout_of_encoder
 from bge_integrations.backend.sources.base import Source, from_pretrained_kwargs
 from bge_integrations.backend.sources.tokenizer_check import CallSettings, require_same_pairs
-from bge_integrations.errors import ModelLoadError, UnsupportedModelError
+from bge_integrations.errors import UnsupportedModelError
 
 
 class ScoreSource(Source):
@@ -59,7 +59,7 @@ class ScoreSource(Source):
                 folder, device=self.request.device, **from_pretrained_kwargs(self.request, precision)
             )
         except Exception as error:  # loaders of four libraries raise whatever they like at a damaged checkpoint
-            raise ModelLoadError(f"{name} can't be loaded from {folder}: {error}") from error
+            raise self._unreadable(error) from error
         self.original.eval()
         self._require_all_weights(_classifier_of(self.original), needs_pooler=True)
         _require_plain_pairs(name, self.original)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Transformer
+from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
 from bge_integrations.backend.architecture import describe_encoder
@@ -61,6 +61,7 @@ class VectorSource(Source):
     def _load(self, precision: str) -> None:
         self.original = self._loaded(precision)
         self._require_all_weights(self.transformer)
+        self._require_fitting_modules()
         self._complete_text_ends()
         module = _first(self.original)
         settings = CallSettings.of(module)
@@ -95,7 +96,7 @@ class VectorSource(Source):
                 modules = [transformer, Pooling(transformer.get_embedding_dimension(), mode)]
                 model = SentenceTransformer(modules=[*modules, Normalize()] if spec else modules, device=request.device)
         except Exception as error:  # loaders of four libraries raise whatever they like at a damaged checkpoint
-            raise ModelLoadError(f"{request.model_name} can't be loaded from {folder}: {error}") from error
+            raise self._unreadable(error) from error
         model.eval()
         if not isinstance(model[0], Transformer) or not any(isinstance(module, Pooling) for module in model):
             raise UnsupportedModelError(
@@ -105,6 +106,25 @@ class VectorSource(Source):
         if asked is not None:
             _set_pooling(model, asked, request)
         return model
+
+    def _require_fitting_modules(self) -> None:
+        """Compares the widths that modules say they take and give, which no library does before the first text.
+
+        Raises:
+            ModelLoadError: Two that follow each other don't fit.
+        """
+        width = _first(self.original).get_embedding_dimension()
+        for place, module in enumerate(self.original):
+            takes = {Pooling: "embedding_dimension", Dense: "in_features"}.get(type(module))
+            taken = getattr(module, takes) if takes else width
+            if taken != width:
+                modules = self.checkpoint.modules or ()
+                file = self.checkpoint.folder / (modules[place]["path"] if place < len(modules) else "") / "config.json"
+                raise ModelLoadError(
+                    f"{file} is damaged: {takes} is {taken}, but what comes before gives {width} numbers; fetch the "
+                    "model again, or correct the file."
+                )
+            width = module.get_embedding_dimension() if isinstance(module, (Pooling, Dense)) else width
 
     def _facts(self, settings: CallSettings) -> ModelFacts:
         model, spec, recognition = self.original, self.spec, self.checkpoint.recognition
