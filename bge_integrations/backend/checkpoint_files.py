@@ -147,6 +147,7 @@ _OF_TRANSFORMER = object_with(
         "module_output_name": TEXT,
         "modality_config": object_of(OBJECT),
         "processing_kwargs": optional(object_of(OBJECT)),
+        "query_expansion": optional(OBJECT),
         "unpad_inputs": optional(FLAG),
         **{f"{group}_{ending}": OBJECT for group in ("model", "config") for ending in ("args", "kwargs")},
         "tokenizer_args": OBJECT,

@@ -71,7 +71,7 @@ def _kept(folder: Path, key: str) -> PreparedModel | None:
     try:
         kept = PreparedModel.open(folder)
     except PreparedModelError as error:
-        logger.warning("making the cached graph again: %s", error)
+        logger.warning("making the cached graph again: %s", str(error))  # a kept error would keep the model
         return None
     if kept.manifest.cache_key != key:
         logger.warning("making the cached graph again: %s was made for %s", folder, kept.manifest.cache_key)

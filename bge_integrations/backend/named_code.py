@@ -186,7 +186,7 @@ def _in_transformer_settings(content: Any) -> Found:  # noqa: ANN401 - checked w
                 method = settings.get("method", "forward")
                 if not isinstance(method, str) or not _METHOD.fullmatch(method):
                     yield f"{key}.{kind}.method", method, "which would be called, and computes no output"
-        elif key not in _SETTINGS and value is not None:
+        elif key not in _SETTINGS and (key, value) != ("tokenizer_name_or_path", None):
             yield key, value, "which is handed on to transformers, and is not known to be safe"
 
 
