@@ -26,6 +26,9 @@ WHOLE: list[tuple[str, bytes]] = [
     *[(name, b"[1]") for name in (TRAINED, SETTINGS, TOKENIZER, "special_tokens_map.json", "added_tokens.json")],
     *[(name, b'"x"') for name in ("generation_config.json", "adapter_config.json", "model.safetensors.index.json")],
 ]
+BAD_TYPES: list[Any] = [[], None, 5]
+BAD_SIZES: list[Any] = ["32", 0, -1, 10**12, 1.5, True]
+BAD_POOLINGS: list[Any] = [5, "clss", [], ["cls", 5]]
 VALUES: list[tuple[str, str, Any]] = [
     *[(CONFIG, "model_type", value) for value in ([], None, 5)],
     *[(CONFIG, "architectures", value) for value in (5, "BertModel", [1])],

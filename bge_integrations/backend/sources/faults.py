@@ -15,6 +15,10 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, GenerationConfig
 from bge_integrations.backend.checkpoint import Checkpoint
 from bge_integrations.backend.request import LoadRequest
 
+# transformers' classes are without types.
+_any_model: Any = AutoModel
+_any_processor: Any = AutoProcessor
+
 _OF_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
@@ -36,7 +40,7 @@ def _readers(checkpoint: Checkpoint, request: LoadRequest) -> Iterator[tuple[lis
     yield [folder / "config.json"], lambda: _empty_model(folder, here)
     yield [folder / "generation_config.json"], lambda: GenerationConfig.from_pretrained(folder, local_files_only=True)
     yield [folder / "tokenizer.json"], lambda: Tokenizer.from_file(str(folder / "tokenizer.json"))
-    yield [folder / name for name in _OF_TOKENIZER], lambda: AutoProcessor.from_pretrained(folder, **here)
+    yield [folder / name for name in _OF_TOKENIZER], lambda: _any_processor.from_pretrained(folder, **here)
     for module in (checkpoint.modules or ())[1:]:
         yield [checkpoint.folder / module["path"] / "config.json"], partial(_load_module, checkpoint, module, here)
 
@@ -45,7 +49,8 @@ def _empty_model(folder: Path, here: dict[str, Any]) -> object:
     """Makes a model without weights, which fails where sizes don't fit each other."""
     config = AutoConfig.from_pretrained(folder, **here)
     with torch.device("meta"):
-        return AutoModel.from_config(config, trust_remote_code=here["trust_remote_code"])
+        model: object = _any_model.from_config(config, trust_remote_code=here["trust_remote_code"])
+    return model
 
 
 def _load_module(checkpoint: Checkpoint, module: dict[str, Any], here: dict[str, Any]) -> object:
