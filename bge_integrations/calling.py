@@ -17,6 +17,7 @@ from bge_integrations.backend.jobs import Job, TextFailedError
 from bge_integrations.backend.lookups import missing_embedding
 from bge_integrations.backend.telemetry import span
 from bge_integrations.backend.tokenization import TokenizedTexts
+from bge_integrations.backend.truncation import Share
 from bge_integrations.driving import Steps, run, run_async
 from bge_integrations.errors import (
     DeviceMemoryError,
@@ -27,6 +28,7 @@ from bge_integrations.errors import (
 )
 from bge_integrations.reporting import Progress, TruncationWarning, warn_user
 from bge_integrations.settings import ModelSettings, OnTruncation
+from bge_integrations.texts import is_text, plain
 
 if TYPE_CHECKING:
     from bge_integrations.backend.loading import LoadedModel
@@ -132,6 +134,11 @@ class Call(ABC, Generic[Item, Result]):
         """Returns all that was stored."""
 
     @property
+    @abstractmethod
+    def _share(self) -> Share:
+        """What is taken of each item's tokens by what is no part of the user's texts."""
+
+    @property
     def _prompt_length(self) -> int:
         """Leading tokens that pooling leaves out."""
         return 0
@@ -149,9 +156,11 @@ class Call(ABC, Generic[Item, Result]):
             method: The public method, for messages.
             attributes: Of the span, to which this call's counts are added.
         """
+        share = self._share
+        share.check(self.settings, self._max_length)
         count, slices = yield lambda: self._slices(items, method, ITEMS_A_SLICE)
         self._start(count)
-        lengths = LengthReport(self._max_length, self.settings.on_truncation, self._item)
+        lengths = LengthReport(self._max_length, self.settings.on_truncation, self._item, share.instruction_tokens)
         tokenised = self._tokenised(slices, lengths)
         queued: deque[tuple[Slice[Item], Job]] = deque()
         if self.settings.on_truncation == "error":
@@ -201,7 +210,8 @@ class Call(ABC, Generic[Item, Result]):
 
     def _job(self, part: Slice[Item], progress: Progress) -> Job:
         def count(positions: NDArray[np.int64]) -> None:
-            progress.add(int(part.repeats[positions].sum()), int(part.tokens.lengths[positions].sum()))
+            repeats = part.repeats[positions]
+            progress.add(int(repeats.sum()), int(repeats @ part.tokens.lengths[positions]))
 
         return Job(
             part.tokens,
@@ -297,15 +307,17 @@ class LengthReport:
         cut: The items that were cut.
     """
 
-    def __init__(self, limit: int, on_truncation: OnTruncation, item: str) -> None:
+    def __init__(self, limit: int, on_truncation: OnTruncation, item: str, instruction_tokens: int = 0) -> None:
         """Starts to count.
 
         Args:
             limit: Tokens per item.
             on_truncation: What happens to longer ones.
             item: What is counted, in words.
+            instruction_tokens: Tokens that the instruction takes of each item.
         """
         self._limit = limit
+        self._instruction_tokens = instruction_tokens
         self._on_truncation = on_truncation
         self._item = item
         self.items = 0
@@ -325,7 +337,7 @@ class LengthReport:
             first = int(cut[0])
             raise TruncationError(
                 f"{self._item.capitalize()} {part.start + first} has {lengths[first]} tokens, the limit is "
-                f"{self._limit}; split it, or set on_truncation='warn'.",
+                f"{self._limit}{self._about_instruction()}; {self._remedy('split it')}, or set on_truncation='warn'.",
                 part.start + first,
             )
         longest = int(np.argmax(lengths))
@@ -336,7 +348,8 @@ class LengthReport:
 
     def include(self, part: LengthReport) -> None:
         """Counts what the report of a part has counted."""
-        self._longest = max(self._longest, part._longest)
+        if part._longest > self._longest:
+            self._longest, self._instruction_tokens = part._longest, part._instruction_tokens
         self.cut += part.cut
         self.items += part.items
         self.tokens += part.tokens
@@ -353,9 +366,21 @@ class LengthReport:
         tokens, index, item = self._longest
         warn_user(
             f"{self.cut} of {self.items} {self._item}s were cut: the longest, {item} {-index}, has {tokens} "
-            f"tokens, the limit is {self._limit}. Split long texts before encoding, or set on_truncation='ignore'.",
+            f"tokens, the limit is {self._limit}{self._about_instruction()}. "
+            f"{self._remedy('Split long texts before encoding')}, or set on_truncation='ignore'.",
             TruncationWarning,
         )
+
+    def _about_instruction(self) -> str:
+        if not self._instruction_tokens:
+            return ""
+        return f", and the instruction takes {self._instruction_tokens} of the {self._limit} tokens"
+
+    def _remedy(self, usual: str) -> str:
+        """Returns what helps: a shorter text does not where the instruction takes most of the room."""
+        if 2 * self._instruction_tokens < self._limit:
+            return usual
+        return f"{'Give' if usual[0].isupper() else 'give'} a shorter instruction or a larger max_length"
 
 
 def call_span(method: str, settings: ModelSettings) -> AbstractContextManager[dict[str, int]]:
@@ -371,6 +396,6 @@ def are_short(items: Iterable[Any]) -> bool:
 
 
 def _characters(item: object) -> int:
-    if isinstance(item, str):
-        return len(item)
-    return sum(len(text) for text in item if isinstance(text, str)) if isinstance(item, (list, tuple)) else 0
+    if is_text(item):
+        return len(plain(item))
+    return sum(len(plain(text)) for text in item if is_text(text)) if isinstance(item, (list, tuple)) else 0

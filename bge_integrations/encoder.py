@@ -17,7 +17,7 @@ from bge_integrations.driving import in_thread
 from bge_integrations.encoding import EncodingCall
 from bge_integrations.errors import SettingsError
 from bge_integrations.holder import ModelHolder
-from bge_integrations.instructions import Instruction, Role, resolve_instruction
+from bge_integrations.instructions import Instruction, Role, read_role, resolve_instruction
 from bge_integrations.settings import (
     EncoderSettings,
     EngineName,
@@ -282,8 +282,7 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
         Raises:
             BgeError: As `chunk_length`.
         """
-        check_text(text)
-        return self._chunk_ruler().tokens(text)
+        return self._chunk_ruler().tokens(check_text(text))
 
     def instruction(self, role: Role) -> Instruction:
         """Returns what is put around the texts of a role with these settings.
@@ -294,6 +293,7 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
         return self._instruction(self._loaded(), role)
 
     def _instruction(self, model: LoadedModel, role: Role) -> Instruction:
+        role = read_role(role)
         explicit = {"query": self.settings.query_instruction, "document": self.settings.document_instruction}
         return resolve_instruction(
             role,
@@ -347,7 +347,7 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
         )
         digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
         name = re.sub(r"[^A-Za-z0-9.]+", "-", os.path.basename(os.path.normpath(self.settings.model_name)))
-        return f"{name}_{role}_{digest}"
+        return f"{name}_{read_role(role)}_{digest}"
 
     def close(self) -> None:
         """Lets go of the model, whose memory is free once nobody else holds it. May be called twice."""
@@ -363,16 +363,15 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
                 f"truncate_dim={settings.truncate_dim} is more than the {model.facts.dimension} dimensions of "
                 f"{settings.model_name}."
             )
-        instruction = self._instruction(model, "query")
-        if instruction.suffix:
-            limit = settings.max_length or model.facts.max_tokens
-            around = int(model.tokenizer.count([instruction.apply("")])[0])
-            if around >= limit:
-                raise SettingsError(
-                    f"max_length={limit} leaves no room for a query beside the {around} tokens that "
-                    f"{settings.model_name} wants around it, task and examples included; give at least {around + 1}, "
-                    "or fewer examples."
-                )
+        # What the model itself brings is checked when it is used: who embeds documents needs no room for a query's.
+        asked: dict[Role, tuple[object, ...]] = {
+            "query": (settings.query_instruction, settings.task, settings.examples),
+            "document": (settings.document_instruction, settings.task),
+        }
+        for role, given in asked.items():
+            if any(value is not None for value in given):
+                instruction = self._instruction(model, role)
+                model.share(instruction.prefix, instruction.suffix).check(settings, self._limit_of(model))
 
     def _chunk_ruler(self) -> ChunkRuler:
         model, ruler = self._loaded(), self._ruler

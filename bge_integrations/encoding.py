@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from bge_integrations.backend.engines import Head
 from bge_integrations.backend.heads import unit_rows
 from bge_integrations.backend.tokenization import TokenizedTexts
-from bge_integrations.backend.truncation import tokenize_between
+from bge_integrations.backend.truncation import Share, tokenize_within
 from bge_integrations.calling import Call, CallTerms, Slice
 from bge_integrations.instructions import Instruction
 from bge_integrations.validation import slices_of_texts
@@ -40,10 +40,12 @@ class EncodingCall(Call[str, NDArray[np.float32]]):
         return slices_of_texts(items, method, size)
 
     def _tokenize(self, items: Sequence[str]) -> TokenizedTexts:
-        tokenizer, instruction = self.model.tokenizer, self._instruction
-        if instruction.suffix:
-            return tokenize_between(tokenizer, instruction.prefix, items, instruction.suffix, self._max_length)
-        return tokenizer.tokenize([instruction.apply(text) for text in items], self._max_length)
+        instruction = self._instruction
+        return tokenize_within(self.model.tokenizer, instruction.prefix, items, instruction.suffix, self._max_length)
+
+    @property
+    def _share(self) -> Share:
+        return self.model.share(self._instruction.prefix, self._instruction.suffix)
 
     def _start(self, count: int | None) -> None:
         self._rows = _Rows(count, self._dimension)

@@ -59,7 +59,7 @@ class ModelHolder(Generic[Settings]):
     @property
     def max_length(self) -> int:
         """Tokens, special tokens included, beyond which a text, or a pair of texts, is cut."""
-        return self.settings.max_length or self._loaded().facts.max_tokens
+        return self.settings.max_length or self._limit_of(self._loaded())
 
     def stats(self) -> Statistics:
         """Returns what the loaded model has done so far, for all that share it."""
@@ -129,6 +129,10 @@ class ModelHolder(Generic[Settings]):
                 f"max_length={limit} leaves no room beside the {model.tokenizer.special_tokens} special tokens of "
                 f"{name}; give at least {least}."
             )
+
+    def _limit_of(self, model: LoadedModel) -> int:
+        """As `max_length`, where the model is not held yet."""
+        return self.settings.max_length or model.facts.max_tokens
 
     def _least_length(self, model: LoadedModel) -> int:
         """Tokens that the shortest text takes."""

@@ -35,6 +35,19 @@ class Instruction:
         return f"{self.prefix}{text}{self.suffix}"
 
 
+def read_role(role: str) -> Role:
+    """Returns a role as a plain `str`.
+
+    Raises:
+        SettingsError: A role that there isn't.
+    """
+    known: tuple[Role, ...] = get_args(Role)
+    for one in known:
+        if role == one:
+            return one
+    raise SettingsError(f"role={role!r} is unknown; the roles are {', '.join(map(repr, known))}.")
+
+
 def resolve_instruction(
     role: Role,
     *,
@@ -69,8 +82,7 @@ def resolve_instruction(
         SettingsError: A role that there isn't; `task` for a model that has none, or one that it doesn't know;
             `examples` for a model that takes none.
     """
-    if role not in get_args(Role):
-        raise SettingsError(f"role={role!r} is unknown; the roles are {', '.join(map(repr, get_args(Role)))}.")
+    role = read_role(role)
     if task is not None:
         _require_tasks(spec, task)
     if examples and not (spec and spec.example_template):

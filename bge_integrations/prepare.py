@@ -78,7 +78,8 @@ def prepare(
         MissingExtraError: OpenVINO or the quantiser is not installed.
     """
     target = Path(output).expanduser()
-    _check(target, precision, purpose, quantization, calibration)
+    texts = None if calibration is None else check_texts(calibration, "prepare")
+    _check(target, precision, purpose, quantization, texts)
     request = LoadRequest.from_settings(
         EncoderSettings(
             model_name=os.fspath(model_name),
@@ -139,7 +140,7 @@ def prepare(
             source,
             precision=precision,
             quantization=quantization,
-            calibration=calibration,
+            calibration=texts,
             query_instruction=instruction.prefix,
         )
         unfinished.chmod(0o755)  # a temporary folder is its owner's alone
@@ -186,7 +187,7 @@ def _check(
             raise SettingsError(f"{name}={value!r} can't be prepared; choose one of {choices}.")
     if quantization is not None and precision != "int8":
         raise SettingsError(f"quantization={quantization!r} needs precision='int8', but that is {precision!r}.")
-    if calibration is not None and len(check_texts(calibration, "prepare")) < _FEWEST_TEXTS:
+    if calibration is not None and len(calibration) < _FEWEST_TEXTS:
         raise SettingsError(f"calibration has {len(calibration)} texts; give at least {_FEWEST_TEXTS}, better 200.")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise SettingsError(f"output={str(target)!r} exists already; name a new folder, or remove it first.")

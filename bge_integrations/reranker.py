@@ -163,11 +163,14 @@ class BgeReranker(ModelHolder[RerankerSettings]):
                 f"cutoff_layers={settings.cutoff_layer} is more than the {decoder.layers} layers of "
                 f"{settings.model_name}."
             )
+        if settings.prompt or self._instruction(model):
+            pairs = self._pairs(model)
+            pairs.share(self._uncounted(model, pairs)).check(settings, self._limit(model, pairs))
 
     def _least_length(self, model: LoadedModel) -> int:
         # A token of the query and one of the passage. `max_length` doesn't count a decoder's prompt; see `_limit`.
-        layout = model.pair_layout(self.settings.prompt)
-        return layout.tokens - (len(layout.after) if model.facts.decoder else 0) + 2
+        pairs = PairTokenizer(model.tokenizer, model.pair_layout(self.settings.prompt))
+        return pairs.share().least - self._uncounted(model, pairs)
 
     async def _call_async(self, *, is_urgent: bool) -> ScoringCall:
         if self._model is None:
@@ -175,13 +178,12 @@ class BgeReranker(ModelHolder[RerankerSettings]):
         return self._call(is_urgent=is_urgent)
 
     def _call(self, *, is_urgent: bool) -> ScoringCall:
-        model, settings = self._loaded(), self.settings
-        tokenizer = PairTokenizer(model.tokenizer, model.pair_layout(settings.prompt))
-        terms = dataclasses.replace(
-            self._terms(is_urgent=is_urgent), max_length=self._limit(model, tokenizer), item="pair"
-        )
-        options = self._decoder_options(model, tokenizer) if model.facts.decoder else None
-        return ScoringCall(terms, self._instruction(model), tokenizer, options, normalizes=settings.normalize)
+        model = self._loaded()
+        pairs = self._pairs(model)
+        terms = dataclasses.replace(self._terms(is_urgent=is_urgent), max_length=self._limit(model, pairs), item="pair")
+        options = self._decoder_options(model, pairs) if model.facts.decoder else None
+        share = pairs.share(self._uncounted(model, pairs))
+        return ScoringCall(terms, pairs, share, options, normalizes=self.settings.normalize)
 
     def _instruction(self, model: LoadedModel) -> str:
         """Returns the text before each query: the user's, else what sentence-transformers' `predict` puts there."""
@@ -195,16 +197,23 @@ class BgeReranker(ModelHolder[RerankerSettings]):
             recognized_by=model.facts.recognized_by,
         ).prefix
 
-    def _limit(self, model: LoadedModel, tokenizer: PairTokenizer) -> int:
-        """Tokens per pair, all counted; decoders' authors don't count the prompt."""
-        uncounted = len(tokenizer.layout.after) if model.facts.decoder else 0
-        return min(self.max_length + uncounted, model.facts.max_tokens)
+    def _pairs(self, model: LoadedModel) -> PairTokenizer:
+        layout = model.pair_layout(self.settings.prompt)
+        return PairTokenizer(model.tokenizer, layout, self._instruction(model))
 
-    def _decoder_options(self, model: LoadedModel, tokenizer: PairTokenizer) -> ScoringOptions:
+    def _limit(self, model: LoadedModel, pairs: PairTokenizer) -> int:
+        """Tokens per pair, all counted."""
+        return min(self._limit_of(model) + self._uncounted(model, pairs), model.facts.max_tokens)
+
+    def _uncounted(self, model: LoadedModel, pairs: PairTokenizer) -> int:
+        """Tokens that `max_length` doesn't count: decoders' authors don't count the prompt."""
+        return len(pairs.layout.after) if model.facts.decoder else 0
+
+    def _decoder_options(self, model: LoadedModel, pairs: PairTokenizer) -> ScoringOptions:
         settings, spec, options = self.settings, model.spec, model.facts.decoder.options if model.facts.decoder else ()
         trained_cutoff = spec.cutoff_layer if spec and "cutoff_layers" in options else None
         return ScoringOptions(
-            prompt_tokens=len(tokenizer.layout.after),
+            prompt_tokens=len(pairs.layout.after),
             cutoff_layer=settings.cutoff_layer or trained_cutoff,
             compress_ratio=settings.compress_ratio or (spec.compress_ratio if spec else None),
             compress_layers=tuple(settings.compress_layers or (spec.compress_layers if spec else ())),
@@ -220,5 +229,5 @@ _SETTING_OF_OPTION = {
 
 
 def _with_query(query: str, passages: Iterable[str], method: str) -> list[tuple[str, str]]:
-    check_text(query, 0, "Query")
-    return [(query, passage) for passage in check_texts(passages, method)]
+    asked = check_text(query, 0, "Query")
+    return [(asked, passage) for passage in check_texts(passages, method)]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from bge_integrations.backend.engines import Head, ScoringOptions
 from bge_integrations.backend.pairs import Pair, PairTokenizer
 from bge_integrations.backend.tokenization import TokenizedTexts
+from bge_integrations.backend.truncation import Share
 from bge_integrations.calling import Call, CallTerms, Slice
 from bge_integrations.validation import slices_of_pairs
 
@@ -20,8 +21,8 @@ class ScoringCall(Call[Pair, NDArray[np.float32]]):
     def __init__(
         self,
         terms: CallTerms,
-        instruction: str,
         tokenizer: PairTokenizer,
+        share: Share,
         options: ScoringOptions | None,
         *,
         normalizes: bool,
@@ -30,15 +31,15 @@ class ScoringCall(Call[Pair, NDArray[np.float32]]):
 
         Args:
             terms: As for every call.
-            instruction: Text before each query.
-            tokenizer: Of pairs.
+            tokenizer: Of pairs, with the instruction before each query.
+            share: What is taken of each pair's tokens beside its texts.
             options: For decoders.
             normalizes: Whether scores go through the sigmoid.
         """
         super().__init__(terms)
         self._tokenizer = tokenizer
         self._decoder_options = options
-        self._instruction = instruction
+        self._share_of_pairs = share
         self._normalizes = normalizes
         self._scores: list[NDArray[np.float32]] = []
 
@@ -46,8 +47,11 @@ class ScoringCall(Call[Pair, NDArray[np.float32]]):
         return slices_of_pairs(items, method, size)
 
     def _tokenize(self, items: Sequence[Pair]) -> TokenizedTexts:
-        pairs = [(self._instruction + query, passage) for query, passage in items]
-        return self._tokenizer.tokenize(pairs, self._max_length)
+        return self._tokenizer.tokenize(items, self._max_length)
+
+    @property
+    def _share(self) -> Share:
+        return self._share_of_pairs
 
     def _start(self, count: int | None) -> None:
         pass

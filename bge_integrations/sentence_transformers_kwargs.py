@@ -16,7 +16,8 @@ from typing import Any
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.errors import SettingsError
 from bge_integrations.instructions import DOCUMENT_PROMPT_NAMES, QUERY_PROMPT_NAMES
-from bge_integrations.settings import EncoderSettings, ModelSettings, TransformersKwargs
+from bge_integrations.settings import EncoderSettings, ModelSettings, TransformersKwargs, text_setting
+from bge_integrations.texts import is_text, kind_of, plain
 
 _SETTINGS_OF_LOADING = ("device", "cache_folder", "revision", "trust_remote_code", "local_files_only", "truncate_dim")
 _TRANSFORMERS_GROUPS = {
@@ -186,9 +187,9 @@ def read_loading_kwargs(kwargs: Mapping[str, Any], name: str) -> LoadingKwargs:
     groups["model"].update({key: kwargs[key] for key in _LIFTED_KEYS if key in kwargs})
     settings.update(_from_transformers_model_kwargs(groups["model"], name))
     settings["transformers_kwargs"] = TransformersKwargs.of(**groups)
-    prompts = _dictionary(kwargs, "prompts", name)
-    for prompt_name in prompts:
-        _text(prompts, prompt_name, f"{name}['prompts']")
+    saved = _dictionary(kwargs, "prompts", name)
+    read = {plain(key) if is_text(key) else key: _text(saved, key, f"{name}['prompts']") for key in saved}
+    prompts = {key: text for key, text in read.items() if text is not None}
     return LoadingKwargs(settings, prompts, _text(kwargs, "default_prompt_name", name))
 
 
@@ -311,27 +312,28 @@ def _from_transformers_model_kwargs(kwargs: dict[str, Any], name: str) -> dict[s
 
 
 def _dtype_name(dtype: Any) -> str | None:  # noqa: ANN401 - a torch.dtype, which must not be imported for this
-    return None if dtype is None else str(dtype).removeprefix("torch.")
+    return None if dtype is None else _written(dtype).removeprefix("torch.")
 
 
 def _device_name(device: Any) -> str | list[str] | None:  # noqa: ANN401 - a torch.device, text, or several of them
     if isinstance(device, (list, tuple)):
-        return [str(one) for one in device]
-    return None if device is None else str(device)
+        return [_written(one) for one in device]
+    return None if device is None else _written(device)
+
+
+def _written(value: object) -> str:
+    return plain(value) if is_text(value) else str(value)
 
 
 def _dictionary(kwargs: Mapping[str, Any], key: str, name: str) -> dict[str, Any]:
     value = kwargs.get(key)
     if value is not None and not isinstance(value, Mapping):
-        raise SettingsError(f"{name}[{key!r}]={value!r} is a {type(value).__name__}; give a dictionary.")
+        raise SettingsError(f"{name}[{key!r}]={value!r} is {kind_of(value)}; give a dictionary.")
     return dict(value or {})
 
 
 def _text(kwargs: Mapping[str, Any], key: str, name: str) -> str | None:
-    value = kwargs.get(key)
-    if value is not None and not isinstance(value, str):
-        raise SettingsError(f"{name}[{key!r}]={value!r} is a {type(value).__name__}; give a text.")
-    return value
+    return text_setting(f"{name}[{key!r}]", kwargs.get(key))
 
 
 def require_known(kwargs: Mapping[str, Any], name: str, known: tuple[str, ...], refused: Mapping[str, str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict, get_args
 from typing_extensions import Self, TypeIs
 
 from bge_integrations.errors import SettingsError
+from bge_integrations.texts import about_surrogate, is_text, kind_of, lone_surrogate, plain
 
 Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 EngineName = Literal["auto", "torch", "openvino", "sentence-transformers"]
@@ -125,15 +126,12 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         """Checks every value on its own; what depends on the model is checked when it is loaded."""
-        if isinstance(self.model_name, os.PathLike):
-            object.__setattr__(self, "model_name", os.fspath(self.model_name))
-        if not isinstance(self.model_name, str) or not self.model_name.strip():
+        _make_plain(self, "model_name", "cache_folder", "precision", "engine", "on_truncation", "token")
+        if not is_text(self.model_name) or not self.model_name.strip():
             raise SettingsError(
                 f"model_name={self.model_name!r} names no model; give a hub id such as 'BAAI/bge-small-en-v1.5' "
                 "or the path of a folder."
             )
-        if self.cache_folder is not None:
-            object.__setattr__(self, "cache_folder", os.fspath(self.cache_folder))
         if self.precision in OUTPUT_PRECISIONS:
             raise SettingsError(
                 f"precision={self.precision!r} is a format for stored vectors; here `precision` says how the model "
@@ -143,10 +141,10 @@ class ModelSettings:
         _check_choice("engine", self.engine, get_args(EngineName))
         _check_choice("on_truncation", self.on_truncation, get_args(OnTruncation))
         self._check_positive("max_length", "batch_tokens", "batch_size", "threads", "max_queued_texts")
-        self._check_text("query_instruction")
+        self._check_text("cache_folder", "revision", "query_instruction")
         if not isinstance(self.transformers_kwargs, TransformersKwargs):
             raise SettingsError(
-                f"transformers_kwargs={self.transformers_kwargs!r} is a {type(self.transformers_kwargs).__name__}; "
+                f"transformers_kwargs={self.transformers_kwargs!r} is {kind_of(self.transformers_kwargs)}; "
                 "give TransformersKwargs.of(model={...}), from bge_integrations.settings."
             )
         self._check_device()
@@ -159,21 +157,22 @@ class ModelSettings:
 
     def _check_text(self, *names: str) -> None:
         for name in names:
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
-                raise SettingsError(f"{name}={value!r} is a {type(value).__name__}; give a text, '' for none, or None.")
+            object.__setattr__(self, name, text_setting(name, getattr(self, name)))
 
     def _check_device(self) -> None:
-        if self.device is None or isinstance(self.device, str):
+        if self.device is None or is_text(self.device):
+            self._check_text("device")
             return
-        if not isinstance(self.device, (list, tuple)) or not all(isinstance(one, str) for one in self.device):
+        if not isinstance(self.device, (list, tuple)) or not all(is_text(one) for one in self.device):
             raise SettingsError(
-                f"device={self.device!r} is a {type(self.device).__name__}; give one device as text, such as 'cpu', "
+                f"device={self.device!r} is {kind_of(self.device)}; give one device as text, such as 'cpu', "
                 "'cuda' or 'cuda:1', a list of them, or 'all'."
             )
         if not self.device:
             raise SettingsError("device=[] names no device; give None for the first there is.")
-        object.__setattr__(self, "device", tuple(self.device))
+        object.__setattr__(
+            self, "device", tuple(text_setting(f"device[{place}]", one) for place, one in enumerate(self.device))
+        )
 
     def replace(self, **changes: Any) -> Self:  # noqa: ANN401 - the fields' own types
         """Returns a copy with some fields changed, checked again."""
@@ -215,6 +214,7 @@ class EncoderSettings(ModelSettings):
     def __post_init__(self) -> None:
         """See `ModelSettings.__post_init__`."""
         super().__post_init__()
+        _make_plain(self, "pooling", "normalize")
         _check_choice("pooling", self.pooling, (None, *get_args(Pooling)))
         if not (self.normalize is None or isinstance(self.normalize, bool) or self.normalize == "checkpoint"):
             raise SettingsError(f"normalize={self.normalize!r} is unknown; choose None, True, False or 'checkpoint'.")
@@ -294,6 +294,35 @@ class ModelOptions(TypedDict, total=False):
     transformers_kwargs: TransformersKwargs
 
 
+def text_setting(name: str, value: object) -> str | None:
+    """Returns a setting that is a text, as a plain `str`; None if it is None.
+
+    Raises:
+        SettingsError: It is no text, or one that UTF-8 can't write.
+    """
+    if value is None:
+        return None
+    if not is_text(value):
+        raise SettingsError(f"{name}={value!r} is {kind_of(value)}; give a text or None.")
+    return _plain_setting(name, value)
+
+
+def _plain_setting(name: str, value: str) -> str:
+    text = plain(value)
+    position = lone_surrogate(text)
+    if position is not None:
+        raise SettingsError(f"{name} {about_surrogate(text, position)}")
+    return text
+
+
+def _make_plain(settings: object, *names: str) -> None:
+    """Writes paths as text, and texts of any class as plain ones. Leaves everything else to further checks."""
+    for name in names:
+        value = getattr(settings, name)
+        written = os.fspath(value) if isinstance(value, os.PathLike) else value
+        object.__setattr__(settings, name, _plain_setting(name, written) if is_text(written) else written)
+
+
 def _check_choice(name: str, value: object, allowed: tuple[str | None, ...]) -> None:
     if value not in allowed:
         raise SettingsError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, allowed))}.")
@@ -307,7 +336,7 @@ def _examples(given: object) -> tuple[Example, ...] | None:
     if given is None:
         return None
     if not isinstance(given, (list, tuple)):
-        raise SettingsError(f"examples={given!r} is a {type(given).__name__}; give a list of examples.")
+        raise SettingsError(f"examples={given!r} is {kind_of(given)}; give a list of examples.")
     return tuple(_example(position, example) for position, example in enumerate(given)) or None
 
 
@@ -316,12 +345,15 @@ def _example(position: int, given: object) -> Example:
     parts: object = given
     if isinstance(given, Mapping) and set(given) in ({"instruct", "query", "response"}, {"task", "query", "response"}):
         parts = (given["instruct"] if "instruct" in given else given["task"], given["query"], given["response"])
-    if not isinstance(parts, (list, tuple)) or len(parts) != 3 or not all(isinstance(part, str) for part in parts):
+    if not isinstance(parts, (list, tuple)) or len(parts) != 3 or not all(map(is_text, parts)):
         raise SettingsError(
             f"examples[{position}]={given!r} is no example; give three texts (task, query, response), or a dictionary "
             "with the keys 'instruct', 'query' and 'response'."
         )
-    task, query, response = parts
+    task, query, response = (
+        _plain_setting(f"The {name} of examples[{position}]", part)
+        for name, part in zip(("task", "query", "response"), parts, strict=True)
+    )
     return task, query, response
 
 

@@ -1,18 +1,41 @@
-"""Refuses texts that can't be encoded, by their position, before any work is done on them."""
+"""Makes plain lists of what a user passed; refuses texts that can't be encoded, by position, before any work."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, MappingView, Set
+from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
 from bge_integrations.errors import InputTypeError, InputValueError
+from bge_integrations.texts import about_surrogate, is_text, kind_of, lone_surrogate, plain, shortened
 
 Item = TypeVar("Item", str, tuple[str, str])
 
+# Where tables have their labels: those of pandas, polars, PyArrow, Spark; of datasets; and all that are like mappings.
+_NAMES_OF_LABELS = ("columns", "column_names", "keys")
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a list is of, in words.
+
+    Attributes:
+        name: In the plural.
+        of_a_table: How to get such a list of a table.
+    """
+
+    name: str
+    of_a_table: str
+
+
+_TEXTS = _Kind("texts", 'pass one column of it, such as df["text"]')
+_PAIRS = _Kind("pairs (query, passage)", 'pass two columns of it, such as list(zip(df["query"], df["passage"]))')
+
 
 def slices_of_texts(texts: Iterable[str], method: str, size: int) -> tuple[int | None, Iterator[list[str]]]:
-    """Cuts texts into slices, every text of them fit for a tokenizer.
+    """Cuts texts into slices, every text of them a plain `str` that is fit for a tokenizer.
 
     A collection is checked as a whole before anything is returned. An iterator is read slice by slice, so that no more
     than a slice of it is in memory, and each slice is checked when it is read.
@@ -26,7 +49,7 @@ def slices_of_texts(texts: Iterable[str], method: str, size: int) -> tuple[int |
         How many texts there are, None if that can't be known yet; and the slices.
 
     Raises:
-        InputTypeError: A bare `str`, something that is no ordered collection, or an element that is no `str`.
+        InputTypeError: A bare `str`, something that is no ordered collection, a table, or an element that is no `str`.
         InputValueError: A text with a lone surrogate, which UTF-8 has no bytes for.
     """
     if isinstance(texts, Iterator):
@@ -43,32 +66,66 @@ def _checked_slices(items: Iterator[Item], size: int, check: Callable[[object, i
 
 
 def check_texts(texts: Iterable[str], method: str) -> list[str]:
-    """Returns the texts as a list, every one of them fit for a tokenizer.
+    """Returns the texts as a list of plain `str`, every one of them fit for a tokenizer.
 
     Args:
         texts: What a user passed.
         method: The public method, for the message.
 
     Raises:
-        InputTypeError: A bare `str`, something that is no ordered collection, or an element that is no `str`.
+        InputTypeError: A bare `str`, something that is no ordered collection, a table, or an element that is no `str`.
         InputValueError: A text with a lone surrogate, which UTF-8 has no bytes for.
     """
-    return _checked_list(texts, method, "texts", check_text)
+    return _checked_list(texts, method, _TEXTS, check_text)
 
 
-def _checked_list(items: Iterable[Item], method: str, what: str, check: Callable[[object, int], Item]) -> list[Item]:
+def _checked_list(items: Iterable[Item], method: str, of: _Kind, check: Callable[[object, int], Item]) -> list[Item]:
     if isinstance(items, (str, bytes, bytearray)):
         raise InputTypeError(
-            f"{method} takes a list of {what}, but was given one {type(items).__name__}; write {method}([text])[0]."
+            f"{method} takes a list of {of.name}, but was given one {type(items).__name__}; write {method}([text])[0]."
         )
-    if isinstance(items, (Set, Mapping)):
+    if isinstance(items, Set) and not isinstance(items, MappingView):
         raise InputTypeError(
-            f"{method} takes a list of {what}, but was given a {type(items).__name__}, which has no order to keep; "
-            "pass a list."
+            f"{method} takes a list of {of.name}, but was given {kind_of(items)}, which has no order to keep; pass a "
+            "list."
+        )
+    if _is_table(items):
+        raise InputTypeError(
+            f"{method} takes a list of {of.name}, but was given {kind_of(items)}, which has keys or columns; "
+            f"{of.of_a_table}."
+        )
+    dimensions = _dimensions(items)
+    if dimensions == 0:
+        raise InputTypeError(
+            f"{method} takes a list of {of.name}, but was given {kind_of(items)} without dimensions; pass a list."
+        )
+    if dimensions is not None and dimensions > 1:
+        raise InputTypeError(
+            f"{method} takes a list of {of.name}, but was given {kind_of(items)} of {dimensions} dimensions; "
+            f"{of.of_a_table}."
         )
     if not isinstance(items, Iterable):
-        raise InputTypeError(f"{method} takes a list of {what}, but was given a {type(items).__name__}.")
+        raise InputTypeError(f"{method} takes a list of {of.name}, but was given {kind_of(items)}.")
     return [check(item, index) for index, item in enumerate(items)]
+
+
+def _is_table(items: object) -> bool:
+    """Whether a collection has labels, which it may be iterated over by instead of what it holds.
+
+    A column of a table may have labels of its rows, but it has one dimension, and gives its values.
+    """
+    if isinstance(items, (list, tuple, MappingView, Iterator)) or _dimensions(items) == 1:
+        return False
+    # Statically, since some libraries compute something, or warn, when they are asked for their columns.
+    return isinstance(items, Mapping) or any(
+        inspect.getattr_static(items, name, None) is not None for name in _NAMES_OF_LABELS
+    )
+
+
+def _dimensions(items: object) -> int | None:
+    """Returns how many dimensions an array, or a part of a table, says that it has; None for anything else."""
+    dimensions = getattr(items, "ndim", None)
+    return dimensions if isinstance(dimensions, int) else None
 
 
 def slices_of_pairs(
@@ -77,46 +134,33 @@ def slices_of_pairs(
     """Cuts pairs of texts into slices; as `slices_of_texts`.
 
     Raises:
-        InputTypeError: No ordered collection, an element that is no pair, or a text in it that is no `str`.
+        InputTypeError: No ordered collection, a table, an element that is no pair, or a text in it that is no `str`.
         InputValueError: A text with a lone surrogate, which UTF-8 has no bytes for.
     """
     if isinstance(pairs, Iterator):
         return None, _checked_slices(pairs, size, check_pair)
-    checked = _checked_list(pairs, method, "pairs (query, passage)", check_pair)
+    checked = _checked_list(pairs, method, _PAIRS, check_pair)
     return len(checked), (checked[start : start + size] for start in range(0, len(checked), size))
 
 
 def check_pair(pair: object, index: int = 0) -> tuple[str, str]:
-    """Returns a pair as a tuple; refuses what is none. See `slices_of_pairs`."""
+    """Returns a pair as a tuple of plain texts; refuses what is none. See `slices_of_pairs`."""
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise InputTypeError(
-            f"Pair {index} is {_shown(pair)}, not a query and a passage; give (query, passage).", index
+            f"Pair {index} is {shortened(pair)}, not a query and a passage; give (query, passage).", index
         )
-    for text, part in zip(pair, ("query", "passage"), strict=True):
-        check_text(text, index, f"The {part} of pair")
-    return pair[0], pair[1]
+    query, passage = pair
+    return check_text(query, index, "The query of pair"), check_text(passage, index, "The passage of pair")
 
 
 def check_text(text: object, index: int = 0, what: str = "Text") -> str:
-    """Returns a text; refuses what is none. See `check_texts`."""
-    if not isinstance(text, str):
+    """Returns a text as a plain `str`, itself if it is one; refuses what is none. See `check_texts`."""
+    if not is_text(text):
         raise InputTypeError(
-            f"{what} {index} is a {type(text).__name__}, not a str: {_shown(text)}. Leave it out or convert it.", index
+            f"{what} {index} is {kind_of(text)}, not a str: {shortened(text)}. Leave it out or convert it.", index
         )
-    if text.isascii():
-        return text
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InputValueError(
-            f"{what} {index} has a lone surrogate ({text[error.start]!r}) at character {error.start}, which UTF-8 "
-            "can't write; it comes from a faulty decoding. Repair it with "
-            "text.encode('utf-8', 'replace').decode('utf-8').",
-            index,
-        ) from error
+    text = plain(text)
+    position = lone_surrogate(text)
+    if position is not None:
+        raise InputValueError(f"{what} {index} {about_surrogate(text, position)}", index)
     return text
-
-
-def _shown(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import types
@@ -411,3 +412,21 @@ class TestOfOthers:
         for folder in (gemma, foreign):
             with pytest.raises(UnsupportedModelError, match="can't be prepared: it is a decoder"):
                 prepare(folder, tmp_path / "prepared", purpose="scores")
+def test_a_prompt_that_leaves_no_room_for_the_texts_is_refused(gemma: Path) -> None:
+    with pytest.raises(SettingsError, match=r"reads 512 tokens, which leaves no room for text .* a shorter prompt"):
+        BgeReranker(gemma, device="cpu", prompt="Yes or No? " * 200)
+    with pytest.raises(SettingsError, match="max_length=60 leaves no room for text beside the 198 tokens"):
+        BgeReranker(gemma, device="cpu", query_instruction=YES_OR_NO * 2, max_length=60)
+
+
+def test_the_least_room_there_is_goes_to_query_and_passage_alike(gemma: Path) -> None:
+    with pytest.raises(SettingsError, match="give at least") as caught:
+        BgeReranker(gemma, device="cpu", query_instruction="find: ", max_length=10)
+    (least,) = (int(number) for number in re.findall(r"at least (\d+)", str(caught.value)))
+    settings: dict[str, Any] = {"device": "cpu", "query_instruction": "find: ", "on_truncation": "ignore"}
+    with pytest.raises(SettingsError):
+        BgeReranker(gemma, max_length=least - 1, **settings)
+    reranker = BgeReranker(gemma, max_length=least, **settings)
+    pairs = [(query * 5, passage * 5) for query in ("fox ", "dog ") for passage in ("lazy ", "vector ")]
+    found = reranker.score_pairs(pairs)
+    assert np.diff(np.sort(found)).min() > 1e-4

@@ -115,7 +115,7 @@ class TestDevice:
         ({"truncate_dim": 33}, "truncate_dim=33 is more than the 32 dimensions"),
         ({"batch_tokens": 1.5}, "batch_tokens=1.5 must be a whole number"),
         ({"batch_size": True}, "batch_size=True must be a whole number"),
-        ({"query_instruction": 3}, "query_instruction=3 is a int"),
+        ({"query_instruction": 3}, "query_instruction=3 is an int"),
         ({"normalize": "yes"}, "normalize='yes' is unknown"),
         ({"device": {"cpu": 1}}, "give one device as text"),
         ({"transformers_kwargs": {"attn_implementation": "eager"}}, r"give TransformersKwargs\.of\(model="),

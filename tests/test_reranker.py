@@ -200,9 +200,9 @@ class TestInput:
             ([("a",)], "Pair 0 is"),
             ([("a", "b", "c")], "Pair 0 is"),
             ([("a", "b"), ("a", None)], "The passage of pair 1 is a NoneType"),
-            ([(1, "b")], "The query of pair 0 is a int"),
+            ([(1, "b")], "The query of pair 0 is an int"),
             ("ab", "takes a list of pairs"),
-            (3, "given a int"),
+            (3, "given an int"),
         ],
     )
     def test_what_is_no_pair_is_named(self, reranker: BgeReranker, pairs: Any, message: str) -> None:  # noqa: ANN401

@@ -7,6 +7,7 @@ import logging
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from bge_integrations.backend.scheduling import Scheduler
 from bge_integrations.backend.sources import load_source
 from bge_integrations.backend.starting import Started, start, start_prepared
 from bge_integrations.backend.statistics import Meter
+from bge_integrations.backend.truncation import Share, share_of
 from bge_integrations.backend.vetting import locate_requested, pooling_is_guessed, vet
 from bge_integrations.catalogue import MODELS
 from bge_integrations.errors import UnsupportedModelError
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from bge_integrations.backend.sources.base import Source
 
 logger = logging.getLogger(__name__)
+
+# Of instructions, which are measured once; a model in memory has few of them.
+_SHARES_KEPT = 64
 
 
 class LoadedModel:
@@ -91,6 +96,7 @@ class LoadedModel:
         self.meter = Meter(self.request.model_name, self.request.device)
         self._held = _Held(started.engine, Scheduler(started.slots, self.meter), started.source)
         self._loading_source = ForkSafeLock()
+        self._shares = lru_cache(_SHARES_KEPT)(partial(share_of, self.tokenizer))
         # No `__del__`: while it ended the threads, another encoder could still be given this model by `sharing`.
         weakref.finalize(self, self._held.release).atexit = False
 
@@ -156,12 +162,15 @@ class LoadedModel:
         newline, asked = self.tokenizer.contents(["\n", require_question(self.request.model_name, question)])
         return PairLayout(decoder.first_ids, tuple(newline), (*newline, *asked), "A: ", "B: ")
 
+    def share(self, prefix: str, suffix: str = "") -> Share:
+        """Returns what an instruction takes of each text's tokens."""
+        return self._shares(prefix, suffix)
+
     def prompt_length(self, instruction: str) -> int:
         """Returns how many leading tokens to leave out of pooling: 0 unless the checkpoint asks for it."""
         if not instruction or not self.facts.pools_without_prompt:
             return 0
-        lengths = self.tokenizer.tokenize([instruction], self.facts.max_tokens).lengths
-        return int(lengths[0]) - self.tokenizer.suffix_tokens
+        return int(self.tokenizer.count([instruction])[0]) - self.tokenizer.suffix_tokens
 
 
 @dataclass

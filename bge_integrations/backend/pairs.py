@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_integrations.backend.tokenization import Side, TextTokenizer, TokenizedTexts
+from bge_integrations.backend.truncation import Share, share_of
 
 Pair = tuple[str, str]
 """A query and a passage."""
@@ -53,33 +54,61 @@ def layout_of_encoder(tokenizer: TextTokenizer) -> PairLayout:
 class PairTokenizer:
     """Tokenises pairs: the query whole, the passage cut to what is left."""
 
-    def __init__(self, tokenizer: TextTokenizer, layout: PairLayout) -> None:
-        """Takes a tokenizer, and what stands around the texts."""
+    def __init__(self, tokenizer: TextTokenizer, layout: PairLayout, instruction: str = "") -> None:
+        """Takes what stands around the texts.
+
+        Args:
+            tokenizer: Of the model.
+            layout: What the model wants.
+            instruction: Text before each query.
+        """
         self._tokenizer = tokenizer
         self.layout = layout
+        self._before_query = layout.query_mark + instruction
+        self._instruction = instruction
+
+    def share(self, uncounted_tokens: int = 0) -> Share:
+        """Measures what is taken of each pair's tokens beside its texts.
+
+        Args:
+            uncounted_tokens: Those of the layout that `max_length` doesn't count.
+        """
+        mark, start = self._length(self.layout.query_mark), self._length(self._before_query)
+        start_of_word = 0 if start else self._tokenizer.word_marks
+        return Share(
+            instruction=self._instruction,
+            instruction_tokens=start - mark,
+            fixed_tokens=self.layout.tokens + mark + start_of_word + self._start_of_passage,
+            uncounted_tokens=uncounted_tokens,
+            texts=2,
+        )
 
     def tokenize(self, pairs: Sequence[Pair], max_length: int) -> TokenizedTexts:
         """Turns pairs into ids, each distinct text tokenised once.
 
         A query is cut only if it would leave no room for the passage: to three quarters of the room for both, as
-        FlagEmbedding's rerankers cut theirs.
+        FlagEmbedding's rerankers cut theirs, but never to less than the instruction and half of what that leaves.
 
         Args:
             pairs: At least one.
-            max_length: Tokens per pair, special tokens included; more than `layout.tokens + 1`.
+            max_length: Tokens per pair, special tokens included; at least `Share.least` of `share`.
         """
         layout = self.layout
-        queries = self._contents([layout.query_mark + query for query, _ in pairs])
+        queries = self._contents([self._before_query + query for query, _ in pairs])
         passages = self._contents([layout.passage_mark + passage for _, passage in pairs])
         room = max_length - layout.tokens
+        start, least = self._length(self._before_query), self._start_of_passage + 1
+        most = min(max(room * 3 // 4, start + (room - start - least + 1) // 2), room - least)
+        mark = self._length(layout.passage_mark)
         before, between, after = (
             np.array(part, dtype=np.int32) for part in (layout.before, layout.between, layout.after)
         )
         parts: list[_Ids] = []
         full_lengths, lengths, first_lengths = (np.empty(len(pairs), dtype=np.int64) for _ in range(3))
         for index, (query, passage) in enumerate(zip(queries, passages, strict=True)):
-            kept = query if len(query) < room or len(query) + len(passage) <= room else query[: max(room * 3 // 4, 1)]
-            cut = _cut(passage, room - len(kept), self._tokenizer.truncation_side)
+            fits = len(query) + min(len(passage), least) <= room
+            kept = query if fits else query[:most]
+            cut = _cut(passage, room - len(kept), self._tokenizer.truncation_side, mark)
             parts += (before, kept, between, cut, after)
             full_lengths[index] = layout.tokens + len(query) + len(passage)
             first_lengths[index] = len(before) + len(kept) + len(between)
@@ -91,8 +120,18 @@ class PairTokenizer:
         contents = dict(zip(distinct, self._tokenizer.contents(list(distinct)), strict=True))
         return [contents[text] for text in texts]
 
+    @property
+    def _start_of_passage(self) -> int:
+        """Tokens before a passage's first letter: its mark, or that of a word, which some tokenizers have apart."""
+        return self._length(self.layout.passage_mark) or self._tokenizer.word_marks
 
-def _cut(ids: _Ids, room: int, side: Side) -> _Ids:
+    def _length(self, start: str) -> int:
+        """Tokens of what stands before a text."""
+        return share_of(self._tokenizer, start).instruction_tokens
+
+
+def _cut(ids: _Ids, room: int, side: Side, mark: int) -> _Ids:
+    """Cuts a passage, but not its mark."""
     if len(ids) <= room:
         return ids
-    return ids[len(ids) - room :] if side == "left" else ids[:room]
+    return np.concatenate([ids[:mark], ids[len(ids) - room + mark :]]) if side == "left" else ids[:room]

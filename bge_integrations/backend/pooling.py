@@ -61,7 +61,7 @@ def one_row_a_text(
     """
     if kind != "tokens":
         return rows
-    return pool_tokens(rows, batch.lengths, pooling or "mean", batch.prompt_length)
+    return pool_tokens(rows, batch.lengths, pooling or "mean", batch.prompt_lengths)
 
 
 def cosines(left: NDArray[Float], right: NDArray[Float]) -> NDArray[Float]:
@@ -72,7 +72,10 @@ def cosines(left: NDArray[Float], right: NDArray[Float]) -> NDArray[Float]:
 
 
 def pool_tokens(
-    rows: NDArray[np.float32], lengths: NDArray[np.int64], pooling: str, prompt_length: int = 0
+    rows: NDArray[np.float32],
+    lengths: NDArray[np.int64],
+    pooling: str,
+    prompt_lengths: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float32]:
     """Pools the rows of every text.
 
@@ -80,14 +83,13 @@ def pool_tokens(
         rows: Hidden states of all texts one after another, shape [tokens, width].
         lengths: Tokens of each text, shape [texts].
         pooling: A key of `TOKEN_POOLINGS`.
-        prompt_length: Leading tokens of each text to leave out.
+        prompt_lengths: Leading tokens of each text to leave out, less than it has, shape [texts].
 
     Returns:
         float32, shape [texts, width].
     """
-    if prompt_length:
-        kept = np.arange(lengths.max()) < lengths[:, None]
-        kept[:, :prompt_length] = False
-        rows, lengths = rows[kept[np.arange(kept.shape[1]) < lengths[:, None]]], lengths - prompt_length
+    if prompt_lengths is not None and prompt_lengths.any():
+        places = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        rows, lengths = rows[places >= np.repeat(prompt_lengths, lengths)], lengths - prompt_lengths
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     return TOKEN_POOLINGS[pooling](rows, starts, lengths)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -42,8 +41,8 @@ class ScoringCompressor(BgeModel, BaseDocumentCompressor, BaseCrossEncoder):
             callbacks: Not used.
 
         Returns:
-            Copies, each with its score as the Python float `metadata["relevance_score"]`. Equal scores keep their
-            order.
+            Copies, each with its score as the Python float `metadata["relevance_score"]`. What the metadata hold is
+            copied one level deep: dictionaries and lists, but not what is in them. Equal scores keep their order.
 
         Raises:
             SettingsError: A setting, changed since, that can't be honoured.
@@ -87,5 +86,6 @@ def _texts(documents: Sequence[Document]) -> list[str]:
 
 
 def _with_score(document: Document, score: float) -> Document:
-    metadata = {**copy.deepcopy(document.metadata), "relevance_score": score}
-    return document.model_copy(update={"metadata": metadata})
+    # Dictionaries and lists are copied, and nothing in them: an open file, a lock or a connection can't be.
+    metadata = {key: value.copy() if type(value) in (dict, list) else value for key, value in document.metadata.items()}
+    return document.model_copy(update={"metadata": {**metadata, "relevance_score": score}})

@@ -18,7 +18,7 @@ from bge_integrations.sentence_transformers_kwargs import (
     read_encoding_kwargs,
     read_loading_kwargs,
 )
-from bge_integrations.settings import EncoderSettings, Pooling
+from bge_integrations.settings import EncoderSettings, Pooling, text_setting
 from bge_integrations.validation import check_text
 from bge_integrations.vectors import to_lists, to_lists_async
 
@@ -184,5 +184,6 @@ class HuggingFaceBgeEmbeddings(BgeModel, Embeddings):
             merge_settings(common, encoding.settings, name)
         if self.multi_process and common.get("device") is None:
             common["device"] = "all"
-        settings = EncoderSettings(**common, model_name=self.model_name, document_instruction=self.embed_instruction)
+        instruction = text_setting("embed_instruction", self.embed_instruction)
+        settings = EncoderSettings(**common, model_name=self.model_name, document_instruction=instruction)
         return settings, loading, document, query

@@ -10,6 +10,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.bridge.pydantic import Field
 
 from bge_integrations.encoder import BgeEncoder
+from bge_integrations.llama_index.batches import CheckedBatches
 from bge_integrations.llama_index.cache import QueryCollections
 from bge_integrations.llama_index.model import DEFAULT_TEXTS_PER_CALL, BgeModel
 from bge_integrations.sentence_transformers_kwargs import (
@@ -19,7 +20,7 @@ from bge_integrations.sentence_transformers_kwargs import (
     build_encoders,
     read_loading_kwargs,
 )
-from bge_integrations.settings import EncoderSettings, Pooling
+from bge_integrations.settings import EncoderSettings, Pooling, text_setting
 from bge_integrations.validation import check_text
 from bge_integrations.vectors import to_lists, to_lists_async
 
@@ -35,7 +36,7 @@ _DROPPED = {
 }
 
 
-class HuggingFaceBgeEmbedding(BgeModel, BaseEmbedding):
+class HuggingFaceBgeEmbedding(BgeModel, CheckedBatches, BaseEmbedding):
     """BGE embedding models in LlamaIndex, with the right instruction on the right side.
 
     Takes what llama-index-embeddings-huggingface's `HuggingFaceEmbedding` takes for text. Embedders with equal loading
@@ -128,12 +129,12 @@ class HuggingFaceBgeEmbedding(BgeModel, BaseEmbedding):
         Raises:
             BgeError: As `bge_integrations.BgeEncoder.encode_queries`.
         """
-        vector: Embedding = _get_query_embedding(self._with_query_cache(), query)
+        vector: Embedding = _get_query_embedding(self._with_query_cache(), check_text(query))
         return vector
 
     async def aget_query_embedding(self, query: str) -> Embedding:
         """As `get_query_embedding`, without blocking the event loop."""
-        vector: Embedding = await _aget_query_embedding(self._with_query_cache(), query)
+        vector: Embedding = await _aget_query_embedding(self._with_query_cache(), check_text(query))
         return vector
 
     def _get_query_embedding(self, query: str) -> Embedding:
@@ -187,7 +188,8 @@ class HuggingFaceBgeEmbedding(BgeModel, BaseEmbedding):
         if self.parallel_process and self.device is None:
             fields["device"] = self.target_devices or "all"
         common = self._merged(loading.settings, EncoderSettings, **fields)
-        settings = {"normalize": self.normalize, **common, "document_instruction": self.text_instruction}
+        instruction = text_setting("text_instruction", self.text_instruction)
+        settings = {"normalize": self.normalize, **common, "document_instruction": instruction}
         return EncoderSettings(**settings), loading
 
 

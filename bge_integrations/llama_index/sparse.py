@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 from llama_index.core.base.embeddings.base_sparse import BaseSparseEmbedding
 from llama_index.core.bridge.pydantic import Field
 
+from bge_integrations.llama_index.batches import CheckedBatches
 from bge_integrations.llama_index.m3 import BgeM3Model
 from bge_integrations.llama_index.model import DEFAULT_TEXTS_PER_CALL
 from bge_integrations.m3 import LexicalWeights, M3Output
 from bge_integrations.validation import check_text
 
 
-class BgeSparseEmbedding(BgeM3Model, BaseSparseEmbedding):
+class BgeSparseEmbedding(BgeM3Model, CheckedBatches, BaseSparseEmbedding):
     """bge-m3's lexical weights: what a text is found by when the words themselves matter.
 
     An embedding is a dictionary of weights above 0 by token id, empty for a text without words. Shares one model in

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from bge_integrations.m3.scoring import M3Weights, mixed, mixed_pairs
 from bge_integrations.reporting import Progress
 from bge_integrations.settings import EncoderSettings, ModelOptions, ModelSettings
 from bge_integrations.validation import check_text, check_texts, slices_of_pairs
+
+if TYPE_CHECKING:
+    from bge_integrations.backend.loading import LoadedModel
 
 _PAIRS_A_SLICE = 256
 """Token vectors of as many pairs take up to 2 GB at 1024 tokens a text, and 200 MB at 100."""
@@ -190,6 +193,11 @@ class BgeM3Encoder(ModelHolder[ModelSettings]):
     def dimension(self) -> int:
         """Length of the dense vectors and of the token vectors."""
         return self._loaded().facts.dimension
+
+    def _check_against(self, model: LoadedModel) -> None:
+        super()._check_against(model)
+        if self.settings.query_instruction:
+            model.share(self.settings.query_instruction).check(self.settings, self._limit_of(model))
 
     def _run(self, method: str, steps: _Scoring) -> NDArray[np.float32]:
         self._loaded()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bge_integrations.backend.engines import Head, TokenBatch
 from bge_integrations.backend.heads import M3Row, m3_rows, unit_rows
 from bge_integrations.backend.tokenization import TokenizedTexts
+from bge_integrations.backend.truncation import Share, tokenize_within
 from bge_integrations.calling import Call, CallTerms, Slice
 from bge_integrations.errors import SettingsError
 from bge_integrations.validation import slices_of_texts
@@ -71,7 +72,15 @@ class M3Call(Call[str, M3Output]):
         return slices_of_texts(items, method, size)
 
     def _tokenize(self, items: Sequence[str]) -> TokenizedTexts:
-        return self.model.tokenizer.tokenize([self._instruction + text for text in items], self._max_length)
+        return tokenize_within(self.model.tokenizer, self._instruction, items, "", self._max_length)
+
+    @property
+    def _share(self) -> Share:
+        return self.model.share(self._instruction)
+
+    @property
+    def _prompt_length(self) -> int:
+        return self.model.prompt_length(self._instruction)
 
     def _start(self, count: int | None) -> None:
         pass

@@ -191,9 +191,9 @@ def test_the_users_dictionaries_are_left_alone(folder: str) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"model_kwargs": {"model_kwargs": 3}}, r"model_kwargs\['model_kwargs'\]=3 is a int; give a dictionary"),
+        ({"model_kwargs": {"model_kwargs": 3}}, r"model_kwargs\['model_kwargs'\]=3 is an int; give a dictionary"),
         ({"model_kwargs": {"prompts": ["a"]}}, r"model_kwargs\['prompts'\]=\['a'\] is a list; give a dictionary"),
-        ({"model_kwargs": {"prompts": {"query": 3}}}, r"model_kwargs\['prompts'\]\['query'\]=3 is a int; give a text"),
+        ({"model_kwargs": {"prompts": {"query": 3}}}, r"model_kwargs\['prompts'\]\['query'\]=3 is an int; give a text"),
         ({"model_kwargs": {"backend": "onnx"}}, r"model_kwargs\['backend'\]='onnx' can't be honoured"),
         ({"model_kwargs": {"model_kwargs": {"device_map": "auto"}}}, "device_map='auto' can't be honoured"),
         ({"model_kwargs": {"dtype": "bfloat16", "torch_dtype": "float32"}}, "'bfloat16', but torch_dtype='float32'"),
@@ -202,8 +202,8 @@ def test_the_users_dictionaries_are_left_alone(folder: str) -> None:
         ({"model_kwargs": {"model_kwargs": {"quantization_config": object()}}}, "can't be written as JSON"),
         ({"encode_kwargs": {"batch_size": "many"}}, "batch_size='many' must be a whole number"),
         ({"encode_kwargs": {"truncate_dim": 0}}, "truncate_dim=0 must be a whole number of at least 1"),
-        ({"encode_kwargs": {"prompt": 5}}, r"encode_kwargs\['prompt'\]=5 is a int; give a text"),
-        ({"query_encode_kwargs": {"prompt_name": 5}}, r"query_encode_kwargs\['prompt_name'\]=5 is a int"),
+        ({"encode_kwargs": {"prompt": 5}}, r"encode_kwargs\['prompt'\]=5 is an int; give a text"),
+        ({"query_encode_kwargs": {"prompt_name": 5}}, r"query_encode_kwargs\['prompt_name'\]=5 is an int"),
         ({"query_encode_kwargs": {"pool": {}}}, r"query_encode_kwargs\['pool'\] can't be honoured"),
         ({"query_encode_kwargs": {"normalize": True}}, r"query_encode_kwargs\['normalize'\] is unknown; the known"),
     ],

@@ -65,6 +65,14 @@ class TokenBatch:
         return marks
 
     @property
+    def prompt_lengths(self) -> NDArray[np.int64]:
+        """Leading tokens of each text that pooling leaves out, shape [texts]. At least one token of each is left.
+
+        Next to a short text an instruction may come out as fewer tokens than alone.
+        """
+        return np.minimum(self.prompt_length, self.lengths - 1)
+
+    @property
     def is_second(self) -> NDArray[np.bool_] | None:
         """Marks the second texts of pairs, with all after them, shape [texts, longest]; None for single texts."""
         if self.first_lengths is None:
@@ -83,6 +91,13 @@ class TokenBatch:
             None if self.first_lengths is None else self.first_lengths[start:stop],
             self.options,
         )
+
+    def of(self, texts: NDArray[np.int64], *, prompt_length: int) -> TokenBatch:
+        """Returns some texts of it, which have another prompt length."""
+        ends = np.cumsum(self.lengths)
+        ids = [self.ids[ends[text] - self.lengths[text] : ends[text]] for text in texts]
+        firsts = None if self.first_lengths is None else self.first_lengths[texts]
+        return TokenBatch(np.concatenate(ids), self.lengths[texts], prompt_length, firsts, self.options)
 
     def padded(self, pad_id: int) -> NDArray[np.int32]:
         """Returns the ids, short texts filled up at the end, shape [texts, longest]."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from bge_integrations.backend.engines import Computed, EngineOutOfMemory, Rows, TokenBatch
 
@@ -64,6 +65,25 @@ class SentenceTransformersEngine:
 
     def submit(self, batch: TokenBatch) -> Computed:
         """See `Engine.submit`. One batch at a time, since each already uses every core."""
+        try:
+            with self._lock, torch.inference_mode():
+                return Computed(self._rows(batch))
+        except torch.OutOfMemoryError as error:
+            raise EngineOutOfMemory(str(error)) from error
+
+    def _rows(self, batch: TokenBatch) -> NDArray[np.float32]:
+        lengths = np.unique(batch.prompt_lengths)
+        if self.rows == "tokens" or len(lengths) == 1:
+            return self._computed(batch, int(lengths[0]))
+        # The modules take one prompt length for all texts.
+        parts = [np.flatnonzero(batch.prompt_lengths == length) for length in lengths]
+        found = [
+            self._computed(batch.of(texts, prompt_length=int(length)), int(length))
+            for texts, length in zip(parts, lengths, strict=True)
+        ]
+        return np.concatenate(found)[np.argsort(np.concatenate(parts))]
+
+    def _computed(self, batch: TokenBatch, prompt_length: int) -> NDArray[np.float32]:
         further = ((0, 0), (0, -batch.is_token.shape[1] % self._pad_to_multiple_of))
         ids = np.pad(batch.padded(self._pad_id), further, constant_values=self._pad_id)
         is_token = np.pad(batch.is_token, further)
@@ -71,20 +91,16 @@ class SentenceTransformersEngine:
             "input_ids": torch.from_numpy(ids.astype(np.int64)).to(self._device),
             "attention_mask": torch.from_numpy(is_token.astype(np.int64)).to(self._device),
         }
-        if batch.prompt_length:
-            features["prompt_length"] = batch.prompt_length
+        if prompt_length:
+            features["prompt_length"] = prompt_length
         if self._token_types and batch.is_second is not None:
             is_second = np.pad(batch.is_second, further)
             features["token_type_ids"] = torch.from_numpy(is_second.astype(np.int64)).to(self._device)
-        try:
-            with self._lock, torch.inference_mode():
-                for module in self._modules:
-                    features = module(features)
-                found: torch.Tensor = features[self._output]
-                rows = found.float().cpu().numpy()
-                return Computed(rows[is_token] if self.rows == "tokens" else rows)
-        except torch.OutOfMemoryError as error:
-            raise EngineOutOfMemory(str(error)) from error
+        for module in self._modules:
+            features = module(features)
+        found: torch.Tensor = features[self._output]
+        rows: NDArray[np.float32] = found.float().cpu().numpy()
+        return rows[is_token] if self.rows == "tokens" else rows
 
     def abandon(self) -> None:
         """See `Engine.abandon`. On the CPU all of it is plain memory, which a child may use."""

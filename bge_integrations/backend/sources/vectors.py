@@ -42,7 +42,8 @@ class VectorSource(Source):
     @property
     def rows(self) -> Rows:
         """See `Source.rows`."""
-        return "cls" if self.facts.pooling == "cls" else "tokens"
+        # The first row that is left once the instruction is left out, is not the first of all.
+        return "cls" if self.facts.pooling == "cls" and not self.facts.pools_without_prompt else "tokens"
 
     def own_engine(self) -> Engine:
         """See `Source.own_engine`; leaves out a closing L2 normalisation, which belongs to the encoder."""
