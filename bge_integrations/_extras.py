@@ -7,18 +7,23 @@ import importlib
 from bge_integrations.errors import MissingExtraError
 
 
-def require(module: str, extra: str) -> None:
-    """Imports a module that an extra brings.
+def require(module: str, extra: str | None) -> None:
+    """Imports a module that this package, or an extra of it, brings.
 
     Args:
         module: Its name.
-        extra: The extra of this package.
+        extra: The extra; None for what comes with the package itself.
 
     Raises:
         MissingExtraError: It, or a package around it, is not installed. Whatever goes wrong inside it, a missing
             dependency of its own or a damaged installation, is raised as it is.
     """
-    _import(module, f"'bge-integrations[{extra}]'")
+    _import(module, requirement(extra))
+
+
+def requirement(extra: str | None) -> str:
+    """Returns what to give pip for an extra of this package, or for the package itself, quoted for a shell."""
+    return f"'bge-integrations[{extra}]'" if extra else "bge-integrations"
 
 
 def require_package(module: str, package: str) -> None:

@@ -2,20 +2,69 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import (
+    BaseModel,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationError,
+    field_serializer,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails
+from typing_extensions import Self
 
 from bge_integrations.driving import in_thread
 from bge_integrations.m3 import BgeM3Encoder
+from bge_integrations.redaction import is_secret_name, without_secret_keys, without_secrets
 from bge_integrations.reranker import BgeReranker
 from bge_integrations.settings import ModelSettings, RerankerSettings
 
+_KEYWORD_FIELDS = (
+    "model_kwargs",
+    "encode_kwargs",
+    "query_encode_kwargs",
+    "sentence_transformer_kwargs",
+    "cross_encoder_kwargs",
+)
+"""Fields with keywords of sentence-transformers, which may be edited when they were checked already."""
 
-class Adapter:
-    """Makes something of its settings, and makes it anew when one has been changed since."""
 
-    if TYPE_CHECKING:
-        # What was made, with the settings that it was made from; None before.
-        _made: tuple[Any, Any] | None
+class Adapter(BaseModel):
+    """Makes something of its settings, and makes it again when one has changed since. Shows and saves no secret."""
+
+    # What was made, with the settings that it was made from; None before.
+    _made: tuple[Any, Any] | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _check_settings(self) -> Self:
+        self._check()
+        return self
+
+    # After the other one, so that it is around it.
+    @model_validator(mode="wrap")
+    @classmethod
+    def _show_no_secrets(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:  # noqa: ANN401 - any input
+        """Keeps secrets out of what an error records of its input."""
+        try:
+            return handler(data)
+        except ValidationError as error:
+            safe = _without_secrets(error)
+        raise safe  # outside, so that it doesn't carry the other one along
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Shows the fields without secrets."""
+        for name, value in super().__repr_args__():
+            yield name, without_secrets(value, name)
+
+    @field_serializer(*_KEYWORD_FIELDS, check_fields=False)
+    def _dump_keywords(self, keywords: dict[str, Any]) -> dict[str, Any]:
+        return without_secret_keys(keywords)
+
+    def _check(self) -> None:
+        """Refuses settings that can be seen to be wrong before anything is loaded, as a part of validation."""
 
     # Not marked as abstract: llama-index traces what overrides an abstract method, with its arguments.
     def _settings(self) -> Any:  # noqa: ANN401 - each class has its own
@@ -36,8 +85,30 @@ class Adapter:
         return made[1]
 
     async def _current_async(self) -> Any:  # noqa: ANN401 - as above
-        """As `_current`, which after unpickling may have to load the model."""
-        return self._current() if self._made else await in_thread(self._current)
+        """As `_current`, which after unpickling, or a change, may have to load the model."""
+        made = self._made
+        return made[1] if made and made[0] == self._settings() else await in_thread(self._current)
+
+
+def saved_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of an adapter as a pickle may hold them: no token, and no secret among the keywords."""
+    keywords = {name: without_secret_keys(fields[name]) for name in _KEYWORD_FIELDS if name in fields}
+    return {**fields, **keywords, "token": None}
+
+
+def _without_secrets(error: ValidationError) -> ValidationError:
+    """Returns the same errors with inputs that may be shown."""
+    lines = [
+        InitErrorDetails(
+            type=line["type"],
+            loc=line["loc"],
+            # The place ends with the type that was tried where a field may have several.
+            input=without_secrets(line["input"], next(filter(is_secret_name, line["loc"]), "")),
+            ctx=line.get("ctx", {}),
+        )
+        for line in error.errors(include_url=False)
+    ]
+    return ValidationError.from_exception_data(error.title, lines, hide_input=True)
 
 
 class M3Adapter(Adapter):

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from bge_integrations._extras import requirement
 from bge_integrations.backend.cpu import usable_cores
 from bge_integrations.backend.engines.selection import ENGINE_KINDS
 from bge_integrations.catalogue import MODELS
@@ -59,6 +60,8 @@ def _processor() -> str:
 
 
 def _devices() -> dict[str, str]:
+    if importlib.util.find_spec("torch") is None:
+        return {"cpu": platform.machine()}
     import torch
 
     from bge_integrations.backend.devices import available_devices
@@ -73,10 +76,9 @@ def _engines() -> dict[str, str]:
     described = {}
     for kind in ENGINE_KINDS:
         where = f"{' and '.join(kind.devices)}, {', '.join(kind.precisions)}"
-        missing = f"not installed: pip install 'bge-integrations[{kind.extra}]'"
-        described[kind.name] = where if importlib.util.find_spec(kind.package) else missing
+        described[kind.name] = where if kind.is_installed else f"not installed: {kind.remedy}"
     quantiser = (
-        "installed" if importlib.util.find_spec("nncf") else "not installed: pip install 'bge-integrations[prepare]'"
+        "installed" if importlib.util.find_spec("nncf") else f"not installed: pip install {requirement('prepare')}"
     )
     return {**described, "int8 quantiser": quantiser}
 

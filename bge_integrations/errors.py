@@ -29,6 +29,8 @@ Each one also derives from the built-in class in brackets, so `except ValueError
 
 from __future__ import annotations
 
+from bge_integrations.redaction import without_hub_tokens
+
 __all__ = [
     "BgeError",
     "DeviceMemoryError",
@@ -55,7 +57,10 @@ __all__ = [
 
 
 class BgeError(Exception):
-    """Base of every exception that this package raises on purpose."""
+    """Base of every exception that this package raises on purpose. No message shows a token of the hub."""
+
+    def __init__(self, *parts: object) -> None:
+        super().__init__(*(without_hub_tokens(part) if isinstance(part, str) else part for part in parts))
 
 
 class InvalidInputError(BgeError):

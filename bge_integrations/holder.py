@@ -45,6 +45,21 @@ class ModelHolder(Generic[Settings]):
             holder._loaded()
         return holder
 
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuses settings, which nothing would follow.
+
+        Raises:
+            SettingsError: `settings`, or the name of a setting.
+        """
+        given = self.__dict__.get("settings")
+        if given is not None and (name == "settings" or hasattr(given, name)):
+            changed = "…" if name == "settings" else f"{name}=…"
+            raise SettingsError(
+                f"{name} can't be changed afterwards; make another, which shares the model where it can: "
+                f"{type(self).__name__}.from_settings(old.settings.replace({changed}))."
+            )
+        super().__setattr__(name, value)
+
     def _start(self, settings: Settings) -> None:
         self.settings = settings
         self._model: LoadedModel | None = None

@@ -16,6 +16,8 @@ from typing import Any
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.errors import SettingsError
 from bge_integrations.instructions import DOCUMENT_PROMPT_NAMES, QUERY_PROMPT_NAMES
+from bge_integrations.redaction import shown
+from bge_integrations.reporting import warn_user
 from bge_integrations.settings import EncoderSettings, ModelSettings, TransformersKwargs, text_setting
 from bge_integrations.texts import is_text, kind_of, plain
 
@@ -111,7 +113,7 @@ class EncodingKwargs:
     Attributes:
         settings: Fields of `EncoderSettings`.
         prompt: An instruction.
-        prompt_name: The name of a prompt; never together with `prompt`, which wins.
+        prompt_name: The name of a prompt; `prompt` wins.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -179,7 +181,9 @@ def read_loading_kwargs(kwargs: Mapping[str, Any], name: str) -> LoadingKwargs:
     if backend == "openvino":
         settings["engine"] = "openvino"
     elif backend != "torch":
-        raise SettingsError(f"{name}['backend']={backend!r} can't be honoured; leave it out and choose with engine.")
+        raise SettingsError(
+            f"{name}['backend']={shown(backend)} can't be honoured; leave it out and choose with engine."
+        )
     groups: dict[str, dict[str, Any]] = {"model": {}, "processor": {}, "config": {}}
     for key, group in _TRANSFORMERS_GROUPS.items():
         values = _dictionary(kwargs, key, name)
@@ -207,18 +211,20 @@ def read_encoding_kwargs(kwargs: Mapping[str, Any], name: str) -> EncodingKwargs
     precision = kwargs.get("precision")
     if precision not in (None, "float32"):
         raise SettingsError(
-            f"{name}['precision']={precision!r} asks for quantised vectors, but the framework wants floats; quantise "
-            "in the vector store. How the model computes is the setting `precision` outside this dictionary."
+            f"{name}['precision']={shown(precision)} asks for quantised vectors, but the framework wants floats; "
+            "quantise in the vector store. How the model computes is the setting `precision` outside this dictionary."
         )
     output = kwargs.get("output_value", "sentence_embedding")
     if output != "sentence_embedding":
-        raise SettingsError(f"{name}['output_value']={output!r} is no text embedding; leave it out, or use .client.")
+        raise SettingsError(
+            f"{name}['output_value']={shown(output)} is no text embedding; leave it out, or use .client."
+        )
     settings = {setting: kwargs[key] for key, setting in _RENAMED_IN_ENCODING.items() if kwargs.get(key) is not None}
     if (normalize := kwargs.get("normalize_embeddings")) is not None:
         # As there: False adds no normalisation, but doesn't take away the one that is among the checkpoint's modules.
         settings["normalize"] = True if normalize else "checkpoint"
     prompt, prompt_name = (_text(kwargs, key, name) for key in ("prompt", "prompt_name"))
-    return EncodingKwargs(settings, prompt, prompt_name if prompt is None else None)
+    return EncodingKwargs(settings, prompt, prompt_name)
 
 
 def merge_settings(
@@ -239,7 +245,7 @@ def merge_settings(
     for key, value in given.items():
         # Of the two ways to ask for a progress bar, langchain-community lets the dictionary win; so do we.
         if key != "show_progress" and said.get(key, defaults[key]) not in (defaults[key], value):
-            raise SettingsError(f"{key}={said[key]!r}, but {name} says {value!r}; say it once.")
+            raise SettingsError(f"{key}={shown(said[key], key)}, but {name} says {shown(value, key)}; say it once.")
     return {**said, **given}
 
 
@@ -258,9 +264,20 @@ def build_encoders(
         SettingsError: A prompt's name that neither the checkpoint nor the user's `prompts` knows.
         BgeError: Whatever loading raises.
     """
+    for encoding in (document,) if query == document else (document, query):
+        _warn_of_two_prompts(encoding)
     documents = _build_encoder(settings, loading, document)
     queries = _build_encoder(settings, loading, query)
     return documents, documents if queries.settings == documents.settings else queries
+
+
+def _warn_of_two_prompts(encoding: EncodingKwargs) -> None:
+    if encoding.prompt is not None and encoding.prompt_name is not None:
+        warn_user(
+            f"prompt={shown(encoding.prompt)} and prompt_name={encoding.prompt_name!r} are both given; prompt_name is "
+            "ignored in favour of prompt. Give one of them.",
+            UserWarning,
+        )
 
 
 def _build_encoder(settings: EncoderSettings, loading: LoadingKwargs, encoding: EncodingKwargs) -> BgeEncoder:
@@ -307,7 +324,7 @@ def _from_transformers_model_kwargs(kwargs: dict[str, Any], name: str) -> dict[s
     if kwargs.pop("use_safetensors", None) is False:
         settings["allow_pickle_weights"] = True
     if "device_map" in kwargs:
-        raise SettingsError(f"{name}: device_map={kwargs['device_map']!r} can't be honoured; choose with device.")
+        raise SettingsError(f"{name}: device_map={shown(kwargs['device_map'])} can't be honoured; choose with device.")
     return settings
 
 
@@ -328,7 +345,7 @@ def _written(value: object) -> str:
 def _dictionary(kwargs: Mapping[str, Any], key: str, name: str) -> dict[str, Any]:
     value = kwargs.get(key)
     if value is not None and not isinstance(value, Mapping):
-        raise SettingsError(f"{name}[{key!r}]={value!r} is {kind_of(value)}; give a dictionary.")
+        raise SettingsError(f"{name}[{key!r}]={shown(value, key)} is {kind_of(value)}; give a dictionary.")
     return dict(value or {})
 
 

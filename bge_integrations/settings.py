@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict, get_args
 from typing_extensions import Self, TypeIs
 
 from bge_integrations.errors import SettingsError
+from bge_integrations.redaction import holds_secret, is_hub_token, shown, shown_fields
 from bge_integrations.texts import about_surrogate, is_text, kind_of, lone_surrogate, plain
 
 Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
@@ -39,6 +40,16 @@ class TransformersKwargs:
     processor: str = "{}"
     config: str = "{}"
 
+    def __post_init__(self) -> None:
+        """Refuses secrets: these keywords are shown, dumped and pickled."""
+        for name, values in self.as_dicts().items():
+            for key, value in values.items():
+                if holds_secret(value, key):
+                    raise SettingsError(
+                        f"{name}[{key!r}] reads like a secret, and keywords are shown and saved; give the hub's token "
+                        "as token=…, which never is."
+                    )
+
     @classmethod
     def of(
         cls,
@@ -49,7 +60,8 @@ class TransformersKwargs:
         """Freezes three keyword dictionaries.
 
         Raises:
-            SettingsError: If a value can't be written as JSON, since settings must survive a round trip.
+            SettingsError: A value that can't be written as JSON, since settings must survive a round trip; or a secret,
+                since settings are shown and saved.
         """
         return cls(
             model=_to_json("model_kwargs", model),
@@ -71,12 +83,12 @@ def _to_json(name: str, values: Mapping[str, Any] | None) -> str:
         return json.dumps(dict(values or {}), sort_keys=True)
     except TypeError as error:
         raise SettingsError(
-            f"{name}={values!r} can't be written as JSON ({error}), but settings must survive saving and loading; give "
-            "numbers, texts, lists and dictionaries."
+            f"{name}={shown(values)} can't be written as JSON ({error}), but settings must survive saving and loading; "
+            "give numbers, texts, lists and dictionaries."
         ) from error
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ModelSettings:
     """What every model takes, whatever it is used for. Holds no weights, and pickles without the token.
 
@@ -132,6 +144,8 @@ class ModelSettings:
                 f"model_name={self.model_name!r} names no model; give a hub id such as 'BAAI/bge-small-en-v1.5' "
                 "or the path of a folder."
             )
+        if is_hub_token(self.model_name):
+            raise SettingsError("model_name is a token of the hub, not a model; give the token as token=….")
         if self.precision in OUTPUT_PRECISIONS:
             raise SettingsError(
                 f"precision={self.precision!r} is a format for stored vectors; here `precision` says how the model "
@@ -144,9 +158,12 @@ class ModelSettings:
         self._check_text("cache_folder", "revision", "query_instruction")
         if not isinstance(self.transformers_kwargs, TransformersKwargs):
             raise SettingsError(
-                f"transformers_kwargs={self.transformers_kwargs!r} is {kind_of(self.transformers_kwargs)}; "
-                "give TransformersKwargs.of(model={...}), from bge_integrations.settings."
+                f"transformers_kwargs={shown(self.transformers_kwargs)} is "
+                f"{kind_of(self.transformers_kwargs)}; give TransformersKwargs.of(model={{...}}), from "
+                "bge_integrations.settings."
             )
+        if not (self.token is None or isinstance(self.token, (str, bool))):
+            raise SettingsError(f"token is {kind_of(self.token)}; give a text, True, False or None.")
         self._check_device()
 
     def _check_positive(self, *names: str) -> None:
@@ -178,6 +195,10 @@ class ModelSettings:
         """Returns a copy with some fields changed, checked again."""
         return dataclasses.replace(self, **changes)
 
+    def __repr__(self) -> str:
+        """Shows no token, wherever it was put."""
+        return shown_fields(self)
+
     def __getstate__(self) -> dict[str, Any]:
         """Leaves the token out of pickles."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "token"}
@@ -188,7 +209,7 @@ class ModelSettings:
             object.__setattr__(self, name, value)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class EncoderSettings(ModelSettings):
     """Everything that decides what an encoder computes.
 
@@ -228,7 +249,7 @@ class EncoderSettings(ModelSettings):
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class RerankerSettings(ModelSettings):
     """Everything that decides what a reranker computes.
 
@@ -336,7 +357,7 @@ def _examples(given: object) -> tuple[Example, ...] | None:
     if given is None:
         return None
     if not isinstance(given, (list, tuple)):
-        raise SettingsError(f"examples={given!r} is {kind_of(given)}; give a list of examples.")
+        raise SettingsError(f"examples={shown(given)} is {kind_of(given)}; give a list of examples.")
     return tuple(_example(position, example) for position, example in enumerate(given)) or None
 
 
@@ -347,8 +368,8 @@ def _example(position: int, given: object) -> Example:
         parts = (given["instruct"] if "instruct" in given else given["task"], given["query"], given["response"])
     if not isinstance(parts, (list, tuple)) or len(parts) != 3 or not all(map(is_text, parts)):
         raise SettingsError(
-            f"examples[{position}]={given!r} is no example; give three texts (task, query, response), or a dictionary "
-            "with the keys 'instruct', 'query' and 'response'."
+            f"examples[{position}]={shown(given)} is no example; give three texts (task, query, response), or a "
+            "dictionary with the keys 'instruct', 'query' and 'response'."
         )
     task, query, response = (
         _plain_setting(f"The {name} of examples[{position}]", part)

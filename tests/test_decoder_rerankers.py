@@ -412,6 +412,8 @@ class TestOfOthers:
         for folder in (gemma, foreign):
             with pytest.raises(UnsupportedModelError, match="can't be prepared: it is a decoder"):
                 prepare(folder, tmp_path / "prepared", purpose="scores")
+
+
 def test_a_prompt_that_leaves_no_room_for_the_texts_is_refused(gemma: Path) -> None:
     with pytest.raises(SettingsError, match=r"reads 512 tokens, which leaves no room for text .* a shorter prompt"):
         BgeReranker(gemma, device="cpu", prompt="Yes or No? " * 200)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import dataclasses
+import pickle
 import re
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 from langchain_huggingface import HuggingFaceEmbeddings
 from langchain_milvus import Milvus
+from llama_index.core import Document
+from llama_index.core.node_parser import SentenceSplitter
 from pymilvus import Function, FunctionType
 
 import bge_integrations
@@ -22,7 +25,7 @@ from bge_integrations import MODELS, errors
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings, bge_m3_hybrid
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
 from bge_integrations.settings import EncoderSettings, TransformersKwargs
-from tests.checkpoints import make_checkpoint
+from tests.checkpoints import make_checkpoint, reference_vectors
 from tests.checkpoints_of_pairs import make_m3, make_reranker
 from tests.conftest import MakeCheckpoint
 
@@ -197,6 +200,26 @@ def test_the_instruction_table_is_the_catalogues_byte_for_byte(name: str) -> Non
         for spec in MODELS
         if spec.kind == "embedder"
     }
+
+
+def test_llama_index_copies_a_splitter_without_its_tokenizer(bge_small_en: Path) -> None:
+    """Why both READMEs say to split before a pipeline hands the work to other processes."""
+    embed_model = HuggingFaceBgeEmbedding(str(bge_small_en), device="cpu")
+    encoder = embed_model.encoder
+    sentences = SentenceSplitter(chunk_size=encoder.chunk_size, chunk_overlap=8, tokenizer=encoder.chunk_tokens)
+    documents = [Document(text="Plants make sugar from light. " * 60)]
+    copied = pickle.loads(pickle.dumps(sentences))  # as `IngestionPipeline.run(num_workers=2)` does
+    cut = copied.get_nodes_from_documents(documents)
+    assert encoder.count_tokens([node.get_content() for node in cut]).max() > encoder.max_length
+
+    nodes = sentences.get_nodes_from_documents(documents)
+    assert encoder.count_tokens([node.get_content() for node in nodes]).max() <= encoder.max_length
+    embedded = pickle.loads(pickle.dumps(embed_model))(nodes)
+    np.testing.assert_allclose(
+        np.array([node.embedding for node in embedded], dtype=np.float32),
+        reference_vectors(bge_small_en, [node.get_content() for node in nodes]),
+        atol=1e-5,
+    )
 
 
 def test_documents_that_change_keep_their_vectors_by_the_remedy_named(make: MakeCheckpoint) -> None:

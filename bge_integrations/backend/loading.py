@@ -23,6 +23,7 @@ from bge_integrations.backend.questions import require_question
 from bge_integrations.backend.request import LoadRequest
 from bge_integrations.backend.scheduling import Scheduler
 from bge_integrations.backend.sources import load_source
+from bge_integrations.backend.sources.client import kept
 from bge_integrations.backend.starting import Started, start, start_prepared
 from bge_integrations.backend.statistics import Meter
 from bge_integrations.backend.truncation import Share, share_of
@@ -124,6 +125,8 @@ class LoadedModel:
     def original(self) -> Any:  # noqa: ANN401 - a library's model: a SentenceTransformer, a CrossEncoder, a decoder
         """The model as its library loads it; loaded at the first use where the engine doesn't hold it.
 
+        It refuses to be changed, since all that share this model would share the change, or not follow it.
+
         Raises:
             UnsupportedModelError: For a prepared folder, which holds none.
         """
@@ -136,7 +139,7 @@ class LoadedModel:
                     )
                 precision = "float32" if self.request.precision == "int8" else self.request.precision
                 self._held.source = load_source(self.request, self.checkpoint, self.spec, precision)
-            return self._held.source.original
+            return kept(self._held.source.original)
 
     def vectors(self, batch: TokenBatch, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns one vector a text, before normalisation, shape [texts, dimension]; a `Head`."""

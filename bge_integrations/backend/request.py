@@ -8,10 +8,11 @@ from bge_integrations.backend import prepared
 from bge_integrations.backend.cpu import usable_cores
 from bge_integrations.backend.devices import resolve_devices, resolve_precision
 from bge_integrations.backend.purpose import Purpose
+from bge_integrations.redaction import shown_fields
 from bge_integrations.settings import EncoderSettings, ModelSettings, RerankerSettings, TransformersKwargs
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class LoadRequest:
     """Everything that a loaded model depends on; equal requests share one.
 
@@ -33,6 +34,10 @@ class LoadRequest:
     transformers_kwargs: TransformersKwargs = field(default_factory=TransformersKwargs)
     token: str | bool | None = field(default=None, repr=False, compare=False)
     decoder_question: str | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        """Shows no token, wherever it was put."""
+        return shown_fields(self)
 
     @property
     def device(self) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
+from pydantic import ConfigDict, Field, SecretStr
 
-from bge_integrations.adapting import Adapter
+from bge_integrations.adapting import Adapter, saved_fields
 from bge_integrations.sentence_transformers_kwargs import (
     find_token,
     json_ready_loading_kwargs,
@@ -18,7 +18,7 @@ from bge_integrations.sentence_transformers_kwargs import (
 from bge_integrations.settings import EngineName, ModelSettings, OnTruncation, Precision
 
 
-class BgeModel(Adapter, BaseModel):
+class BgeModel(Adapter):
     """Settings as fields, and what is made from them: anew when one has been changed since."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), populate_by_name=True, hide_input_in_errors=True)
@@ -54,20 +54,14 @@ class BgeModel(Adapter, BaseModel):
     """Load `pytorch_model.bin` where a checkpoint has no safetensors."""
     batch_tokens: int | None = None
     """Tokens, padding included, in one forward pass; None takes the engine's own figure."""
+    batch_size: int | None = None
+    """Upper limit on the texts in one forward pass; None sets no limit."""
     threads: int | None = None
     """Processor cores to use; None takes those that this process may use."""
     max_queued_texts: int = 65536
     """Documents, and as many queries, that may be in flight at once, over all callers; a call beyond it waits."""
     token: SecretStr | bool | None = Field(default=None, exclude=True, repr=False)
     """Hub token; never shown, dumped or pickled."""
-
-    # What was made, with the settings that it was made from.
-    _made: tuple[Any, Any] | None = PrivateAttr(default=None)
-
-    @model_validator(mode="after")
-    def _check_settings(self) -> BgeModel:
-        self._check()
-        return self
 
     def __init__(self, **data: Any) -> None:  # noqa: ANN401 - the fields' own types
         """Checks the settings, then loads the model or joins those that already hold it.
@@ -82,7 +76,7 @@ class BgeModel(Adapter, BaseModel):
     def __getstate__(self) -> dict[Any, Any]:
         """Pickles settings, not weights, and no token."""
         state = super().__getstate__()
-        state["__dict__"] = {**state["__dict__"], "token": None}
+        state["__dict__"] = saved_fields(state["__dict__"])
         state["__pydantic_private__"] = {"_made": None}
         return state
 

@@ -98,9 +98,15 @@ class HuggingFaceBgeEmbedding(BgeModel, CheckedBatches, BaseEmbedding):
             BgeError: Whatever loading raises; see `bge_integrations.BgeEncoder`.
         """
         super().__init__(model_name=model_name, **kwargs)
-        if self.max_length is None:
-            # As the class that this one replaces: splitters read the limit from here.
-            self.max_length = self.encoder.max_length
+
+    def __getattribute__(self, name: str) -> Any:  # noqa: ANN401 - any attribute
+        """Gives the model's own limit to who reads a `max_length` that is not set.
+
+        Splitters read it, as from the class that this one replaces. What is stored stays None, and with it what is
+        dumped, pickled and copied, so that another model brings its own limit.
+        """
+        value = super().__getattribute__(name)
+        return self.encoder.max_length if value is None and name == "max_length" else value
 
     @classmethod
     def class_name(cls) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
+from llama_index.core.bridge.pydantic import ConfigDict, Field, SecretStr
 
-from bge_integrations.adapting import Adapter
+from bge_integrations.adapting import Adapter, saved_fields
 from bge_integrations.errors import SettingsError
+from bge_integrations.redaction import shown
 from bge_integrations.sentence_transformers_kwargs import (
     find_token,
     json_ready_loading_kwargs,
@@ -24,7 +25,7 @@ from bge_integrations.settings import EngineName, ModelSettings, OnTruncation, P
 DEFAULT_TEXTS_PER_CALL = 2048
 
 
-class BgeModel(Adapter, BaseModel):
+class BgeModel(Adapter):
     """Settings as fields, and what is made from them: anew when one has been changed since."""
 
     model_config = ConfigDict(
@@ -66,9 +67,6 @@ class BgeModel(Adapter, BaseModel):
     max_queued_texts: int = Field(default=65536, description="In flight at once; a call beyond it waits.", gt=0)
     token: SecretStr | bool | None = Field(default=None, exclude=True, repr=False, description="Hub token.")
 
-    # What was made, with the settings that it was made from.
-    _made: tuple[Any, Any] | None = PrivateAttr(default=None)
-
     def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - the fields' own types
         """Checks the settings, then loads the model or joins those that already hold it.
 
@@ -85,7 +83,8 @@ class BgeModel(Adapter, BaseModel):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickles settings, not weights, and no token."""
-        bare = self.model_copy(update={"token": None})
+        bare = self.model_copy()
+        bare.__dict__.update(saved_fields(self.__dict__))
         bare._made = None
         state: dict[str, Any] = super(BgeModel, bare).__getstate__()
         return state
@@ -98,7 +97,8 @@ class BgeModel(Adapter, BaseModel):
             kind: The settings that are made of it.
             **fields: Values that differ from the field's of the same name.
         """
-        said = {name: getattr(self, name) for name in shared_fields(kind) if name in self.model_fields_set}
+        # What is stored: a class may give more to who reads a field, such as the model's own limit.
+        said = {name: self.__dict__[name] for name in shared_fields(kind) if name in self.model_fields_set}
         said["token"] = self.token.get_secret_value() if isinstance(self.token, SecretStr) else self.token
         merged = merge_settings({**said, **fields}, further, "the arguments", kind)
         return {**merged, "model_name": self.model_name}
@@ -112,18 +112,22 @@ class BgeModel(Adapter, BaseModel):
             name = cls.renamed.get(key, key)
             if key in cls.dropped:
                 if value not in (None, "deprecated"):
-                    raise SettingsError(f"{key}={value!r} can't be honoured: {cls.dropped[key]}.")
+                    raise SettingsError(f"{key}={shown(value, key)} can't be honoured: {cls.dropped[key]}.")
             elif (key == "callback_manager" and value is None) or key == "class_name":
                 continue
             elif name in cls.model_fields:
                 if name in fields:
-                    raise SettingsError(f"{key}={value!r} is another name of {name}, which is given too; say it once.")
+                    raise SettingsError(
+                        f"{key}={shown(value, key)} is another name of {name}, which is given too; say it once."
+                    )
                 fields[name] = value
             elif key in cls.further_keys:
                 further[key] = value
             else:
                 choices = sorted({*cls.model_fields, *cls.further_keys, *cls.renamed})
-                raise SettingsError(f"{key}={value!r} is unknown; the known arguments are {', '.join(choices)}.")
+                raise SettingsError(
+                    f"{key}={shown(value, key)} is unknown; the known arguments are {', '.join(choices)}."
+                )
         if fields.get("token") is None:
             fields["token"] = find_token(further)
         fields[cls.further_field] = json_ready_loading_kwargs(further)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,6 @@ def test_prompts_by_role_reach_their_side_only(folder: str) -> None:
     [
         ({"query_instruction": "field: "}, {"prompt": "prompt: "}, "field: "),
         ({"query_instruction": ""}, {"prompt": "prompt: "}, ""),
-        ({}, {"prompt": "prompt: ", "prompt_name": "topic"}, "prompt: "),
         ({}, {"prompt_name": "topic"}, "group: "),
     ],
 )
@@ -158,6 +158,22 @@ def test_the_plainest_way_to_name_an_instruction_wins(
 ) -> None:
     embeddings = HuggingFaceBgeEmbeddings(model_name=folder, device="cpu", encode_kwargs=kwargs, **field)
     assert_close(embeddings.embed_query("fox"), SentenceTransformer(folder, device="cpu").encode(prefix + "fox"))
+
+
+@pytest.mark.parametrize("field", ["encode_kwargs", "query_encode_kwargs"])
+def test_a_prompt_and_a_prompts_name_together_are_warned_of(folder: str, field: str) -> None:
+    both: dict[str, Any] = {"prompt": "prompt: ", "prompt_name": "topic"}
+    said = r"prompt='prompt: ' and prompt_name='topic' are both given; prompt_name is ignored in favour of prompt"
+    with pytest.warns(UserWarning, match=said) as caught:
+        embeddings = HuggingFaceBgeEmbeddings(model_name=folder, device="cpu", **{field: both})
+    assert [warning.filename for warning in caught] == [__file__]
+    # Here sentence-transformers logs its warning, and ignores the name as well.
+    expected = SentenceTransformer(folder, device="cpu").encode("fox", **both)
+    assert_close(embeddings.embed_query("fox"), expected)  # without another warning
+    with pytest.warns(UserWarning, match=said):
+        embeddings.model_copy(update={"max_length": 32}).embed_query("fox")
+    with pytest.warns(UserWarning, match=said):
+        assert_close(pickle.loads(pickle.dumps(embeddings)).embed_query("fox"), expected)
 
 
 def test_a_query_prompt_takes_the_place_of_a_prompt_for_both(folder: str) -> None:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from bge_integrations._extras import requirement
 from bge_integrations.errors import EngineNotAvailableError, MissingExtraError
 
 logger = logging.getLogger(__name__)
@@ -19,7 +20,7 @@ class EngineKind:
     Attributes:
         name: As in the setting `engine`.
         package: What must be installed.
-        extra: The extra of this package that brings it.
+        extra: The extra of this package that brings it; None: it comes with the package itself.
         devices: The devices that it runs on.
         automatic_devices: Those where `engine="auto"` may choose it.
         precisions: The precisions that it computes in.
@@ -33,6 +34,16 @@ class EngineKind:
     automatic_devices: tuple[str, ...]
     precisions: tuple[str, ...]
     any_architecture: bool
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether its package is there."""
+        return importlib.util.find_spec(self.package) is not None
+
+    @property
+    def remedy(self) -> str:
+        """The command that installs it."""
+        return f"pip install {requirement(self.extra)}"
 
 
 _HALVES_AND_SINGLE = ("float32", "bfloat16", "float16")
@@ -101,8 +112,8 @@ def _obstacle(kind: EngineKind, device: str, precision: str, known_architecture:
         return f"on {device_type} it must be asked for by name"
     if precision not in kind.precisions:
         return f"it computes in {', '.join(kind.precisions)}, not in {precision}"
-    if importlib.util.find_spec(kind.package) is None:
-        remedy = f"{kind.package} is not installed. Install it with: pip install 'bge-integrations[{kind.extra}]'"
+    if not kind.is_installed:
+        remedy = f"{kind.package} is not installed. Install it with: {kind.remedy}"
         if named:
             raise MissingExtraError(remedy)
         return remedy

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bge_integrations._extras import require
 from bge_integrations.backend.checkpoint import Checkpoint
 from bge_integrations.backend.request import LoadRequest
 from bge_integrations.catalogue import ModelSpec
@@ -27,15 +28,21 @@ def load_source(request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | 
         precision: Of the weights in memory: "float32", "bfloat16" or "float16".
 
     Raises:
+        MissingExtraError: A library that loads it is not installed.
         ModelLoadError: The files can't be read.
         UnsupportedModelError: A model of another kind.
     """
+    for library in ("torch", "transformers"):
+        require(library, extra=None)
+    is_decoder = request.purpose == "scores" and checkpoint.is_decoder
+    if not is_decoder:
+        require("sentence_transformers", extra=None)
     kind: type[Source]
     if request.purpose == "m3":
         from bge_integrations.backend.sources.m3 import M3Source as kind
     elif request.purpose == "vectors":
         from bge_integrations.backend.sources.vectors import VectorSource as kind
-    elif checkpoint.is_decoder:
+    elif is_decoder:
         from bge_integrations.backend.sources.decoder_scores import DecoderScoreSource as kind
     else:
         from bge_integrations.backend.sources.scores import ScoreSource as kind

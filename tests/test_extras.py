@@ -1,0 +1,79 @@
+"""What isn't installed is named with a command that installs it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import shlex
+from importlib.machinery import ModuleSpec
+
+import pytest
+from packaging.requirements import Requirement
+
+from bge_integrations import BgeEncoder
+from bge_integrations.backend.engines.selection import ENGINE_KINDS, EngineKind
+from bge_integrations.environment import describe
+from bge_integrations.errors import EngineNotAvailableError, MissingExtraError
+from tests.test_package import run_python
+
+
+def installed_by(command: str) -> Requirement:
+    """Reads a command, and checks that pip can make something of it: the package, and an extra that it has."""
+    *pip, wanted = shlex.split(command)
+    assert pip == ["pip", "install"]
+    requirement = Requirement(wanted)
+    assert requirement.name == "bge-integrations"
+    extras = importlib.metadata.metadata("bge-integrations").get_all("Provides-Extra") or []
+    assert requirement.extras <= set(extras)
+    return requirement
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Names of packages that are not found; to be added to."""
+    hidden: set[str] = set()
+    find = importlib.util.find_spec
+
+    def find_others(name: str, package: str | None = None) -> ModuleSpec | None:
+        return None if name in hidden else find(name, package)
+
+    monkeypatch.setattr("importlib.util.find_spec", find_others)
+    return hidden
+
+
+@pytest.mark.parametrize("kind", ENGINE_KINDS, ids=lambda kind: kind.name)
+def test_an_engine_names_its_extra_or_the_package_itself(minilm: str, without: set[str], kind: EngineKind) -> None:
+    without.add(kind.package)
+    with pytest.raises(MissingExtraError, match=f"{kind.package} is not installed") as caught:
+        BgeEncoder(minilm, device="cpu", engine=kind.name)  # type: ignore[arg-type]
+    message, _, command = str(caught.value).partition(". Install it with: ")
+    assert installed_by(command).extras == ({"openvino"} if kind.name == "openvino" else set())
+    told = describe()["engines"][kind.name]
+    assert told == f"not installed: {command}"
+    assert "None" not in message + json.dumps(describe()["engines"])
+
+
+def test_no_engine_at_all_names_what_each_needs(minilm: str, without: set[str]) -> None:
+    without.update(kind.package for kind in ENGINE_KINDS)
+    with pytest.raises(EngineNotAvailableError) as caught:
+        BgeEncoder(minilm, device="cpu", local_files_only=True)
+    assert "None" not in str(caught.value)
+    for kind in ENGINE_KINDS:
+        assert f"{kind.package} is not installed. Install it with: {kind.remedy}" in str(caught.value)
+    assert describe()["devices"].keys() == {"cpu"}
+
+
+@pytest.mark.parametrize("library", ["torch", "transformers", "sentence_transformers"])
+def test_a_library_that_loads_the_model_is_named_too(minilm: str, library: str) -> None:
+    code = f"""
+from bge_integrations import BgeEncoder
+from bge_integrations.errors import MissingExtraError
+try:
+    BgeEncoder({minilm!r}, device="cpu", trust_remote_code=True)  # so that no graph of the tests before it is found
+except MissingExtraError as error:
+    print(error)
+"""
+    said = run_python(code, without=[library], warnings="ignore").strip()
+    assert said == f"{library} is not installed. Install it with: pip install bge-integrations"
+    installed_by(said.split(": ", 1)[1])
