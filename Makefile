@@ -11,7 +11,9 @@ BENCH ?= --profile standard --charts docs
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: $(STAMP) ## Search the standard library's docstrings through LangChain and LlamaIndex
+demo: $(STAMP) ## Search Python's docstrings through LangChain and LlamaIndex, minutes
+	@echo "Both frameworks embed 3,000 docstrings: minutes on two cores. For a shorter"
+	@echo "one: $(VENV)/bin/bge demo --limit 500"
 	$(VENV)/bin/bge demo
 
 test: $(STAMP) ## Run every test
@@ -29,7 +31,7 @@ format: $(STAMP) ## Format and fix what can be fixed
 notebooks: $(STAMP) ## Run the notebooks and save their outputs
 	$(PY) notebooks/build.py
 
-bench: $(STAMP) ## Compare speed with other libraries on the same weights: BENCH="--profile full" takes hours
+bench: $(STAMP) ## Compare speed with other libraries; BENCH="--profile full": hours
 	$(PIP) install --quiet -c constraints.txt -e '.[bench]'
 	$(PY) -m benchmarks $(BENCH)
 
@@ -41,7 +43,14 @@ clean: ## Remove the virtual environment and caches
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "Python 3.10 or newer is needed; name one with: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "Installing into $(VENV), once; it takes minutes. It is torch, transformers,"
+	@echo "sentence-transformers, OpenVINO, LangChain, LlamaIndex, the weights of MiniLM,"
+	@echo "and what tests and notebooks use: about 0.8 GB to download, 3 GB on disk."
+	@echo "With CUDA, which pip takes on Linux unless it knows an index of CPU builds,"
+	@echo "torch alone is several GB more."
 	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
+	@echo "1 of 2: torch"
 	$(PIP) install --quiet -c constraints.txt torch==2.13.0
+	@echo "2 of 2: everything else"
 	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import platform
@@ -11,8 +12,12 @@ from typing import Any
 
 from bge_integrations._extras import requirement
 from bge_integrations.backend.cpu import usable_cores
-from bge_integrations.backend.engines.selection import ENGINE_KINDS
+from bge_integrations.backend.devices import available_devices
+from bge_integrations.backend.disk_cache import graphs_folder
+from bge_integrations.backend.engines.selection import ENGINE_KINDS, EngineKind, require_usable
+from bge_integrations.backend.prepared import MANIFEST
 from bge_integrations.catalogue import MODELS
+from bge_integrations.errors import EngineNotAvailableError
 
 _PACKAGES = (
     "bge-integrations",
@@ -41,6 +46,7 @@ def describe() -> dict[str, Any]:
         "devices": _devices(),
         "engines": _engines(),
         "caches": [_cache(folder) for folder in _cache_folders()],
+        "graph_cache": _graph_cache(graphs_folder()),
     }
 
 
@@ -64,8 +70,6 @@ def _devices() -> dict[str, str]:
         return {"cpu": platform.machine()}
     import torch
 
-    from bge_integrations.backend.devices import available_devices
-
     return {
         name: torch.cuda.get_device_name(name) if name.startswith("cuda") else platform.machine()
         for name in available_devices()
@@ -73,14 +77,29 @@ def _devices() -> dict[str, str]:
 
 
 def _engines() -> dict[str, str]:
+    """Says of each engine what it can do with this machine's devices."""
+    devices = list(dict.fromkeys(name.split(":")[0] for name in available_devices()))
     described = {}
     for kind in ENGINE_KINDS:
-        where = f"{' and '.join(kind.devices)}, {', '.join(kind.precisions)}"
-        described[kind.name] = where if kind.is_installed else f"not installed: {kind.remedy}"
+        described[kind.name] = _usable(kind, devices) if kind.is_installed else f"not installed: {kind.remedy}"
     quantiser = (
         "installed" if importlib.util.find_spec("nncf") else f"not installed: pip install {requirement('prepare')}"
     )
     return {**described, "int8 quantiser": quantiser}
+
+
+def _usable(kind: EngineKind, devices: list[str]) -> str:
+    precisions = {device: [name for name in kind.precisions if _computes(kind, device, name)] for device in devices}
+    parts = [f"{device}: {', '.join(names)}" for device, names in precisions.items() if names]
+    return "; ".join(parts) or f"nothing here; it runs on {' and '.join(kind.devices)}"
+
+
+def _computes(kind: EngineKind, device: str, precision: str) -> bool:
+    try:
+        require_usable(kind.name, device, precision)
+    except EngineNotAvailableError:
+        return False
+    return True
 
 
 def _cache_folders() -> list[Path]:
@@ -94,8 +113,20 @@ def _cache(folder: Path) -> dict[str, Any]:
     models = {}
     for spec in MODELS:
         repository = folder / f"models--{spec.model_id.replace('/', '--')}"
-        if repository.is_dir():
+        if os.path.isdir(repository):
             # Snapshots are links into blobs, so only these take room.
-            sizes = (path.stat().st_size for path in (repository / "blobs").rglob("*") if path.is_file())
-            models[spec.model_id] = round(sum(sizes) / 2**20, 1)
-    return {"folder": str(folder), "exists": folder.is_dir(), "models_mib": models}
+            models[spec.model_id] = _mib(repository / "blobs")
+    return {"folder": str(folder), "exists": os.path.isdir(folder), "models_mib": models}
+
+
+def _graph_cache(folder: Path) -> dict[str, Any]:
+    entries = sum(1 for _ in folder.glob(f"*/{MANIFEST}"))
+    return {"folder": str(folder), "exists": os.path.isdir(folder), "entries": entries, "mib": _mib(folder)}
+
+
+def _mib(folder: Path) -> float:
+    size = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # deleted meanwhile, or not to be read
+            size += path.stat().st_size if path.is_file() else 0
+    return round(size / 2**20, 1)

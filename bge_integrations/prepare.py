@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
 from bge_integrations._extras import require
 from bge_integrations.backend.checkpoint import Checkpoint
-from bge_integrations.backend.prepared import Manifest, Quantization, is_prepared
+from bge_integrations.backend.prepared import MANIFEST, Manifest, Quantization, is_prepared
 from bge_integrations.backend.purpose import Purpose
 from bge_integrations.backend.request import LoadRequest
 from bge_integrations.backend.sources import load_source
@@ -51,7 +52,7 @@ def prepare(
 
     Args:
         model_name: Hub id or local folder of a BERT or XLM-RoBERTa encoder.
-        output: The folder to make; it must not exist yet, or be empty.
+        output: The folder to make. An empty one may be there, such as the current folder or a mounted volume.
         precision: How the model will compute.
         purpose: What it will be used for: "vectors", "scores" (of a reranker), or "m3" for bge-m3's lexical weights and
             token vectors beside its dense ones; None takes "scores" for rerankers and "vectors" for everything else.
@@ -115,27 +116,25 @@ def prepare(
 
     from bge_integrations.backend.preparing import prepare_folder
 
-    source = load_source(request, checkpoint, spec, "float32")
-    if not source.has_known_encoder:
-        raise UnsupportedModelError(f"{model_name} can't be prepared: it is no {source.runnable}.")
-    if not source.tokenizer.has_rust_form:
-        raise UnsupportedModelError(
-            f"{model_name} can't be prepared: its tokenizer exists in Python only, and a prepared folder holds a "
-            "tokenizer.json. It can be used as it is, with engine='torch'."
+    with _folder_to_fill(target) as unfinished:
+        source = load_source(request, checkpoint, spec, "float32")
+        if not source.has_known_encoder:
+            raise UnsupportedModelError(f"{model_name} can't be prepared: it is no {source.runnable}.")
+        if not source.tokenizer.has_rust_form:
+            raise UnsupportedModelError(
+                f"{model_name} can't be prepared: its tokenizer exists in Python only, and a prepared folder holds a "
+                "tokenizer.json. It can be used as it is, with engine='torch'."
+            )
+        instruction = resolve_instruction(
+            "symmetric" if request.purpose == "scores" else "query",
+            explicit=None,
+            task=None,
+            spec=spec,
+            saved_prompts=source.facts.prompts,
+            default_prompt_name=source.facts.default_prompt_name,
+            recognized_by=source.facts.recognized_by,
         )
-    instruction = resolve_instruction(
-        "symmetric" if request.purpose == "scores" else "query",
-        explicit=None,
-        task=None,
-        spec=spec,
-        saved_prompts=source.facts.prompts,
-        default_prompt_name=source.facts.default_prompt_name,
-        recognized_by=source.facts.recognized_by,
-    )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        manifest = prepare_folder(
+        return prepare_folder(
             unfinished,
             source,
             precision=precision,
@@ -143,13 +142,6 @@ def prepare(
             calibration=texts,
             query_instruction=instruction.prefix,
         )
-        unfinished.chmod(0o755)  # a temporary folder is its owner's alone
-        if target.exists():
-            target.rmdir()
-        unfinished.rename(target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return manifest
 
 
 def read_calibration(file: str | os.PathLike[str]) -> list[str]:
@@ -189,5 +181,47 @@ def _check(
         raise SettingsError(f"quantization={quantization!r} needs precision='int8', but that is {precision!r}.")
     if calibration is not None and len(calibration) < _FEWEST_TEXTS:
         raise SettingsError(f"calibration has {len(calibration)} texts; give at least {_FEWEST_TEXTS}, better 200.")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise SettingsError(f"output={str(target)!r} exists already; name a new folder, or remove it first.")
+    _check_output(target)
+
+
+def _check_output(target: Path) -> None:
+    """Looks at what is there; whether it can be written to, `_folder_to_fill` finds out."""
+    try:
+        is_free = not any(target.iterdir()) if target.exists() else not target.is_symlink()
+    except NotADirectoryError:
+        is_free = False
+    except OSError as error:
+        raise SettingsError(f"output={str(target)!r} can't be looked into: {error.strerror}.") from error
+    if not is_free:
+        raise SettingsError(f"output={str(target)!r} exists already; name a new folder or an empty one.")
+
+
+@contextlib.contextmanager
+def _folder_to_fill(target: Path) -> Iterator[Path]:
+    """Makes a folder beside a new target, or inside one that is there, and moves what comes into it to its place.
+
+    An empty folder stays the one it is, since it may be the current folder or a mounted volume.
+
+    Raises:
+        SettingsError: Nothing can be written there.
+    """
+    is_there = target.is_dir()
+    parent = target if is_there else target.parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=parent))
+    except OSError as error:
+        raise SettingsError(
+            f"output={str(target)!r} can't be written to: {error.strerror}. Name another folder."
+        ) from error
+    try:
+        yield unfinished
+        if is_there:
+            # The manifest last: without it nothing there counts as a prepared model.
+            for file in sorted(unfinished.iterdir(), key=lambda file: file.name == MANIFEST):
+                file.rename(target / file.name)
+        else:
+            unfinished.chmod(0o755)  # a temporary folder is its owner's alone
+            unfinished.rename(target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -292,7 +292,24 @@ class RerankerSettings(ModelSettings):
         return self.cutoff_layers[0] if isinstance(self.cutoff_layers, tuple) else None
 
 
-class ModelOptions(TypedDict, total=False):
+class FileOptions(TypedDict, total=False):
+    """The fields of `ModelSettings` that say where a model's files come from and what may be done with them."""
+
+    revision: str | None
+    cache_folder: str | None
+    token: str | bool | None
+    trust_remote_code: bool
+    local_files_only: bool
+    allow_pickle_weights: bool
+
+
+class EmbedderFileOptions(FileOptions, total=False):
+    """The same for a model that gives vectors, with how its files are read as one."""
+
+    pooling: Pooling | None
+
+
+class ModelOptions(FileOptions, total=False):
     """The fields of `ModelSettings` but the model's name, as keywords of a constructor."""
 
     device: str | Sequence[str] | None
@@ -301,12 +318,6 @@ class ModelOptions(TypedDict, total=False):
     max_length: int | None
     query_instruction: str | None
     on_truncation: OnTruncation
-    revision: str | None
-    cache_folder: str | None
-    token: str | bool | None
-    trust_remote_code: bool
-    local_files_only: bool
-    allow_pickle_weights: bool
     show_progress: bool
     batch_tokens: int | None
     batch_size: int | None

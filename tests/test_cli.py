@@ -5,15 +5,22 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from typer.main import get_command
 from typer.testing import CliRunner
 
-from bge_integrations import MODELS, BgeEncoder
+from bge_integrations import MODELS, BgeEncoder, environment
+from bge_integrations.backend.engines.openvino.engine import computes_bfloat16
 from bge_integrations.cli import app
+from bge_integrations.errors import SettingsError
+from bge_integrations.prepare import prepare
 
 EN = "Represent this sentence for searching relevant passages: "
 ZH = "为这个句子生成表示以用于检索相关文章："
@@ -107,13 +114,33 @@ def test_info_tells_versions_devices_and_caches_but_no_token(tmp_path: Path) -> 
     blobs = tmp_path / "hub" / "models--BAAI--bge-m3" / "blobs"
     blobs.mkdir(parents=True)
     (blobs / "weights").write_bytes(b"\0" * 2**20)
-    run = bge("info", "--json", HF_HOME=str(tmp_path), HF_TOKEN="hf_secret")
+    graphs = tmp_path / "cache" / "graphs"
+    for name in ("one", "two"):
+        (graphs / name).mkdir(parents=True)
+        (graphs / name / "bge.json").touch()
+        (graphs / name / "model.bin").write_bytes(b"\0" * 2**19)
+    (graphs / "one.lock").touch()
+    variables = {"HF_HOME": str(tmp_path), "BGE_INTEGRATIONS_CACHE": str(tmp_path / "cache"), "HF_TOKEN": "hf_secret"}
+    run = bge("info", "--json", folder=None, **variables)
     assert "hf_secret" not in run.stdout + run.stderr
     told = json.loads(run.stdout)
     assert told["versions"]["sentence-transformers"].startswith("6.")
     assert "cpu" in told["devices"]
     assert told["machine"]["cores"] == len(os.sched_getaffinity(0))
     assert {"folder": str(tmp_path / "hub"), "exists": True, "models_mib": {"BAAI/bge-m3": 1.0}} in told["caches"]
+    assert told["graph_cache"] == {"folder": str(graphs), "exists": True, "entries": 2, "mib": 1.0}
+
+
+def test_info_offers_of_each_engine_what_this_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "available_devices", lambda: ["cpu"])
+    engines = environment.describe()["engines"]
+    assert engines["torch"] == engines["sentence-transformers"] == "cpu: float32, bfloat16, float16"
+    assert engines["openvino"].startswith("cpu: float32")
+    assert ("bfloat16" in engines["openvino"]) == computes_bfloat16()
+    monkeypatch.setattr(environment, "available_devices", lambda: ["cuda:0", "cuda:1", "cpu"])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda name: "a GPU")
+    both = "cuda: float32, bfloat16, float16; cpu: float32, bfloat16, float16"
+    assert environment.describe()["engines"]["torch"] == both
 
 
 def test_info_is_readable() -> None:
@@ -133,6 +160,68 @@ def test_an_error_is_one_unbroken_message_and_not_a_traceback(tmp_path: Path) ->
     assert run.returncode == 1
     assert f"bge: There is no folder {missing} " in run.stderr
     assert len(run.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+@pytest.mark.parametrize("command", ["", "models", "info", "demo", "prepare", "bench"])
+def test_help_is_whole(command: str, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shown = CliRunner().invoke(app, [*filter(None, [command]), "--help"], prog_name="bge").stdout
+    assert max(map(len, shown.splitlines())) <= columns
+    words = shown.split()
+    root = get_command(app)
+    commands = getattr(root, "commands")  # noqa: B009 - of a group, which typer doesn't say that it returns
+    its = commands[command] if command else root
+    expected = [its.help, *(getattr(parameter, "help", "") for parameter in its.params)]
+    if not command:
+        expected += [one.help for one in commands.values()]
+    for text in expected:
+        assert text
+        for word in text.split():
+            assert any(word in other for other in words), word
+    for parameter in its.params:
+        if parameter.param_type_name == "option":
+            assert set(parameter.opts) <= {word.rstrip(",") for word in words}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place"),
+    [(["prepare", "-o", "made"], "MODEL"), (["bench"], "MODEL"), (["demo", "--model"], "--model")],
+    ids=["prepare", "bench", "demo"],
+)
+def test_a_misspelt_model_is_an_error_in_the_commands_own_words(
+    arguments: list[str], place: str, tmp_path: Path
+) -> None:
+    misspelt = "BAAI/bge-smal-en-v1.5"
+    run = bge(*arguments, misspelt, folder=tmp_path, HF_HOME=str(tmp_path), COLUMNS="80")
+    assert (run.returncode, run.stdout) == (1, "")
+    assert all(len(line) <= 80 or len(line.split()) == 1 for line in run.stderr.splitlines())
+    message = " ".join(run.stderr.split())
+    assert message.startswith("bge: ")
+    assert f"{misspelt} is not in the cache {tmp_path / 'hub'}" in message
+    assert "Did you mean 'BAAI/bge-small-en-v1.5'?" in message
+    assert f"giving its path as {place};" in message
+    assert "--cache-folder" in message
+    assert "model_name" not in message
+    assert "cache_folder" not in message
+    assert "Traceback" not in message
+
+
+def test_a_model_is_found_in_the_cache_folder_named_and_its_warning_names_an_option(
+    bge_small_en: Path, tmp_path: Path
+) -> None:
+    repository = tmp_path / "cache" / "models--me--tiny"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    shutil.copytree(bge_small_en, snapshot, ignore=shutil.ignore_patterns("modules.json", "1_Pooling", "README.md"))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    options = ["--cache-folder", str(tmp_path / "cache"), "--local-files-only"]
+    run = bge("prepare", "me/tiny", "-o", "made", *options, folder=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert "made: me/tiny in float32" in run.stdout
+    assert len(run.stderr.splitlines()) == 1
+    assert run.stderr.startswith("bge: Nothing says how me/tiny")
+    assert "--pooling cls" in run.stderr
 
 
 class TestPrepare:
@@ -155,7 +244,32 @@ class TestPrepare:
     def test_refuses_what_it_cant_make(self, bge_small_en: Path, tmp_path: Path) -> None:
         run = bge("prepare", str(bge_small_en), "-o", "made", "--precision", "int4", folder=tmp_path)
         assert run.returncode == 1
-        assert run.stderr.startswith("bge: precision='int4' can't be prepared; choose one of 'float32'")
+        assert run.stderr.startswith("bge: --precision int4 can't be prepared; choose one of 'float32'")
+
+    def test_fills_the_current_folder_if_it_is_empty(
+        self, bge_small_en: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        here = tmp_path / "bge-small-en-v1.5"
+        here.mkdir(mode=0o750)
+        monkeypatch.chdir(here)
+        prepare(bge_small_en, ".")
+        assert [path.name for path in tmp_path.iterdir()] == [here.name]
+        assert here.stat().st_mode & 0o777 == 0o750
+        made, expected = (BgeEncoder(folder).encode(["lazy fox"]) for folder in (here, bge_small_en))
+        np.testing.assert_allclose(made, expected, atol=1e-5)
+
+    @pytest.mark.parametrize("output", ["a file", "a file/made", "a link that leads nowhere", "no empty folder"])
+    def test_refuses_an_output_that_is_taken_before_the_work(
+        self, output: str, bge_small_en: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "a file").touch()
+        (tmp_path / "a link that leads nowhere").symlink_to("nowhere")
+        (tmp_path / "no empty folder").mkdir()
+        (tmp_path / "no empty folder" / "notes.txt").touch()
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(SettingsError, match=f"output='.*{output}'"):
+            prepare(bge_small_en, tmp_path / output)
+        assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_bench_compares_what_runs_here_and_recommends(bge_small_en: Path) -> None:
@@ -166,3 +280,6 @@ def test_bench_compares_what_runs_here_and_recommends(bge_small_en: Path) -> Non
     named = ran | {tuple(name.split(" ")[:2]) for name in report["left_out"]}
     assert ran
     assert len(named) >= 3
+    not_loaded = {(one["engine"], one["precision"]) for one in report["not_loaded"]}
+    assert not not_loaded & ran
+    assert ("torch", "int8") not in not_loaded  # for which no time would be enough

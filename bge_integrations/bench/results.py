@@ -95,6 +95,7 @@ class BenchReport:
         exact: The fastest in float32; None where none ran.
         lossy: The fastest of the others, if it is faster than that.
         is_noisy: Whether rounds differ so much that the figures are to be taken with care.
+        not_loaded: Those of `left_out` that there was no time to load; nothing is known of their speed.
     """
 
     model: str
@@ -107,3 +108,4 @@ class BenchReport:
     exact: Recommendation | None
     lossy: Recommendation | None
     is_noisy: bool
+    not_loaded: tuple[Combination, ...] = ()

@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import get_args
 
+from typing_extensions import Unpack
+
 from bge_integrations.bench.measuring import Runner, evaluate, race
 from bge_integrations.bench.recommending import recommend
 from bge_integrations.bench.results import BenchReport, Combination
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.errors import ModelLoadError, PoolingMismatchError, SettingsError
-from bge_integrations.settings import EncoderSettings, EngineName, Precision
+from bge_integrations.settings import EmbedderFileOptions, EncoderSettings, EngineName, Precision
 
 __all__ = ["run_bench"]
 
@@ -30,6 +32,7 @@ def run_bench(
     engines: Sequence[EngineName] | None = None,
     precisions: Sequence[Precision] | None = None,
     tell: Callable[[str], None] = lambda _: None,
+    **files: Unpack[EmbedderFileOptions],
 ) -> BenchReport:
     """Compares everything that can run a model, in turns, on docstrings of Python's standard library.
 
@@ -40,28 +43,34 @@ def run_bench(
         device: Where to run; None takes the first there is of cuda, mps and cpu.
         engines: Only these; None takes all.
         precisions: Only these; None takes float32, bfloat16 and, on a CPU, int8, elsewhere float16.
-        tell: Is told what is going on.
+        tell: Called with what goes on, for people to read.
+        **files: Where the model's files come from and how they are read; as in `BgeEncoder`.
 
     Raises:
         SettingsError: No combination can be run.
         ModelLoadError: The model can't be found or read.
         PoolingMismatchError: A BGE model whose own files ask for another pooling.
     """
+    from bge_integrations.backend.engines.selection import require_usable
     from bge_integrations.backend.request import LoadRequest
 
     started = time.monotonic()
     device = LoadRequest.from_settings(EncoderSettings(model_name=model, device=device)).device
     wanted = _combinations(device, engines, precisions)
     left_out: dict[str, str] = {}
+    not_loaded: list[Combination] = []
     with contextlib.ExitStack() as encoders:
         runners: list[Runner] = []
         for combination in wanted:
-            if time.monotonic() - started > seconds * _LOADING_SHARE:
-                left_out[combination.keywords] = f"no time left to load it; allow more than {seconds:g} seconds"
-                continue
-            tell(f"loading {combination.keywords}")
             try:
-                runners.append(Runner(combination, encoders.enter_context(_load(model, device, combination))))
+                # What can't run here at all is not for lack of time.
+                require_usable(combination.engine, device, combination.precision)
+                if time.monotonic() - started > seconds * _LOADING_SHARE:
+                    left_out[combination.keywords] = f"no time left to load it; allow more than {seconds:g} s"
+                    not_loaded.append(combination)
+                    continue
+                tell(f"loading {combination.keywords}")
+                runners.append(Runner(combination, encoders.enter_context(_load(model, device, combination, files))))
             except (ModelLoadError, PoolingMismatchError):  # no engine can help that
                 raise
             except Exception as error:  # engines on machines that we have not seen raise whatever they like
@@ -79,6 +88,7 @@ def run_bench(
         mean_tokens=runners[0].tokens / len(runners[0].texts),
         measured=tuple(measured),
         left_out=left_out,
+        not_loaded=tuple(not_loaded),
         exact=exact,
         lossy=lossy,
         is_noisy=statistics.median(one.spread for one in measured) > _STEADY_SPREAD,
@@ -94,9 +104,14 @@ def _combinations(
     return [Combination(engine, precision) for precision, engine in itertools.product(precisions or here, chosen)]
 
 
-def _load(model: str, device: str, combination: Combination) -> BgeEncoder:
+def _load(model: str, device: str, combination: Combination, files: EmbedderFileOptions) -> BgeEncoder:
     encoder = BgeEncoder(
-        model, device=device, engine=combination.engine, precision=combination.precision, on_truncation="ignore"
+        model,
+        device=device,
+        engine=combination.engine,
+        precision=combination.precision,
+        on_truncation="ignore",
+        **files,
     )
     # Once through either way: what an engine compiles at its first use belongs to loading.
     encoder.encode_documents(["A first text.", "A second one."])

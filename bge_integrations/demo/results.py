@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bge_integrations.demo.corpus import Entry
 from bge_integrations.demo.frameworks import Hit
 
-__all__ = ["Answered", "DemoReport", "FrameworkResult", "ModelFacts"]
+__all__ = ["Answered", "DemoReport", "ModelFacts", "SearchResult"]
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Answered:
-    """A question with what one framework answered.
+    """A question with what one search answered.
 
     Attributes:
         question: The question.
         expected: Names that count as right; empty for a question of the user's own.
-        hits: The retriever's answers, best first.
+        hits: The answers, best first.
         seconds: From the question to the answers, embedding and search included.
     """
 
@@ -61,33 +61,40 @@ class Answered:
         return next((place for place, name in enumerate(self.names, start=1) if name in self.expected), None)
 
 
-@dataclass(frozen=True)
-class FrameworkResult:
-    """One framework's part of the run.
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """What one way of searching found, and how long it took.
 
     Attributes:
-        framework: "LangChain" or "LlamaIndex".
-        texts: How many passages were embedded and stored.
-        tokens: How many tokens these have.
-        indexing_seconds: Time to embed and store them.
+        name: "LangChain", "LlamaIndex" or "BM25".
+        texts: How many passages were stored.
+        tokens: How many tokens the model read; 0 where there is no model.
+        embedding_seconds: Time that the model took for them; 0 where there is no model.
+        storing_seconds: Time to store or index them.
         answered: The questions, in the order asked.
     """
 
-    framework: str
+    name: str
     texts: int
     tokens: int
-    indexing_seconds: float
+    embedding_seconds: float
+    storing_seconds: float
     answered: tuple[Answered, ...]
 
     @property
+    def is_of_a_model(self) -> bool:
+        """Whether a model embedded the passages."""
+        return self.tokens > 0
+
+    @property
     def texts_per_second(self) -> float:
-        """Passages embedded and stored in a second."""
-        return self.texts / self.indexing_seconds
+        """Passages embedded in a second."""
+        return self.texts / self.embedding_seconds
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens embedded and stored in a second."""
-        return self.tokens / self.indexing_seconds
+        """Tokens embedded in a second."""
+        return self.tokens / self.embedding_seconds
 
     @property
     def median_query_seconds(self) -> float:
@@ -104,7 +111,7 @@ class FrameworkResult:
         return statistics.fmean(answer.rank is not None and answer.rank <= k for answer in self.answered)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DemoReport:
     """Everything that `bge demo` prints.
 
@@ -115,16 +122,26 @@ class DemoReport:
         entries: Those that were indexed.
         langchain: LangChain's part.
         llama_index: LlamaIndex's part.
-        is_labelled: Whether the questions have known answers.
+        bm25: A search by words, for comparison; None for questions of the user's own, whose answers nobody knows.
     """
 
     model: ModelFacts
     one_model_in_memory: bool
     corpus_size: int
     entries: tuple[Entry, ...]
-    langchain: FrameworkResult
-    llama_index: FrameworkResult
-    is_labelled: bool
+    langchain: SearchResult
+    llama_index: SearchResult
+    bm25: SearchResult | None
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether the questions have known answers."""
+        return self.bm25 is not None
+
+    @property
+    def results(self) -> tuple[SearchResult, ...]:
+        """Every way of searching, in the order in which they are shown."""
+        return (self.langchain, self.llama_index, *([self.bm25] if self.bm25 else []))
 
     @property
     def ranked_alike(self) -> int:

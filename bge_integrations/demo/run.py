@@ -7,19 +7,33 @@ import time
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
+from typing_extensions import Unpack
 
 from bge_integrations.demo import report as show
+from bge_integrations.demo.bm25 import Bm25
 from bge_integrations.demo.corpus import Entry, collect
-from bge_integrations.demo.frameworks import Retrieve, index_with_langchain, index_with_llama_index
+from bge_integrations.demo.frameworks import (
+    TOP_K,
+    Hit,
+    Index,
+    Retrieve,
+    index_with_langchain,
+    index_with_llama_index,
+)
 from bge_integrations.demo.models import Models, open_models
 from bge_integrations.demo.questions import QUESTIONS, Question
-from bge_integrations.demo.results import Answered, DemoReport, FrameworkResult, ModelFacts
+from bge_integrations.demo.results import Answered, DemoReport, ModelFacts, SearchResult
 from bge_integrations.errors import SettingsError
+from bge_integrations.settings import EmbedderFileOptions
+from bge_integrations.terminal import open_console
 
 __all__ = ["DEFAULT_LIMIT", "run_demo", "select_entries"]
 
 DEFAULT_LIMIT = 3000
 """Entries indexed unless told otherwise, so that both frameworks are done in minutes on two slow cores."""
+
+_STRIDE = 18
+"""Questions apart, of those whose answers are indexed first, so that few entries answer questions of many kinds."""
 
 
 def run_demo(
@@ -27,6 +41,7 @@ def run_demo(
     questions: list[str] | None = None,
     limit: int | None = None,
     console: Console | None = None,
+    **files: Unpack[EmbedderFileOptions],
 ) -> DemoReport:
     """Run the demo and print what it finds.
 
@@ -34,9 +49,10 @@ def run_demo(
         model_name: Hub id or local folder. None takes the default model, or a stand-in where that can't be had, which
             is then said.
         questions: The user's own questions, to be answered instead of the labelled ones.
-        limit: Entries to index; None takes `DEFAULT_LIMIT`. Those that answer a labelled question are always among
-            them, so there may be more.
+        limit: Entries to index; None takes `DEFAULT_LIMIT`. Labelled questions whose answers are not all among them are
+            left out, which is then said.
         console: Where to print; None is the standard output.
+        **files: Where the model's files come from and how they are read; as in `BgeEncoder`.
 
     Returns:
         The figures that were printed.
@@ -46,31 +62,43 @@ def run_demo(
         ModelNotCachedError: The model named can't be had, or neither the default nor its stand-in.
         BgeError: Whatever else loading or encoding raises.
     """
-    asked = _checked_questions(questions)
+    own_questions = None if questions is None else _checked_questions(questions)
     limit = DEFAULT_LIMIT if limit is None else limit
     if limit < 1:
         raise SettingsError(f"limit={limit} leaves nothing to search; give at least 1.")
-    console = console or Console()
+    console = console or open_console()
 
-    models = open_models(model_name, show_progress=console.is_terminal)
+    models = open_models(model_name, show_progress=console.is_terminal, **files)
     if models.is_fallback:
         show.print_fallback_notice(console)
     facts = _facts(models)
     corpus = collect()
-    entries = select_entries(corpus, limit)
-    show.print_header(console, facts, len(entries), len(corpus), one_model_in_memory=models.is_shared)
+    entries = _at_most(corpus, limit)
+    if own_questions is None:
+        asked = _answerable(entries)
+        questions_said = show.questions_asked(len(asked), len(QUESTIONS), len(entries))
+    else:
+        asked, questions_said = own_questions, "yours"
+    show.print_header(
+        console, facts, len(entries), len(corpus), questions=questions_said, one_model_in_memory=models.is_shared
+    )
 
     encoder = models.encoder
     tokens = int(
         encoder.backend.tokenizer.tokenize([entry.text for entry in entries], encoder.max_length).lengths.sum()
     )
 
-    def run(framework: str, index: Callable[[], Retrieve]) -> FrameworkResult:
+    def run(framework: str, index: Callable[[], Index]) -> SearchResult:
         show.print_indexing(console, framework, len(entries))
-        start = time.perf_counter()
-        retrieve = index()
-        seconds = time.perf_counter() - start
-        return FrameworkResult(framework, len(entries), tokens, seconds, _ask_all(retrieve, asked))
+        made = index()
+        return SearchResult(
+            name=framework,
+            texts=len(entries),
+            tokens=tokens,
+            embedding_seconds=made.embedding_seconds,
+            storing_seconds=made.storing_seconds,
+            answered=_ask_all(made.retrieve, asked),
+        )
 
     demo_report = DemoReport(
         model=facts,
@@ -82,7 +110,7 @@ def run_demo(
             "LlamaIndex",
             lambda: index_with_llama_index(entries, models.llama_index, show_progress=console.is_terminal),
         ),
-        is_labelled=questions is None,
+        bm25=_search_by_words(entries, asked) if own_questions is None else None,
     )
     show.print_report(console, demo_report)
     return demo_report
@@ -100,9 +128,23 @@ def select_entries(corpus: Sequence[Entry], limit: int) -> tuple[Entry, ...]:
     return tuple(entry for entry in corpus if entry.name in wanted)
 
 
-def _checked_questions(questions: list[str] | None) -> Sequence[Question]:
-    if questions is None:
-        return QUESTIONS
+def _at_most(corpus: Sequence[Entry], limit: int) -> tuple[Entry, ...]:
+    """Choose as `select_entries` does; of what answers labelled questions, no more than the limit, by question."""
+    entries = select_entries(corpus, limit)
+    names = {entry.name for entry in entries}
+    spread = [question for first in range(_STRIDE) for question in QUESTIONS[first::_STRIDE]]
+    answers = dict.fromkeys(name for question in spread for name in sorted(question.answers) if name in names)
+    kept = names if len(names) <= limit else set([*answers][:limit])
+    return tuple(entry for entry in entries if entry.name in kept)
+
+
+def _answerable(entries: Sequence[Entry]) -> Sequence[Question]:
+    """The labelled questions that have every right answer among the entries."""
+    names = {entry.name for entry in entries}
+    return [question for question in QUESTIONS if question.answers <= names]
+
+
+def _checked_questions(questions: list[str]) -> Sequence[Question]:
     if not questions or not all(question.strip() for question in questions):
         raise SettingsError(f"questions={questions!r}: give at least one, and none that is blank.")
     return [Question(question, frozenset(), kind=None) for question in questions]
@@ -118,6 +160,24 @@ def _facts(models: Models) -> ModelFacts:
         dimension=encoder.dimension,
         query_instruction=encoder.instruction("query").prefix,
         is_fallback=models.is_fallback,
+    )
+
+
+def _search_by_words(entries: Sequence[Entry], asked: Sequence[Question]) -> SearchResult:
+    start = time.perf_counter()
+    index = Bm25([entry.text for entry in entries])
+    seconds = time.perf_counter() - start
+
+    def retrieve(question: str) -> list[Hit]:
+        return [Hit(entries[position].name, score) for position, score in index.search(question, TOP_K)]
+
+    return SearchResult(
+        name="BM25",
+        texts=len(entries),
+        tokens=0,
+        embedding_seconds=0.0,
+        storing_seconds=seconds,
+        answered=_ask_all(retrieve, asked),
     )
 
 

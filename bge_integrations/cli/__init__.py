@@ -1,0 +1,10 @@
+"""The command `bge`.
+
+- `app.py`: the commands and their options
+- `models.py`, `information.py`: what `bge models` and `bge info` print
+- `wording.py`: errors that speak of settings, put into a command's options
+"""
+
+from bge_integrations.cli.app import app, main
+
+__all__ = ["app", "main"]

@@ -1,0 +1,265 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import io
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO, cast
+
+import typer
+
+from bge_integrations.catalogue import MODELS
+from bge_integrations.cli.models import print_models
+from bge_integrations.cli.wording import in_options, options_of
+from bge_integrations.errors import BgeError
+from bge_integrations.terminal import open_console, print_text
+
+if TYPE_CHECKING:
+    from bge_integrations.backend.prepared import Quantization
+    from bge_integrations.backend.purpose import Purpose
+    from bge_integrations.prepare import PreparedPrecision
+    from bge_integrations.settings import Pooling
+
+# Plain help: frames leave too little room for long options at 80 columns, and markup swallows what is in brackets.
+app = typer.Typer(
+    help="BGE embedding models for LangChain and LlamaIndex.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+HowToPool = Annotated[
+    str | None, typer.Option(help="cls, mean or last: how vectors are made; as the model's files say unless given.")
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
+CacheFolder = Annotated[
+    str | None, typer.Option(help="Where hub files are kept; the hub's usual cache folder unless given.")
+]
+LocalFilesOnly = Annotated[bool, typer.Option("--local-files-only", help="Never ask the hub.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
+]
+AllowPickleWeights = Annotated[
+    bool, typer.Option("--allow-pickle-weights", help="Load pytorch_model.bin where there are no safetensors.")
+]
+
+_PRIVATE = "A private model needs HF_TOKEN, or `hf auth login` once."
+
+
+def main() -> None:
+    """Runs the command; what this package raises on purpose is printed as one message."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A console or a pipe that knows no Chinese gets escapes instead of a UnicodeEncodeError.
+            stream.reconfigure(errors="backslashreplace")
+    if sys.stderr is None or not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' bars too, which fill a log
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except BgeError as error:
+        _complain(str(error), "red")
+        sys.exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from bge_integrations import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def models(
+    language: Annotated[str | None, typer.Option(help="Only models for it: en, zh, multilingual or code.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only embedder, reranker or base.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List every BGE model with what is known of it."""
+    _require_known("--language", language, {name for spec in MODELS for name in spec.languages})
+    _require_known("--kind", kind, {spec.kind for spec in MODELS})
+    rows = [spec for spec in MODELS if language in (None, *spec.languages) and kind in (None, spec.kind)]
+    if as_json:
+        _print_json([dataclasses.asdict(spec) for spec in rows])
+    else:
+        print_models(open_console(), rows)
+
+
+@app.command()
+def info(as_json: AsJson = False) -> None:
+    """Show what a bug report needs: versions, devices, engines and caches."""
+    from bge_integrations.cli.information import print_information
+    from bge_integrations.environment import describe
+
+    described = describe()
+    if as_json:
+        _print_json(described)
+    else:
+        print_information(open_console(), described)
+
+
+@app.command(epilog=_PRIVATE)
+def demo(
+    ask: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="A question of your own; may be given several times.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Hub id or folder; BAAI/bge-small-en-v1.5 unless given.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Index only so many docstrings; 3000 unless given.")
+    ] = None,
+    pooling: HowToPool = None,
+    revision: Revision = None,
+    cache_folder: CacheFolder = None,
+    local_files_only: LocalFilesOnly = False,
+    trust_remote_code: TrustRemoteCode = False,
+    allow_pickle_weights: AllowPickleWeights = False,
+) -> None:
+    """Search the docstrings of Python's standard library through LangChain and through LlamaIndex."""
+    from bge_integrations.demo.run import run_demo
+
+    run_demo(
+        model,
+        ask or None,
+        limit,
+        open_console(),
+        pooling=cast("Pooling | None", pooling),
+        revision=revision,
+        cache_folder=cache_folder,
+        local_files_only=local_files_only,
+        trust_remote_code=trust_remote_code,
+        allow_pickle_weights=allow_pickle_weights,
+    )
+
+
+@app.command(epilog=_PRIVATE)
+def prepare(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id or folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make; an empty one may be there.")],
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or int8.")] = "float32",
+    purpose: Annotated[
+        str | None,
+        typer.Option(help="vectors, scores or m3; unless given, scores for rerankers and vectors for everything else."),
+    ] = None,
+    quantization: Annotated[str | None, typer.Option(help="For int8: static or dynamic.")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="A text file with a text of yours on each line, for int8.")
+    ] = None,
+    pooling: HowToPool = None,
+    revision: Revision = None,
+    cache_folder: CacheFolder = None,
+    local_files_only: LocalFilesOnly = False,
+    trust_remote_code: TrustRemoteCode = False,
+    allow_pickle_weights: AllowPickleWeights = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a folder of a model that loads offline and without torch."""
+    from bge_integrations.prepare import prepare, read_calibration
+
+    manifest = prepare(
+        model,
+        output,
+        precision=cast("PreparedPrecision", precision),
+        purpose=cast("Purpose | None", purpose),
+        quantization=cast("Quantization | None", quantization),
+        calibration=read_calibration(calibration) if calibration else None,
+        pooling=cast("Pooling | None", pooling),
+        revision=revision,
+        cache_folder=cache_folder,
+        local_files_only=local_files_only,
+        trust_remote_code=trust_remote_code,
+        allow_pickle_weights=allow_pickle_weights,
+    )
+    if as_json:
+        _print_json(dataclasses.asdict(manifest))
+        return
+    console = open_console()
+    size = sum(file.stat().st_size for file in output.expanduser().iterdir()) / 2**20
+    print_text(console, f"{output}: {manifest.source} in {precision}, {size:,.0f} MiB")
+    if manifest.agreement:
+        agreement = manifest.agreement
+        print_text(
+            console,
+            f"agreement with float32 on {agreement.texts} texts: mean cosine {agreement.mean_cosine:.4f}, least "
+            f"{agreement.least_cosine:.4f}",
+        )
+    print_text(console, f"use it with model_name={str(output)!r}")
+
+
+@app.command(epilog=_PRIVATE)
+def bench(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder, or folder made by `bge prepare`.")],
+    seconds: Annotated[float, typer.Option(min=1, metavar="N", help="Time to spend, about.")] = 120.0,
+    pooling: HowToPool = None,
+    revision: Revision = None,
+    cache_folder: CacheFolder = None,
+    local_files_only: LocalFilesOnly = False,
+    trust_remote_code: TrustRemoteCode = False,
+    allow_pickle_weights: AllowPickleWeights = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare engines and precisions on this machine, and recommend settings."""
+    from bge_integrations.bench import print_report, run_bench
+
+    progress = open_console(stderr=True)
+    report = run_bench(
+        model,
+        seconds,
+        tell=lambda text: print_text(progress, f"{text} …") if progress.is_terminal else None,
+        pooling=cast("Pooling | None", pooling),
+        revision=revision,
+        cache_folder=cache_folder,
+        local_files_only=local_files_only,
+        trust_remote_code=trust_remote_code,
+        allow_pickle_weights=allow_pickle_weights,
+    )
+    if as_json:
+        _print_json(dataclasses.asdict(report))
+    else:
+        print_report(report, open_console())
+
+
+for _command in app.registered_commands:
+    # Whole in the list of commands too, which would cut it at 80 columns.
+    _command.short_help = inspect.getdoc(_command.callback)
+
+
+def _require_known(option: str, wanted: str | None, known: set[str]) -> None:
+    if wanted is not None and wanted not in known:
+        _complain(f"{option}: {wanted!r} is unknown; choose one of {', '.join(sorted(known))}.", "red")
+        raise typer.Exit(2)
+
+
+def _complain(message: str, style: str) -> None:
+    """Prints a message about the command that runs, in the words of its options."""
+    name = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")
+    commands = {command.callback.__name__: command.callback for command in app.registered_commands if command.callback}
+    options = options_of(commands[name]) if name in commands else {}
+    print_text(open_console(stderr=True), f"bge: {in_options(message, options)}", style=style)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,  # noqa: ARG001 - the signature of `warnings.showwarning`
+    line: str | None = None,  # noqa: ARG001
+) -> None:
+    """Prints a warning of this package as a message, any other with the place where it was raised."""
+    own = category.__module__.startswith("bge_integrations")
+    _complain(str(message) if own else f"{filename}:{lineno}: {category.__name__}: {message}", "yellow")
+
+
+def _print_json(content: object) -> None:
+    readable = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    typer.echo(json.dumps(content, ensure_ascii=not readable, indent=2))
