@@ -17,7 +17,7 @@ from bge_integrations.driving import in_thread
 from bge_integrations.encoding import EncodingCall
 from bge_integrations.errors import SettingsError
 from bge_integrations.holder import ModelHolder
-from bge_integrations.instructions import Instruction, Role, read_role, resolve_instruction
+from bge_integrations.instructions import Instruction, Role, read_role
 from bge_integrations.settings import (
     EncoderSettings,
     EngineName,
@@ -295,16 +295,8 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
     def _instruction(self, model: LoadedModel, role: Role) -> Instruction:
         role = read_role(role)
         explicit = {"query": self.settings.query_instruction, "document": self.settings.document_instruction}
-        return resolve_instruction(
-            role,
-            explicit=explicit.get(role),
-            task=self.settings.task,
-            spec=model.spec,
-            saved_prompts=model.prompts,
-            default_prompt_name=model.facts.default_prompt_name,
-            recognized_by=model.facts.recognized_by,
-            examples=cast("Sequence[Example] | None", self.settings.examples),
-        )
+        examples = cast("Sequence[Example] | None", self.settings.examples)
+        return self._resolve(model, role, explicit=explicit.get(role), task=self.settings.task, examples=examples)
 
     @property
     def client(self) -> SentenceTransformer:

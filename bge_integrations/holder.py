@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from typing_extensions import Self
@@ -10,8 +11,9 @@ from bge_integrations.backend import sharing
 from bge_integrations.backend.forking import ForkSafeLock
 from bge_integrations.calling import CallTerms
 from bge_integrations.errors import EncoderClosedError, SettingsError
+from bge_integrations.instructions import Instruction, Role, resolve_instruction
 from bge_integrations.reporting import PoolingWarning, warn_user
-from bge_integrations.settings import ModelSettings
+from bge_integrations.settings import Example, ModelSettings
 
 if TYPE_CHECKING:
     from bge_integrations.backend.loading import LoadedModel
@@ -144,6 +146,27 @@ class ModelHolder(Generic[Settings]):
                 f"max_length={limit} leaves no room beside the {model.tokenizer.special_tokens} special tokens of "
                 f"{name}; give at least {least}."
             )
+
+    def _resolve(
+        self,
+        model: LoadedModel,
+        role: Role,
+        *,
+        explicit: str | None,
+        task: str | None = None,
+        examples: Sequence[Example] | None = None,
+    ) -> Instruction:
+        """Decides what goes around the texts of a role, by `resolve_instruction` and what is known of the model."""
+        return resolve_instruction(
+            role,
+            explicit=explicit,
+            task=task,
+            spec=model.spec,
+            saved_prompts=model.prompts,
+            default_prompt_name=model.facts.default_prompt_name,
+            recognized_by=model.facts.recognized_by,
+            examples=examples,
+        )
 
     def _limit_of(self, model: LoadedModel) -> int:
         """As `max_length`, where the model is not held yet."""

@@ -19,7 +19,6 @@ from bge_integrations.calling import are_short
 from bge_integrations.driving import in_thread
 from bge_integrations.errors import SettingsError
 from bge_integrations.holder import ModelHolder
-from bge_integrations.instructions import resolve_instruction
 from bge_integrations.scoring import ScoringCall
 from bge_integrations.settings import ModelOptions, RerankerSettings
 from bge_integrations.validation import check_text, check_texts
@@ -187,15 +186,8 @@ class BgeReranker(ModelHolder[RerankerSettings]):
 
     def _instruction(self, model: LoadedModel) -> str:
         """Returns the text before each query: the user's, else what sentence-transformers' `predict` puts there."""
-        return resolve_instruction(
-            "symmetric",  # predict knows no roles
-            explicit=self.settings.query_instruction,
-            task=None,
-            spec=model.spec,
-            saved_prompts=model.facts.prompts,
-            default_prompt_name=model.facts.default_prompt_name,
-            recognized_by=model.facts.recognized_by,
-        ).prefix
+        # `predict` knows no roles.
+        return self._resolve(model, "symmetric", explicit=self.settings.query_instruction).prefix
 
     def _pairs(self, model: LoadedModel) -> PairTokenizer:
         layout = model.pair_layout(self.settings.prompt)

@@ -16,7 +16,6 @@ from bge_integrations.calling import LengthReport, are_short, call_span
 from bge_integrations.driving import Steps, in_thread, run, run_async
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.holder import ModelHolder
-from bge_integrations.instructions import resolve_instruction
 from bge_integrations.m3.encoding import M3Call, M3Output, Wanted
 from bge_integrations.m3.scoring import M3Weights, mixed, mixed_pairs
 from bge_integrations.reporting import Progress
@@ -196,8 +195,14 @@ class BgeM3Encoder(ModelHolder[ModelSettings]):
 
     def _check_against(self, model: LoadedModel) -> None:
         super()._check_against(model)
-        if self.settings.query_instruction:
-            model.share(self.settings.query_instruction).check(self.settings, self._limit_of(model))
+        for is_query in (True, False):
+            if instruction := self._instruction(model, is_query=is_query):
+                model.share(instruction).check(self.settings, self._limit_of(model))
+
+    def _instruction(self, model: LoadedModel, *, is_query: bool) -> str:
+        if is_query:
+            return self._resolve(model, "query", explicit=self.settings.query_instruction).prefix
+        return self._resolve(model, "document", explicit=None).prefix
 
     def _run(self, method: str, steps: _Scoring) -> NDArray[np.float32]:
         self._loaded()
@@ -262,15 +267,6 @@ class BgeM3Encoder(ModelHolder[ModelSettings]):
         first: int = 0,
         whole: LengthReport | None = None,
     ) -> M3Call:
-        model = self._loaded()
-        instruction = resolve_instruction(
-            "query" if is_query else "document",
-            explicit=self.settings.query_instruction if is_query else None,
-            task=None,
-            spec=model.spec,
-            saved_prompts=model.prompts,
-            default_prompt_name=model.facts.default_prompt_name,
-            recognized_by=model.facts.recognized_by,
-        ).prefix
+        instruction = self._instruction(self._loaded(), is_query=is_query)
         terms = self._terms(is_urgent=is_query if is_urgent is None else is_urgent)
         return M3Call(dataclasses.replace(terms, item=item, first=first, whole=whole), wanted, instruction)
