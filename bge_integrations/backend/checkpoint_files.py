@@ -120,6 +120,9 @@ POOLING = Kind(
 )
 """config.json of a Pooling."""
 
+WEIGHTS_INDEX = object_with({"weight_map": object_of(TEXT)}, required=("weight_map",))
+"""model.safetensors.index.json, and that of pickled weights."""
+
 _TYPES = object_with(
     {"types": object_of(TEXT), "structure": object_of(list_of(TEXT)), "parameters": OBJECT},
     required=("types", "structure", "parameters"),
@@ -194,7 +197,7 @@ _OF_FOLDER: Mapping[str, Kind] = {
     "processor_config.json": OBJECT,
     "preprocessor_config.json": OBJECT,
     "chat_template.json": OBJECT,
-    "model.safetensors.index.json": object_with({"weight_map": object_of(TEXT)}, required=("weight_map",)),
+    "model.safetensors.index.json": WEIGHTS_INDEX,
     **dict.fromkeys(SETTINGS_OF_TRANSFORMER, _OF_TRANSFORMER),
 }
 """By name, what is read from the folder of a transformer."""

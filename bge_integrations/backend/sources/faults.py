@@ -39,7 +39,9 @@ def _readers(checkpoint: Checkpoint, request: LoadRequest) -> Iterator[tuple[lis
     here: dict[str, Any] = {"local_files_only": not trusted, "trust_remote_code": trusted, "token": request.token}
     yield [folder / "config.json"], lambda: _empty_model(folder, here)
     yield [folder / "generation_config.json"], lambda: GenerationConfig.from_pretrained(folder, local_files_only=True)
-    yield [folder / "tokenizer.json"], lambda: Tokenizer.from_file(str(folder / "tokenizer.json"))
+    # Written and read again, as our own copy of it is: what is read need not be what can be written.
+    rust = str(folder / "tokenizer.json")
+    yield [folder / "tokenizer.json"], lambda: Tokenizer.from_str(Tokenizer.from_file(rust).to_str())
     yield [folder / name for name in _OF_TOKENIZER], lambda: _any_processor.from_pretrained(folder, **here)
     for module in (checkpoint.modules or ())[1:]:
         yield [checkpoint.folder / module["path"] / "config.json"], partial(_load_module, checkpoint, module, here)
