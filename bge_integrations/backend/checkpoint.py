@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bge_integrations.backend.architecture import ARCHITECTURES
 from bge_integrations.backend.checkpoint_files import (
     CONFIG,
     MODULES,
@@ -17,7 +18,7 @@ from bge_integrations.backend.checkpoint_files import (
     module_class,
     read_json_files,
 )
-from bge_integrations.backend.contents import require_genuine_texts
+from bge_integrations.backend.contents import has_vocabulary, require_genuine_texts
 from bge_integrations.backend.digests import file_digest
 from bge_integrations.backend.forking import cached
 from bge_integrations.backend.formats import what_lies_there
@@ -165,6 +166,7 @@ class Checkpoint:
                 f"{what_lies_there(self.folder, pickles_allowed=rules.allow_pickle)}"
             )
         self._require_safe_weights(modules, rules)
+        self._require_vocabulary()
         try:
             files = list(read_json_files(self.folder, self.modules))
         except MalformedJsonError as error:
@@ -201,6 +203,15 @@ class Checkpoint:
                 require_weights(dataclasses.replace(module, folder=self.folder / elsewhere), self.config, rules)
             elif not (module.is_first and self.base):
                 require_weights(module, self.config, rules)
+
+    def _require_vocabulary(self) -> None:
+        """Refuses an encoder without a vocabulary, of which transformers says that its model is unknown."""
+        folders = [self.transformer_folder, *([self.base.folder] if self.base else [])]
+        if self.config.get("model_type") in ARCHITECTURES and not any(map(has_vocabulary, folders)):
+            raise ModelNotFoundError(
+                f"{self.transformer_folder} holds no tokenizer (tokenizer.json, or a vocabulary such as vocab.txt): "
+                "the model was saved without it, or was fetched or copied in part. Save or copy it there."
+            )
 
     def _require_no_custom_code(self) -> None:
         if "auto_map" not in self.config:

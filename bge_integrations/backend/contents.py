@@ -48,6 +48,11 @@ def require_genuine_texts(folder: Path) -> None:
             require_genuine(vocabulary)
 
 
+def has_vocabulary(folder: Path) -> bool:
+    """Whether a folder holds something that a tokenizer can be made of."""
+    return (folder / _TOKENIZER).is_file() or any(True for pattern in _VOCABULARIES for _ in folder.glob(pattern))
+
+
 def require_genuine(path: Path) -> None:
     """Refuses a file that can't be what its name says.
 
