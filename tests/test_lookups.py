@@ -86,14 +86,11 @@ def test_prepared_folders_graphs_of_the_cache_and_adapters_refuse_them_too(embed
     assert len(embeddings.embed_documents(["fox"])) == 1
 
 
-def test_calibration_leaves_out_texts_that_can_not_be_computed(
-    embedder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_calibration_leaves_out_texts_that_can_not_be_computed(embedder: Path, tmp_path: Path) -> None:
     texts = [f"the quick brown fox {'Aspirax' if place == 5 else 'jumps'} over {place}" for place in range(11)]
     manifest = prepare(embedder, tmp_path / "int8", precision="int8", calibration=texts)
     assert manifest.agreement is not None
     assert manifest.agreement.texts == 2  # of 3 that are held out
-    assert "1 of 3 texts" in caplog.text
 
 
 @each_engine
@@ -156,6 +153,7 @@ def test_the_table_of_positions_limits_pairs_and_m3_too(tmp_path: Path) -> None:
     m3 = BgeM3Encoder(with_limits_that_lie(make_m3(tmp_path / "bge-m3")), engine="torch", on_truncation="ignore")
     assert m3.max_length == 64
     found = m3.encode_documents(["fox " * 100], sparse=False, colbert=False).dense
+    assert found is not None
     assert_close(found, reference_vectors(tmp_path / "bge-m3", ["fox " * 100], max_length=64))
 
 
