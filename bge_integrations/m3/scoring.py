@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from bge_integrations.errors import SettingsError
 from bge_integrations.m3.encoding import M3Output, Wanted
 
+_REMEDY = "give finite weights of at least 0, three numbers with a finite sum above 0"
+
 
 @dataclass(frozen=True)
 class M3Weights:
@@ -24,11 +26,11 @@ class M3Weights:
 
     def __post_init__(self) -> None:
         """Checks that they can be divided by their sum."""
-        for name, value in dataclasses.asdict(self).items():
-            object.__setattr__(self, name, self._number(name, value))
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, self._number(field.name, getattr(self, field.name)))
         total = self.dense + self.sparse + self.colbert
         if min(self.dense, self.sparse, self.colbert) < 0 or not 0 < total < np.inf:
-            raise SettingsError(f"{self} can't be used; give three numbers of at least 0 with a finite sum above 0.")
+            raise SettingsError(f"{self} can't be used; {_REMEDY}.")
 
     def _number(self, name: str, value: object) -> float:
         try:
@@ -36,7 +38,7 @@ class M3Weights:
         except OverflowError:  # a whole number that no float holds
             number = np.inf
         if not np.isfinite(number):
-            raise SettingsError(f"{self} can't be used: {name}={value!r} is no finite number; give three numbers.")
+            raise SettingsError(f"{self} can't be used: {name}={value!r} is no finite number; {_REMEDY}.")
         return number
 
     @property
