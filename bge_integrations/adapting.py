@@ -139,7 +139,7 @@ class RerankerAdapter(Adapter):
 
     @property
     def client(self) -> Any:  # noqa: ANN401 - a library's class
-        """sentence-transformers' CrossEncoder underneath, or transformers' decoder; it knows none of these settings."""
+        """sentence-transformers' CrossEncoder underneath, or transformers' decoder; it knows and takes no settings."""
         return self.reranker.client
 
     async def _reranker_async(self) -> BgeReranker:

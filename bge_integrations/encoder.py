@@ -300,7 +300,7 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
 
     @property
     def client(self) -> SentenceTransformer:
-        """The SentenceTransformer underneath; its own `encode` knows nothing of these settings."""
+        """The SentenceTransformer underneath; its `encode` knows none of these settings, and it takes none."""
         return cast("SentenceTransformer", self._loaded().original)
 
     @property

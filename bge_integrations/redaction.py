@@ -34,13 +34,13 @@ def is_secret_name(name: object) -> bool:
     words = [word.lower() for word in _WORD.findall(str(name))]
     if not words:
         return False
-    if words[-1] in ("key", "keys") or any(word in _SHORT_SECRETS or _is_near(word, _SECRETS) for word in words):
+    if words[-1].endswith(("key", "keys")) or any(word in _SHORT_SECRETS or _is_near(word, _SECRETS) for word in words):
         return True
     return any(_is_near(word, _TOKENS) for word in words) and not any(word in _BESIDE_TOKENS_OF_TEXTS for word in words)
 
 
 def _is_near(word: str, known: tuple[str, ...]) -> bool:
-    return bool(difflib.get_close_matches(word, known, 1, _CLOSE_ENOUGH))
+    return word.endswith(known) or bool(difflib.get_close_matches(word, known, 1, _CLOSE_ENOUGH))
 
 
 def is_hub_token(text: str) -> bool:
@@ -56,6 +56,8 @@ def holds_secret(value: object, name: object = "") -> bool:
         return True
     if isinstance(value, Mapping):
         return any(holds_secret(one, key) for key, one in value.items())
+    if isinstance(value, (list, tuple)):
+        return any(holds_secret(one) for one in value)
     return _HUB_TOKEN.search(repr(value)) is not None
 
 

@@ -139,7 +139,7 @@ class BgeReranker(ModelHolder[RerankerSettings]):
 
     @property
     def client(self) -> Any:  # noqa: ANN401 - a library's class
-        """sentence-transformers' CrossEncoder underneath, or transformers' decoder; it knows none of these settings."""
+        """sentence-transformers' CrossEncoder underneath, or transformers' decoder; it knows and takes no settings."""
         return self._loaded().original
 
     def _check_against(self, model: LoadedModel) -> None:

@@ -20,7 +20,7 @@ from bge_integrations.errors import BgeError, InputTypeError, ModelLoadError, Se
 from bge_integrations.langchain import BgeM3Reranker, BgeSparseEmbeddings, HuggingFaceBgeEmbeddings
 from bge_integrations.langchain import BgeReranker as LangChainReranker
 from bge_integrations.llama_index import BgeM3Rerank, BgeRerank, BgeSparseEmbedding, HuggingFaceBgeEmbedding
-from bge_integrations.redaction import is_secret_name, shown, without_secret_keys, without_secrets
+from bge_integrations.redaction import holds_secret, is_secret_name, shown, without_secret_keys, without_secrets
 from bge_integrations.settings import EncoderSettings, TransformersKwargs
 from tests.checkpoints_of_pairs import make_reranker
 
@@ -198,6 +198,8 @@ SECRET_NAMES = (
     "access-token",
     "huggingfacehub_api_token",
     "tokn",
+    "hubtoken",
+    "accesskey",
     "toekn",
     "auth_tokne",
     "api_key",
@@ -256,5 +258,7 @@ def test_only_secrets_are_hidden() -> None:
         "token": None,
     }
     assert given["token"] == "x"
+    assert holds_secret({"deep": [{"api_key": "y"}]})
+    assert not holds_secret({"deep": [{"pad_token": "[PAD]", "token": None}], "num_tokens": 3})
     prompts = {"prompts": {"key": "find: ", "token": "say: "}}
     assert without_secrets(prompts) == without_secret_keys(prompts) == prompts

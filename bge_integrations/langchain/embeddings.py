@@ -132,7 +132,7 @@ class HuggingFaceBgeEmbeddings(BgeModel, Embeddings):
 
     @property
     def client(self) -> SentenceTransformer:
-        """The SentenceTransformer underneath; its own `encode` knows nothing of these settings."""
+        """The SentenceTransformer underneath; its `encode` knows none of these settings, and it takes none."""
         return self.encoder.client
 
     def cache_namespace(self, role: Literal["query", "document"]) -> str:

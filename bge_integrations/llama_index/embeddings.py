@@ -120,7 +120,7 @@ class HuggingFaceBgeEmbedding(BgeModel, CheckedBatches, BaseEmbedding):
 
     @property
     def client(self) -> SentenceTransformer:
-        """The SentenceTransformer underneath; its own `encode` knows nothing of these settings."""
+        """The SentenceTransformer underneath; its `encode` knows none of these settings, and it takes none."""
         return self.encoder.client
 
     def get_query_embedding(self, query: str) -> Embedding:

@@ -43,7 +43,6 @@ _INSTEAD: Mapping[str, Mapping[str, str]] = {
 }
 """What to set instead, by kind of object and by attribute."""
 
-
 _MOVES = ("to", "cpu", "cuda", "half", "bfloat16", "float", "double")
 
 
@@ -109,7 +108,7 @@ def _kept_class(own: type, kind: str) -> type:
 
 def _refuse(what: str, instead: str) -> NoReturn:
     raise SettingsError(
-        f"{what} can't be changed here: others share this object, and what they compute follows their settings. Set "
+        f"{what} can't be changed here: others share this object, and what they compute follows their settings. "
         f"{instead} instead, or change a copy, which is yours (copy.deepcopy)."
     )
 
@@ -117,9 +116,9 @@ def _refuse(what: str, instead: str) -> NoReturn:
 def _set(self: Any, own: Any, kind: str, name: str, value: object) -> None:  # noqa: ANN401 - a library's object
     known = _INSTEAD[kind]
     if name in known:
-        _refuse(name, known[name])
+        _refuse(name, f"Set {known[name]}")
     if kind == "tokenizer" and not name.startswith("_"):
-        _refuse(name, _TOKENIZING)
+        _refuse(name, f"Set {_TOKENIZING}")
     own.__setattr__(self, name, value)
 
 
@@ -129,12 +128,12 @@ def _reduce(self: Any, own: Any, protocol: Any) -> Any:  # noqa: ANN401 - as `ob
 
 
 def _add_tokens(self: Any, name: str, *_: object, **__: object) -> NoReturn:  # noqa: ARG001, ANN401 - as above
-    _refuse(f"The vocabulary ({name})", "the folder of a model with these tokens as model_name")
+    _refuse(f"The vocabulary ({name})", "Give the folder of a model with these tokens as model_name")
 
 
 def _train(self: Any, own: Any, mode: bool = True) -> Any:  # noqa: ANN401 - as above
     if mode:
-        _refuse("The mode to training", "nothing here")
+        _refuse("The mode", "Load the folder with sentence-transformers to train it")
     return own.train(self, mode)
 
 
@@ -142,13 +141,15 @@ def _move(self: Any, own: Any, name: str, *args: Any, **kwargs: Any) -> Any:  # 
     """Moves and casts nothing, but lets the libraries ask for what is there already."""
     import torch
 
-    weight = next(self.parameters())
+    weight = next(self.parameters(), None)
+    if weight is None:
+        return getattr(own, name)(self, *args, **kwargs)
     probe = torch.empty(0, dtype=weight.dtype, device=weight.device)
     moved = getattr(probe, name)(*args, **kwargs)
     if moved.dtype != probe.dtype:
-        _refuse(f"The precision to {moved.dtype}", "precision")
+        _refuse(f"The precision (to {moved.dtype})", "Set precision")
     if moved.device != probe.device:
-        _refuse(f"The device to {moved.device}", "device")
+        _refuse(f"The device (to {moved.device})", "Set device")
     return getattr(own, name)(self, *args, **kwargs)
 
 
@@ -156,7 +157,7 @@ class _KeptPrompts(dict[str, str]):
     """Prompts that are read, saved and copied as a dictionary, and not written to."""
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
-        _refuse("prompts", _INSTRUCTION)
+        _refuse("prompts", f"Set {_INSTRUCTION}")
 
     __setitem__ = __delitem__ = __ior__ = update = setdefault = pop = popitem = clear = _refuse
 
