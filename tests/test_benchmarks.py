@@ -74,12 +74,14 @@ def mixes(minilm: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Te
 
 @pytest.fixture(scope="module")
 def report(bge_small_en: Path) -> BenchReport:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bge_integrations.bench.run._LOADING_SHARE", 1000)  # however busy the machine is
+        return run_two_engines(bge_small_en)
+
+
+def run_two_engines(folder: Path) -> BenchReport:
     return run_bench(
-        str(bge_small_en),
-        2,
-        device="cpu",
-        engines=["torch", "sentence-transformers"],
-        precisions=["float32", "int8"],
+        str(folder), 2, device="cpu", engines=["torch", "sentence-transformers"], precisions=["float32", "int8"]
     )
 
 
@@ -370,6 +372,19 @@ class TestBenchCommand:
             assert one.slowest_documents_per_s <= one.documents_per_s <= one.fastest_documents_per_s
             assert 0 < one.query_p50_ms <= one.query_p95_ms
             assert one.least_cosine == pytest.approx(1, abs=1e-5)
+
+    def test_what_there_was_no_time_to_load_is_told_from_what_can_not_run(
+        self, bge_small_en: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("bge_integrations.bench.run._LOADING_SHARE", 0)
+        report = run_two_engines(bge_small_en)
+        assert [one.combination for one in report.measured] == [Combination("torch", "float32")]
+        assert report.not_loaded == (Combination("sentence-transformers", "float32"),)
+        assert set(report.left_out) == {
+            'engine="sentence-transformers", precision="float32"',
+            'engine="torch", precision="int8"',
+            'engine="sentence-transformers", precision="int8"',
+        }
 
     def test_float32_is_recommended_as_exact_only(self, report: BenchReport) -> None:
         assert report.exact is not None

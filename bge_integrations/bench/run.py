@@ -39,7 +39,7 @@ def run_bench(
     Args:
         model: Hub id, local folder, or prepared folder.
         seconds: About how long it may take. Half of it is for loading, which may take longer the first time, when
-            graphs are made; what has not begun to load by then is left out.
+            graphs are made; what has not begun to load by then is left out, though never all.
         device: Where to run; None takes the first there is of cuda, mps and cpu.
         engines: Only these; None takes all.
         precisions: Only these; None takes float32, bfloat16 and, on a CPU, int8, elsewhere float16.
@@ -65,7 +65,7 @@ def run_bench(
             try:
                 # What can't run here at all is not for lack of time.
                 require_usable(combination.engine, device, combination.precision)
-                if time.monotonic() - started > seconds * _LOADING_SHARE:
+                if runners and time.monotonic() - started > seconds * _LOADING_SHARE:
                     left_out[combination.keywords] = f"no time left to load it; allow more than {seconds:g} s"
                     not_loaded.append(combination)
                     continue
