@@ -74,11 +74,10 @@ class PairTokenizer:
             uncounted_tokens: Those of the layout that `max_length` doesn't count.
         """
         mark, start = self._length(self.layout.query_mark), self._length(self._before_query)
-        start_of_word = 0 if start else self._tokenizer.word_marks
         return Share(
             instruction=self._instruction,
             instruction_tokens=start - mark,
-            fixed_tokens=self.layout.tokens + mark + start_of_word + self._start_of_passage,
+            fixed_tokens=self.layout.tokens + mark + self._start_of_passage,
             uncounted_tokens=uncounted_tokens,
             texts=2,
         )
@@ -122,8 +121,12 @@ class PairTokenizer:
 
     @property
     def _start_of_passage(self) -> int:
-        """Tokens before a passage's first letter: its mark, or that of a word, which some tokenizers have apart."""
-        return self._length(self.layout.passage_mark) or self._tokenizer.word_marks
+        """Tokens of a passage that say nothing of it: the mark before it, or that of its first word.
+
+        Some tokenizers have the latter as a token of its own. Without an instruction the least `max_length` is as
+        special tokens alone want it.
+        """
+        return self._length(self.layout.passage_mark) or (self._tokenizer.word_marks if self._instruction else 0)
 
     def _length(self, start: str) -> int:
         """Tokens of what stands before a text."""
