@@ -150,7 +150,7 @@ def as_dataclass(plain: type[Plain], content: Any, where: str = "") -> Plain:  #
     """Makes a dataclass of what `dataclasses.asdict` and JSON made of it, checking every value against its annotation.
 
     Args:
-        plain: A dataclass of texts, numbers, flags, choices, tuples, mappings and other such dataclasses.
+        plain: A dataclass of texts, numbers, flags, choices, tuples, lists, mappings and other such dataclasses.
         content: The JSON.
         where: The key at which it stands, for errors.
 
@@ -179,9 +179,9 @@ def _typed(annotation: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - an
         return _typed(only, value, where)
     if origin is Literal:
         _require(one_of(*inner), value, where)
-    elif origin is tuple:
+    elif origin in (tuple, list):
         _require(list_of(ANYTHING), value, where)
-        return tuple(_typed(inner[0], member, f"{where}[{index}]") for index, member in enumerate(value))
+        return origin(_typed(inner[0], member, f"{where}[{index}]") for index, member in enumerate(value))
     elif origin is not None and issubclass(origin, Mapping):
         _require(OBJECT, value, where)
         return {key: _typed(inner[1], member, f"{where}.{key}") for key, member in value.items()}
