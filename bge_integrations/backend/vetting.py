@@ -94,6 +94,8 @@ def vet(checkpoint: Checkpoint, request: LoadRequest) -> ModelSpec | None:
     spec = recognition.spec if recognition else None
     if request.purpose == "scores":
         _require_reranker(spec, request.model_name)
+        if checkpoint.is_decoder:
+            _require_question(checkpoint, request)
     else:
         _require_embedder(spec, request.model_name)
     checkpoint.require_loadable(
@@ -103,8 +105,6 @@ def vet(checkpoint: Checkpoint, request: LoadRequest) -> ModelSpec | None:
     )
     if request.purpose == "scores":
         _require_scores(checkpoint)
-        if checkpoint.is_decoder:
-            _require_question(checkpoint, request)
     elif recognition and recognition.by == "name" and request.pooling is None:
         _require_matching_pooling(recognition.spec, checkpoint)
     if request.purpose == "m3":
