@@ -114,6 +114,7 @@ class TestKernels:
         for kind, folder in ((BgeReranker, reranker), (BgeReranker, decoder), (BgeM3Encoder, m3)):
             with pytest.raises(UnsafeWeightsError, match="attn_implementation"):
                 kind(folder)
+        for folder in (reranker, m3):
             with pytest.raises(UnsafeWeightsError, match="attn_implementation"):
                 prepare(folder, tmp_path / "prepared")
 

@@ -159,6 +159,14 @@ class Checkpoint:
                 rules.of_base(self.base.name), trust_remote_code=trust_remote_code, own_attention=own_attention
             )
         modules = self._modules()
+        for folder in {module.folder: None for module in modules if module.folder != self.folder}:
+            require_genuine_texts(folder)
+        try:
+            files = list(read_json_files(self.folder, self.modules))
+        except MalformedJsonError as error:
+            raise _damaged(error) from error
+        if not trust_remote_code:
+            refuse_named_code(self.name, files, own_attention=own_attention)
         self._require_module_folders(modules)
         if not self.config and not rules.model_kwargs.get("gguf_file"):
             raise ModelNotFoundError(
@@ -167,26 +175,21 @@ class Checkpoint:
             )
         self._require_safe_weights(modules, rules)
         self._require_vocabulary()
-        try:
-            files = list(read_json_files(self.folder, self.modules))
-        except MalformedJsonError as error:
-            raise _damaged(error) from error
         if not trust_remote_code:
-            refuse_named_code(self.name, files, own_attention=own_attention)
             self._require_no_custom_code()
 
     def _require_module_folders(self, modules: list[Module]) -> None:
         for module in modules:
-            if module.folder != self.folder:
-                # Normalize has nothing to save, and git keeps no empty folders.
-                if module.kind != "Normalize" and not any(module.folder.glob("*.json")):
-                    state = "it holds no configuration" if module.folder.is_dir() else "it is missing"
-                    raise ModelNotFoundError(
-                        f"{self.folder / 'modules.json'} names the folder {module.folder.relative_to(self.folder)} for "
-                        f"the model's {module.kind}, and {state}: the model was fetched or copied in part. "
-                        "Fetch or copy it again, with its folders."
-                    )
-                require_genuine_texts(module.folder)
+            # Normalize has nothing to save, and git keeps no empty folders.
+            if module.folder == self.folder or module.kind == "Normalize":
+                continue
+            if not any(module.folder.glob("*.json")):
+                state = "it holds no configuration" if module.folder.is_dir() else "it is missing"
+                raise ModelNotFoundError(
+                    f"{self.folder / 'modules.json'} names the folder {module.folder.relative_to(self.folder)} for "
+                    f"the model's {module.kind}, and {state}: the model was fetched or copied in part. "
+                    "Fetch or copy it again, with its folders."
+                )
 
     def _require_safe_weights(self, modules: list[Module], rules: WeightRules) -> None:
         if (self.transformer_folder / ADAPTER_CONFIG).is_file():

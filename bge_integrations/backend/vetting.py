@@ -10,6 +10,7 @@ from bge_integrations.backend.contents import require_genuine_texts
 from bge_integrations.backend.location import local_folder
 from bge_integrations.backend.lora import base_of
 from bge_integrations.backend.pooling import NAMES_OF_CATALOGUE, NAMES_OF_SETTING
+from bge_integrations.backend.prepared import is_prepared
 from bge_integrations.backend.questions import require_plain_decoder, require_question, trained_question
 from bge_integrations.backend.request import LoadRequest
 from bge_integrations.backend.weight_files import ADAPTER_CONFIG, WeightRules
@@ -57,7 +58,8 @@ def _located(request: LoadRequest) -> Path:
         from bge_integrations.backend.hub import fetch  # its client takes a while to import, for nothing in most cases
 
         folder = fetch(request).resolve()
-    require_genuine_texts(folder)
+    if not is_prepared(folder):  # which is checked as a whole when it is opened
+        require_genuine_texts(folder)
     return folder
 
 
