@@ -125,7 +125,7 @@ class TestAdapter:
         ("further", "error", "message"),
         [
             ({"megatron_config": {}, "megatron_core": "evil"}, UnsafeWeightsError, "would import a module"),
-            ({"peft_type": "XLORA"}, UnsupportedModelError, "adapter of the kind 'XLORA'"),
+            ({"peft_type": "XLORA"}, UnsafeWeightsError, "peft_type = 'XLORA'"),
         ],
     )
     def test_that_names_code_or_other_files_is_refused(
@@ -147,10 +147,6 @@ class TestAdapter:
 
 class TestWithPeft:
     """What is computed; an independent sum of base and adapter is the reference."""
-
-    @pytest.fixture(autouse=True)
-    def _peft(self) -> None:
-        pytest.importorskip("peft")
 
     def test_a_base_in_the_cache_folder_is_used(self, make: MakeCheckpoint, tmp_path: Path) -> None:
         base = make("base", modules=("cls", "normalize"))
@@ -184,6 +180,25 @@ class TestWithPeft:
         (adapter / ADAPTER).unlink()
         vectors = BgeEncoder(adapter, allow_pickle_weights=True).encode(["fox"])
         np.testing.assert_allclose(vectors, reference_vectors(whole, ["fox"]), atol=1e-5)
+
+    @pytest.mark.parametrize("lacking", ["lora_A.weight", "lora_B.weight"])
+    def test_a_missing_matrix_is_named(self, make: MakeCheckpoint, tmp_path: Path, lacking: str) -> None:
+        adapter = make_adapter(tmp_path / "adapter", make("bge-small-en"))
+        saved = load_file(adapter / ADAPTER)
+        gone = next(name for name in saved if name.endswith(lacking))
+        save_file({name: value for name, value in saved.items() if name != gone}, adapter / ADAPTER)
+        with pytest.raises(ModelLoadError, match=rf"adapter_model\.safetensors has no {gone}"):
+            BgeEncoder(adapter)
+
+    def test_missing_weights_of_its_base_are_named(self, make: MakeCheckpoint, tmp_path: Path) -> None:
+        base = make("bge-small-en")
+        adapter = make_adapter(tmp_path / "adapter", base)
+        saved = load_file(base / "model.safetensors")
+        for gone in ("encoder.layer.0.attention.self.query.weight", "encoder.layer.1.output.dense.weight"):
+            kept = {name: value for name, value in saved.items() if name != gone}
+            save_file(kept, base / "model.safetensors", metadata={"format": "pt"})
+            with pytest.raises(ModelLoadError, match=f"no {gone}, for which random"):
+                BgeEncoder(adapter)
 
     def test_a_reranker_can_have_one(self, tmp_path: Path) -> None:
         base = make_reranker(tmp_path / "bge-reranker-base")

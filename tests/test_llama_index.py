@@ -284,7 +284,7 @@ class TestArguments:
     def test_the_models_limit_can_be_read(self, embedding: HuggingFaceBgeEmbedding) -> None:
         assert embedding.max_length == 64
 
-    @pytest.mark.parametrize("name", ["pooling", "tokenizer", "model", "tokenizer_name"])
+    @pytest.mark.parametrize("name", ["tokenizer", "model", "tokenizer_name"])
     def test_that_were_dropped_say_what_to_do(self, bge_small_en: Path, name: str) -> None:
         with pytest.raises(SettingsError, match=f"{name}='mean' can't be honoured: "):
             HuggingFaceBgeEmbedding(str(bge_small_en), **{name: "mean"})

@@ -93,9 +93,7 @@ class Checkpoint:
         return self.folder / self.modules[0]["path"] if self.modules else self.folder
 
     def transformer_weights(self, rules: WeightRules) -> list[Path]:
-        """Returns the files that transformers reads the encoder's weights from; empty for an adapter."""
-        if (self.transformer_folder / ADAPTER_CONFIG).is_file():
-            return []
+        """Returns the files that transformers reads the encoder's weights from."""
         return opened_files(self._modules()[0], self.config, rules)
 
     @property

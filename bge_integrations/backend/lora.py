@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bge_integrations.backend.json_files import OBJECT, MalformedJsonError, read_json
 from bge_integrations.backend.weight_files import ADAPTER_CONFIG, PICKLED_ADAPTER, SAFE_ADAPTER
 from bge_integrations.errors import MissingExtraError, ModelLoadError, UnsafeWeightsError, UnsupportedModelError
 
@@ -151,9 +152,7 @@ def _link(source: Path, target: Path) -> None:
 
 def _content(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelLoadError(f"{file} can't be read as JSON ({error}); fetch it again.") from error
-    if not isinstance(content, dict):
-        raise ModelLoadError(f"{file} holds no object, as an adapter's configuration does; fetch it again.")
+        content: dict[str, Any] = read_json(file, OBJECT) or {}
+    except MalformedJsonError as error:
+        raise ModelLoadError(f"{error}; fetch it again.") from error
     return content

@@ -8,7 +8,6 @@ wherever a symlink leads.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
+from bge_integrations.backend.checkpoint_files import WEIGHTS_INDEX
 from bge_integrations.backend.contents import require_genuine
 from bge_integrations.backend.formats import what_lies_there
+from bge_integrations.backend.json_files import MalformedJsonError, read_json
 from bge_integrations.catalogue import M3_HEAD_FILES
 from bge_integrations.errors import ModelLoadError, ModelNotFoundError, UnsafeWeightsError
 
@@ -228,10 +229,9 @@ def _shards(index: Path) -> list[Path]:
     """
     require_genuine(index)
     try:
-        weights = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        named = dict.fromkeys(weights.values())
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise ModelLoadError(f"{index} is no index of weights ({error!r}); fetch the model again.") from error
+        named = dict.fromkeys(read_json(index, WEIGHTS_INDEX)["weight_map"].values())
+    except MalformedJsonError as error:
+        raise ModelLoadError(f"{error}; fetch the model again.") from error
     if not named:
         raise ModelLoadError(f"{index} names no weights; fetch the model again.")
     shards = [inside(index.parent, name, index) for name in named]

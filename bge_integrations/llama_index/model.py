@@ -113,7 +113,7 @@ class BgeModel(Adapter):
             if key in cls.dropped:
                 if value not in (None, "deprecated"):
                     raise SettingsError(f"{key}={shown(value, key)} can't be honoured: {cls.dropped[key]}.")
-            elif (key == "callback_manager" and value is None) or key == "class_name":
+            elif (key == "callback_manager" and value is None) or value == "deprecated" or key == "class_name":
                 continue
             elif name in cls.model_fields:
                 if name in fields:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from bge_integrations.backend.sources.faults import at_fault
 from bge_integrations.backend.sources.missing_weights import require_all_weights
 from bge_integrations.backend.sources.tables import position_capacity, type_rows, word_rows
 from bge_integrations.backend.tokenization import TextTokenizer
-from bge_integrations.backend.weight_files import WeightRules
+from bge_integrations.backend.weight_files import SAFE_ADAPTER, WeightRules
 from bge_integrations.catalogue import ModelSpec
 from bge_integrations.errors import BgeError, ModelLoadError, UnsupportedModelError
 
@@ -125,11 +126,14 @@ class Source(ABC):
         for_model = kwargs.pop("model_kwargs")
         for name in ("processor_kwargs", "config_kwargs"):
             del kwargs[name]
+        whole = self.checkpoint.base or self.checkpoint
+        adapter = Path(self.folder) / SAFE_ADAPTER
         require_all_weights(
             model,
             self.request.model_name,
-            self.checkpoint.transformer_folder,
-            self.checkpoint.transformer_weights(WeightRules.of(self.request)),
+            whole.transformer_folder,
+            whole.transformer_weights(WeightRules.of(self.request)),
+            adapter if adapter.is_file() else None,
             {**kwargs, **for_model},
             needs_pooler=needs_pooler,
         )

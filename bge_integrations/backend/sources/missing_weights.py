@@ -2,7 +2,8 @@
 
 The names in the files are compared with the model's, which reads no weights. Names differ for good reasons too (tied
 weights, former names, merged matrices), so that a model under suspicion is loaded once more, by transformers itself,
-which then says what it lacks. Imports torch.
+which then says what it lacks. Of an adapter, the base is compared so, and its own matrices with its own file. Imports
+torch.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ logger = logging.getLogger(__name__)
 # transformers renames these itself while it loads (checkpoints converted from TensorFlow, and weight normalisation).
 _FORMER_ENDINGS = {".gamma": ".weight", ".beta": ".bias"}
 _POOLER = re.compile(r"(^|\.)pooler\.")
+# As peft names an adapter's matrices in the model that it is put into, and in the adapter's file.
+_ADAPTER_WEIGHT = re.compile(r"\.lora_(A|B)\.")
+_ADAPTER_NAME, _ADAPTER_PREFIX, _ADAPTED = ".default.", "base_model.model.", ".base_layer."
 
 
 def require_all_weights(
@@ -30,6 +34,7 @@ def require_all_weights(
     name: str,
     folder: Path,
     files: Sequence[Path],
+    adapter: Path | None,
     kwargs: Mapping[str, Any],
     *,
     needs_pooler: bool = False,
@@ -39,8 +44,9 @@ def require_all_weights(
     Args:
         model: A transformers model.
         name: What the user calls it.
-        folder: Where it was loaded from.
-        files: The weight files that were read; none for an adapter, which only has differences.
+        folder: Where it was loaded from; of an adapter, where its base was.
+        files: The weight files that were read; of an adapter, those of its base.
+        adapter: The file with an adapter's weights; None for a model without one.
         kwargs: For `from_pretrained`, if it has to be loaded again.
         needs_pooler: Whether the output depends on BERT's pooler, which vectors do without.
 
@@ -52,9 +58,12 @@ def require_all_weights(
     def is_needed(weight: str) -> bool:
         return weight not in tied and (needs_pooler or not _POOLER.search(weight))
 
-    wanted = [weight for weight in model.state_dict() if is_needed(weight)]
+    own = [weight for weight in model.state_dict() if _ADAPTER_WEIGHT.search(weight)]
+    if adapter is not None:
+        _require_adapter(own, name, adapter)
+    wanted = [weight.replace(_ADAPTED, ".") for weight in model.state_dict() if weight not in own and is_needed(weight)]
     known = _known_names(model, files)
-    if not files or all(weight in known for weight in wanted):
+    if all(weight in known for weight in wanted):
         return
     logger.info("%s: its weights have other names than its files; transformers is asked which are missing", name)
     _, report = type(model).from_pretrained(str(folder), config=model.config, output_loading_info=True, **kwargs)
@@ -66,6 +75,17 @@ def require_all_weights(
             f"numbers would be taken. They were saved from another kind of model, or are incomplete; save or fetch the "
             f"whole {type(model).__name__} again."
         )
+
+
+def _require_adapter(weights: Sequence[str], name: str, file: Path) -> None:
+    saved = {weight.removeprefix(_ADAPTER_PREFIX) for weight in _names(file)}
+    for weight in weights:
+        expected = weight.replace(_ADAPTER_NAME, ".")
+        if expected not in saved:
+            raise ModelLoadError(
+                f"{name} can't be used: {file} has no {_ADAPTER_PREFIX}{expected}, for which random numbers would be "
+                "taken. It was saved for another kind of model, or is incomplete; save or fetch the adapter again."
+            )
 
 
 def _known_names(model: Any, files: Iterable[Path]) -> set[str]:  # noqa: ANN401 - as above
