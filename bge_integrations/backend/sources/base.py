@@ -12,9 +12,9 @@ from bge_integrations.backend.checkpoint import Checkpoint
 from bge_integrations.backend.engines import Engine, Rows
 from bge_integrations.backend.facts import ModelFacts
 from bge_integrations.backend.heads import Heads
-from bge_integrations.backend.lora import loadable_folder
 from bge_integrations.backend.request import LoadRequest
 from bge_integrations.backend.sources.faults import at_fault
+from bge_integrations.backend.sources.loadable import loadable_folder
 from bge_integrations.backend.sources.missing_weights import require_all_weights
 from bge_integrations.backend.sources.tables import position_capacity, type_rows, word_rows
 from bge_integrations.backend.tokenization import TextTokenizer
