@@ -158,7 +158,7 @@ def test_an_error_is_one_unbroken_message_and_not_a_traceback(tmp_path: Path) ->
     missing = tmp_path / "a folder of a long name that isn't there [at all]" / "model"
     run = bge("demo", "--model", str(missing), "--limit", "10")
     assert run.returncode == 1
-    assert f"bge: There is no folder {missing} " in run.stderr
+    assert f"bge: There is no folder {str(missing)!r} " in run.stderr
     assert len(run.stderr.splitlines()) == 1
 
 

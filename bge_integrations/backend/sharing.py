@@ -56,6 +56,8 @@ def acquire(request: LoadRequest) -> LoadedModel:
                 model = LoadedModel(request)
                 with _guard:
                     _models[_key_of_loaded(model, key)] = model
+                    # Where it was not in the cache before, whoever asks while it is not there again joins it too.
+                    _models[key] = model
             finally:
                 with _guard:
                     _loading.pop(asked, None)
