@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from bge_integrations import BgeEncoder, BgeReranker
 from bge_integrations.errors import (
@@ -189,6 +190,43 @@ class TestWithPeft:
         save_file({name: value for name, value in saved.items() if name != gone}, adapter / ADAPTER)
         with pytest.raises(ModelLoadError, match=rf"adapter_model\.safetensors has no {gone}"):
             BgeEncoder(adapter)
+
+    @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")  # of peft
+    def test_magnitudes_that_transformers_leaves_out_are_named(self, make: MakeCheckpoint, tmp_path: Path) -> None:
+        # transformers 5 takes the initial magnitudes of a DoRA adapter in silence.
+        base = make("bge-small-en")
+        config = peft.LoraConfig(r=2, target_modules=["query"], use_dora=True)
+        adapted = peft.get_peft_model(AutoModel.from_pretrained(base), config)
+        adapted.peft_config["default"].base_model_name_or_path = str(base)
+        adapted.save_pretrained(str(tmp_path / "adapter"))
+        with pytest.raises(ModelLoadError, match=r"lora_magnitude_vector\.weight, .* merge_and_unload"):
+            BgeEncoder(tmp_path / "adapter")
+
+    @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")  # of peft
+    @pytest.mark.parametrize(
+        ("kind", "rank"),
+        [
+            ("AdaLoraConfig", {"init_r": 4, "total_step": 9}),
+            ("LoHaConfig", {"r": 4}),
+            ("OFTConfig", {"r": 4, "oft_block_size": 0}),
+        ],
+    )
+    def test_other_kinds_give_what_peft_gives(
+        self, make: MakeCheckpoint, tmp_path: Path, kind: str, rank: dict[str, int]
+    ) -> None:
+        base = make("bge-small-en")
+        config = getattr(peft, kind)(target_modules=["query"], **rank)
+        adapted = peft.get_peft_model(AutoModel.from_pretrained(base), config).eval()
+        torch.manual_seed(3)
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.data.normal_(0, 0.3)
+        adapted.peft_config["default"].base_model_name_or_path = str(base)
+        adapted.save_pretrained(str(tmp_path / "adapter"))
+        with torch.no_grad():
+            state = adapted(**AutoTokenizer.from_pretrained(base)("fox jumps", return_tensors="pt"))[0][0, 0].numpy()
+        found = BgeEncoder(tmp_path / "adapter", pooling="cls", normalize=True).encode(["fox jumps"])[0]
+        np.testing.assert_allclose(found, state / np.linalg.norm(state), atol=1e-5)
 
     def test_missing_weights_of_its_base_are_named(self, make: MakeCheckpoint, tmp_path: Path) -> None:
         base = make("bge-small-en")

@@ -11,7 +11,7 @@ from bge_integrations.backend.weight_files import ADAPTER_CONFIG
 from bge_integrations.errors import MissingExtraError, ModelLoadError, UnsafeWeightsError, UnsupportedModelError
 
 # Kinds that change weights and nothing else. Others read prompts, tokenizers or further models that they name.
-_KINDS = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "VERA")
+_KINDS = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT")
 
 
 def base_of(folder: Path) -> tuple[str, str | None] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +17,7 @@ from bge_integrations.backend.sources.loadable import loadable_folder
 from bge_integrations.backend.sources.missing_weights import require_all_weights
 from bge_integrations.backend.sources.tables import position_capacity, type_rows, word_rows
 from bge_integrations.backend.tokenization import TextTokenizer
-from bge_integrations.backend.weight_files import SAFE_ADAPTER, WeightRules
+from bge_integrations.backend.weight_files import PICKLED_ADAPTER, SAFE_ADAPTER, WeightRules
 from bge_integrations.catalogue import ModelSpec
 from bge_integrations.errors import BgeError, ModelLoadError, UnsupportedModelError
 
@@ -127,13 +126,13 @@ class Source(ABC):
         for name in ("processor_kwargs", "config_kwargs"):
             del kwargs[name]
         whole = self.checkpoint.base or self.checkpoint
-        adapter = Path(self.folder) / SAFE_ADAPTER
+        adapters = (self.checkpoint.folder / name for name in (SAFE_ADAPTER, PICKLED_ADAPTER))
         require_all_weights(
             model,
             self.request.model_name,
             whole.transformer_folder,
             whole.transformer_weights(WeightRules.of(self.request)),
-            adapter if adapter.is_file() else None,
+            next((file for file in adapters if file.is_file()), None),
             {**kwargs, **for_model},
             needs_pooler=needs_pooler,
         )

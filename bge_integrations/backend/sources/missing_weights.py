@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,10 @@ logger = logging.getLogger(__name__)
 # transformers renames these itself while it loads (checkpoints converted from TensorFlow, and weight normalisation).
 _FORMER_ENDINGS = {".gamma": ".weight", ".beta": ".bias"}
 _POOLER = re.compile(r"(^|\.)pooler\.")
-# As peft names an adapter's matrices in the model that it is put into, and in the adapter's file.
-_ADAPTER_WEIGHT = re.compile(r"\.lora_(A|B)\.")
-_ADAPTER_NAME, _ADAPTER_PREFIX, _ADAPTED = ".default.", "base_model.model.", ".base_layer."
+# As peft names an adapter's weights in the model that it is put into, and in the adapter's file.
+_OF_ADAPTER = re.compile(r"(\.modules_to_save)?\.default(?=\.|$)")
+_ADAPTER_PREFIX, _ADAPTED = "base_model.model.", ".base_layer."
+_UNSAVED = ".ranknum"  # AdaLoRA's, which its configuration gives
 
 
 def require_all_weights(
@@ -58,7 +60,7 @@ def require_all_weights(
     def is_needed(weight: str) -> bool:
         return weight not in tied and (needs_pooler or not _POOLER.search(weight))
 
-    own = [weight for weight in model.state_dict() if _ADAPTER_WEIGHT.search(weight)]
+    own = [weight for weight in model.state_dict() if _OF_ADAPTER.search(weight)]
     if adapter is not None:
         _require_adapter(own, name, adapter)
     wanted = [weight.replace(_ADAPTED, ".") for weight in model.state_dict() if weight not in own and is_needed(weight)]
@@ -80,11 +82,12 @@ def require_all_weights(
 def _require_adapter(weights: Sequence[str], name: str, file: Path) -> None:
     saved = {weight.removeprefix(_ADAPTER_PREFIX) for weight in _names(file)}
     for weight in weights:
-        expected = weight.replace(_ADAPTER_NAME, ".")
-        if expected not in saved:
+        expected = _OF_ADAPTER.sub("", weight)
+        if expected not in saved and not expected.endswith(_UNSAVED):
             raise ModelLoadError(
-                f"{name} can't be used: {file} has no {_ADAPTER_PREFIX}{expected}, for which random numbers would be "
-                "taken. It was saved for another kind of model, or is incomplete; save or fetch the adapter again."
+                f"{name} can't be used: {file} has no {_ADAPTER_PREFIX}{expected}, which is the name that transformers "
+                "reads, and other numbers would be taken. Save or fetch the adapter again; or merge it into its base "
+                "model (peft's merge_and_unload), and give the folder of the whole model."
             )
 
 
@@ -104,5 +107,6 @@ def _names(file: Path) -> list[str]:
     if file.suffix == ".safetensors":
         with safe_open(file, framework="pt") as opened:
             return list(opened.keys())
-    saved = torch.load(file, map_location="meta", mmap=True, weights_only=True)
+    # Files that torch wrote before version 1.6 can't be mapped.
+    saved = torch.load(file, map_location="meta", mmap=zipfile.is_zipfile(file), weights_only=True)
     return list(saved)
