@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, processors
 from transformers import (
     AutoModel,
     AutoTokenizer,
@@ -21,16 +21,9 @@ from transformers import (
     XLMRobertaModel,
 )
 
-Architecture = Literal["bert", "xlm-roberta"]
+from tests.vocabularies import stored_tokenizer
 
-TRAINING_TEXT = [
-    "Represent this sentence for searching relevant passages: ",
-    "为这个句子生成表示以用于检索相关文章：",
-    "The quick brown fox jumps over the lazy dog while the vector store answers questions.",
-    "Retrieval with dense vectors finds passages that share a meaning, not only words.",
-    "样例数据 样例文档 向量 检索 模型 北京 天气 很好",
-    "Emoji and accents: naïve café, 12345 67890, punctuation! (brackets) [more] {curly} #hash @at",
-]
+Architecture = Literal["bert", "xlm-roberta"]
 
 
 def make_checkpoint(
@@ -118,18 +111,13 @@ def transformer_config(vocabulary: int, hidden_size: int, layers: int, heads: in
 
 
 def make_tokenizer(architecture: Architecture, positions: int) -> PreTrainedTokenizerFast:
-    """Trains a small tokenizer of the kind that an architecture has."""
+    """Returns a small tokenizer of the kind that an architecture has; see `tests.vocabularies`."""
     return _wordpiece(positions) if architecture == "bert" else _unigram(positions)
 
 
 def _wordpiece(positions: int) -> PreTrainedTokenizerFast:
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    return _trained(
-        tokenizer,
-        trainers.WordPieceTrainer(vocab_size=300, special_tokens=special),
+    return _with_special_tokens(
+        stored_tokenizer("wordpiece"),
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         model_max_length=positions,
@@ -143,13 +131,8 @@ def _wordpiece(positions: int) -> PreTrainedTokenizerFast:
 
 
 def _unigram(positions: int) -> PreTrainedTokenizerFast:
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    return _trained(
-        tokenizer,
-        trainers.UnigramTrainer(vocab_size=200, special_tokens=special, unk_token="<unk>", show_progress=False),
+    return _with_special_tokens(
+        stored_tokenizer("unigram"),
         single="<s> $A </s>",
         pair="<s> $A </s> </s> $B </s>",
         model_max_length=positions,
@@ -164,9 +147,8 @@ def _unigram(positions: int) -> PreTrainedTokenizerFast:
     )
 
 
-def _trained(
+def _with_special_tokens(
     tokenizer: Tokenizer,
-    trainer: trainers.Trainer,
     *,
     single: str,
     pair: str,
@@ -174,8 +156,7 @@ def _trained(
     sep_token: str,
     **settings: Any,  # noqa: ANN401
 ) -> PreTrainedTokenizerFast:
-    """Trains a tokenizer, and has it put its special tokens around one text and around a pair."""
-    tokenizer.train_from_iterator(TRAINING_TEXT, trainer)
+    """Has a tokenizer put its special tokens around one text and around a pair."""
     tokenizer.post_processor = processors.TemplateProcessing(
         single=single,
         pair=pair,

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     AutoModel,
     AutoTokenizer,
@@ -27,13 +26,7 @@ from transformers import (
     Qwen3Model,
 )
 
-from tests.checkpoints import TRAINING_TEXT
-
-PIECES = [
-    *TRAINING_TEXT,
-    "<instruct>Given a web search query, retrieve relevant passages that answer the query.\n<query>q\n<response>r",
-    "Instruct: Given a query A and a passage B, determine Predict whether\nQuery: Yes No A: B:",
-]
+from tests.vocabularies import stored_tokenizer
 
 EMBEDDERS: dict[str, tuple[Any, Any, Any]] = {
     "bge-multilingual-gemma2": (Gemma2Model, Gemma2Config, GemmaTokenizer),
@@ -43,7 +36,7 @@ EMBEDDERS: dict[str, tuple[Any, Any, Any]] = {
 }
 """Model, configuration and tokenizer classes by the name in the catalogue."""
 
-_SPECIAL: dict[Any, list[str]] = {
+SPECIAL_TOKENS: dict[Any, list[str]] = {
     GemmaTokenizer: ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"],
     LlamaTokenizer: ["<unk>", "<s>", "</s>", "<pad>"],
     Qwen2Tokenizer: ["<|endoftext|>", "<unk>"],
@@ -51,15 +44,8 @@ _SPECIAL: dict[Any, list[str]] = {
 
 
 def make_tokenizer(kind: Any, **settings: Any) -> Any:  # noqa: ANN401 - transformers' classes share no typed base
-    """Trains a byte-level vocabulary, and wraps it in a tokenizer class of transformers."""
-    trained = Tokenizer(models.BPE())
-    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=500, special_tokens=[*_SPECIAL[kind], "▁"], initial_alphabet=alphabet, show_progress=False
-    )
-    trained.train_from_iterator(PIECES, trainer)
-    content = json.loads(trained.to_str())["model"]
+    """Wraps a byte-level vocabulary in a tokenizer class of transformers; see `tests.vocabularies`."""
+    content = json.loads(stored_tokenizer(f"bpe-{kind.__name__}").to_str())["model"]
     return kind(vocab=content["vocab"], merges=[tuple(pair) for pair in content["merges"]], **settings)
 
 
@@ -91,7 +77,9 @@ def make_embedder(folder: Path, name: str, *, modules: bool = False, add_eos_tok
     """
     model_class, config_class, tokenizer_class = EMBEDDERS[name]
     target = folder / name
-    tokenizer = make_tokenizer(tokenizer_class, add_eos_token=add_eos_token, pad_token=_SPECIAL[tokenizer_class][0])
+    tokenizer = make_tokenizer(
+        tokenizer_class, add_eos_token=add_eos_token, pad_token=SPECIAL_TOKENS[tokenizer_class][0]
+    )
     tokenizer.save_pretrained(target)
     torch.manual_seed(7)
     model_class(config_class(**tiny_shape(len(tokenizer)))).save_pretrained(target)

@@ -232,7 +232,7 @@ def test_gemma_scores_by_the_logit_of_yes(gemma: Path) -> None:
 def test_another_prompt_is_asked_instead(gemma: Path) -> None:
     found = BgeReranker(gemma, device="cpu", prompt="Is B about A?").score_pairs(PAIRS)
     assert_close(found, gemma_scores(gemma, PAIRS, "Is B about A?"))
-    assert np.abs(found - gemma_scores(gemma, PAIRS)).max() > 1e-4
+    assert np.abs(found - gemma_scores(gemma, PAIRS)).min() > 1e-4
 
 
 def test_a_passage_is_cut_to_what_the_prompt_is_not_counted_in(gemma: Path) -> None:
@@ -268,7 +268,7 @@ def test_layerwise_scores_after_the_layer_named(layerwise: Path) -> None:
     for layer in (3, [12]):
         found = BgeReranker(layerwise, device="cpu", trust_remote_code=True, cutoff_layers=layer).score_pairs(PAIRS)
         assert_close(found, layerwise_scores(layerwise, layer if isinstance(layer, int) else layer[0]))
-        assert np.abs(found - authors).max() > 1e-4
+        assert np.abs(found - authors).min() > 1e-4
     with pytest.raises(SettingsError, match="cutoff_layers=31 is more than the 30 layers"):
         BgeReranker(layerwise, device="cpu", trust_remote_code=True, cutoff_layers=31)
 
@@ -297,7 +297,7 @@ def test_lightweight_merges_tokens_as_told(lightweight: Path) -> None:
         lightweight, device="cpu", trust_remote_code=True, cutoff_layers=20, compress_ratio=4, compress_layers=[8]
     ).score_pairs(PAIRS)
     assert_close(told, lightweight_scores(lightweight, 20, 4, [8]))
-    assert np.abs(told - authors).max() > 1e-4
+    assert np.abs(told - authors).min() > 1e-4
     unmerged = BgeReranker(
         lightweight, device="cpu", trust_remote_code=True, cutoff_layers=20, compress_ratio=4, compress_layers=[30]
     ).score_pairs(PAIRS)
@@ -431,4 +431,4 @@ def test_the_least_room_there_is_goes_to_query_and_passage_alike(gemma: Path) ->
     reranker = BgeReranker(gemma, max_length=least, **settings)
     pairs = [(query * 5, passage * 5) for query in ("fox ", "dog ") for passage in ("lazy ", "vector ")]
     found = reranker.score_pairs(pairs)
-    assert np.diff(np.sort(found)).min() > 1e-6
+    assert np.diff(np.sort(found)).min() > 1e-4

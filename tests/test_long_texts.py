@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 
 from bge_integrations.backend import tokenizer_backends
 from bge_integrations.backend.tokenization import Side, TextTokenizer
-from tests.checkpoints import TRAINING_TEXT
+from tests.vocabularies import TRAINING_TEXT
 
 # What a long text may be made of: words and what parts them, and characters that normalisers treat in company.
 _runs = st.one_of(

@@ -56,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
 def test_special_tokens_in_texts_are_split_where_that_is_asked_for(folder: Path, tmp_path: Path) -> None:
     plain = by_transformers(folder, INJECTED)
     split = by_transformers(folder, INJECTED, {"split_special_tokens": True})
-    assert np.abs(split - plain).max() > 1e-3
+    assert np.abs(split - plain).max() > 0.01
     assert_close(BgeEncoder(folder).encode([INJECTED])[0], plain)
     passed = HuggingFaceBgeEmbeddings(
         model_name=str(folder), model_kwargs={"tokenizer_kwargs": {"split_special_tokens": True}}

@@ -130,7 +130,7 @@ class TestScores:
         reranker = BgeRerank(folder, top_n=5, query_instruction="query: ", max_length=50, on_truncation="ignore")
         pairs = [(f"query: {QUERY}", passage) for passage in _read()]
         expected = reference_scores(folder, pairs, max_length=50)
-        assert np.abs(expected - reference_scores(folder, pairs, max_length=128)).max() > 1e-3  # some are cut
+        assert np.abs(expected - reference_scores(folder, pairs, max_length=128)).max() > 1e-2  # some are cut
         _assert_best(reranker.postprocess_nodes(_nodes(), query_str=QUERY), expected, 5)
 
     def test_that_are_equal_keep_the_order(self, either: Rerank) -> None:
