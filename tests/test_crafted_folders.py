@@ -16,12 +16,15 @@ from safetensors.numpy import load_file, save_file
 
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
 from bge_integrations.backend.digests import file_digest
+from bge_integrations.backend.prepared import PreparedModel
 from bge_integrations.errors import PreparedModelError
 from bge_integrations.prepare import prepare
 from tests.checkpoints import make_checkpoint, reference_vectors
 from tests.checkpoints_of_pairs import make_m3, make_reranker
 
 Change = Callable[[dict[str, Any]], object]
+
+NO_MANIFESTS = [b"", b"5", b"[]", b"[" * 3000, b"\xff", b"{}", b'{"format": 4}']
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +114,22 @@ def test_facts_that_can_not_be_true_are_refused(
     assert named in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"5", b"[]", b"[" * 3000, b"\xff", b"{}", b'{"format": 4}'])
+@pytest.mark.parametrize("content", NO_MANIFESTS)
 def test_a_manifest_that_is_none_is_named(prepared: dict[str, Path], tmp_path: Path, content: bytes) -> None:
     folder = shutil.copytree(prepared["vectors"], tmp_path / "crafted")
     (folder / "bge.json").write_bytes(content)
     with pytest.raises(PreparedModelError, match=r"bge\.json|in format None"):
         BgeEncoder(folder)
+
+
+@pytest.mark.parametrize("content", NO_MANIFESTS)
+def test_a_manifest_that_is_none_later_is_named_too(prepared: dict[str, Path], tmp_path: Path, content: bytes) -> None:
+    folder = shutil.copytree(prepared["vectors"], tmp_path / "crafted")
+    opened = PreparedModel.open(folder)
+    opened.require_unchanged()
+    (folder / "bge.json").write_bytes(content)
+    with pytest.raises(PreparedModelError, match=r"bge\.json.*Copy or prepare it again"):
+        opened.require_unchanged()
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "heads.safetensors", "model.xml"])

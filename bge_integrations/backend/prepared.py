@@ -143,8 +143,8 @@ class PreparedModel:
                 f"{folder} was prepared by bge-integrations {maker} in format {content.get('format')!r}, this version "
                 f"reads format {FORMAT}. Prepare it again with `bge prepare`."
             )
+        identity = _identity(folder, content)
         try:
-            identity = _identity(folder, read_json(folder / MANIFEST, _CONTENT))
             manifest = as_dataclass(Manifest, content["manifest"], "manifest")
         except MalformedJsonError as error:
             raise _damaged(folder, str(error)) from error
@@ -164,8 +164,7 @@ class PreparedModel:
         Raises:
             PreparedModelError: It is damaged, or holds another model by now.
         """
-        _read_manifest(self.folder)
-        if _identity(self.folder, read_json(self.folder / MANIFEST, _CONTENT)) != self.identity:
+        if _identity(self.folder, _read_manifest(self.folder)) != self.identity:
             raise PreparedModelError(f"{self.folder} holds another model by now.")
 
     def graph(self) -> ov.Model:
@@ -264,7 +263,14 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _identity(folder: Path, content: Mapping[str, Any]) -> str:
-    """Returns the digests of all files, which are as they were written."""
+    """Returns the digests of all files, which are as they were written.
+
+    Raises:
+        PreparedModelError: A file is not, or the manifest does not say how it was written.
+    """
+    found = _CONTENT.fault(content)
+    if found:
+        raise _damaged(folder, f"{folder / MANIFEST} is damaged: {found}")
     for name in _FILES:
         if not (folder / name).is_file():
             raise _damaged(folder, f"{name} is missing")
