@@ -14,6 +14,7 @@ from bge_integrations.backend.checkpoint_files import (
     CONFIG,
     MODULES,
     POOLING,
+    ROUTERS,
     TOKENIZER,
     module_class,
     read_json_files,
@@ -247,7 +248,7 @@ class Checkpoint:
         return Module(place, str(kind).rpartition(".")[-1], is_first)
 
     def _routes(self, module: Module) -> Iterator[Module]:
-        if module.kind in ("Router", "Asym"):
+        if module.kind in ROUTERS:
             config = self._json(module.folder / "router_config.json", OBJECT)
             types = (config or self._json(module.folder / "config.json", OBJECT) or {}).get("types")
             for path, kind in types.items() if isinstance(types, dict) else ():

@@ -34,8 +34,11 @@ SETTINGS_OF_TRANSFORMER = tuple(
 )
 """Of sentence-transformers, which reads the first that says anything."""
 
-_TRANSFORMERS = ("Transformer", "MLMTransformer", "CLIPModel")
-_ROUTERS = ("Router", "Asym")
+TRANSFORMERS = ("Transformer", "MLMTransformer", "CLIPModel")
+"""Modules of sentence-transformers that transformers loads."""
+
+ROUTERS = ("Router", "Asym")
+"""Modules of sentence-transformers with modules inside, by the purpose of a text."""
 
 _WIDTH = whole(1, 10**6)
 _ID = whole(-1, 10**9)
@@ -257,8 +260,8 @@ def module_class(dotted: str) -> str:
 
 
 def _read_module(folder: Path, kind: str) -> Iterator[tuple[Path, Any]]:
-    of_folder = _OF_FOLDER if kind in _TRANSFORMERS else {"config.json": _OF_MODULE.get(kind, OBJECT)}
-    if kind in _ROUTERS and not (folder / "router_config.json").is_file():
+    of_folder = _OF_FOLDER if kind in TRANSFORMERS else {"config.json": _OF_MODULE.get(kind, OBJECT)}
+    if kind in ROUTERS and not (folder / "router_config.json").is_file():
         of_folder = {"config.json": _TYPES}  # its name until sentence-transformers 5
     for name, expected in {**of_folder, **_OF_ANY_MODULE}.items():
         for path, content in _read(folder / name, expected):

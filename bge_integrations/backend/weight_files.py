@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
-from bge_integrations.backend.checkpoint_files import WEIGHTS_INDEX
+from bge_integrations.backend.checkpoint_files import TRANSFORMERS, WEIGHTS_INDEX
 from bge_integrations.backend.contents import require_genuine
 from bge_integrations.backend.formats import what_lies_there
 from bge_integrations.backend.json_files import MalformedJsonError, read_json
@@ -35,7 +35,6 @@ _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
 _INDEX = ".index.json"
 # transformers' own way to save what it trained on several machines; it takes all safetensors files of such a folder.
 _OF_A_MACHINE = re.compile(r"shard-[0-9]{5}-model-[0-9]{5}-of-[0-9]{5}\.safetensors")
-_TRANSFORMERS = (TRANSFORMER, "CLIPModel", "MLMTransformer")
 _WITHOUT_WEIGHTS = ("Pooling", "Normalize", "Dropout", "WordWeights", "BoW", "Router")
 _WITH_WEIGHTS = ("Dense", "LayerNorm", "LSTM", "CNN", "WeightedLayerPooling", "WordEmbeddings", "SparseAutoEncoder")
 
@@ -57,7 +56,7 @@ class Module:
     @property
     def is_transformer(self) -> bool:
         """Whether transformers loads it. A first module of an unknown class most likely is one."""
-        return self.kind in _TRANSFORMERS or (
+        return self.kind in TRANSFORMERS or (
             self.is_first and self.kind not in _WITHOUT_WEIGHTS and self.kind not in _WITH_WEIGHTS
         )
 
