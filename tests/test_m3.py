@@ -50,21 +50,15 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny bge-m3."""
-    return make_m3(tmp_path_factory.mktemp("m3") / "bge-m3")
-
-
-@pytest.fixture(scope="module")
-def m3(folder: Path) -> BgeM3Encoder:
+def m3(bge_m3: Path) -> BgeM3Encoder:
     """It, loaded."""
-    return BgeM3Encoder(folder, device="cpu", on_truncation="ignore")
+    return BgeM3Encoder(bge_m3, device="cpu", on_truncation="ignore")
 
 
 @pytest.fixture(scope="module")
-def expected(folder: Path) -> ReferenceM3:
+def expected(bge_m3: Path) -> ReferenceM3:
     """What it should say of the texts."""
-    return reference_m3(folder, TEXTS)
+    return reference_m3(bge_m3, TEXTS)
 
 
 def _assert_equal(found: M3Output, expected: ReferenceM3, tolerance: float = 1e-5) -> None:
@@ -95,7 +89,7 @@ class TestEquality:
         assert encoder.backend.engine.name == engine
 
     def test_in_batches_of_any_size_and_in_several_slices(
-        self, folder: Path, expected: ReferenceM3, monkeypatch: pytest.MonkeyPatch
+        self, bge_m3: Path, expected: ReferenceM3, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("bge_integrations.calling.ITEMS_A_SLICE", 3)
         choices: tuple[ModelOptions, ...] = (
@@ -103,7 +97,7 @@ class TestEquality:
             {"on_truncation": "ignore", "batch_size": 2},
         )
         for settings in choices:
-            encoder = BgeM3Encoder(folder, **settings)
+            encoder = BgeM3Encoder(bge_m3, **settings)
             _assert_equal(encoder.encode_documents(iter(TEXTS)), expected)
 
     def test_only_what_is_asked_for_is_given(self, m3: BgeM3Encoder, expected: ReferenceM3) -> None:
@@ -137,16 +131,16 @@ class TestEquality:
         assert first == second
         assert first is not second
 
-    def test_tokens_can_be_read(self, m3: BgeM3Encoder, folder: Path) -> None:
+    def test_tokens_can_be_read(self, m3: BgeM3Encoder, bge_m3: Path) -> None:
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(bge_m3)
         (weights,) = m3.encode_documents(["dense vectors"], dense=False, colbert=False).sparse or [{}]
         assert weights
         assert m3.tokens(weights) == {tokenizer.convert_ids_to_tokens(id_): weight for id_, weight in weights.items()}
 
-    def test_an_instruction_goes_before_queries_alone(self, folder: Path, m3: BgeM3Encoder) -> None:
-        instructed = BgeM3Encoder(folder, device="cpu", query_instruction="fox: ", on_truncation="ignore")
+    def test_an_instruction_goes_before_queries_alone(self, bge_m3: Path, m3: BgeM3Encoder) -> None:
+        instructed = BgeM3Encoder(bge_m3, device="cpu", query_instruction="fox: ", on_truncation="ignore")
         plain = m3.encode_documents([f"fox: {QUERY}", QUERY]).dense
         query, document = instructed.encode_queries([QUERY]).dense, instructed.encode_documents([QUERY]).dense
         assert plain is not None
@@ -158,8 +152,8 @@ class TestEquality:
 
 
 class TestScores:
-    def test_are_the_weighted_mean_of_three(self, m3: BgeM3Encoder, expected: ReferenceM3, folder: Path) -> None:
-        query = reference_m3(folder, [QUERY])
+    def test_are_the_weighted_mean_of_three(self, m3: BgeM3Encoder, expected: ReferenceM3, bge_m3: Path) -> None:
+        query = reference_m3(bge_m3, [QUERY])
         dense = expected.dense @ query.dense[0]
         sparse = np.array(
             [
@@ -188,9 +182,9 @@ class TestScores:
         pairs = [(QUERY, text) for text in TEXTS]
         np.testing.assert_allclose(await m3.ascore_pairs(pairs), m3.score_pairs(pairs), atol=1e-5)
 
-    async def test_errors_name_the_place_among_the_pairs(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_errors_name_the_place_among_the_pairs(self, bge_m3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("bge_integrations.m3.encoder._PAIRS_A_SLICE", 2)
-        strict = BgeM3Encoder(folder, device="cpu", on_truncation="error")
+        strict = BgeM3Encoder(bge_m3, device="cpu", on_truncation="error")
         pairs = [("fox", "dog"), ("fox", "dog"), ("fox", "dog"), ("fox", "fox " * 100)]
         with pytest.raises(TruncationError, match="Passage of pair 3 has") as caught:
             strict.score_pairs(pairs)
@@ -229,8 +223,8 @@ class TestScores:
 
 
 class TestSharing:
-    def test_dense_vectors_come_from_the_same_model(self, folder: Path, m3: BgeM3Encoder) -> None:
-        encoder = BgeEncoder(folder, device="cpu", on_truncation="ignore")
+    def test_dense_vectors_come_from_the_same_model(self, bge_m3: Path, m3: BgeM3Encoder) -> None:
+        encoder = BgeEncoder(bge_m3, device="cpu", on_truncation="ignore")
         assert encoder.backend is m3.backend
         assert m3.dense_encoder().backend is m3.backend
         found = m3.encode_documents(TEXTS).dense
@@ -304,9 +298,9 @@ class TestModels:
             BgeM3Encoder(folder, device="cpu")
 
     def test_prepared_it_gives_the_same_without_torch(
-        self, folder: Path, expected: ReferenceM3, tmp_path: Path
+        self, bge_m3: Path, expected: ReferenceM3, tmp_path: Path
     ) -> None:
-        manifest = prepare(folder, tmp_path / "prepared", purpose="m3")
+        manifest = prepare(bge_m3, tmp_path / "prepared", purpose="m3")
         assert manifest.purpose == "m3"
         code = (
             "import sys, pickle; from bge_integrations import BgeM3Encoder, BgeEncoder\n"
@@ -321,8 +315,8 @@ class TestModels:
         _assert_equal(M3Output(dense, sparse, colbert), expected)
         np.testing.assert_allclose(alone, expected.dense, atol=1e-5)
 
-    def test_in_bfloat16_it_comes_near(self, folder: Path, expected: ReferenceM3) -> None:
-        rounded = BgeM3Encoder(folder, device="cpu", engine="torch", precision="bfloat16", on_truncation="ignore")
+    def test_in_bfloat16_it_comes_near(self, bge_m3: Path, expected: ReferenceM3) -> None:
+        rounded = BgeM3Encoder(bge_m3, device="cpu", engine="torch", precision="bfloat16", on_truncation="ignore")
         found = rounded.encode_documents(TEXTS)
         assert found.dense is not None
         assert found.colbert is not None
@@ -343,9 +337,9 @@ class TestInput:
         with pytest.raises(InputTypeError, match="score takes a list"):
             m3.score(QUERY, "fox")
 
-    def test_truncation_is_reported(self, folder: Path) -> None:
+    def test_truncation_is_reported(self, bge_m3: Path) -> None:
         with pytest.warns(TruncationWarning, match="1 of 7 texts were cut"):
-            BgeM3Encoder(folder, device="cpu").encode_documents(TEXTS)
+            BgeM3Encoder(bge_m3, device="cpu").encode_documents(TEXTS)
 
     def test_nan_names_the_text(self, tmp_path: Path) -> None:
         folder = make_m3(tmp_path / "bge-m3")

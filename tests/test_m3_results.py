@@ -29,13 +29,8 @@ ENGINES: tuple[EngineName, ...] = ("openvino", "torch", "sentence-transformers")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_m3(tmp_path_factory.mktemp("m3") / "bge-m3")
-
-
-@pytest.fixture(scope="module")
-def m3(folder: Path) -> BgeM3Encoder:
-    return BgeM3Encoder(folder, device="cpu", on_truncation="ignore")
+def m3(bge_m3: Path) -> BgeM3Encoder:
+    return BgeM3Encoder(bge_m3, device="cpu", on_truncation="ignore")
 
 
 class TestEqualTexts:
@@ -65,8 +60,8 @@ class TestEqualTexts:
             assert expected.sparse is not None
             assert found.sparse[other].keys() == expected.sparse[other].keys() != set()
 
-    def test_of_dense_encoders_and_rerankers_too(self, folder: Path, tmp_path: Path) -> None:
-        vectors = BgeEncoder(folder, device="cpu").encode(REPEATED)
+    def test_of_dense_encoders_and_rerankers_too(self, bge_m3: Path, tmp_path: Path) -> None:
+        vectors = BgeEncoder(bge_m3, device="cpu").encode(REPEATED)
         before = vectors.copy()
         vectors[0] = 9
         np.testing.assert_array_equal(vectors[1:], before[1:])
@@ -75,9 +70,9 @@ class TestEqualTexts:
         scores[0] = 9
         np.testing.assert_array_equal(scores[1:], again[1:])
 
-    async def test_of_both_frameworks_classes_too(self, folder: Path) -> None:
-        dense, sparse = langchain_hybrid(str(folder))
-        embed, lexical = llama_index_hybrid(str(folder))
+    async def test_of_both_frameworks_classes_too(self, bge_m3: Path) -> None:
+        dense, sparse = langchain_hybrid(str(bge_m3))
+        embed, lexical = llama_index_hybrid(str(bge_m3))
         for found in (
             dense.embed_documents(REPEATED),
             await dense.aembed_documents(REPEATED),
@@ -139,8 +134,8 @@ class TestHeads:
     """The files of bge-m3's two linear maps."""
 
     @pytest.fixture
-    def own_folder(self, folder: Path, tmp_path: Path) -> Path:
-        return Path(shutil.copytree(folder, tmp_path / "bge-m3"))
+    def own_folder(self, bge_m3: Path, tmp_path: Path) -> Path:
+        return Path(shutil.copytree(bge_m3, tmp_path / "bge-m3"))
 
     @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
     def test_saved_under_a_wrappers_names_are_read(self, own_folder: Path, prefix: str) -> None:
@@ -234,11 +229,11 @@ class TestWeights:
 class TestTruncation:
     LONG = "the quick brown fox " * 30
 
-    def test_is_reported_once_a_call(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_is_reported_once_a_call(self, bge_m3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("bge_integrations.m3.encoder._PAIRS_A_SLICE", 2)
-        encoder = BgeM3Encoder(folder, device="cpu", max_length=20)
+        encoder = BgeM3Encoder(bge_m3, device="cpu", max_length=20)
         pairs = [("fox", "dog"), (self.LONG, self.LONG), ("fox", "dog"), ("fox", self.LONG * 2), ("fox", "dog")]
-        length = len(AutoTokenizer.from_pretrained(folder)(self.LONG * 2)["input_ids"])
+        length = len(AutoTokenizer.from_pretrained(bge_m3)(self.LONG * 2)["input_ids"])
         for score in (encoder.score_pairs, lambda given: encoder.score_pairs(iter(given))):
             with pytest.warns(TruncationWarning) as caught:
                 score(pairs)
@@ -251,8 +246,8 @@ class TestTruncation:
             encoder.score(self.LONG, ["fox", self.LONG * 2])
         assert len(caught) == 1
 
-    async def test_is_reported_once_an_awaited_call(self, folder: Path) -> None:
-        encoder = BgeM3Encoder(folder, device="cpu", max_length=20)
+    async def test_is_reported_once_an_awaited_call(self, bge_m3: Path) -> None:
+        encoder = BgeM3Encoder(bge_m3, device="cpu", max_length=20)
         with pytest.warns(TruncationWarning, match="2 of 2 texts were cut: the longest, query 0, has") as caught:
             await encoder.ascore(self.LONG * 2, [self.LONG])
         assert len(caught) == 1
@@ -264,18 +259,18 @@ class TestTruncation:
             m3.score_pairs([(self.LONG, self.LONG), ("fox", "dog")])
         assert m3.stats().truncated_texts - before == 2
 
-    def test_is_an_error_that_names_the_side(self, folder: Path) -> None:
-        strict = BgeM3Encoder(folder, device="cpu", on_truncation="error")
+    def test_is_an_error_that_names_the_side(self, bge_m3: Path) -> None:
+        strict = BgeM3Encoder(bge_m3, device="cpu", on_truncation="error")
         with pytest.raises(TruncationError, match="Passage 1 has"):
             strict.score("fox", ["dog", self.LONG])
         with pytest.raises(TruncationError, match="Query 0 has"):
             strict.score(self.LONG, ["dog"])
 
     def test_one_bar_counts_the_pairs_of_a_call(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+        self, bge_m3: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setattr("bge_integrations.m3.encoder._PAIRS_A_SLICE", 2)
-        BgeM3Encoder(folder, device="cpu", show_progress=True).score_pairs([("fox", "dog")] * 5)
+        BgeM3Encoder(bge_m3, device="cpu", show_progress=True).score_pairs([("fox", "dog")] * 5)
         shown = capsys.readouterr().err
         assert "5/5" in shown
         assert "pair" in shown

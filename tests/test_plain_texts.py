@@ -24,7 +24,6 @@ from bge_integrations.reporting import Progress
 from bge_integrations.settings import EncoderSettings, ModelSettings, RerankerSettings
 from bge_integrations.texts import kind_of
 from bge_integrations.validation import check_text, check_texts, slices_of_pairs
-from tests.checkpoints_of_pairs import make_m3, make_reranker
 
 
 class Topic(str, Enum):
@@ -61,16 +60,6 @@ FORMS = [Topic.FOX, Strange("the quick brown fox"), np.str_("the quick brown fox
 PLAIN = "the quick brown fox"
 
 
-@pytest.fixture(scope="module")
-def reranker_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_reranker(tmp_path_factory.mktemp("reranker") / "bge-reranker-base")
-
-
-@pytest.fixture(scope="module")
-def m3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_m3(tmp_path_factory.mktemp("m3") / "bge-m3")
-
-
 def vectors_of(way: Callable[[str], Any], text: str) -> Any:  # noqa: ANN401 - arrays, lists, dictionaries
     found = way(text)
     return np.asarray(found) if isinstance(found, (list, np.ndarray, float)) else found
@@ -95,15 +84,18 @@ class TestClassesOfStr:
         with pytest.raises(InputTypeError, match="Text 0 is a Mock, not a str"):
             check_text(Mock(spec=str))
 
-    def test_are_encoded_as_what_they_hold(self, bge_small_en: Path, reranker_folder: Path, m3_folder: Path) -> None:
+    def test_are_encoded_as_what_they_hold(self, bge_small_en: Path, bge_reranker_base: Path, bge_m3: Path) -> None:
         encoder, langchain, llama_index = (
             BgeEncoder(bge_small_en),
             HuggingFaceBgeEmbeddings(model_name=str(bge_small_en)),
             HuggingFaceBgeEmbedding(str(bge_small_en)),
         )
-        reranker, langchain_reranker = BgeReranker(reranker_folder), LangChainReranker(model_name=str(reranker_folder))
-        m3, sparse = BgeM3Encoder(m3_folder), BgeSparseEmbeddings(model_name=str(m3_folder))
-        llama_index_sparse = BgeSparseEmbedding(str(m3_folder))
+        reranker, langchain_reranker = (
+            BgeReranker(bge_reranker_base),
+            LangChainReranker(model_name=str(bge_reranker_base)),
+        )
+        m3, sparse = BgeM3Encoder(bge_m3), BgeSparseEmbeddings(model_name=str(bge_m3))
+        llama_index_sparse = BgeSparseEmbedding(str(bge_m3))
         ways: dict[str, Callable[[str], Any]] = {
             "encode": lambda text: encoder.encode([text, text]),
             "encode_queries": lambda text: encoder.encode_queries(iter([text])),
@@ -225,15 +217,15 @@ class TestTables:
             check_texts(table, "encode")
 
     def test_are_refused_wherever_a_list_of_texts_belongs(
-        self, bge_small_en: Path, reranker_folder: Path, m3_folder: Path
+        self, bge_small_en: Path, bge_reranker_base: Path, bge_m3: Path
     ) -> None:
         frame: Any = self.FRAME[["text"]]
-        encoder, reranker, m3 = BgeEncoder(bge_small_en), BgeReranker(reranker_folder), BgeM3Encoder(m3_folder)
+        encoder, reranker, m3 = BgeEncoder(bge_small_en), BgeReranker(bge_reranker_base), BgeM3Encoder(bge_m3)
         langchain, llama_index = (
             HuggingFaceBgeEmbeddings(model_name=str(bge_small_en)),
             HuggingFaceBgeEmbedding(str(bge_small_en)),
         )
-        sparse = BgeSparseEmbedding(str(m3_folder))
+        sparse = BgeSparseEmbedding(str(bge_m3))
         ways: list[Callable[[], Any]] = [
             lambda: encoder.encode(frame),
             lambda: asyncio.run(encoder.aencode_queries(frame)),
@@ -344,14 +336,14 @@ def test_types_are_named_with_their_article(value: object, named: str) -> None:
     assert kind_of(value) == named
 
 
-def test_documents_come_back_with_metadata_that_cant_be_copied(reranker_folder: Path, tmp_path: Path) -> None:
+def test_documents_come_back_with_metadata_that_cant_be_copied(bge_reranker_base: Path, tmp_path: Path) -> None:
     from langchain_core.documents import Document
 
     with (tmp_path / "open.txt").open("w") as stream:
         held = {"stream": stream, "inside": {"of": [stream]}, "at": [1]}
         documents = [Document(text, metadata={**held, "place": place}) for place, text in enumerate(["fox", "dog"])]
-        found = LangChainReranker(model_name=str(reranker_folder)).compress_documents(documents, "fox")
-        asynchronous = LangChainReranker(model_name=str(reranker_folder)).acompress_documents(documents, "fox")
+        found = LangChainReranker(model_name=str(bge_reranker_base)).compress_documents(documents, "fox")
+        asynchronous = LangChainReranker(model_name=str(bge_reranker_base)).acompress_documents(documents, "fox")
         assert [document.metadata for document in asyncio.run(asynchronous)] == [one.metadata for one in found]
     for document in found:
         assert document.metadata["stream"] is stream

@@ -52,15 +52,9 @@ LONG = "the quick brown fox jumps over the lazy dog " * 20
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny bge-reranker-base."""
-    return make_reranker(tmp_path_factory.mktemp("base") / "bge-reranker-base")
-
-
-@pytest.fixture(scope="module")
-def reranker(folder: Path) -> BgeReranker:
+def reranker(bge_reranker_base: Path) -> BgeReranker:
     """It, loaded."""
-    return BgeReranker(folder, device="cpu")
+    return BgeReranker(bge_reranker_base, device="cpu")
 
 
 class TestEquality:
@@ -92,37 +86,37 @@ class TestEquality:
         np.testing.assert_allclose(found, reference_scores(folder, pairs), atol=1e-5)
 
     def test_in_batches_of_any_size_and_in_several_slices(
-        self, reranker: BgeReranker, folder: Path, monkeypatch: pytest.MonkeyPatch
+        self, reranker: BgeReranker, bge_reranker_base: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("bge_integrations.calling.ITEMS_A_SLICE", 3)
-        expected = reference_scores(folder, PAIRS)
+        expected = reference_scores(bge_reranker_base, PAIRS)
         choices: tuple[ModelOptions, ...] = ({"batch_tokens": 1}, {"batch_size": 2}, {"batch_tokens": 10_000})
         for settings in choices:
-            found = BgeReranker(folder, **settings).score_pairs(iter(PAIRS))
+            found = BgeReranker(bge_reranker_base, **settings).score_pairs(iter(PAIRS))
             np.testing.assert_allclose(found, expected, atol=1e-5)
 
     def test_score_is_score_pairs_with_one_query(self, reranker: BgeReranker) -> None:
         pairs = [(QUERY, passage) for passage in PASSAGES]
         np.testing.assert_allclose(reranker.score(QUERY, PASSAGES), reranker.score_pairs(pairs), atol=1e-6)
 
-    def test_normalized_scores_are_the_sigmoid_of_logits(self, reranker: BgeReranker, folder: Path) -> None:
+    def test_normalized_scores_are_the_sigmoid_of_logits(self, reranker: BgeReranker, bge_reranker_base: Path) -> None:
         logits = reranker.score(QUERY, PASSAGES).astype(np.float64)
-        found = BgeReranker(folder, device="cpu", normalize=True).score(QUERY, PASSAGES)
+        found = BgeReranker(bge_reranker_base, device="cpu", normalize=True).score(QUERY, PASSAGES)
         np.testing.assert_allclose(found, 1 / (1 + np.exp(-logits)), atol=1e-6)
 
     def test_the_sigmoid_does_not_overflow(self) -> None:
         found = sigmoid(np.array([-1000, -1, 0, 1, 1000], dtype=np.float32))
         np.testing.assert_allclose(found, [0, 0.2689414, 0.5, 0.7310586, 1], atol=1e-6)
 
-    def test_an_instruction_goes_before_the_query_alone(self, reranker: BgeReranker, folder: Path) -> None:
-        found = BgeReranker(folder, device="cpu", query_instruction="fox: ").score(QUERY, PASSAGES)
+    def test_an_instruction_goes_before_the_query_alone(self, reranker: BgeReranker, bge_reranker_base: Path) -> None:
+        found = BgeReranker(bge_reranker_base, device="cpu", query_instruction="fox: ").score(QUERY, PASSAGES)
         np.testing.assert_allclose(found, reranker.score(f"fox: {QUERY}", PASSAGES), atol=1e-6)
 
     @pytest.mark.parametrize(("engine", "precision"), [("torch", "bfloat16"), ("openvino", "int8")])
     def test_lower_precisions_come_near(
-        self, folder: Path, reranker: BgeReranker, engine: EngineName, precision: Precision
+        self, bge_reranker_base: Path, reranker: BgeReranker, engine: EngineName, precision: Precision
     ) -> None:
-        found = BgeReranker(folder, engine=engine, precision=precision, device="cpu").score_pairs(PAIRS)
+        found = BgeReranker(bge_reranker_base, engine=engine, precision=precision, device="cpu").score_pairs(PAIRS)
         exact = reranker.score_pairs(PAIRS)
         assert not np.array_equal(found, exact)
         assert np.abs(found - exact).max() < 0.1 * np.ptp(exact)
@@ -174,18 +168,18 @@ class TestTruncation:
         with pytest.warns(TruncationWarning, match=r"1 of 3 pairs were cut: the longest, pair 1, has \d+ tokens"):
             reranker.score(QUERY, ["fox", LONG, "dog"])
 
-    def test_is_an_error_before_any_work(self, folder: Path) -> None:
-        strict = BgeReranker(folder, device="cpu", on_truncation="error", batch_size=3)
+    def test_is_an_error_before_any_work(self, bge_reranker_base: Path) -> None:
+        strict = BgeReranker(bge_reranker_base, device="cpu", on_truncation="error", batch_size=3)
         before = strict.stats().batches
         with pytest.raises(TruncationError, match=r"Pair 1 has \d+ tokens, the limit is 64") as caught:
             strict.score(QUERY, ["fox", LONG])
         assert caught.value.index == 1
         assert strict.stats().batches == before
 
-    def test_can_be_ignored(self, folder: Path) -> None:
+    def test_can_be_ignored(self, bge_reranker_base: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            BgeReranker(folder, device="cpu", on_truncation="ignore").score(QUERY, [LONG])
+            BgeReranker(bge_reranker_base, device="cpu", on_truncation="ignore").score(QUERY, [LONG])
 
 
 class TestInput:
@@ -253,18 +247,18 @@ class TestModels:
         with pytest.raises(UnsupportedModelError, match="classifier with 3 classes"):
             BgeReranker(make_reranker(tmp_path / "mine", labels=3), device="cpu")
 
-    def test_the_encoder_refuses_a_reranker(self, folder: Path) -> None:
+    def test_the_encoder_refuses_a_reranker(self, bge_reranker_base: Path) -> None:
         with pytest.raises(UnsupportedModelError, match="Load it with BgeReranker"):
-            BgeEncoder(folder)
+            BgeEncoder(bge_reranker_base)
 
-    def test_equal_settings_share_one_model(self, reranker: BgeReranker, folder: Path) -> None:
-        other = BgeReranker(str(folder), device="cpu", normalize=True, max_length=20)
+    def test_equal_settings_share_one_model(self, reranker: BgeReranker, bge_reranker_base: Path) -> None:
+        other = BgeReranker(str(bge_reranker_base), device="cpu", normalize=True, max_length=20)
         assert other.backend is reranker.backend
 
-    def test_the_crossencoder_is_at_hand(self, folder: Path) -> None:
+    def test_the_crossencoder_is_at_hand(self, bge_reranker_base: Path) -> None:
         from sentence_transformers import CrossEncoder
 
-        assert isinstance(BgeReranker(folder, device="cpu", engine="torch").client, CrossEncoder)
+        assert isinstance(BgeReranker(bge_reranker_base, device="cpu", engine="torch").client, CrossEncoder)
 
 
 class TestSettings:
@@ -283,9 +277,11 @@ class TestSettings:
             ({"device": "abacus"}, "abacus"),
         ],
     )
-    def test_what_cant_be_honoured_is_named(self, folder: Path, settings: dict[str, Any], message: str) -> None:
+    def test_what_cant_be_honoured_is_named(
+        self, bge_reranker_base: Path, settings: dict[str, Any], message: str
+    ) -> None:
         with pytest.raises(SettingsError, match=message):
-            BgeReranker(folder, **settings)
+            BgeReranker(bge_reranker_base, **settings)
 
     def test_pickles_and_copies_carry_settings_alone(self, reranker: BgeReranker) -> None:
         pickled = pickle.dumps(reranker)
@@ -293,8 +289,8 @@ class TestSettings:
         for other in (pickle.loads(pickled), copy.deepcopy(reranker)):
             np.testing.assert_array_equal(other.score(QUERY, PASSAGES), reranker.score(QUERY, PASSAGES))
 
-    def test_use_after_close_is_refused(self, folder: Path) -> None:
-        with BgeReranker(folder, device="cpu") as closing:
+    def test_use_after_close_is_refused(self, bge_reranker_base: Path) -> None:
+        with BgeReranker(bge_reranker_base, device="cpu") as closing:
             closing.score(QUERY, PASSAGES)
         with pytest.raises(EncoderClosedError, match="This BgeReranker of"):
             closing.score(QUERY, PASSAGES)
@@ -313,8 +309,10 @@ class TestAsync:
             np.testing.assert_allclose(found, reranker.score(query, PASSAGES), atol=1e-5)
 
 
-def test_a_prepared_reranker_scores_the_same_without_torch(folder: Path, reranker: BgeReranker, tmp_path: Path) -> None:
-    manifest = prepare(folder, tmp_path / "prepared")
+def test_a_prepared_reranker_scores_the_same_without_torch(
+    bge_reranker_base: Path, reranker: BgeReranker, tmp_path: Path
+) -> None:
+    manifest = prepare(bge_reranker_base, tmp_path / "prepared")
     assert manifest.purpose == "scores"
     code = (
         "import sys; from bge_integrations import BgeReranker\n"

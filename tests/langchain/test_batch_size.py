@@ -12,20 +12,9 @@ from langchain_core.documents import Document
 from pydantic import ValidationError
 
 from bge_integrations.langchain import BgeM3Reranker, BgeReranker, BgeSparseEmbeddings, HuggingFaceBgeEmbeddings
-from tests.checkpoints_of_pairs import make_m3, make_reranker
 from tests.langchain.former import assert_close
 
 TEXTS = ["fox", "dog", "lazy", "quick", "brown", "vector"]
-
-
-@pytest.fixture(scope="module")
-def m3(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_m3(tmp_path_factory.mktemp("batches") / "bge-m3")
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_reranker(tmp_path_factory.mktemp("batches") / "bge-reranker-base")
 
 
 def batches(embeddings: Any, run: Callable[[], object]) -> tuple[int, object]:  # noqa: ANN401 - any of the classes
@@ -47,13 +36,13 @@ def test_of_embeddings_limits_the_texts_in_a_forward_pass(bge_small_en: Path) ->
     assert batches(small, lambda: small.embed_documents(TEXTS))[0] == 2
 
 
-def test_of_every_class_limits_them(m3: Path, pairs: Path) -> None:
-    sparse = BgeSparseEmbeddings(model_name=str(m3), batch_size=2)
+def test_of_every_class_limits_them(bge_m3: Path, bge_reranker_base: Path) -> None:
+    sparse = BgeSparseEmbeddings(model_name=str(bge_m3), batch_size=2)
     assert batches(sparse, lambda: sparse.document_weights(TEXTS))[0] == 3
     documents = [Document(text) for text in TEXTS]
     for reranker in (
-        BgeReranker(model_name=str(pairs), batch_size=2),
-        BgeM3Reranker(model_name=str(m3), batch_size=2, weights=(1, 0, 0)),
+        BgeReranker(model_name=str(bge_reranker_base), batch_size=2),
+        BgeM3Reranker(model_name=str(bge_m3), batch_size=2, weights=(1, 0, 0)),
     ):
         of_query = isinstance(reranker, BgeM3Reranker)
         number, _ = batches(reranker, partial(reranker.compress_documents, documents, "fox"))

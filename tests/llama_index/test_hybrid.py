@@ -17,7 +17,7 @@ from qdrant_client import QdrantClient
 
 from bge_integrations.errors import SettingsError
 from bge_integrations.llama_index import BgeM3Rerank, BgeSparseEmbedding, HuggingFaceBgeEmbedding, bge_m3_hybrid
-from tests.checkpoints_of_pairs import make_m3, reference_m3
+from tests.checkpoints_of_pairs import reference_m3
 
 QUERY = "what is a vector?"
 TEXTS = [
@@ -32,12 +32,6 @@ TEXTS = [
 ]
 
 pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny bge-m3."""
-    return make_m3(tmp_path_factory.mktemp("m3") / "bge-m3")
 
 
 def _store(client: QdrantClient, sparse: BgeSparseEmbedding) -> QdrantVectorStore:
@@ -74,8 +68,8 @@ def _fused(folder: Path, count: int, alpha: float) -> dict[int, float]:
 
 
 @pytest.mark.parametrize("alpha", [0.5, 0.2])
-def test_a_store_on_disk_ranks_as_computed_by_hand(folder: Path, tmp_path: Path, alpha: float) -> None:
-    dense, sparse = bge_m3_hybrid(folder, device="cpu")
+def test_a_store_on_disk_ranks_as_computed_by_hand(bge_m3: Path, tmp_path: Path, alpha: float) -> None:
+    dense, sparse = bge_m3_hybrid(bge_m3, device="cpu")
     nodes = [TextNode(text=text, id_=str(uuid.UUID(int=place))) for place, text in enumerate(TEXTS)]
     client = QdrantClient(path=str(tmp_path / "store"))
     context = StorageContext.from_defaults(vector_store=_store(client, sparse))
@@ -90,13 +84,13 @@ def test_a_store_on_disk_ranks_as_computed_by_hand(folder: Path, tmp_path: Path,
     )
     found = {uuid.UUID(scored.node_id).int: scored.get_score() for scored in retriever.retrieve(QUERY)}
     client.close()
-    expected = _fused(folder, 4, alpha)
+    expected = _fused(bge_m3, 4, alpha)
     assert found == pytest.approx(expected, abs=1e-4)
     assert list(found.values()) == sorted(found.values(), reverse=True)
 
 
-def test_texts_and_queries_without_words_are_stored_and_found_by_their_dense_vectors(folder: Path) -> None:
-    dense, sparse = bge_m3_hybrid(folder, device="cpu")
+def test_texts_and_queries_without_words_are_stored_and_found_by_their_dense_vectors(bge_m3: Path) -> None:
+    dense, sparse = bge_m3_hybrid(bge_m3, device="cpu")
     assert sparse.get_text_embedding("</s>") == {}
     client = QdrantClient(":memory:")
     context = StorageContext.from_defaults(vector_store=_store(client, sparse))
@@ -108,25 +102,25 @@ def test_texts_and_queries_without_words_are_stored_and_found_by_their_dense_vec
     client.close()
 
 
-def test_both_embeddings_use_one_model(folder: Path) -> None:
+def test_both_embeddings_use_one_model(bge_m3: Path) -> None:
     gc.collect()
-    dense, sparse = bge_m3_hybrid(folder, device="cpu", precision="bfloat16", query_instruction="find: ")
+    dense, sparse = bge_m3_hybrid(bge_m3, device="cpu", precision="bfloat16", query_instruction="find: ")
     assert dense.encoder.backend is sparse.encoder.backend
-    assert BgeM3Rerank(folder, device="cpu", precision="bfloat16").encoder.backend is sparse.encoder.backend
+    assert BgeM3Rerank(bge_m3, device="cpu", precision="bfloat16").encoder.backend is sparse.encoder.backend
     assert (dense.query_instruction, sparse.query_instruction) == ("find: ", "find: ")
     assert isinstance(dense, HuggingFaceBgeEmbedding)
 
 
-def test_dense_vectors_are_the_models_own(folder: Path) -> None:
-    dense, _ = bge_m3_hybrid(folder, device="cpu")
-    expected = reference_m3(folder, TEXTS).dense
+def test_dense_vectors_are_the_models_own(bge_m3: Path) -> None:
+    dense, _ = bge_m3_hybrid(bge_m3, device="cpu")
+    expected = reference_m3(bge_m3, TEXTS).dense
     np.testing.assert_allclose(dense.get_text_embedding_batch(TEXTS), expected, atol=1e-4)
     np.testing.assert_allclose([dense.get_query_embedding(text) for text in TEXTS], expected, atol=1e-4)
 
 
-def test_a_setting_that_one_of_them_lacks_is_refused(folder: Path) -> None:
+def test_a_setting_that_one_of_them_lacks_is_refused(bge_m3: Path) -> None:
     with pytest.raises(SettingsError, match="truncate_dim=8 is unknown"):
-        bge_m3_hybrid(folder, truncate_dim=8)
+        bge_m3_hybrid(bge_m3, truncate_dim=8)
 
 
 def test_importing_the_package_needs_no_vector_store() -> None:

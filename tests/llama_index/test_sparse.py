@@ -15,7 +15,7 @@ from bge_integrations.errors import InputTypeError, InputValueError, SettingsErr
 from bge_integrations.llama_index import BgeSparseEmbedding
 from tests.adapters import each_way_to_copy, run_off_the_loop
 from tests.checkpoints import make_checkpoint
-from tests.checkpoints_of_pairs import make_m3, reference_m3
+from tests.checkpoints_of_pairs import reference_m3
 from tests.llama_index.events import watched
 
 TEXTS = [
@@ -26,15 +26,9 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny bge-m3."""
-    return make_m3(tmp_path_factory.mktemp("m3") / "bge-m3")
-
-
 @pytest.fixture
-def embedding(folder: Path) -> BgeSparseEmbedding:
-    return BgeSparseEmbedding(folder)
+def embedding(bge_m3: Path) -> BgeSparseEmbedding:
+    return BgeSparseEmbedding(bge_m3)
 
 
 def _assert_equal(found: list[dict[int, float]], expected: list[dict[int, float]]) -> None:
@@ -45,8 +39,8 @@ def _assert_equal(found: list[dict[int, float]], expected: list[dict[int, float]
         assert {(type(token), type(weight)) for token, weight in ours.items()} <= {(int, float)}
 
 
-def test_texts_and_queries_equal_the_reference(folder: Path, embedding: BgeSparseEmbedding) -> None:
-    expected = reference_m3(folder, TEXTS).sparse
+def test_texts_and_queries_equal_the_reference(bge_m3: Path, embedding: BgeSparseEmbedding) -> None:
+    expected = reference_m3(bge_m3, TEXTS).sparse
     _assert_equal(embedding.get_text_embedding_batch(TEXTS), expected)
     _assert_equal([embedding.get_text_embedding(text) for text in TEXTS], expected)
     _assert_equal([embedding.get_query_embedding(text) for text in TEXTS], expected)
@@ -54,9 +48,9 @@ def test_texts_and_queries_equal_the_reference(folder: Path, embedding: BgeSpars
     assert embedding.get_text_embedding_batch([]) == []
 
 
-async def test_async_methods_give_the_same(folder: Path) -> None:
-    embedding = BgeSparseEmbedding(folder, embed_batch_size=3, num_workers=2)
-    expected = reference_m3(folder, TEXTS).sparse
+async def test_async_methods_give_the_same(bge_m3: Path) -> None:
+    embedding = BgeSparseEmbedding(bge_m3, embed_batch_size=3, num_workers=2)
+    expected = reference_m3(bge_m3, TEXTS).sparse
     _assert_equal(await embedding.aget_text_embedding_batch(TEXTS), expected)
     _assert_equal([await embedding.aget_text_embedding(text) for text in TEXTS], expected)
     _assert_equal([await embedding.aget_query_embedding(text) for text in TEXTS], expected)
@@ -72,16 +66,16 @@ async def test_async_never_blocks_the_loop(embedding: BgeSparseEmbedding, monkey
     )
 
 
-def test_functions_for_qdrant_give_columns(folder: Path, embedding: BgeSparseEmbedding) -> None:
-    expected = reference_m3(folder, TEXTS).sparse
+def test_functions_for_qdrant_give_columns(bge_m3: Path, embedding: BgeSparseEmbedding) -> None:
+    expected = reference_m3(bge_m3, TEXTS).sparse
     for function in (embedding.sparse_doc_fn, embedding.sparse_query_fn):
         tokens, weights = function(TEXTS)
         _assert_equal([dict(zip(*pair, strict=True)) for pair in zip(tokens, weights, strict=True)], expected)
 
 
-def test_a_query_gets_its_instruction_and_a_text_none(folder: Path) -> None:
-    embedding = BgeSparseEmbedding(folder, query_instruction="find: ")
-    expected = reference_m3(folder, ["find: The quick brown fox", "The quick brown fox"]).sparse
+def test_a_query_gets_its_instruction_and_a_text_none(bge_m3: Path) -> None:
+    embedding = BgeSparseEmbedding(bge_m3, query_instruction="find: ")
+    expected = reference_m3(bge_m3, ["find: The quick brown fox", "The quick brown fox"]).sparse
     assert set(expected[0]) != set(expected[1])
     of_query = dict(zip(*(column[0] for column in embedding.sparse_query_fn(["The quick brown fox"])), strict=True))
     of_text = dict(zip(*(column[0] for column in embedding.sparse_doc_fn(["The quick brown fox"])), strict=True))
@@ -106,13 +100,13 @@ def test_a_model_without_the_heads_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("given", [{"truncate_dim": 8}, {"normalize": True}, {"devise": "cpu"}], ids=str)
-def test_settings_that_mean_nothing_here_are_refused(folder: Path, given: dict[str, Any]) -> None:
+def test_settings_that_mean_nothing_here_are_refused(bge_m3: Path, given: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match=f"{next(iter(given))}=.* is unknown; the known arguments are .*device"):
-        BgeSparseEmbedding(folder, **given)
+        BgeSparseEmbedding(bge_m3, **given)
 
 
-def test_settings_go_to_a_dictionary_and_back(folder: Path) -> None:
-    embedding = BgeSparseEmbedding(folder, query_instruction="find: ", model_kwargs={"attn_implementation": "eager"})
+def test_settings_go_to_a_dictionary_and_back(bge_m3: Path) -> None:
+    embedding = BgeSparseEmbedding(bge_m3, query_instruction="find: ", model_kwargs={"attn_implementation": "eager"})
     loaded = BgeSparseEmbedding.model_validate_json(embedding.model_dump_json())
     assert loaded.model_dump() == embedding.model_dump()
     assert loaded.get_query_embedding("fox") == embedding.get_query_embedding("fox")
@@ -128,8 +122,8 @@ def test_copies_work_and_share_the_model(
     assert len(pickle.dumps(embedding)) < 10_000
 
 
-def test_tells_handlers_and_hides_the_token(folder: Path) -> None:
-    embedding = BgeSparseEmbedding(folder, token="hf_secret")
+def test_tells_handlers_and_hides_the_token(bge_m3: Path) -> None:
+    embedding = BgeSparseEmbedding(bge_m3, token="hf_secret")
     assert embedding.encoder.settings.token == "hf_secret"
     with watched() as (events, spans):
         found = embedding.get_text_embedding_batch(TEXTS)
