@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Router, Transformer
+from sentence_transformers.sentence_transformer.modules import BoW, Normalize, Pooling, StaticEmbedding
+from tokenizers import Tokenizer
 
 from bge_integrations import BgeEncoder, BgeReranker
-from bge_integrations.errors import ModelLoadError, ModelNotFoundError, UnsafeWeightsError
+from bge_integrations.errors import ModelLoadError, ModelNotFoundError, UnsafeWeightsError, UnsupportedModelError
 from bge_integrations.settings import EngineName, TransformersKwargs
 from tests.checkpoints import reference_vectors
 from tests.checkpoints_of_pairs import make_reranker
@@ -24,6 +28,7 @@ SAFE, PICKLED, INDEX = "model.safetensors", "pytorch_model.bin", "model.safetens
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:3c9f31665447\nsize 133466304\n"
 PAGE = b"\n<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>"
 DENSE = "2_Dense"
+ENGINES: tuple[EngineName, ...] = ("auto", "sentence-transformers")
 
 
 class _Opened:
@@ -75,7 +80,7 @@ class TestPickles:
         edit(folder / "config.json", transformers_weights="adapter_model.bin")
 
     @pytest.mark.parametrize("way", ["index_names_it", "lies_beside_another_name", "config_names_it"])
-    @pytest.mark.parametrize("engine", ["auto", "sentence-transformers"])
+    @pytest.mark.parametrize("engine", ENGINES)
     def test_behind_a_decoy_are_refused(
         self, make: MakeCheckpoint, tmp_path: Path, way: str, engine: EngineName
     ) -> None:
@@ -273,12 +278,48 @@ class TestModules:
         with pytest.raises(ModelNotFoundError, match=r"names the folder 1_Pooling for the model's Pooling, and it"):
             BgeEncoder(folder)
 
-    @pytest.mark.parametrize("engine", ["auto", "sentence-transformers"])
+    @pytest.mark.parametrize("engine", ENGINES)
     def test_that_have_no_files_need_no_folder(self, make: MakeCheckpoint, engine: EngineName) -> None:
         folder = make("our-model", modules=("cls", "normalize"))
         shutil.rmtree(folder / "2_Normalize")
         vectors = BgeEncoder(folder, engine=engine).encode(["fox"])
         np.testing.assert_allclose(vectors, reference_vectors(folder, ["fox"]), atol=1e-5)
+
+
+class TestModelsWithoutATransformer:
+    """What sentence-transformers saves when texts go into something else."""
+
+    def test_of_routes_are_called_so(self, make: MakeCheckpoint, tmp_path: Path) -> None:
+        route = [Transformer.load(str(make("our-model"))), Pooling(32, "cls")]
+        folder = tmp_path / "routes"
+        SentenceTransformer(modules=[Router({"query": route, "document": route}), Normalize()]).save(str(folder))
+        self._assert_refused(folder, "is made of Router, Normalize; only")
+        # As sentence-transformers saved it until version 5.
+        (folder / "router_config.json").rename(folder / "config.json")
+        listed = json.loads((folder / "modules.json").read_text())
+        listed[0]["type"] = "sentence_transformers.models.Asym"
+        (folder / "modules.json").write_text(json.dumps(listed))
+        self._assert_refused(folder, "is made of Asym, Normalize; only")
+
+    def test_of_tables_and_counts_are_called_so(self, make: MakeCheckpoint, tmp_path: Path) -> None:
+        tokenizer = Tokenizer.from_file(str(make("our-model") / "tokenizer.json"))
+        for module in (StaticEmbedding(tokenizer, embedding_dim=8), BoW(["fox", "dog"])):
+            folder = tmp_path / type(module).__name__
+            SentenceTransformer(modules=[module]).save(str(folder))
+            self._assert_refused(folder, f"is made of {type(module).__name__}; only")
+
+    def _assert_refused(self, folder: Path, message: str) -> None:
+        for engine in ENGINES:
+            with pytest.raises(UnsupportedModelError, match=message):
+                BgeEncoder(folder, engine=engine)
+
+    @pytest.mark.parametrize("engine", ENGINES)
+    def test_nor_those_without_a_pooling(self, make: MakeCheckpoint, engine: EngineName) -> None:
+        folder = make("our-model", modules=("cls",))
+        listed = json.loads((folder / "modules.json").read_text())
+        (folder / "modules.json").write_text(json.dumps(listed[:1]))
+        with pytest.raises(UnsupportedModelError, match="is made of Transformer; only models with a text transformer"):
+            BgeEncoder(folder, engine=engine)
 
 
 class TestOtherFormats:

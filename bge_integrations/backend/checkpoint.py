@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,7 @@ class Checkpoint:
             UnsafeWeightsError: Pickled weights, a file outside the folder, or code that the checkpoint holds or names,
                 not allowed.
             ModelLoadError: A file can't be what its name says, or a JSON file is damaged.
-            UnsupportedModelError: An adapter that can't be run here.
+            UnsupportedModelError: An adapter that can't be run here, or a model whose texts go into no transformer.
             MissingExtraError: An adapter, and peft is not installed.
         """
         if self.base:
@@ -166,6 +166,8 @@ class Checkpoint:
             raise _damaged(error) from error
         if not trust_remote_code:
             refuse_named_code(self.name, files, own_attention=own_attention)
+        if not modules[0].is_transformer:
+            raise made_of_others(self.name, (_class_name(listed["type"]) for listed in self.modules or ()))
         self._require_module_folders(modules)
         if not self.config and not rules.model_kwargs.get("gguf_file"):
             raise ModelNotFoundError(
@@ -245,7 +247,7 @@ class Checkpoint:
 
     def _module(self, folder: Path, path: object, kind: object, *, is_first: bool) -> Module:
         place = inside(folder, path, self.folder / "modules.json")
-        return Module(place, str(kind).rpartition(".")[-1], is_first)
+        return Module(place, _class_name(kind), is_first)
 
     def _routes(self, module: Module) -> Iterator[Module]:
         if module.kind in ROUTERS:
@@ -259,6 +261,17 @@ class Checkpoint:
             return read_json(path, kind)
         except MalformedJsonError as error:
             raise _damaged(error) from error
+
+
+def _class_name(dotted: object) -> str:
+    return str(dotted).rpartition(".")[-1]
+
+
+def made_of_others(name: str, kinds: Iterable[str]) -> UnsupportedModelError:
+    """Says that a model has other modules than those that can be run."""
+    return UnsupportedModelError(
+        f"{name} is made of {', '.join(kinds)}; only models with a text transformer and a pooling can be run."
+    )
 
 
 def _damaged(error: MalformedJsonError) -> ModelLoadError:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
-from bge_integrations.backend.checkpoint_files import TRANSFORMERS, WEIGHTS_INDEX
+from bge_integrations.backend.checkpoint_files import ROUTERS, TRANSFORMERS, WEIGHTS_INDEX
 from bge_integrations.backend.contents import require_genuine
 from bge_integrations.backend.formats import what_lies_there
 from bge_integrations.backend.json_files import MalformedJsonError, read_json
@@ -35,8 +35,11 @@ _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
 _INDEX = ".index.json"
 # transformers' own way to save what it trained on several machines; it takes all safetensors files of such a folder.
 _OF_A_MACHINE = re.compile(r"shard-[0-9]{5}-model-[0-9]{5}-of-[0-9]{5}\.safetensors")
-_WITHOUT_WEIGHTS = ("Pooling", "Normalize", "Dropout", "WordWeights", "BoW", "Router")
-_WITH_WEIGHTS = ("Dense", "LayerNorm", "LSTM", "CNN", "WeightedLayerPooling", "WordEmbeddings", "SparseAutoEncoder")
+_WITHOUT_WEIGHTS = (*ROUTERS, "Pooling", "Normalize", "Dropout", "WordWeights", "BoW")
+_WITH_WEIGHTS = (
+    *("Dense", "LayerNorm", "LSTM", "CNN", "WeightedLayerPooling", "WordEmbeddings", "StaticEmbedding"),
+    "SparseAutoEncoder",
+)
 
 
 @dataclass(frozen=True)

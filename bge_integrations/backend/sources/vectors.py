@@ -12,6 +12,7 @@ from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
 from bge_integrations.backend.architecture import describe_encoder
+from bge_integrations.backend.checkpoint import made_of_others
 from bge_integrations.backend.engines import Engine, Rows
 from bge_integrations.backend.engines.sentence_transformers import SentenceTransformersEngine
 from bge_integrations.backend.facts import ModelFacts
@@ -20,7 +21,7 @@ from bge_integrations.backend.request import LoadRequest
 from bge_integrations.backend.sources.base import Source, from_pretrained_kwargs
 from bge_integrations.backend.sources.text_ends import complete_text_ends
 from bge_integrations.backend.sources.tokenizer_check import CallSettings, require_same_texts
-from bge_integrations.errors import ModelLoadError, SettingsError, UnsupportedModelError
+from bge_integrations.errors import ModelLoadError, SettingsError
 
 
 class VectorSource(Source):
@@ -100,10 +101,7 @@ class VectorSource(Source):
             raise self._unreadable(error) from error
         model.eval()
         if not isinstance(model[0], Transformer) or not any(isinstance(module, Pooling) for module in model):
-            raise UnsupportedModelError(
-                f"{request.model_name} is made of {', '.join(type(module).__name__ for module in model)}; only models "
-                "with a text transformer and a pooling can be run."
-            )
+            raise made_of_others(request.model_name, (type(module).__name__ for module in model))
         if asked is not None:
             _set_pooling(model, asked, request)
         return model
