@@ -131,8 +131,8 @@ def _torch_seconds(product: Product, rows: int, precision: str, seconds: float) 
 
 def _openvino_seconds(product: Product, rows: int, precision: str, seconds: float) -> float:
     """Times a graph of one `MatMul`, one product beside the other as the plugin thinks best."""
-    import openvino as ov
-    from openvino import opset15 as ops
+    from bge_integrations.backend.engines.openvino.library import op as ops
+    from bge_integrations.backend.engines.openvino.library import ov
 
     random = np.random.default_rng(0)
     inputs = ops.parameter([rows, product.wide], np.float32)

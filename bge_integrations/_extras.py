@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 
 from bge_integrations.errors import MissingExtraError
 
 
-def require(module: str, extra: str | None) -> None:
+def require(module: str, extra: str | None) -> ModuleType:
     """Imports a module that this package, or an extra of it, brings.
 
     Args:
         module: Its name.
         extra: The extra; None for what comes with the package itself.
 
+    Returns:
+        The module.
+
     Raises:
         MissingExtraError: It, or a package around it, is not installed. Whatever goes wrong inside it, a missing
             dependency of its own or a damaged installation, is raised as it is.
     """
-    _import(module, requirement(extra))
+    return _import(module, requirement(extra))
 
 
 def requirement(extra: str | None) -> str:
@@ -48,9 +52,9 @@ def is_installed(module: str) -> bool:
     return True
 
 
-def _import(module: str, requirement: str) -> None:
+def _import(module: str, requirement: str) -> ModuleType:
     try:
-        importlib.import_module(module)
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if not f"{module}.".startswith(f"{error.name}."):
             raise

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from bge_integrations._extras import require
 from bge_integrations.backend.checkpoint import Checkpoint
+from bge_integrations.backend.engines.selection import require_usable
 from bge_integrations.backend.prepared import MANIFEST, Manifest, Quantization, is_prepared
 from bge_integrations.backend.purpose import Purpose
 from bge_integrations.backend.request import LoadRequest
@@ -96,7 +96,7 @@ def prepare(
         ),
         purpose or "vectors",
     )
-    require("openvino", extra="openvino")
+    require_usable("openvino", "cpu", "float32")
     if precision == "int8":
         from bge_integrations.backend.engines.openvino.quantization import require_quantizer
 

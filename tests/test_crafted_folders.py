@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
 from bge_integrations.backend.digests import file_digest
+from bge_integrations.backend.engines.openvino.library import op, ov
 from bge_integrations.backend.prepared import PreparedModel
 from bge_integrations.errors import PreparedModelError
 from bge_integrations.prepare import prepare
@@ -156,8 +156,8 @@ def test_parts_of_two_models_are_refused(prepared: dict[str, Path], tmp_path: Pa
 
 def test_a_graph_of_something_else_is_refused(prepared: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(prepared["vectors"], tmp_path / "crafted")
-    given = ov.opset13.parameter([-1, -1], ov.Type.f32, name="ids")
-    ov.save_model(ov.Model([ov.opset13.result(given)], [given], "nothing"), folder / "model.xml")
+    given = op.parameter([-1, -1], ov.Type.f32, name="ids")
+    ov.save_model(ov.Model([op.result(given)], [given], "nothing"), folder / "model.xml")
     with pytest.raises(PreparedModelError, match=r"model\.xml takes ids"):
         BgeEncoder(sign(folder))
 

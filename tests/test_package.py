@@ -37,11 +37,11 @@ sys.meta_path.insert(0, Without())
 """
 
 
-def run_python(code: str, *, without: Collection[str] = (), warnings: str = "default") -> str:
+def run_python(code: str, *arguments: str, without: Collection[str] = (), warnings: str = "default") -> str:
     """Runs code in an interpreter of its own, away from the checkout, and returns what it wrote to stdout."""
     script = WITHOUT.format(blocked=sorted(without)) + code if without else code
     process = subprocess.run(
-        [sys.executable, "-W", warnings, "-c", script],
+        [sys.executable, "-W", warnings, "-c", script, *arguments],
         capture_output=True,
         text=True,
         cwd=Path(sys.prefix),

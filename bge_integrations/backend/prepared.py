@@ -39,7 +39,7 @@ from bge_integrations.backend.tokenization import TextTokenizer
 from bge_integrations.errors import PreparedModelError
 
 if TYPE_CHECKING:
-    import openvino as ov
+    from bge_integrations.backend.engines.openvino.library import ov
 
 FORMAT = 4
 """Of the folder and of the graphs in it. Raised with every change that makes older ones wrong or unreadable."""
@@ -173,7 +173,7 @@ class PreparedModel:
         Raises:
             PreparedModelError: OpenVINO can't read it.
         """
-        import openvino as ov
+        from bge_integrations.backend.engines.openvino.library import ov
 
         try:
             return ov.Core().read_model(self.folder / _GRAPH)
@@ -221,8 +221,9 @@ def write_prepared_model(
     folder: Path, graph: ov.Model, tokenizer: TextTokenizer, heads: Heads, manifest: Manifest
 ) -> None:
     """Writes a prepared model into an empty folder, the manifest last, so that a half-written one is none."""
-    import openvino as ov
     from safetensors.numpy import save_file
+
+    from bge_integrations.backend.engines.openvino.library import ov
 
     # float32 weights are kept to the last bit; the default would round them to float16.
     ov.save_model(graph, folder / _GRAPH, compress_to_fp16=False)

@@ -17,7 +17,7 @@ from bge_integrations.backend.purpose import Purpose
 from bge_integrations.backend.tokenization import TextTokenizer
 
 if TYPE_CHECKING:
-    import openvino as ov
+    from bge_integrations.backend.engines.openvino.library import ov
 
 _INPUTS = {"ids", "positions", "mask"}
 

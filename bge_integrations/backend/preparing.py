@@ -20,8 +20,7 @@ from bge_integrations.backend.pooling import cosines, one_row_a_text
 from bge_integrations.backend.prepared import Agreement, Manifest, Quantization, write_prepared_model
 
 if TYPE_CHECKING:
-    import openvino as ov
-
+    from bge_integrations.backend.engines.openvino.library import ov
     from bge_integrations.backend.sources.base import Source
 
 logger = logging.getLogger(__name__)

@@ -6,13 +6,13 @@ import ctypes
 import threading
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 
 from bge_integrations.backend.architecture import EncoderShape
 from bge_integrations.backend.cpu import share_threads, usable_memory
 from bge_integrations.backend.engines import Computed, Rows, TokenBatch
 from bge_integrations.backend.engines.openvino.graph import MASKED
+from bge_integrations.backend.engines.openvino.library import ov
 
 # Tokens per second of small-en on two cores, by tokens a batch: float32 256 3647, 512 3965, 1024 4007, 2048 3926;
 # bfloat16 6071, 7019, 6681, 6925. Larger ones only make a query wait longer for its turn.

@@ -15,12 +15,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
-from openvino import opset13 as op
 
 from bge_integrations.backend import architecture as names
 from bge_integrations.backend.architecture import EncoderShape, layer_weight
+from bge_integrations.backend.engines.openvino.library import op, ov
 
 Weights = Mapping[str, NDArray[np.float32]]
 _Node = Any  # openvino types its operations as Node and as Output, which accept each other everywhere

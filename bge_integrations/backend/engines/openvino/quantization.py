@@ -15,18 +15,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 
-from bge_integrations._extras import require
-
-_NO_TELEMETRY = "NNCF_CI"
+from bge_integrations.backend.engines.openvino.library import import_quantizer, ov
 
 _SMOOTH_QUANT_ALPHA = 0.95
 
@@ -40,8 +36,7 @@ def require_quantizer() -> None:
     Raises:
         MissingExtraError: It is not.
     """
-    with _without_telemetry():
-        require("nncf", extra="prepare")
+    import_quantizer()
 
 
 def quantize_statically(graph: ov.Model, samples: Sequence[Inputs]) -> ov.Model:
@@ -72,22 +67,6 @@ def quantize_weights(graph: ov.Model) -> ov.Model:
 
 
 def _quantizer() -> Any:  # noqa: ANN401 - a module without types
-    with _without_telemetry():
-        import nncf
-
+    nncf = import_quantizer()
     nncf.set_log_level(logging.ERROR)
     return nncf
-
-
-@contextlib.contextmanager
-def _without_telemetry() -> Iterator[None]:
-    """Lets nncf believe it is on its makers' build machine: else it reports its use to them, unasked."""
-    before = os.environ.get(_NO_TELEMETRY)
-    os.environ[_NO_TELEMETRY] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_NO_TELEMETRY]
-        else:
-            os.environ[_NO_TELEMETRY] = before
