@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bge_integrations._extras import requirement
+from bge_integrations.backend.cache_entries import graphs_folder
 from bge_integrations.backend.cpu import usable_cores
 from bge_integrations.backend.devices import available_devices
-from bge_integrations.backend.disk_cache import graphs_folder
 from bge_integrations.backend.engines.selection import ENGINE_KINDS, EngineKind, require_usable
 from bge_integrations.backend.prepared import MANIFEST
 from bge_integrations.catalogue import MODELS

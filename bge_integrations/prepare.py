@@ -114,7 +114,7 @@ def prepare(
     if note := pooling_is_guessed(checkpoint, request):
         warn_user(note, PoolingWarning)
 
-    from bge_integrations.backend.preparing import prepare_folder
+    from bge_integrations.backend.preparing import prepared_from
 
     with _folder_to_fill(target) as unfinished:
         source = load_source(request, checkpoint, spec, "float32")
@@ -134,14 +134,15 @@ def prepare(
             default_prompt_name=source.facts.default_prompt_name,
             recognized_by=source.facts.recognized_by,
         )
-        return prepare_folder(
-            unfinished,
+        made = prepared_from(
             source,
             precision=precision,
             quantization=quantization,
             calibration=texts,
             query_instruction=instruction.prefix,
         )
+        made.write(unfinished)
+        return made.manifest
 
 
 def read_calibration(file: str | os.PathLike[str]) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,9 @@ from safetensors.numpy import load_file, save_file
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
 from bge_integrations.backend.digests import file_digest
 from bge_integrations.backend.engines.openvino.library import op, ov
-from bge_integrations.backend.prepared import PreparedModel
 from bge_integrations.errors import PreparedModelError
 from bge_integrations.prepare import prepare
-from tests.checkpoints import make_checkpoint, reference_vectors
+from tests.checkpoints import make_checkpoint
 from tests.checkpoints_of_pairs import make_m3, make_reranker
 
 Change = Callable[[dict[str, Any]], object]
@@ -122,16 +120,6 @@ def test_a_manifest_that_is_none_is_named(prepared: dict[str, Path], tmp_path: P
         BgeEncoder(folder)
 
 
-@pytest.mark.parametrize("content", NO_MANIFESTS)
-def test_a_manifest_that_is_none_later_is_named_too(prepared: dict[str, Path], tmp_path: Path, content: bytes) -> None:
-    folder = shutil.copytree(prepared["vectors"], tmp_path / "crafted")
-    opened = PreparedModel.open(folder)
-    opened.require_unchanged()
-    (folder / "bge.json").write_bytes(content)
-    with pytest.raises(PreparedModelError, match=r"bge\.json.*Copy or prepare it again"):
-        opened.require_unchanged()
-
-
 @pytest.mark.parametrize("name", ["tokenizer.json", "heads.safetensors", "model.xml"])
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'\x10\0\0\0\0\0\0\0{"a":1}'])
 def test_files_that_can_not_be_read_are_named(
@@ -188,58 +176,3 @@ def test_heads_of_another_shape_are_refused(
     kind = BgeReranker if purpose == "scores" else BgeM3Encoder
     with pytest.raises(PreparedModelError, match=rf"heads\.safetensors has .*{name.split('.')[0]}"):
         kind(sign(folder))
-
-
-class TestCache:
-    @pytest.fixture
-    def cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        monkeypatch.setenv("BGE_INTEGRATIONS_CACHE", str(tmp_path / "cache"))
-        return tmp_path / "cache" / "graphs"
-
-    def test_an_entry_that_is_none_is_made_again_and_nothing_else_is_removed(self, cache: Path, tmp_path: Path) -> None:
-        folder = make_checkpoint(tmp_path / "my-model", modules=("cls", "normalize"))
-        expected = reference_vectors(folder, ["lazy fox"])
-
-        def entry() -> Path:
-            with BgeEncoder(folder) as encoder:
-                np.testing.assert_allclose(encoder.encode(["lazy fox"]), expected, atol=1e-5)
-            (found,) = [path for path in cache.iterdir() if path.suffix != ".lock"]
-            return found
-
-        made = entry()
-        elsewhere = tmp_path / "elsewhere"
-        elsewhere.mkdir()
-        (elsewhere / "bge.json").write_text("{")
-        loop = tmp_path / "loop"
-        loop.symlink_to(loop)
-        targets = (elsewhere, elsewhere / "bge.json", tmp_path / "none", loop)
-        ways: list[Callable[[Path], object]] = [Path.mkdir, Path.touch]
-        ways += [partial(Path.symlink_to, target=target) for target in targets]
-        for put in ways:
-            _remove(made)
-            put(made)
-            assert entry() == made
-            assert made.is_dir()
-            assert not made.is_symlink()
-            assert (elsewhere / "bge.json").read_text() == "{"
-        moved = Path(shutil.move(made, tmp_path / "moved"))
-        made.symlink_to(moved)  # to a larger disk, say
-        assert entry().is_symlink()
-
-    @pytest.mark.parametrize("files", [None, ["bge.json", "model.bin"]])
-    def test_another_models_entry_is_made_again(self, cache: Path, tmp_path: Path, files: list[str] | None) -> None:
-        one, other = (make_checkpoint(tmp_path / f"my-{seed}", modules=("cls",), seed=seed) for seed in (1, 2))
-        made: list[Path] = []
-        for folder in (one, other):
-            BgeEncoder(folder).close()
-            made += [path for path in cache.iterdir() if path.suffix != ".lock" and path not in made]
-        for file in made[1].iterdir():
-            if files is None or file.name in files:
-                shutil.copy(file, made[0])
-        expected = reference_vectors(one, ["lazy fox"], normalize=False)
-        with BgeEncoder(one) as encoder:
-            np.testing.assert_allclose(encoder.encode(["lazy fox"]), expected, atol=1e-4)
-
-
-def _remove(entry: Path) -> None:
-    entry.unlink() if entry.is_symlink() or entry.is_file() else shutil.rmtree(entry)

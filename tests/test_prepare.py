@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bge_integrations import BgeEncoder
-from bge_integrations.backend import disk_cache
 from bge_integrations.backend.architecture import describe_encoder
-from bge_integrations.backend.digests import file_digest
 from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine, graph_inputs
 from bge_integrations.backend.engines.openvino.graph import build_graph
 from bge_integrations.backend.engines.openvino.quantization import quantize_statically, quantize_weights
@@ -220,121 +216,6 @@ class TestPreparing:
         assert all(text.strip() for text in texts)
         for script in ("[a-z]", "[一-鿿]", "[а-я]", "[ا-ي]", "[ぁ-ん]", "[가-힣]", "[ก-ฮ]"):
             assert sum(bool(re.search(script, text)) for text in texts) >= 3
-
-
-class TestCache:
-    @pytest.fixture(autouse=True)
-    def own_cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        monkeypatch.setenv("BGE_INTEGRATIONS_CACHE", str(tmp_path / "cache"))
-        return tmp_path / "cache" / "graphs"
-
-    @staticmethod
-    def _entries(folder: Path) -> list[Path]:
-        return [path for path in folder.iterdir() if path.is_dir()]
-
-    def test_a_graph_is_made_once(self, make: MakeCheckpoint, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        folder = make("bge-small-en")
-        BgeEncoder(folder, device="cpu").close()
-        (entry,) = self._entries(own_cache)
-        written = (entry / "model.bin").stat().st_mtime_ns
-        monkeypatch.setattr("bge_integrations.backend.starting.load_source", None)  # would fail if it were needed
-        again = BgeEncoder(folder, device="cpu", precision="bfloat16")
-        assert self._entries(own_cache) == [entry]
-        assert (entry / "model.bin").stat().st_mtime_ns == written
-        assert again.encode(["fox"]).shape == (1, 32)
-
-    def test_other_weights_are_another_entry(self, make: MakeCheckpoint, own_cache: Path) -> None:
-        for seed in (1, 2):
-            folder = make("bge-small-en", seed=seed)
-            vector = BgeEncoder(folder, device="cpu").encode(["fox"])
-            np.testing.assert_allclose(vector, reference_vectors(folder, ["fox"]), atol=1e-5)
-        assert len(self._entries(own_cache)) == 2
-
-    def test_a_copied_folder_shares_the_entry(self, make: MakeCheckpoint, own_cache: Path, tmp_path: Path) -> None:
-        folder = make("bge-small-en")
-        BgeEncoder(folder, device="cpu")
-        BgeEncoder(shutil.copytree(folder, tmp_path / "copy" / "bge-small-en"), device="cpu")
-        assert len(self._entries(own_cache)) == 1
-
-    @pytest.mark.parametrize("damage", ["bytes", "manifest", "version", "missing", "empty"])
-    def test_a_damaged_or_stale_entry_is_made_again(
-        self, make: MakeCheckpoint, own_cache: Path, caplog: pytest.LogCaptureFixture, damage: str
-    ) -> None:
-        folder = make("bge-small-en")
-        BgeEncoder(folder, device="cpu").close()
-        (entry,) = self._entries(own_cache)
-        if damage == "bytes":
-            (entry / "model.bin").write_bytes(b"\0" * (entry / "model.bin").stat().st_size)
-        elif damage == "manifest":
-            (entry / "bge.json").write_text("{")
-        elif damage == "version":
-            content = json.loads((entry / "bge.json").read_text())
-            (entry / "bge.json").write_text(json.dumps({**content, "format": 0}))
-        elif damage == "missing":
-            (entry / "model.xml").unlink()
-        else:
-            shutil.rmtree(entry)
-            entry.mkdir()
-        with caplog.at_level(logging.WARNING, logger="bge_integrations"):
-            vector = BgeEncoder(folder, device="cpu").encode(["fox"])
-        assert "making the cached graph again" in caplog.text
-        np.testing.assert_allclose(vector, reference_vectors(folder, ["fox"]), atol=1e-5)
-
-    def test_leftovers_of_a_process_that_died_are_removed(self, make: MakeCheckpoint, own_cache: Path) -> None:
-        folder = make("bge-small-en")
-        BgeEncoder(folder, device="cpu").close()
-        (entry,) = self._entries(own_cache)
-        shutil.rmtree(entry)
-        entry.with_name(f"{entry.name}-half").mkdir()
-        BgeEncoder(folder, device="cpu")
-        assert self._entries(own_cache) == [entry]
-
-    def test_processes_that_ask_at_once_do_not_clash(self, make: MakeCheckpoint, own_cache: Path) -> None:
-        folder = make("bge-small-en")
-        code = (
-            "import sys; from bge_integrations import BgeEncoder; "
-            "print(BgeEncoder(sys.argv[1], device='cpu').encode(['fox']).tolist())"
-        )
-
-        def run(_: int) -> str:
-            command = [sys.executable, "-c", code, str(folder)]
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-        with ThreadPoolExecutor(3) as pool:
-            found = list(pool.map(run, range(3)))
-        for vector in found:
-            np.testing.assert_allclose(json.loads(vector), reference_vectors(folder, ["fox"]), atol=1e-5)
-        assert len(self._entries(own_cache)) == 1
-
-    def test_without_a_writable_cache_it_works_all_the_same(
-        self, make: MakeCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        (tmp_path / "file").touch()
-        monkeypatch.setenv("BGE_INTEGRATIONS_CACHE", str(tmp_path / "file" / "cache"))
-        folder = make("bge-small-en")
-        vector = BgeEncoder(folder, device="cpu").encode(["fox"])
-        assert "the graph can't be kept for the next time" in caplog.text
-        np.testing.assert_allclose(vector, reference_vectors(folder, ["fox"]), atol=1e-5)
-
-    def test_digests_follow_the_content_of_a_file(self, tmp_path: Path) -> None:
-        import hashlib
-
-        file = tmp_path / "weights"
-        for content in (b"one", b"two"):
-            file.write_bytes(content)
-            for _ in range(2):
-                assert file_digest(file) == hashlib.sha256(content).hexdigest()
-
-    def test_a_damaged_note_of_a_digest_is_ignored(self, tmp_path: Path, own_cache: Path) -> None:
-        (tmp_path / "weights").write_bytes(b"one")
-        expected = file_digest(tmp_path / "weights")
-        for note in (own_cache.parent / "digests").iterdir():
-            note.write_bytes(b"\xff nonsense")
-        assert file_digest(tmp_path / "weights") == expected
-
-    def test_the_cache_has_a_place_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delenv("BGE_INTEGRATIONS_CACHE")
-        assert "bge-integrations" in str(disk_cache.graphs_folder())
 
 
 class TestInt8:

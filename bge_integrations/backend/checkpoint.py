@@ -132,7 +132,7 @@ class Checkpoint:
         """Digest of weights, tokenizer and configuration, by name and content, wherever the folder lies."""
         digest = hashlib.sha256()
         for path in model_files(self.folder, (module.folder for module in self._modules())):
-            digest.update(f"{path.relative_to(self.folder)}\0{file_digest(path)}\n".encode())
+            digest.update(f"{path.relative_to(self.folder).as_posix()}\0{file_digest(path)}\n".encode())
         if self.base:
             digest.update(f"base\0{self.base.fingerprint}\n".encode())
         return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -21,9 +22,31 @@ def cache_root() -> Path:
     """Returns the folder of everything that this package keeps on disk, which may be deleted at any time.
 
     It is `BGE_INTEGRATIONS_CACHE`, else the system's usual place for caches.
+
+    Raises:
+        FileNotFoundError: There is none: the user has no home folder, as in a container with a user id of its own.
     """
     chosen = os.environ.get("BGE_INTEGRATIONS_CACHE")
-    return Path(chosen).expanduser() if chosen else user_cache_path("bge-integrations", appauthor=False)
+    try:
+        root = Path(chosen).expanduser() if chosen else user_cache_path("bge-integrations", appauthor=False)
+    except RuntimeError as error:
+        raise _no_home() from error
+    if root.parts[:1] == ("~",):  # by former versions of platformdirs
+        raise _no_home()
+    return root
+
+
+def _no_home() -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, "there is no home folder to keep a cache in", "~")
+
+
+def notes_folder() -> Path:
+    """Returns the folder of remembered digests, a small file for each.
+
+    Raises:
+        FileNotFoundError: As `cache_root`.
+    """
+    return cache_root() / "digests"
 
 
 def file_identity(path: Path) -> tuple[int, ...]:
@@ -56,9 +79,9 @@ def file_digest(path: Path) -> str:
     if _is_blob_as_fetched(path, real):
         return real.name
     text = "\0".join(map(str, (real, *identity)))
-    note = cache_root() / "digests" / hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    name = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
     try:
-        remembered = _NOTE.fullmatch(note.read_text(encoding="ascii"))
+        remembered = _NOTE.fullmatch((notes_folder() / name).read_text(encoding="ascii"))
         # A file that had changed just before it was read may have this identity with another content by now.
         if remembered and int(remembered["began"]) - max(identity[-2:]) > _SETTLED:
             return remembered["digest"]
@@ -67,7 +90,7 @@ def file_digest(path: Path) -> str:
     began = time.time_ns()
     digest = _digest(real)
     if file_identity(real) == identity:
-        _remember(note, f"{digest} {began}")
+        _remember(name, f"{digest} {began}")
     return digest
 
 
@@ -92,9 +115,10 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _remember(note: Path, text: str) -> None:
-    unfinished = note.with_name(f"{note.name}.{os.getpid()}")
+def _remember(name: str, text: str) -> None:
     try:
+        note = notes_folder() / name
+        unfinished = note.with_name(f"{name}.{os.getpid()}")
         note.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_text(text, encoding="ascii")
         unfinished.replace(note)

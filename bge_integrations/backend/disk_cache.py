@@ -1,87 +1,145 @@
-"""Prepared models that are kept on disk because they are slow to make again."""
+"""Graphs that are kept on disk because they are slow to make again.
+
+A folder of its own holds each, named after everything that its content depends on and the format that it is written in,
+so that two versions of this package leave each other's alone. Who finds it reads it, without a lock and without writing
+anything. Whatever stands in the way of keeping a graph (a folder that can't be written to, a full disk, another
+process that has a file open) costs no more than that it is made again next time.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import logging
 import os
+import secrets
 import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from bge_integrations.backend.digests import cache_root
-from bge_integrations.backend.prepared import PreparedModel
+from bge_integrations.backend.cache_entries import UNFINISHED, cache_limit, graphs_folder, prune, remove
+from bge_integrations.backend.prepared import FORMAT, PreparedFolder, PreparedModel
 from bge_integrations.errors import PreparedModelError
 
 logger = logging.getLogger(__name__)
 
-
-class CacheNotWritableError(Exception):
-    """The cache folder can't be written to."""
-
-
-def graphs_folder() -> Path:
-    """Returns the folder of cached graphs, one folder for each."""
-    return cache_root() / "graphs"
+_PATIENCE_S = 5.0
+"""After waiting so long for another process, a warning says what is waited for."""
 
 
-def cached_model(key: str, make: Callable[[Path], None]) -> PreparedModel:
-    """Returns the prepared model of a key, made again if there is none that can be used.
+def key_of(facts: Mapping[str, object]) -> str:
+    """Returns a key of what a graph depends on: 32 letters and digits, equal for equal facts in any process.
 
-    Processes that ask for the same one at once wait for one of them to make it. It is moved to its place as a whole.
+    Args:
+        facts: By name; plain data, as JSON has it.
+    """
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def cached_model(key: str, make: Callable[[], PreparedModel | None]) -> PreparedModel | None:
+    """Returns the prepared model of a key, made if there is none that can be used.
+
+    Processes that ask for the same one at once wait for one of them to make it, where the disk knows locks.
 
     Args:
         key: Names everything that the content depends on, in letters and digits.
-        make: Writes a prepared model into an empty folder.
+        make: Makes it; None if it can't be made, which is not remembered.
+
+    Returns:
+        The model, from its folder, or from memory where it can't be kept; None if it can't be made.
 
     Raises:
-        CacheNotWritableError: There is no place to keep it.
+        SettingsError: `BGE_INTEGRATIONS_CACHE_LIMIT` is no size.
     """
-    folder = graphs_folder() / key
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        held = FileLock(folder.with_name(f"{key}.lock")).acquire()
+        folder = graphs_folder() / f"{key}-{FORMAT}"
     except OSError as error:
-        raise CacheNotWritableError(str(error)) from error
-    with held:
-        kept = _kept(folder, key)
-        if kept is not None:
+        _say_not_kept("on disk", error)
+        return make()
+    with contextlib.suppress(PreparedModelError):
+        if kept := _kept(folder, key):
             return kept
-        for left_behind in folder.parent.glob(f"{key}-*"):  # by a process that died
-            shutil.rmtree(left_behind, ignore_errors=True)
+    limit = cache_limit()
+    with _turn(folder.with_name(f"{folder.name}.lock")):
         try:
-            _remove(folder)
-            unfinished = Path(tempfile.mkdtemp(prefix=f"{key}-", dir=folder.parent))
-        except OSError as error:
-            raise CacheNotWritableError(str(error)) from error
+            if kept := _kept(folder, key):
+                return kept
+        except PreparedModelError as error:
+            logger.warning("making the cached graph again: %s", str(error))
+        made = make()
+        if made is None:
+            return None
         try:
-            make(unfinished)
-            unfinished.rename(folder)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-        return PreparedModel.open(folder)
+            _store(made, folder, key)
+            found = PreparedFolder.open(folder)
+        except Exception as error:  # OSError, and what OpenVINO and safetensors make of it
+            _say_not_kept(f"in {folder}", error)
+            return made
+        prune(limit, keep=folder)
+        return found
 
 
-def _kept(folder: Path, key: str) -> PreparedModel | None:
-    """Returns what is kept in a folder; None where nothing is that can be used under this key."""
+def _say_not_kept(where: str, error: Exception) -> None:
+    logger.warning(
+        "the graph can't be kept %s for the next time: %s. Set BGE_INTEGRATIONS_CACHE to a folder that can be written "
+        "to and has room",
+        where,
+        str(error),  # a kept error would keep the model
+    )
+
+
+def _kept(folder: Path, key: str) -> PreparedFolder | None:
+    """Returns what is kept in a folder; None where nothing is.
+
+    Raises:
+        PreparedModelError: What is there can't be used under this key.
+    """
     if not os.path.lexists(folder):
         return None
-    try:
-        kept = PreparedModel.open(folder)
-    except PreparedModelError as error:
-        logger.warning("making the cached graph again: %s", str(error))  # a kept error would keep the model
-        return None
+    kept = PreparedFolder.open(folder)
     if kept.manifest.cache_key != key:
-        logger.warning("making the cached graph again: %s was made for %s", folder, kept.manifest.cache_key)
-        return None
+        raise PreparedModelError(f"{folder} was made for {kept.manifest.cache_key}")
     return kept
 
 
-def _remove(entry: Path) -> None:
-    """Removes whatever stands in a place; of a link the link alone, never what it leads to."""
-    if entry.is_symlink() or entry.is_file():
-        entry.unlink()
-    elif os.path.lexists(entry):
-        shutil.rmtree(entry)
+def _turn(file: Path) -> AbstractContextManager[object]:
+    """Waits until no other process makes the same graph; where no lock can be had, waits for nobody.
+
+    Without it, two may make the same, which costs time and memory alone.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # A lock that is but a file could be a dead process's, on a machine that can't be asked.
+        lock = FileLock(file, fallback_to_soft=False)
+        with contextlib.suppress(Timeout):
+            return lock.acquire(timeout=_PATIENCE_S)
+        logger.warning("waiting for another process, which makes the same graph (its lock is %s)", file)
+        return lock.acquire()
+    except OSError as error:
+        logger.info("no lock can be had in the cache: %s", str(error))
+        return contextlib.nullcontext()
+
+
+def _store(made: PreparedModel, folder: Path, key: str) -> None:
+    """Writes a graph and moves it to its place as a whole.
+
+    Raises:
+        OSError: It can't be written, or something is in its place that can't be moved away.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_name(f"{UNFINISHED}{secrets.token_hex(8)}")
+    unfinished.mkdir()  # readable for whom the umask says, unlike what tempfile makes
+    try:
+        made.write(unfinished)
+        if os.path.lexists(folder):
+            with contextlib.suppress(PreparedModelError):
+                if _kept(folder, key):
+                    return  # another process was faster
+            remove(folder)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

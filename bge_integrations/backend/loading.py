@@ -18,7 +18,7 @@ from bge_integrations.backend.forking import ForkSafeLock
 from bge_integrations.backend.heads import one_score_a_pair
 from bge_integrations.backend.pairs import PairLayout, layout_of_encoder
 from bge_integrations.backend.pooling import one_row_a_text
-from bge_integrations.backend.prepared import PreparedModel, is_prepared
+from bge_integrations.backend.prepared import PreparedFolder, is_prepared
 from bge_integrations.backend.questions import require_question
 from bge_integrations.backend.request import LoadRequest
 from bge_integrations.backend.scheduling import Scheduler
@@ -69,7 +69,7 @@ class LoadedModel:
         self.checkpoint = locate_requested(request)
         self.notes: list[str] = []
         if is_prepared(self.checkpoint.folder):
-            prepared = PreparedModel.open(self.checkpoint.folder)
+            prepared = PreparedFolder.open(self.checkpoint.folder)
             self.spec = next((spec for spec in MODELS if spec.model_id == prepared.manifest.model_id), None)
             self.identity = prepared.identity
             started = start_prepared(prepared, request)

@@ -28,7 +28,8 @@ def model_files(folder: Path, further: Iterable[Path] = ()) -> list[Path]:
             for place in folders
             for path in _entries(place)
             if path.suffix in _SUFFIXES and path.name not in TRAINING_FILES and os.path.isfile(path)
-        }
+        },
+        key=Path.as_posix,  # paths themselves are sorted differently on Windows
     )
 
 

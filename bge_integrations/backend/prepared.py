@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from bge_integrations.backend.digests import file_digest
 from bge_integrations.backend.engines import Rows
 from bge_integrations.backend.facts import ModelFacts
-from bge_integrations.backend.forking import cached
 from bge_integrations.backend.heads import Heads
 from bge_integrations.backend.json_files import (
     OBJECT,
@@ -47,9 +46,9 @@ FORMAT = 4
 Quantization = Literal["static", "dynamic"]
 """How int8 comes about; `engines/openvino/quantization.py` compares the two."""
 
-MANIFEST = "bge.json"
-_GRAPH, _WEIGHTS, _TOKENIZER, _HEADS = "model.xml", "model.bin", "tokenizer.json", "heads.safetensors"
-_FILES = (_GRAPH, _WEIGHTS, _TOKENIZER, _HEADS)
+MANIFEST, TOKENIZER = "bge.json", "tokenizer.json"
+_GRAPH, _WEIGHTS, _HEADS = "model.xml", "model.bin", "heads.safetensors"
+_FILES = (_GRAPH, _WEIGHTS, TOKENIZER, _HEADS)
 _PRECISIONS = ("float32", "bfloat16", "int8")
 
 _CONTENT_OF_ANY_FORMAT = object_with({"manifest": OBJECT, "versions": object_of(TEXT)})
@@ -115,27 +114,70 @@ class Manifest:
     cache_key: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PreparedModel:
-    """An opened folder, whose files are as they were written.
+    """A model as OpenVINO runs it.
 
     Attributes:
-        folder: Where it is.
-        manifest: What it says of itself.
+        manifest: What is known of it.
+        graph: The graph, which engines are compiled from, also later and in forked processes.
+        tokenizer: The tokenizer.
+        heads: The weights on top of the encoder; there are none for vectors.
+    """
+
+    manifest: Manifest
+    graph: ov.Model
+    tokenizer: TextTokenizer
+    heads: Heads
+
+    @property
+    def place(self) -> str:
+        """Where it is, in words."""
+        return "memory"
+
+    def write(self, folder: Path) -> None:
+        """Writes it into an empty folder.
+
+        Raises:
+            OSError: The folder can't be written to, or the disk is full.
+        """
+        write_prepared_model(folder, self.graph, self.tokenizer, self.heads, self.manifest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedFolder(PreparedModel):
+    """A prepared model that was opened in its folder, whose files were as they had been written.
+
+    The weights stay in their file and are read when they are needed. What becomes of the folder later changes nothing:
+    an open file stays as it is when its name is deleted.
+
+    Attributes:
+        folder: Where it was.
         identity: Digest of all its files.
     """
 
     folder: Path
-    manifest: Manifest
     identity: str
 
+    @property
+    def place(self) -> str:
+        """Where it is, in words."""
+        return str(self.folder)
+
     @classmethod
-    def open(cls, folder: Path) -> PreparedModel:
+    def open(cls, folder: Path) -> PreparedFolder:
         """Reads and checks a folder: its manifest, its files against their digests, and that they fit each other.
 
         Raises:
-            PreparedModelError: It is damaged, or of another version.
+            PreparedModelError: It is damaged, of another version, or can't be read.
         """
+        try:
+            return cls._open(folder)
+        except OSError as error:
+            raise PreparedModelError(f"{folder} can't be read: {error}.") from error
+
+    @classmethod
+    def _open(cls, folder: Path) -> PreparedFolder:
         content = _read_manifest(folder)
         if content.get("format") != FORMAT:
             maker = content.get("versions", {}).get("bge-integrations", "an unknown version")
@@ -150,71 +192,55 @@ class PreparedModel:
             raise _damaged(folder, str(error)) from error
         if manifest.precision not in _PRECISIONS:
             raise _damaged(folder, f"manifest.precision is {manifest.precision!r}, not one of {', '.join(_PRECISIONS)}")
-        prepared = cls(folder, manifest, identity)
-        found = misfit_of_facts(manifest.purpose, manifest.rows, manifest.facts) or misfit_of_parts(
-            manifest.purpose, manifest.rows, manifest.facts, prepared.tokenizer, prepared.heads, prepared.graph()
-        )
-        if found:
+        if found := misfit_of_facts(manifest.purpose, manifest.rows, manifest.facts):
             raise _damaged(folder, found)
-        return prepared
+        opened = cls(
+            manifest=manifest,
+            graph=_read_graph(folder),
+            tokenizer=_read_tokenizer(folder, manifest.facts),
+            heads=_read_heads(folder),
+            folder=folder,
+            identity=identity,
+        )
+        if found := misfit_of_parts(
+            manifest.purpose, manifest.rows, manifest.facts, opened.tokenizer, opened.heads, opened.graph
+        ):
+            raise _damaged(folder, found)
+        return opened
 
-    def require_unchanged(self) -> None:
-        """Checks that the folder still holds what was opened.
 
-        Raises:
-            PreparedModelError: It is damaged, or holds another model by now.
-        """
-        if _identity(self.folder, _read_manifest(self.folder)) != self.identity:
-            raise PreparedModelError(f"{self.folder} holds another model by now.")
+def _read_graph(folder: Path) -> ov.Model:
+    from bge_integrations.backend.engines.openvino.library import ov
 
-    def graph(self) -> ov.Model:
-        """Reads the graph, whose weights stay on disk until they are needed.
+    try:
+        return ov.Core().read_model(folder / _GRAPH)
+    except RuntimeError as error:
+        raise PreparedModelError(
+            f"{folder / _GRAPH} can't be read by OpenVINO {ov.__version__}: {error}. Prepare it again with this "
+            "version."
+        ) from error
 
-        Raises:
-            PreparedModelError: OpenVINO can't read it.
-        """
-        from bge_integrations.backend.engines.openvino.library import ov
 
-        try:
-            return ov.Core().read_model(self.folder / _GRAPH)
-        except RuntimeError as error:
-            raise PreparedModelError(
-                f"{self.folder / _GRAPH} can't be read by OpenVINO {ov.__version__}: {error}. Prepare it again with "
-                "this version."
-            ) from error
+def _read_tokenizer(folder: Path, facts: ModelFacts) -> TextTokenizer:
+    from tokenizers import Tokenizer
 
-    @cached
-    def heads(self) -> Heads:
-        """The weights on top of the encoder; there are none for vectors.
+    try:
+        rust = Tokenizer.from_file(str(folder / TOKENIZER))
+        rust.encode_special_tokens = facts.splits_special_tokens
+        return TextTokenizer(rust, pad_id=facts.pad_id, truncation_side=facts.truncation_side)
+    except Exception as error:  # the library raises nothing more special
+        raise _damaged(folder, f"{TOKENIZER} can't be read ({error})") from error
 
-        Raises:
-            PreparedModelError: The file can't be read.
-        """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
 
-        try:
-            heads: Heads = load_file(self.folder / _HEADS)
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
-            raise _damaged(self.folder, f"{_HEADS} can't be read ({error})") from error
-        return heads
+def _read_heads(folder: Path) -> Heads:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
 
-    @cached
-    def tokenizer(self) -> TextTokenizer:
-        """The tokenizer.
-
-        Raises:
-            PreparedModelError: The file can't be read.
-        """
-        from tokenizers import Tokenizer
-
-        facts = self.manifest.facts
-        try:
-            rust = Tokenizer.from_file(str(self.folder / _TOKENIZER))
-            rust.encode_special_tokens = facts.splits_special_tokens
-            return TextTokenizer(rust, pad_id=facts.pad_id, truncation_side=facts.truncation_side)
-        except Exception as error:  # the library raises nothing more special
-            raise _damaged(self.folder, f"{_TOKENIZER} can't be read ({error})") from error
+    try:
+        heads: Heads = load_file(folder / _HEADS)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise _damaged(folder, f"{_HEADS} can't be read ({error})") from error
+    return heads
 
 
 def write_prepared_model(
@@ -227,7 +253,7 @@ def write_prepared_model(
 
     # float32 weights are kept to the last bit; the default would round them to float16.
     ov.save_model(graph, folder / _GRAPH, compress_to_fp16=False)
-    (folder / _TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
+    (folder / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
     save_file(dict(heads), folder / _HEADS)
     content = {
         "format": FORMAT,
@@ -250,6 +276,36 @@ def recorded_precision(model_name: str) -> str | None:
         return None
     precision = _read_manifest(folder).get("manifest", {}).get("precision")
     return precision if precision in _PRECISIONS else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a folder of any format says of itself, for people to read.
+
+    Attributes:
+        is_current: Whether this version reads its format.
+        source: The name of the model that it is made from.
+        precision: "float32", "bfloat16" or "int8".
+        purpose: "vectors", "scores" or "m3".
+    """
+
+    is_current: bool
+    source: str
+    precision: str
+    purpose: str
+
+
+def read_summary(folder: Path) -> Summary | None:
+    """Reads what a folder says of itself, and checks nothing else; None where it is damaged."""
+    try:
+        content = _read_manifest(folder)
+    except PreparedModelError:
+        return None
+    said = [content.get("manifest", {}).get(name) for name in ("source", "precision", "purpose")]
+    if not all(isinstance(value, str) for value in said):
+        return None
+    source, precision, purpose = said
+    return Summary(is_current=content.get("format") == FORMAT, source=source, precision=precision, purpose=purpose)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

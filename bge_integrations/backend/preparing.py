@@ -17,7 +17,7 @@ from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine, com
 from bge_integrations.backend.engines.openvino.graph import build_graph
 from bge_integrations.backend.lookups import texts_with_embeddings
 from bge_integrations.backend.pooling import cosines, one_row_a_text
-from bge_integrations.backend.prepared import Agreement, Manifest, Quantization, write_prepared_model
+from bge_integrations.backend.prepared import Agreement, Manifest, PreparedModel, Quantization
 
 if TYPE_CHECKING:
     from bge_integrations.backend.engines.openvino.library import ov
@@ -40,8 +40,7 @@ def default_calibration_texts() -> list[str]:
     return file.read_text(encoding="utf-8").splitlines()
 
 
-def prepare_folder(
-    folder: Path,
+def prepared_from(
     source: Source,
     *,
     precision: str,
@@ -49,11 +48,10 @@ def prepare_folder(
     calibration: Sequence[str] | None = None,
     query_instruction: str | None = None,
     cache_key: str | None = None,
-) -> Manifest:
-    """Writes a prepared model.
+) -> PreparedModel:
+    """Makes a prepared model.
 
     Args:
-        folder: An empty folder.
         source: The model, in float32, one that `has_known_encoder`.
         precision: "float32", "bfloat16" or "int8".
         quantization: How to get int8; None takes `DEFAULT_QUANTIZATION`.
@@ -62,7 +60,7 @@ def prepare_folder(
         cache_key: The key of this package's cache that it is made for, for the manifest.
 
     Returns:
-        The manifest, with the measured agreement.
+        The model; its manifest holds the measured agreement.
     """
     shape = source.facts.encoder
     if shape is None:
@@ -94,8 +92,7 @@ def prepare_folder(
         facts=source.facts,
         cache_key=cache_key,
     )
-    write_prepared_model(folder, graph, source.tokenizer, source.heads, manifest)
-    return manifest
+    return PreparedModel(manifest=manifest, graph=graph, tokenizer=source.tokenizer, heads=source.heads)
 
 
 def _quantize(

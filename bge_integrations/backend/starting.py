@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import dataclasses
 import gc
-import hashlib
 import logging
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,14 +15,14 @@ import numpy as np
 from bge_integrations.backend.architecture import ARCHITECTURES
 from bge_integrations.backend.checkpoint import Checkpoint
 from bge_integrations.backend.cpu import share_threads
-from bge_integrations.backend.disk_cache import CacheNotWritableError, cached_model
+from bge_integrations.backend.disk_cache import cached_model, key_of
 from bge_integrations.backend.engines import Engine, TokenBatch
 from bge_integrations.backend.engines.selection import candidates, require_usable
 from bge_integrations.backend.facts import ModelFacts
 from bge_integrations.backend.heads import Heads, one_score_a_pair
 from bge_integrations.backend.lookups import texts_with_embeddings
 from bge_integrations.backend.pooling import NAMES_OF_SETTING, cosines, one_row_a_text
-from bge_integrations.backend.prepared import PreparedModel
+from bge_integrations.backend.prepared import PreparedFolder, PreparedModel
 from bge_integrations.backend.request import LoadRequest
 from bge_integrations.backend.scheduling import EngineSlot
 from bge_integrations.backend.sources import load_source
@@ -125,7 +120,7 @@ def _with_replicas(started: Started, request: LoadRequest, checkpoint: Checkpoin
     return dataclasses.replace(started, slots=tuple(slots))
 
 
-def start_prepared(prepared: PreparedModel, request: LoadRequest) -> Started:
+def start_prepared(prepared: PreparedFolder, request: LoadRequest) -> Started:
     """Starts a prepared model.
 
     Raises:
@@ -187,64 +182,53 @@ class _Sources:
             gc.collect()
 
 
-class _UnknownEncoderError(Exception):
-    """Leaves the making of a graph for a model that turns out to be of another kind."""
-
-
 def _start_openvino(sources: _Sources) -> Started | None:
-    request = sources.request
-    graph_precision = "int8" if request.precision == "int8" else "float32"
-    key = _cache_key(sources, graph_precision)
+    from bge_integrations.backend.engines.openvino.library import ov
 
-    def make(folder: Path) -> None:
-        from bge_integrations.backend.engines.openvino.quantization import require_quantizer
-        from bge_integrations.backend.preparing import prepare_folder
+    key = _cache_key(sources, ov.__version__)
+    prepared = cached_model(key, partial(_prepare_graph, sources, key))
+    return _run_openvino(prepared, sources.request) if prepared else None
 
-        if graph_precision == "int8":
-            require_quantizer()
-        source = sources.load("float32")
-        if not source.has_known_encoder:
-            raise _UnknownEncoderError
-        if not source.tokenizer.has_rust_form:
-            raise EngineNotAvailableError(
-                f"{request.model_name} has a tokenizer that exists in Python only, and engine='openvino' (and with it "
-                "precision='int8') keeps a model's tokenizer as tokenizer.json; leave engine and precision at 'auto'."
-            )
-        logger.info("%s: preparing a graph in %s, which is done once", request.model_name, graph_precision)
-        prepare_folder(folder, source, precision=graph_precision, cache_key=key)
 
-    try:
-        prepared = _cached_or_temporary(key, make)
-    except _UnknownEncoderError:
+def _prepare_graph(sources: _Sources, key: str) -> PreparedModel | None:
+    """Makes the graph of a model; None for an encoder that it can't be made of."""
+    from bge_integrations.backend.engines.openvino.quantization import require_quantizer
+    from bge_integrations.backend.preparing import prepared_from
+
+    request, precision = sources.request, _graph_precision(sources.request)
+    if precision == "int8":
+        require_quantizer()
+    source = sources.load("float32")
+    if not source.has_known_encoder:
         return None
-    return _run_openvino(prepared, request)
+    if not source.tokenizer.has_rust_form:
+        raise EngineNotAvailableError(
+            f"{request.model_name} has a tokenizer that exists in Python only, and engine='openvino' (and with it "
+            "precision='int8') keeps a model's tokenizer as tokenizer.json; leave engine and precision at 'auto'."
+        )
+    logger.info("%s: preparing a graph in %s, which is done once", request.model_name, precision)
+    return prepared_from(source, precision=precision, cache_key=key)
 
 
-def _cached_or_temporary(key: str, make: Callable[[Path], None]) -> PreparedModel:
-    try:
-        return cached_model(key, make)
-    except CacheNotWritableError as error:
-        logger.warning("the graph can't be kept for the next time: %s; set BGE_INTEGRATIONS_CACHE", error)
-    # Its files are read as long as the model lives, so they stay until the process ends.
-    folder = Path(tempfile.mkdtemp(prefix="bge-integrations-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    make(folder)
-    return PreparedModel.open(folder)
+def _graph_precision(request: LoadRequest) -> str:
+    return "int8" if request.precision == "int8" else "float32"
 
 
-def _cache_key(sources: _Sources, graph_precision: str) -> str:
-    """Names all that a graph depends on, but for versions, which are checked when it is read."""
-    request = sources.request
-    facts = (
-        sources.checkpoint.fingerprint,
-        sources.checkpoint.recognition,
-        request.pooling,
-        request.purpose,
-        request.transformers_kwargs,
-        request.trust_remote_code,
-        graph_precision,
+def _cache_key(sources: _Sources, openvino_version: str) -> str:
+    """Names all that a graph depends on, but for its format, which the cache adds."""
+    request, recognition = sources.request, sources.checkpoint.recognition
+    return key_of(
+        {
+            "content": sources.checkpoint.fingerprint,
+            "recognized": dataclasses.asdict(recognition) if recognition else None,
+            "pooling": request.pooling,
+            "purpose": request.purpose,
+            "transformers_kwargs": request.transformers_kwargs.as_dicts(),
+            "trust_remote_code": request.trust_remote_code,
+            "precision": _graph_precision(request),
+            "openvino": openvino_version,  # an older one need not read what a newer one wrote
+        }
     )
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 
 
 def _run_openvino(prepared: PreparedModel, request: LoadRequest) -> Started:
@@ -253,28 +237,27 @@ def _run_openvino(prepared: PreparedModel, request: LoadRequest) -> Started:
     manifest = prepared.manifest
     shape = manifest.facts.encoder
     if shape is None:
-        raise PreparedModelError(f"{prepared.folder} is damaged: it describes no encoder. Prepare it again.")
+        raise PreparedModelError(
+            f"The graph in {prepared.place} is damaged: no encoder is described. Prepare it again."
+        )
 
     def compile_for(threads: int) -> OpenVinoEngine:
-        graph = prepared.graph()
         try:
-            return OpenVinoEngine(graph, shape, rows=manifest.rows, precision=request.precision, threads=threads)
+            return OpenVinoEngine(
+                prepared.graph, shape, rows=manifest.rows, precision=request.precision, threads=threads
+            )
         except RuntimeError as error:
             raise PreparedModelError(
-                f"OpenVINO can't compile the graph in {prepared.folder}: {error}. Prepare it again."
+                f"OpenVINO can't compile the graph in {prepared.place}: {error}. Prepare it again."
             ) from error
-
-    def compile_later(threads: int) -> OpenVinoEngine:
-        prepared.require_unchanged()  # the folder may have been prepared again since
-        return compile_for(threads)
 
     helpers = threads_of_helpers(shape, request.precision, request.threads) if request.copies == 1 else []
     slots = (
         *(
-            EngineSlot(partial(compile_later, own), compile_for(own))
+            EngineSlot(partial(compile_for, own), compile_for(own))
             for own in share_threads(request.threads, request.copies)
         ),
-        *(EngineSlot(partial(compile_later, own), only_documents=True) for own in helpers),
+        *(EngineSlot(partial(compile_for, own), only_documents=True) for own in helpers),
     )
     return Started(slots, manifest.facts, prepared.tokenizer, prepared.heads)
 
