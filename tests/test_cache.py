@@ -21,10 +21,12 @@ from typing import Any
 import filelock
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from bge_integrations import BgeEncoder
 from bge_integrations.backend import cache_entries, disk_cache, prepared, starting
 from bge_integrations.backend.digests import cache_root, file_digest
+from bge_integrations.cli import app
 from bge_integrations.errors import SettingsError
 from tests.checkpoints import make_checkpoint, reference_vectors
 from tests.conftest import MakeCheckpoint
@@ -520,3 +522,36 @@ class TestKeys:
         assert entry.stat().st_mode & 0o777 == mode
         for file in (*entry.iterdir(), *own_cache.glob("*.lock"), *(own_cache.parent / "digests").iterdir()):
             assert file.stat().st_mode & 0o777 == mode & 0o666, file
+
+
+class TestCommand:
+    @staticmethod
+    def _bge(*arguments: str) -> str:
+        done = CliRunner().invoke(app, ["cache", *arguments])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    def test_an_empty_cache_is_listed(self, own_cache: Path) -> None:
+        assert self._bge().splitlines()[-1].startswith(f"0 in {own_cache}: 0 MiB, limit 19,073 MiB")
+
+    def test_entries_are_listed_and_cleared(self, make: MakeCheckpoint, own_cache: Path) -> None:
+        for name, seed in (("bge-small-en", 1), ("bge-base-en", 2), ("bge-large-en", 3)):
+            BgeEncoder(make(name, seed=seed), device="cpu").close()
+        small, base, large = sorted(entries(own_cache), key=lambda path: path.stat().st_ctime_ns)
+        content = json.loads((base / "bge.json").read_text())
+        (base / "bge.json").write_text(json.dumps({**content, "format": 1}))
+        (large / "bge.json").write_text("{")
+        rows = [line.split() for line in self._bge().splitlines()]
+        assert ["bge-small-en", "float32", "vectors"] in [row[:3] for row in rows]
+        assert sorted(row[-1] for row in rows[1:4] if row[0] != "bge-small-en") == ["damaged", "version"]
+        listed = {entry["model"]: entry for entry in json.loads(self._bge("--json"))["entries"]}
+        assert set(listed) == {"bge-small-en", "bge-base-en", None}
+        assert listed["bge-small-en"]["is_current"]
+        assert listed["bge-small-en"]["bytes"] == sum(path.stat().st_size for path in small.iterdir())
+        assert self._bge("clear", "--old").startswith("removed 2: ")
+        assert entries(own_cache) == [small]
+        assert self._bge("clear", "bge-large-en").startswith("removed 0: ")
+        assert list((own_cache.parent / "digests").iterdir())
+        assert self._bge("clear").startswith("removed 1: ")
+        assert not list(own_cache.iterdir())
+        assert not list((own_cache.parent / "digests").iterdir())

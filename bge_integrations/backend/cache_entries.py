@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bge_integrations.backend.digests import cache_root
-from bge_integrations.backend.prepared import TOKENIZER, Summary, read_summary
+from bge_integrations.backend.prepared import FORMAT, TOKENIZER, Summary, read_summary
 from bge_integrations.errors import SettingsError
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class CacheEntry:
     @property
     def is_current(self) -> bool:
         """Whether this version of the package can use it."""
-        return self.summary is not None and self.summary.is_current
+        return self.summary is not None and self.summary.is_current and self.folder.name.endswith(f"-{FORMAT}")
 
 
 def graphs_folder() -> Path:

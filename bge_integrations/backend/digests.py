@@ -49,6 +49,16 @@ def notes_folder() -> Path:
     return cache_root() / "digests"
 
 
+def forget_digests() -> None:
+    """Removes all remembered digests, which are read again from the files when they are needed.
+
+    Raises:
+        OSError: There is no cache, or it can't be written to.
+    """
+    for note in notes_folder().iterdir():
+        note.unlink(missing_ok=True)
+
+
 def file_identity(path: Path) -> tuple[int, ...]:
     """Returns numbers that change whenever a file is written to or replaced, wherever symlinks lead.
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO, cast
 import typer
 
 from bge_integrations.catalogue import MODELS
+from bge_integrations.cli.cache import cache
 from bge_integrations.cli.models import print_models
 from bge_integrations.cli.wording import in_options, options_of
 from bge_integrations.errors import BgeError
@@ -227,6 +228,8 @@ def bench(
     else:
         print_report(report, open_console())
 
+
+app.add_typer(cache, name="cache")
 
 for _command in app.registered_commands:
     # Whole in the list of commands too, which would cut it at 80 columns.
