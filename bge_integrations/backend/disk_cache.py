@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import tempfile
@@ -12,10 +11,11 @@ from pathlib import Path
 from filelock import FileLock
 
 from bge_integrations.backend.digests import cache_root
+from bge_integrations.backend.logs import get_logger
 from bge_integrations.backend.prepared import PreparedModel
 from bge_integrations.errors import PreparedModelError
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class CacheNotWritableError(Exception):

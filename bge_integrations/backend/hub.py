@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from functools import partial
 from pathlib import Path
@@ -19,12 +18,13 @@ from huggingface_hub.errors import (
 )
 
 from bge_integrations.backend.location import did_you_mean, no_folder, read_ref
+from bge_integrations.backend.logs import get_logger
 from bge_integrations.backend.request import LoadRequest
 from bge_integrations.backend.weight_files import PICKLE_FILES
 from bge_integrations.catalogue import M3_HEAD_FILES, MODELS, find_model
 from bge_integrations.errors import ModelLoadError, ModelNotCachedError, ModelNotFoundError
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Everything an encoder needs, and none of the ONNX, OpenVINO, TensorFlow or Flax copies that repositories also hold.
 _PLAIN_FILES = ("*.json", "*.txt", "*.model", "README.md", "*.safetensors")

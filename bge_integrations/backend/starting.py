@@ -6,7 +6,6 @@ import atexit
 import dataclasses
 import gc
 import hashlib
-import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ from bge_integrations.backend.engines import Engine, TokenBatch
 from bge_integrations.backend.engines.selection import candidates, require_usable
 from bge_integrations.backend.facts import ModelFacts
 from bge_integrations.backend.heads import Heads, one_score_a_pair
+from bge_integrations.backend.logs import get_logger
 from bge_integrations.backend.lookups import texts_with_embeddings
 from bge_integrations.backend.pooling import NAMES_OF_SETTING, cosines, one_row_a_text
 from bge_integrations.backend.prepared import PreparedModel
@@ -38,7 +38,7 @@ from bge_integrations.errors import EngineNotAvailableError, PreparedModelError,
 if TYPE_CHECKING:
     from bge_integrations.backend.sources.base import Source
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _LEAST_COSINE_OF_CHECK = 0.999
 _TOLERANCE_OF_CHECK = 0.02, 0.02  # of scores: relative, absolute
