@@ -16,7 +16,9 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import tqdm
 
+from bge_integrations.backend.bars import steady
 from bge_integrations.backend.location import did_you_mean, no_folder, read_ref
 from bge_integrations.backend.logs import get_logger
 from bge_integrations.backend.request import LoadRequest
@@ -89,6 +91,7 @@ def _snapshot(request: LoadRequest, repository: str, cache: str) -> str:
         cache_dir=cache,
         token=request.token,
         ignore_patterns=list(_UNNEEDED_FILES),
+        tqdm_class=steady(tqdm),
     )
     try:
         return str(download(local_files_only=request.local_files_only, allow_patterns=[*patterns, *heads]))

@@ -14,9 +14,7 @@ and no faster on others: too little for what it costs on weights that it was not
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,6 +23,7 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from bge_integrations._extras import require
+from bge_integrations.backend.quiet import quiet_nncf
 
 _NO_TELEMETRY = "NNCF_CI"
 
@@ -53,7 +52,7 @@ def quantize_statically(graph: ov.Model, samples: Sequence[Inputs]) -> ov.Model:
     """
     nncf = _quantizer()
     smoothing = nncf.AdvancedSmoothQuantParameters(matmul=_SMOOTH_QUANT_ALPHA)
-    with contextlib.redirect_stdout(sys.stderr):  # where progress bars belong
+    with quiet_nncf():
         return nncf.quantize(
             graph,
             nncf.Dataset(samples),
@@ -67,15 +66,13 @@ def quantize_statically(graph: ov.Model, samples: Sequence[Inputs]) -> ov.Model:
 def quantize_weights(graph: ov.Model) -> ov.Model:
     """Quantises weights; activations are rounded when the graph runs."""
     nncf = _quantizer()
-    with contextlib.redirect_stdout(sys.stderr):
+    with quiet_nncf():
         return nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_SYM)
 
 
 def _quantizer() -> Any:  # noqa: ANN401 - a module without types
     with _without_telemetry():
         import nncf
-
-    nncf.set_log_level(logging.ERROR)
     return nncf
 
 
