@@ -82,7 +82,11 @@ class _Steady:
             kwargs["disable"] = True
         else:
             kwargs |= {"file": _Screen(stream), "miniters": kwargs.get("miniters") or 1}
-        super().__init__(*args, **kwargs)
+        try:
+            super().__init__(*args, **kwargs)
+        except Exception as error:  # tqdm flushes both standard streams itself, and widgets fail in their own ways
+            logger.info("a progress bar can't be shown: %r", error)
+            super().__init__(*args, **{**kwargs, "disable": True})
 
     def refresh(self, nolock: bool = False, lock_args: Any = None) -> Any:  # noqa: ANN401 - tqdm's
         """As tqdm's, but releases the lock in any case."""

@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import tqdm
+from huggingface_hub.utils.tqdm import tqdm
 
 from bge_integrations.backend.bars import steady
 from bge_integrations.backend.location import did_you_mean, no_folder, read_ref
