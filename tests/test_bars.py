@@ -17,12 +17,14 @@ import pytest
 from huggingface_hub.utils.tqdm import tqdm as hub_tqdm
 from llama_index.core.embeddings import BaseEmbedding
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker, TruncationWarning
+from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker, PoolingWarning, TruncationWarning
 from bge_integrations.backend.bars import steady
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
+from tests.conftest import MakeCheckpoint
 
 TEXTS = ["fox", "dog " * 10, "fox", "cat"]
 PAIRS = [("fox", text) for text in TEXTS]
@@ -164,6 +166,22 @@ def test_bars_raise_nothing_and_release_their_lock(kind: Any, stream: str, monke
 
 
 @pytest.mark.usefixtures("lock_is_free")
+@pytest.mark.parametrize("stream", ["none", "closed", "broken pipe"])
+def test_models_load_whatever_the_standard_streams_are(
+    stream: str, make: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make("bge-small-en")
+    file = folder / "model.safetensors"
+    weights = {name: value for name, value in load_file(file).items() if "pooler" not in name}
+    save_file(weights, file, metadata={"format": "pt"})  # transformers has something to say about it
+    monkeypatch.setattr(sys, "stderr", BAD[stream]())
+    monkeypatch.setattr(sys, "stdout", BAD[stream]())
+    found = BgeEncoder(folder, device="cpu", engine="torch", show_progress=True).encode_documents(TEXTS)
+    monkeypatch.undo()
+    assert found.shape == (4, 32)
+
+
+@pytest.mark.usefixtures("lock_is_free")
 def test_a_lock_that_another_librarys_bar_left_held_holds_nobody_up(
     bge_small_en: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,6 +235,15 @@ class TestWarnings:
                 asyncio.run(encoder.aencode_documents(["cat " * 90, "dog " * 90]))
         assert np.array_equal(encoder.encode_documents(TEXTS), expected)
         assert not encoder.backend.scheduler._gates[False]._inside
+
+    def test_one_about_pooling_that_is_an_error_lets_the_model_be_loaded_later(self, make: MakeCheckpoint) -> None:
+        folder = make("a-model-of-ones-own")
+        for _ in range(2):
+            with pytest.raises(PoolingWarning):
+                BgeEncoder(folder, device="cpu")
+        with pytest.warns(PoolingWarning):
+            encoder = BgeEncoder(folder, device="cpu")
+        assert encoder.encode_documents(TEXTS).shape == (4, 32)
 
 
 def _show_on_standard_error(message: warnings.WarningMessage) -> None:
