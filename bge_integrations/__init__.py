@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from bge_integrations._version import __version__
+
 if TYPE_CHECKING:
     from bge_integrations.catalogue import MODELS, ModelSpec, find_model
     from bge_integrations.encoder import BgeEncoder
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
     from bge_integrations.m3 import BgeM3Encoder, M3Output, M3Weights
     from bge_integrations.reporting import PoolingWarning, TruncationWarning
     from bge_integrations.reranker import BgeReranker
-
-    __version__: str
 
 __all__ = [
     "MODELS",
@@ -49,10 +49,6 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("bge-integrations")
     if name in _HOMES:
         return getattr(importlib.import_module(f"bge_integrations.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

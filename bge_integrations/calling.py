@@ -222,7 +222,7 @@ class Call(ABC, Generic[Item, Result]):
             options=self._options,
             batch_tokens=self.settings.batch_tokens,
             max_texts=self.settings.batch_size,
-            on_batch=count if self._show_progress else None,
+            on_batch=count if progress.counts else None,
         )
 
     def _collect(self, queued: deque[tuple[Slice[Item], Job]]) -> Steps[None]:

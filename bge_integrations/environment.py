@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from bge_integrations.backend.cpu import usable_cores
 from bge_integrations.backend.devices import available_devices
 from bge_integrations.backend.engines.selection import ENGINE_KINDS, EngineKind, require_usable
 from bge_integrations.backend.prepared import MANIFEST
+from bge_integrations.backend.versions import module_of, version_of
 from bge_integrations.catalogue import MODELS
 from bge_integrations.errors import EngineNotAvailableError
 
@@ -51,10 +51,11 @@ def describe() -> dict[str, Any]:
 
 
 def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+    found = version_of(package)
+    if found is not None:
+        return found
+    is_there = importlib.util.find_spec(module_of(package).split(".")[0]) is not None
+    return "of unknown version" if is_there else "not installed"
 
 
 def _processor() -> str:

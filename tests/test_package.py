@@ -12,10 +12,14 @@ from collections.abc import Collection
 from pathlib import Path
 
 import pytest
+import tokenizers
 
 import bge_integrations
+from bge_integrations import BgeEncoder
 from bge_integrations._extras import require
+from bge_integrations.environment import describe
 from bge_integrations.errors import MissingExtraError
+from bge_integrations.prepare import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -160,11 +164,54 @@ def test_type_information_ships_with_the_package() -> None:
     assert importlib.resources.files("bge_integrations").joinpath("py.typed").is_file()
 
 
-def test_version_is_that_of_the_project_file() -> None:
-    declared = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+def test_version_is_stated_once_where_the_build_looks_for_it() -> None:
+    file = re.search(r'^\[tool.hatch.version]\npath = "(.+)"$', _project_file(), re.MULTILINE)
 
-    assert declared is not None
-    assert bge_integrations.__version__ == importlib.metadata.version("bge-integrations") == declared.group(1)
+    assert file is not None
+    assert re.search(r'^dynamic = \["version"]$', _project_file(), re.MULTILINE)
+    stated = re.search(r'^__version__ = "(.+)"$', (ROOT / file.group(1)).read_text(encoding="utf-8"), re.MULTILINE)
+    assert stated is not None
+    assert bge_integrations.__version__ == importlib.metadata.version("bge-integrations") == stated.group(1)
+
+
+def _project_file() -> str:
+    return (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_works_where_packages_have_no_metadata(
+    bge_small_en: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in layers of cloud functions, from which `*.dist-info` was deleted."""
+    monkeypatch.setattr(importlib.metadata.Distribution, "from_name", _no_metadata)
+    monkeypatch.setenv("BGE_INTEGRATIONS_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(importlib.metadata.PackageNotFoundError):
+        importlib.metadata.version("tokenizers")
+
+    BgeEncoder(bge_small_en, device="cpu", engine="openvino").encode_documents(["fox"])  # makes a graph
+    prepare(bge_small_en, tmp_path / "prepared")
+    BgeEncoder(tmp_path / "prepared", device="cpu").encode_documents(["fox"])
+
+    made_by = json.loads((tmp_path / "prepared" / "bge.json").read_text(encoding="utf-8"))["versions"]
+    assert made_by["bge-integrations"] == bge_integrations.__version__
+    assert made_by["tokenizers"] == tokenizers.__version__
+    assert made_by["openvino"] != "unknown"
+    versions = describe()["versions"]
+    assert versions["tokenizers"] == tokenizers.__version__
+    assert "not installed" not in versions.values()
+
+
+def test_a_package_that_says_its_version_nowhere_makes_no_load_fail(
+    bge_small_en: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.metadata.Distribution, "from_name", _no_metadata)
+    monkeypatch.delattr(tokenizers, "__version__")
+    prepare(bge_small_en, tmp_path / "prepared")
+    assert '"tokenizers": "unknown"' in (tmp_path / "prepared" / "bge.json").read_text(encoding="utf-8")
+    BgeEncoder(tmp_path / "prepared", device="cpu")
+
+
+def _no_metadata(name: str) -> importlib.metadata.Distribution:
+    raise importlib.metadata.PackageNotFoundError(name)
 
 
 def test_command_is_installed_and_knows_its_subcommands() -> None:

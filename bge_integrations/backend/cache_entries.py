@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import secrets
 import shutil
@@ -12,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bge_integrations.backend.digests import cache_root
+from bge_integrations.backend.logs import get_logger
 from bge_integrations.backend.prepared import FORMAT, TOKENIZER, Summary, read_summary
 from bge_integrations.errors import SettingsError
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 LIMIT_VARIABLE = "BGE_INTEGRATIONS_CACHE_LIMIT"
 _DEFAULT_LIMIT = "20GB"

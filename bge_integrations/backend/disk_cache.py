@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import secrets
 import shutil
@@ -22,10 +21,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from bge_integrations.backend.cache_entries import UNFINISHED, cache_limit, graphs_folder, prune, remove
+from bge_integrations.backend.logs import get_logger
 from bge_integrations.backend.prepared import FORMAT, PreparedFolder, PreparedModel
 from bge_integrations.errors import PreparedModelError
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _PATIENCE_S = 5.0
 """After waiting so long for another process, a warning says what is waited for."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from functools import partial
 from pathlib import Path
@@ -17,14 +16,17 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils.tqdm import tqdm
 
+from bge_integrations.backend.bars import steady
 from bge_integrations.backend.location import did_you_mean, no_folder, read_ref
+from bge_integrations.backend.logs import get_logger
 from bge_integrations.backend.request import LoadRequest
 from bge_integrations.backend.weight_files import PICKLE_FILES
 from bge_integrations.catalogue import M3_HEAD_FILES, MODELS, find_model
 from bge_integrations.errors import ModelLoadError, ModelNotCachedError, ModelNotFoundError
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Everything an encoder needs, and none of the ONNX, OpenVINO, TensorFlow or Flax copies that repositories also hold.
 _PLAIN_FILES = ("*.json", "*.txt", "*.model", "README.md", "*.safetensors")
@@ -89,6 +91,7 @@ def _snapshot(request: LoadRequest, repository: str, cache: str) -> str:
         cache_dir=cache,
         token=request.token,
         ignore_patterns=list(_UNNEEDED_FILES),
+        tqdm_class=steady(tqdm),
     )
     try:
         return str(download(local_files_only=request.local_files_only, allow_patterns=[*patterns, *heads]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -15,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_integrations.backend.engines import Head, Rows, ScoringOptions, TokenBatch
+from bge_integrations.backend.logs import get_logger
 from bge_integrations.backend.tokenization import TokenizedTexts
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class TextFailedError(Exception):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from bge_integrations.backend.engines import Engine, TokenBatch
 from bge_integrations.backend.forking import ForkSafeLock
 from bge_integrations.backend.heads import one_score_a_pair
+from bge_integrations.backend.logs import get_logger
 from bge_integrations.backend.pairs import PairLayout, layout_of_encoder
 from bge_integrations.backend.pooling import one_row_a_text
 from bge_integrations.backend.prepared import PreparedFolder, is_prepared
@@ -34,7 +34,7 @@ from bge_integrations.errors import UnsupportedModelError
 if TYPE_CHECKING:
     from bge_integrations.backend.sources.base import Source
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Of instructions, which are measured once; a model in memory has few of them.
 _SHARES_KEPT = 64

@@ -15,7 +15,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,6 +34,7 @@ from bge_integrations.backend.json_files import (
 from bge_integrations.backend.prepared_fit import misfit_of_facts, misfit_of_parts
 from bge_integrations.backend.purpose import Purpose
 from bge_integrations.backend.tokenization import TextTokenizer
+from bge_integrations.backend.versions import version_of
 from bge_integrations.errors import PreparedModelError
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ def write_prepared_model(
     save_file(dict(heads), folder / _HEADS)
     content = {
         "format": FORMAT,
-        "versions": {name: version(name) for name in ("bge-integrations", "openvino", "tokenizers")},
+        "versions": {name: version_of(name) or "unknown" for name in ("bge-integrations", "openvino", "tokenizers")},
         "manifest": dataclasses.asdict(manifest),
         "files": {name: file_digest(folder / name) for name in _FILES},
     }

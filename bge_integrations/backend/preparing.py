@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -15,6 +14,7 @@ from bge_integrations.backend.batching import plan_batches
 from bge_integrations.backend.engines import TokenBatch
 from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine, computes_bfloat16, graph_inputs
 from bge_integrations.backend.engines.openvino.graph import build_graph
+from bge_integrations.backend.logs import get_logger
 from bge_integrations.backend.lookups import texts_with_embeddings
 from bge_integrations.backend.pooling import cosines, one_row_a_text
 from bge_integrations.backend.prepared import Agreement, Manifest, PreparedModel, Quantization
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bge_integrations.backend.engines.openvino.library import ov
     from bge_integrations.backend.sources.base import Source
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 DEFAULT_QUANTIZATION: Quantization = "dynamic"
 

@@ -15,7 +15,6 @@ The rules:
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import threading
 import time
@@ -28,11 +27,12 @@ from dataclasses import dataclass, field
 from bge_integrations.backend.engines import Engine, EngineOutOfMemory, PendingRows, TokenBatch
 from bge_integrations.backend.gate import Gate
 from bge_integrations.backend.jobs import Batch, Job, TextFailedError
+from bge_integrations.backend.logs import get_logger
 from bge_integrations.backend.queueing import Done, Queue
 from bge_integrations.backend.statistics import Meter
 from bge_integrations.errors import EncoderClosedError, EngineFailedError
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Helpers take a second or two to start, and memory: only for a model that has worked on documents for so long in its
 # life, when so many batches of them wait.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from bge_integrations.backend.engines import Engine, TokenBatch
 from bge_integrations.backend.engines.selection import candidates, require_usable
 from bge_integrations.backend.facts import ModelFacts
 from bge_integrations.backend.heads import Heads, one_score_a_pair
+from bge_integrations.backend.logs import get_logger
 from bge_integrations.backend.lookups import texts_with_embeddings
 from bge_integrations.backend.pooling import NAMES_OF_SETTING, cosines, one_row_a_text
 from bge_integrations.backend.prepared import PreparedFolder, PreparedModel
@@ -33,7 +33,7 @@ from bge_integrations.errors import EngineNotAvailableError, PreparedModelError,
 if TYPE_CHECKING:
     from bge_integrations.backend.sources.base import Source
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _LEAST_COSINE_OF_CHECK = 0.999
 _TOLERANCE_OF_CHECK = 0.02, 0.02  # of scores: relative, absolute

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from bge_integrations.reporting import Progress
 from bge_integrations.validation import check_texts
 
 
@@ -23,7 +26,7 @@ class CheckedBatches:
 
         Args:
             texts: The texts.
-            show_progress: Whether to show llama-index's progress bar.
+            show_progress: Whether to show a progress bar. It takes the place of those that the settings ask for.
             **kwargs: What else llama-index takes.
 
         Returns:
@@ -34,9 +37,9 @@ class CheckedBatches:
             BgeError: Whatever embedding raises.
         """
         base: Any = super()
-        found: list[Any] = base.get_text_embedding_batch(
-            check_texts(texts, "get_text_embedding_batch"), show_progress, **kwargs
-        )
+        checked = check_texts(texts, "get_text_embedding_batch")
+        with _progress(checked, show_progress):
+            found: list[Any] = base.get_text_embedding_batch(checked, **kwargs)
         return found
 
     async def aget_text_embedding_batch(
@@ -47,7 +50,20 @@ class CheckedBatches:
     ) -> list[Any]:
         """As `get_text_embedding_batch`, without blocking the event loop."""
         base: Any = super()
-        found: list[Any] = await base.aget_text_embedding_batch(
-            check_texts(texts, "aget_text_embedding_batch"), show_progress, **kwargs
-        )
+        checked = check_texts(texts, "aget_text_embedding_batch")
+        with _progress(checked, show_progress):
+            found: list[Any] = await base.aget_text_embedding_batch(checked, **kwargs)
         return found
+
+
+@contextmanager
+def _progress(texts: list[str], shown: bool) -> Iterator[None]:
+    """Shows a bar for all texts of a call, in the place of llama-index's.
+
+    That one moves once a batch of llama-index's, and those are of up to 2048 texts here.
+    """
+    if not shown or not texts:
+        yield
+        return
+    with Progress(len(texts), shown=True, title="Generating embeddings") as progress, progress.whole():
+        yield

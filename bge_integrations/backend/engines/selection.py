@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bge_integrations._extras import requirement
+from bge_integrations.backend.logs import get_logger
 from bge_integrations.errors import EngineNotAvailableError, MissingExtraError
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)

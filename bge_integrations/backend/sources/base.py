@@ -11,6 +11,7 @@ from bge_integrations.backend.checkpoint import Checkpoint
 from bge_integrations.backend.engines import Engine, Rows
 from bge_integrations.backend.facts import ModelFacts
 from bge_integrations.backend.heads import Heads
+from bge_integrations.backend.quiet import quiet_transformers
 from bge_integrations.backend.request import LoadRequest
 from bge_integrations.backend.sources.faults import at_fault
 from bge_integrations.backend.sources.loadable import loadable_folder
@@ -62,7 +63,7 @@ class Source(ABC):
         self.spec = spec
         self.heads = {}
         try:
-            with loadable_folder(checkpoint) as self.folder:
+            with loadable_folder(checkpoint) as self.folder, quiet_transformers():
                 self._load(precision)
         except BgeError:
             raise

@@ -8,7 +8,6 @@ torch.
 
 from __future__ import annotations
 
-import logging
 import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,9 +17,10 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from bge_integrations.backend.logs import get_logger
 from bge_integrations.errors import ModelLoadError
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # transformers renames these itself while it loads (checkpoints converted from TensorFlow, and weight normalisation).
 _FORMER_ENDINGS = {".gamma": ".weight", ".beta": ".bias"}

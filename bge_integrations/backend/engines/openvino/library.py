@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from typing import Any
 
 from bge_integrations._extras import require
 
@@ -41,7 +41,7 @@ with _without_telemetry():
     from openvino import opset13 as op
 
 
-def import_quantizer() -> ModuleType:
+def import_quantizer() -> Any:  # noqa: ANN401 - a module without types
     """Imports nncf.
 
     Raises:

@@ -13,16 +13,13 @@ and no faster on others: too little for what it costs on weights that it was not
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import sys
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bge_integrations.backend.engines.openvino.library import import_quantizer, ov
+from bge_integrations.backend.quiet import quiet_nncf
 
 _SMOOTH_QUANT_ALPHA = 0.95
 
@@ -30,13 +27,13 @@ Inputs = dict[str, NDArray[np.int32] | NDArray[np.float32]]
 """Of the graph, by name."""
 
 
-def require_quantizer() -> None:
+def requireimport_quantizer() -> None:
     """Checks that nncf is there, before anything is loaded for it.
 
     Raises:
         MissingExtraError: It is not.
     """
-    import_quantizer()
+    importimport_quantizer()
 
 
 def quantize_statically(graph: ov.Model, samples: Sequence[Inputs]) -> ov.Model:
@@ -46,9 +43,9 @@ def quantize_statically(graph: ov.Model, samples: Sequence[Inputs]) -> ov.Model:
         graph: From `build_graph`, float32; not changed.
         samples: Inputs of the graph that are like those to come.
     """
-    nncf = _quantizer()
+    nncf = import_quantizer()
     smoothing = nncf.AdvancedSmoothQuantParameters(matmul=_SMOOTH_QUANT_ALPHA)
-    with contextlib.redirect_stdout(sys.stderr):  # where progress bars belong
+    with quiet_nncf():
         return nncf.quantize(
             graph,
             nncf.Dataset(samples),
@@ -61,12 +58,6 @@ def quantize_statically(graph: ov.Model, samples: Sequence[Inputs]) -> ov.Model:
 
 def quantize_weights(graph: ov.Model) -> ov.Model:
     """Quantises weights; activations are rounded when the graph runs."""
-    nncf = _quantizer()
-    with contextlib.redirect_stdout(sys.stderr):
-        return nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_SYM)
-
-
-def _quantizer() -> Any:  # noqa: ANN401 - a module without types
     nncf = import_quantizer()
-    nncf.set_log_level(logging.ERROR)
-    return nncf
+    with quiet_nncf():
+        return nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_SYM)
