@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import gc
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
 from bge_integrations.backend.checkpoint import Checkpoint
 from bge_integrations.backend.engines.selection import require_usable
-from bge_integrations.backend.prepared import MANIFEST, Manifest, Quantization, is_prepared
+from bge_integrations.backend.output_folder import folder_to_fill, not_writable, output_folder
+from bge_integrations.backend.prepared import Manifest, Quantization, is_prepared
 from bge_integrations.backend.purpose import Purpose
 from bge_integrations.backend.request import LoadRequest
 from bge_integrations.backend.sources import load_source
@@ -73,14 +72,14 @@ def prepare(
         What the folder says of itself, with the measured agreement.
 
     Raises:
-        SettingsError: An argument that can't be honoured.
+        SettingsError: An argument that can't be honoured, or nothing can be written to the folder.
         UnsupportedModelError: Not one of the encoders that OpenVINO runs here.
         ModelLoadError: The model can't be found, fetched or read.
         MissingExtraError: OpenVINO or the quantiser is not installed.
     """
-    target = Path(output).expanduser()
     texts = None if calibration is None else check_texts(calibration, "prepare")
-    _check(target, precision, purpose, quantization, texts)
+    _check(precision, purpose, quantization, texts)
+    target = output_folder(output)
     request = LoadRequest.from_settings(
         EncoderSettings(
             model_name=os.fspath(model_name),
@@ -101,48 +100,76 @@ def prepare(
         from bge_integrations.backend.engines.openvino.quantization import require_quantizer
 
         require_quantizer()
+    # Made before anything is fetched, so that a folder that can't be written to is found first.
+    with folder_to_fill(target) as unfinished:
+        manifest = _write(
+            unfinished,
+            target,
+            request,
+            precision=precision,
+            of_any_purpose=purpose is None,
+            quantization=quantization,
+            calibration=texts,
+        )
+        # The libraries' models are reference cycles, and keep the weights' file mapped: Windows can't delete it then.
+        gc.collect()
+    return manifest
+
+
+def _write(
+    folder: Path,
+    target: Path,
+    request: LoadRequest,
+    *,
+    precision: PreparedPrecision,
+    of_any_purpose: bool,
+    quantization: Quantization | None,
+    calibration: Sequence[str] | None,
+) -> Manifest:
+    """Loads the model and writes it into an empty folder, which goes to the target later."""
+    name = request.model_name
     checkpoint = locate_requested(request)
     if is_prepared(checkpoint.folder):
-        raise UnsupportedModelError(f"{model_name} is prepared already; give the model that it was made from.")
-    if purpose is None and _is_reranker(checkpoint):
+        raise UnsupportedModelError(f"{name} is prepared already; give the model that it was made from.")
+    if of_any_purpose and _is_reranker(checkpoint):
         request = dataclasses.replace(request, purpose="scores")
     if request.purpose == "scores" and checkpoint.is_decoder:
-        raise UnsupportedModelError(
-            f"{model_name} can't be prepared: it is a decoder, and prepared models are encoders."
-        )
+        raise UnsupportedModelError(f"{name} can't be prepared: it is a decoder, and prepared models are encoders.")
     spec = vet(checkpoint, request)
     if note := pooling_is_guessed(checkpoint, request):
         warn_user(note, PoolingWarning)
 
     from bge_integrations.backend.preparing import prepared_from
 
-    with _folder_to_fill(target) as unfinished:
-        source = load_source(request, checkpoint, spec, "float32")
-        if not source.has_known_encoder:
-            raise UnsupportedModelError(f"{model_name} can't be prepared: it is no {source.runnable}.")
-        if not source.tokenizer.has_rust_form:
-            raise UnsupportedModelError(
-                f"{model_name} can't be prepared: its tokenizer exists in Python only, and a prepared folder holds a "
-                "tokenizer.json. It can be used as it is, with engine='torch'."
-            )
-        instruction = resolve_instruction(
-            "symmetric" if request.purpose == "scores" else "query",
-            explicit=None,
-            task=None,
-            spec=spec,
-            saved_prompts=source.facts.prompts,
-            default_prompt_name=source.facts.default_prompt_name,
-            recognized_by=source.facts.recognized_by,
+    source = load_source(request, checkpoint, spec, "float32")
+    if not source.has_known_encoder:
+        raise UnsupportedModelError(f"{name} can't be prepared: it is no {source.runnable}.")
+    if not source.tokenizer.has_rust_form:
+        raise UnsupportedModelError(
+            f"{name} can't be prepared: its tokenizer exists in Python only, and a prepared folder holds a "
+            "tokenizer.json. It can be used as it is, with engine='torch'."
         )
-        made = prepared_from(
-            source,
-            precision=precision,
-            quantization=quantization,
-            calibration=texts,
-            query_instruction=instruction.prefix,
-        )
-        made.write(unfinished)
-        return made.manifest
+    instruction = resolve_instruction(
+        "symmetric" if request.purpose == "scores" else "query",
+        explicit=None,
+        task=None,
+        spec=spec,
+        saved_prompts=source.facts.prompts,
+        default_prompt_name=source.facts.default_prompt_name,
+        recognized_by=source.facts.recognized_by,
+    )
+    made = prepared_from(
+        source,
+        precision=precision,
+        quantization=quantization,
+        calibration=calibration,
+        query_instruction=instruction.prefix,
+    )
+    try:
+        made.write(folder)
+    except OSError as error:
+        raise not_writable(target, error) from error
+    return made.manifest
 
 
 def read_calibration(file: str | os.PathLike[str]) -> list[str]:
@@ -153,8 +180,15 @@ def read_calibration(file: str | os.PathLike[str]) -> list[str]:
     """
     try:
         lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"calibration={os.fspath(file)!r} can't be read: {error}") from error
+    except OSError as error:
+        raise SettingsError(
+            f"calibration={os.fspath(file)!r} can't be read: {error.strerror or error}. Name a file that the user who "
+            "runs this may read."
+        ) from error
+    except ValueError as error:
+        raise SettingsError(
+            f"calibration={os.fspath(file)!r} can't be read as UTF-8 ({error}); save the file in this encoding."
+        ) from error
     return [line for line in lines if line.strip()]
 
 
@@ -164,7 +198,6 @@ def _is_reranker(checkpoint: Checkpoint) -> bool:
 
 
 def _check(
-    target: Path,
     precision: str,
     purpose: str | None,
     quantization: str | None,
@@ -182,47 +215,3 @@ def _check(
         raise SettingsError(f"quantization={quantization!r} needs precision='int8', but that is {precision!r}.")
     if calibration is not None and len(calibration) < _FEWEST_TEXTS:
         raise SettingsError(f"calibration has {len(calibration)} texts; give at least {_FEWEST_TEXTS}, better 200.")
-    _check_output(target)
-
-
-def _check_output(target: Path) -> None:
-    """Looks at what is there; whether it can be written to, `_folder_to_fill` finds out."""
-    try:
-        is_free = not any(target.iterdir()) if target.exists() else not target.is_symlink()
-    except NotADirectoryError:
-        is_free = False
-    except OSError as error:
-        raise SettingsError(f"output={str(target)!r} can't be looked into: {error.strerror}.") from error
-    if not is_free:
-        raise SettingsError(f"output={str(target)!r} exists already; name a new folder or an empty one.")
-
-
-@contextlib.contextmanager
-def _folder_to_fill(target: Path) -> Iterator[Path]:
-    """Makes a folder beside a new target, or inside one that is there, and moves what comes into it to its place.
-
-    An empty folder stays the one it is, since it may be the current folder or a mounted volume.
-
-    Raises:
-        SettingsError: Nothing can be written there.
-    """
-    is_there = target.is_dir()
-    parent = target if is_there else target.parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=parent))
-    except OSError as error:
-        raise SettingsError(
-            f"output={str(target)!r} can't be written to: {error.strerror}. Name another folder."
-        ) from error
-    try:
-        yield unfinished
-        if is_there:
-            # The manifest last: without it nothing there counts as a prepared model.
-            for file in sorted(unfinished.iterdir(), key=lambda file: file.name == MANIFEST):
-                file.rename(target / file.name)
-        else:
-            unfinished.chmod(0o755)  # a temporary folder is its owner's alone
-            unfinished.rename(target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

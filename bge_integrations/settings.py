@@ -13,7 +13,7 @@ from typing_extensions import Self, TypeIs
 
 from bge_integrations.errors import SettingsError
 from bge_integrations.redaction import holds_secret, is_hub_token, shown, shown_fields
-from bge_integrations.texts import about_surrogate, is_text, kind_of, lone_surrogate, plain
+from bge_integrations.texts import about_file_name, about_surrogate, is_text, kind_of, lone_surrogate, plain
 
 Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 EngineName = Literal["auto", "torch", "openvino", "sentence-transformers"]
@@ -22,6 +22,8 @@ Pooling = Literal["cls", "mean", "last"]
 Example = tuple[str, str, str]
 """A task, a query and its response, shown to a model before the query proper."""
 Normalization = bool | Literal["checkpoint"] | None
+
+_PATHS = ("model_name", "cache_folder")
 
 OUTPUT_PRECISIONS = ("uint8", "binary", "ubinary")
 
@@ -343,6 +345,8 @@ def _plain_setting(name: str, value: str) -> str:
     text = plain(value)
     position = lone_surrogate(text)
     if position is not None:
+        if name in _PATHS:
+            raise SettingsError(f"{name}={text!r} {about_file_name(text)}")
         raise SettingsError(f"{name} {about_surrogate(text, position)}")
     return text
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from typing_extensions import TypeIs
 
 _SHOWN_CHARACTERS = 60
@@ -38,6 +40,26 @@ def about_surrogate(text: str, position: int) -> str:
     return (
         f"has a lone surrogate ({text[position]!r}) at character {position}, which UTF-8 can't write; it comes from a "
         "faulty decoding. Repair it with text.encode('utf-8', 'replace').decode('utf-8')."
+    )
+
+
+def about_file_name(path: str) -> str | None:
+    """Returns what to say of a path that UTF-8 can't write, after it; None for any other.
+
+    Where the locale's encoding is not UTF-8, Python puts lone surrogates for the bytes of a file name that it can't
+    decode. The libraries that read models take UTF-8 alone.
+    """
+    position = lone_surrogate(path)
+    if position is None:
+        return None
+    if not "\udc80" <= path[position] <= "\udcff":
+        return about_surrogate(path, position)
+    encoding = sys.getfilesystemencoding()
+    if encoding.lower().replace("-", "") == "utf8":
+        return "holds a file name that is not in UTF-8; rename the file or folder."
+    return (
+        f"holds a file name that is not in {encoding}, in which Python reads file names under this locale. Set "
+        "PYTHONUTF8=1 or LC_ALL=C.UTF-8 before Python starts."
     )
 
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from typer.main import get_command
@@ -19,8 +18,6 @@ from typer.testing import CliRunner
 from bge_integrations import MODELS, BgeEncoder, environment
 from bge_integrations.backend.engines.openvino.engine import computes_bfloat16
 from bge_integrations.cli import app
-from bge_integrations.errors import SettingsError
-from bge_integrations.prepare import prepare
 
 EN = "Represent this sentence for searching relevant passages: "
 ZH = "为这个句子生成表示以用于检索相关文章："
@@ -245,31 +242,6 @@ class TestPrepare:
         run = bge("prepare", str(bge_small_en), "-o", "made", "--precision", "int4", folder=tmp_path)
         assert run.returncode == 1
         assert run.stderr.startswith("bge: --precision int4 can't be prepared; choose one of 'float32'")
-
-    def test_fills_the_current_folder_if_it_is_empty(
-        self, bge_small_en: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        here = tmp_path / "bge-small-en-v1.5"
-        here.mkdir(mode=0o750)
-        monkeypatch.chdir(here)
-        prepare(bge_small_en, ".")
-        assert [path.name for path in tmp_path.iterdir()] == [here.name]
-        assert here.stat().st_mode & 0o777 == 0o750
-        made, expected = (BgeEncoder(folder).encode(["lazy fox"]) for folder in (here, bge_small_en))
-        np.testing.assert_allclose(made, expected, atol=1e-5)
-
-    @pytest.mark.parametrize("output", ["a file", "a file/made", "a link that leads nowhere", "no empty folder"])
-    def test_refuses_an_output_that_is_taken_before_the_work(
-        self, output: str, bge_small_en: Path, tmp_path: Path
-    ) -> None:
-        (tmp_path / "a file").touch()
-        (tmp_path / "a link that leads nowhere").symlink_to("nowhere")
-        (tmp_path / "no empty folder").mkdir()
-        (tmp_path / "no empty folder" / "notes.txt").touch()
-        before = sorted(tmp_path.rglob("*"))
-        with pytest.raises(SettingsError, match=f"output='.*{output}'"):
-            prepare(bge_small_en, tmp_path / output)
-        assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_bench_compares_what_runs_here_and_recommends(bge_small_en: Path) -> None:

@@ -182,17 +182,6 @@ class TestPreparing:
         with pytest.raises(UnsupportedModelError, match="is prepared already"):
             prepare(copied, copied.parent / "again")
 
-    def test_a_failure_leaves_nothing_behind(
-        self, bge_small_en: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def failing(*_: object, **__: object) -> None:
-            raise OSError("disk full")
-
-        monkeypatch.setattr("openvino.save_model", failing)
-        with pytest.raises(OSError, match="disk full"):
-            prepare(bge_small_en, tmp_path / "made")
-        assert list(tmp_path.iterdir()) == []
-
     def test_a_model_of_another_kind_is_refused(self, make: MakeCheckpoint, tmp_path: Path) -> None:
         with pytest.raises(UnsupportedModelError, match="can't be prepared: it is no plain BERT"):
             prepare(make("other", modules=("cls", "mean")), tmp_path / "made")

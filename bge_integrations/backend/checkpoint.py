@@ -19,7 +19,12 @@ from bge_integrations.backend.checkpoint_files import (
     module_class,
     read_json_files,
 )
-from bge_integrations.backend.contents import has_vocabulary, require_genuine_texts
+from bge_integrations.backend.contents import (
+    has_vocabulary,
+    require_genuine_texts,
+    require_open_folder,
+    unreadable,
+)
 from bge_integrations.backend.digests import file_digest
 from bge_integrations.backend.forking import cached
 from bge_integrations.backend.formats import what_lies_there
@@ -129,10 +134,18 @@ class Checkpoint:
 
     @cached
     def fingerprint(self) -> str:
-        """Digest of weights, tokenizer and configuration, by name and content, wherever the folder lies."""
+        """Digest of weights, tokenizer and configuration, by name and content, wherever the folder lies.
+
+        Raises:
+            ModelLoadError: A file can't be read.
+        """
         digest = hashlib.sha256()
         for path in model_files(self.folder, (module.folder for module in self._modules())):
-            digest.update(f"{path.relative_to(self.folder).as_posix()}\0{file_digest(path)}\n".encode())
+            try:
+                content = file_digest(path)
+            except OSError as error:
+                raise unreadable(path, error) from error
+            digest.update(f"{path.relative_to(self.folder).as_posix()}\0{content}\n".encode())
         if self.base:
             digest.update(f"base\0{self.base.fingerprint}\n".encode())
         return digest.hexdigest()
@@ -184,6 +197,8 @@ class Checkpoint:
             # Normalize has nothing to save, and git keeps no empty folders.
             if module.folder == self.folder or module.kind == "Normalize":
                 continue
+            if module.folder.is_dir():
+                require_open_folder(module.folder)
             if not any(module.folder.glob("*.json")):
                 state = "it holds no configuration" if module.folder.is_dir() else "it is missing"
                 raise ModelNotFoundError(

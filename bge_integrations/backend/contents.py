@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import zipfile
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def require_genuine(path: Path) -> None:
         with path.open("rb") as file:
             beginning = file.read(1024)
     except OSError as error:
-        raise ModelLoadError(f"{path} can't be read: {error.strerror}.") from error
+        raise unreadable(path, error) from error
     again = "Fetch it again, for example with `hf download`."
     if not size:
         raise ModelLoadError(f"{path} is empty. {again}")
@@ -92,6 +93,39 @@ def require_genuine(path: Path) -> None:
         raise ModelLoadError(f"{path} is cut off after {size} bytes: it does not end as JSON does. {again}")
 
 
+def require_open_folder(folder: Path, *, listed: bool = True) -> None:
+    """Refuses a folder that the system does not let this user look into.
+
+    Args:
+        folder: The folder.
+        listed: Whether its files are to be found by listing it, and not by their names alone.
+
+    Raises:
+        ModelLoadError: It can't be looked into.
+    """
+    try:
+        os.stat(os.path.join(folder, os.curdir))
+        if listed:
+            os.listdir(folder)
+    except OSError as error:
+        raise unreadable(folder, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> ModelLoadError:
+    """Says that the system does not let a file or folder be read, and what to do about it."""
+    return ModelLoadError(f"{path} can't be read: {error.strerror or error}. {_remedy(path, error)}")
+
+
+def _remedy(path: Path, error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        command = f"chmod a+{'rx' if path.is_dir() else 'r'} {shlex.quote(str(path))}"
+        example = f", for example with `{command}`" if os.name == "posix" else ""
+        return f"Give the user that runs this the right to read it{example}."
+    if isinstance(error, FileNotFoundError):
+        return "Fetch or copy the model again."
+    return "Check the disk or the network drive, or fetch the model again."
+
+
 def _no_file(path: Path) -> ModelLoadError:
     if path.is_symlink() and not path.exists():
         return ModelNotFoundError(
@@ -99,7 +133,8 @@ def _no_file(path: Path) -> ModelLoadError:
             "what its symlinks lead to."
         )
     if path.exists():
-        return ModelLoadError(f"{path} is no file.")
+        what = "a folder, not a file" if path.is_dir() else "no file"
+        return ModelLoadError(f"{path} is {what}. Fetch or copy the model again.")
     return ModelNotFoundError(f"There is no file {path}. Fetch or copy the model again.")
 
 

@@ -136,7 +136,11 @@ def read_json(path: Path, kind: Kind) -> Any:  # noqa: ANN401 - what the kind sa
         return None
     except RecursionError as error:
         raise MalformedJsonError(f"{path} can't be read as JSON (it is nested too deeply)") from error
-    except (OSError, ValueError) as error:
+    except PermissionError as error:
+        raise MalformedJsonError(f"{path} can't be read: the user that runs this has no right to read it") from error
+    except OSError as error:
+        raise MalformedJsonError(f"{path} can't be read: {error.strerror or error}") from error
+    except ValueError as error:
         raise MalformedJsonError(f"{path} can't be read as JSON ({error})") from error
     if _depth_exceeds(content, _MOST_NESTED):
         raise MalformedJsonError(f"{path} can't be read as JSON (it is nested more than {_MOST_NESTED} levels deep)")

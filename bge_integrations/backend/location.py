@@ -6,6 +6,7 @@ import difflib
 import os
 from pathlib import Path
 
+from bge_integrations.backend.contents import require_open_folder
 from bge_integrations.catalogue import suggest
 from bge_integrations.errors import ModelNotFoundError
 
@@ -26,10 +27,12 @@ def local_folder(name: str, revision: str | None = None) -> Path | None:
 
     Raises:
         ModelNotFoundError: The path leads to no folder, or to one that holds several models.
+        ModelLoadError: The system does not let this user look into the folder.
     """
     # os.path says False where pathlib raises: for names too long, unknown users and folders that must not be read.
     folder = Path(os.path.expanduser(name))
     if os.path.isdir(folder):
+        require_open_folder(folder, listed=False)
         return _followed(folder.resolve(), name, revision)
     if os.path.isfile(folder):
         raise ModelNotFoundError(

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from bge_integrations.backend.contents import unreadable
 from bge_integrations.backend.digests import file_digest
 from bge_integrations.backend.engines import Rows
 from bge_integrations.backend.facts import ModelFacts
@@ -246,15 +248,24 @@ def _read_heads(folder: Path) -> Heads:
 def write_prepared_model(
     folder: Path, graph: ov.Model, tokenizer: TextTokenizer, heads: Heads, manifest: Manifest
 ) -> None:
-    """Writes a prepared model into an empty folder, the manifest last, so that a half-written one is none."""
-    from safetensors.numpy import save_file
+    """Writes a prepared model into an empty folder, the manifest last: without it the folder is never loaded.
+
+    Raises:
+        OSError: The folder can't be written to.
+    """
+    from safetensors.numpy import save
 
     from bge_integrations.backend.engines.openvino.library import ov
 
-    # float32 weights are kept to the last bit; the default would round them to float16.
-    ov.save_model(graph, folder / _GRAPH, compress_to_fp16=False)
+    try:
+        # float32 weights are kept to the last bit; the default would round them to float16.
+        ov.save_model(graph, folder / _GRAPH, compress_to_fp16=False)
+    except RuntimeError as error:  # OpenVINO does not say which error of the system it met
+        what = f"OpenVINO can't write the graph ({error}); the disk may be full"
+        raise OSError(errno.EIO, what, str(folder / _GRAPH)) from error
     (folder / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
-    save_file(dict(heads), folder / _HEADS)
+    # The library's own way to write a file makes it readable by its owner alone, whatever the umask.
+    (folder / _HEADS).write_bytes(save(dict(heads)))
     content = {
         "format": FORMAT,
         "versions": {name: version_of(name) or "unknown" for name in ("bge-integrations", "openvino", "tokenizers")},
@@ -331,7 +342,11 @@ def _identity(folder: Path, content: Mapping[str, Any]) -> str:
     for name in _FILES:
         if not (folder / name).is_file():
             raise _damaged(folder, f"{name} is missing")
-        if file_digest(folder / name) != content["files"][name]:
+        try:
+            digest = file_digest(folder / name)
+        except OSError as error:
+            raise PreparedModelError(str(unreadable(folder / name, error))) from error
+        if digest != content["files"][name]:
             raise _damaged(folder, f"{name} is not as it was written")
     return "+".join(content["files"][name] for name in _FILES)
 

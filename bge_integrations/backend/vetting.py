@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from bge_integrations.backend.checkpoint import Checkpoint
-from bge_integrations.backend.contents import require_genuine_texts
+from bge_integrations.backend.contents import require_genuine_texts, require_open_folder
 from bge_integrations.backend.location import local_folder
 from bge_integrations.backend.lora import base_of
 from bge_integrations.backend.pooling import NAMES_OF_CATALOGUE, NAMES_OF_SETTING
@@ -16,11 +16,13 @@ from bge_integrations.backend.request import LoadRequest
 from bge_integrations.backend.weight_files import ADAPTER_CONFIG, WeightRules
 from bge_integrations.catalogue import ModelSpec
 from bge_integrations.errors import (
+    ModelLoadError,
     ModelNotCachedError,
     ModelNotFoundError,
     PoolingMismatchError,
     UnsupportedModelError,
 )
+from bge_integrations.texts import about_file_name
 
 
 def locate_requested(request: LoadRequest) -> Checkpoint:
@@ -58,7 +60,10 @@ def _located(request: LoadRequest) -> Path:
         from bge_integrations.backend.hub import fetch  # its client takes a while to import, for nothing in most cases
 
         folder = fetch(request).resolve()
+    if found := about_file_name(str(folder)):  # of a folder further up, such as the current one
+        raise ModelLoadError(f"{str(folder)!r} {found}")
     if not is_prepared(folder):  # which is checked as a whole when it is opened
+        require_open_folder(folder)
         require_genuine_texts(folder)
     return folder
 

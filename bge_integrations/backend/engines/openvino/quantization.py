@@ -27,13 +27,13 @@ Inputs = dict[str, NDArray[np.int32] | NDArray[np.float32]]
 """Of the graph, by name."""
 
 
-def requireimport_quantizer() -> None:
+def require_quantizer() -> None:
     """Checks that nncf is there, before anything is loaded for it.
 
     Raises:
         MissingExtraError: It is not.
     """
-    importimport_quantizer()
+    import_quantizer()
 
 
 def quantize_statically(graph: ov.Model, samples: Sequence[Inputs]) -> ov.Model:
