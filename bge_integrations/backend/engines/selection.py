@@ -127,7 +127,8 @@ def require_usable(name: str, device: str, precision: str) -> None:
 
 def _remedy(engine: str, device: str, precision: str) -> str:
     """Names the devices that can do it where this one can't."""
-    able = devices_that_compute(engine, precision)
+    # precision="auto" may have become one that only this device is for.
+    able = devices_that_compute(engine, precision) or devices_that_compute(engine, "auto")
     if not able or device.split(":")[0] in able:
         return ""
     return f" Set device={' or '.join(map(repr, able))}, or leave device=None, which takes one that can."
