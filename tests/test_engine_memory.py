@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from transformers import DistilBertConfig, Gemma3Config, GemmaConfig, GemmaForCausalLM
 
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
 from bge_integrations.backend.engines import EngineOutOfMemory, TokenBatch
+from bge_integrations.backend.engines.decoder import DecoderEngine
 from bge_integrations.backend.engines.memory import (
     TensorLimit,
     TextTooLong,
@@ -23,6 +25,7 @@ from bge_integrations.backend.engines.memory import (
 )
 from bge_integrations.errors import DeviceMemoryError, EngineNotAvailableError
 from bge_integrations.settings import EngineName
+from tests.decoder_checkpoints import tiny_shape
 
 MEAN_MEMORY = [
     MemoryError(),
@@ -207,8 +210,6 @@ class TestLimit:
             assert len(limit.parts(batch_of(100_000, 100_000))) == 1
 
     def test_is_read_from_the_configuration_of_the_text_model_where_there_are_several(self) -> None:
-        from transformers import DistilBertConfig, Gemma3Config
-
         limit = TensorLimit.of_model("mps", Gemma3Config())
         assert limit is not None
         assert limit.heads == Gemma3Config().get_text_config().num_attention_heads
@@ -292,6 +293,18 @@ class TestModelsUnderALimit:
                 return np.concatenate(encoder.encode_documents(TEXTS).colbert or [])
 
         np.testing.assert_allclose(tokens(), self._without(monkeypatch, tokens), atol=1e-5)
+
+    def test_give_the_same_answers_of_decoders(
+        self, small_device: list[TokenBatch], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        torch.manual_seed(0)
+        model = GemmaForCausalLM(GemmaConfig(**tiny_shape(1000))).eval()
+        batch = batch_of(*(length % 24 + 1 for length in range(40)))
+
+        def answers() -> NDArray[Any]:
+            return DecoderEngine(model, pad_id=0, answer=5, options=()).submit(batch).result()
+
+        np.testing.assert_allclose(answers(), self._without(monkeypatch, answers), atol=1e-4)
 
     @pytest.mark.parametrize("engine", ["torch", "sentence-transformers"])
     def test_name_a_text_that_is_too_long_and_compute_the_others(
