@@ -298,7 +298,7 @@ class TestModelsUnderALimit:
         self, small_device: list[TokenBatch], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         torch.manual_seed(0)
-        model = GemmaForCausalLM(GemmaConfig(**tiny_shape(1000))).eval()
+        model = GemmaForCausalLM(GemmaConfig(**tiny_shape(1000)))
         batch = batch_of(*(length % 24 + 1 for length in range(40)))
 
         def answers() -> NDArray[Any]:

@@ -27,6 +27,7 @@ from transformers import (
 
 from bge_integrations import BgeEncoder
 from bge_integrations.backend.architecture import describe_encoder
+from bge_integrations.backend.disk_cache import CacheNotWritableError
 from bge_integrations.backend.engines import Engine, Rows, TokenBatch
 from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine, computes_bfloat16
 from bge_integrations.backend.engines.openvino.graph import build_graph
@@ -262,6 +263,26 @@ class TestChoice:
         assert "not openvino: openvino is not installed" in chosen.text
         np.testing.assert_allclose(encoder.encode(["fox"]), reference_vectors(folder, ["fox"]), atol=1e-5)
         with pytest.raises(MissingExtraError, match=r"pip install 'bge-integrations\[openvino\]'"):
+            BgeEncoder(folder, device="cpu", engine="openvino")
+
+    @pytest.mark.parametrize("full", ["mkdtemp", "make"])
+    def test_auto_goes_on_with_torch_where_a_graph_has_no_place(
+        self, make: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, full: str
+    ) -> None:
+        def no_room(*_: object, **__: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        def unwritable(*_: object) -> None:
+            raise CacheNotWritableError("read-only")
+
+        monkeypatch.setattr("bge_integrations.backend.starting.cached_model", unwritable)
+        monkeypatch.setattr(
+            "tempfile.mkdtemp" if full == "mkdtemp" else "bge_integrations.backend.preparing.prepare_folder", no_room
+        )
+        folder = make("bge-small-en")
+        assert BgeEncoder(folder, device="cpu").backend.engine.name == "torch"
+        assert "going on without openvino" in caplog.text
+        with pytest.raises(EngineNotAvailableError, match=r"No space left on device.*Set BGE_INTEGRATIONS_CACHE"):
             BgeEncoder(folder, device="cpu", engine="openvino")
 
     def test_auto_takes_torch_for_float16_on_the_cpu(self, make: MakeCheckpoint) -> None:

@@ -33,7 +33,13 @@ from bge_integrations.backend.scheduling import EngineSlot
 from bge_integrations.backend.sources import load_source
 from bge_integrations.backend.tokenization import TextTokenizer
 from bge_integrations.catalogue import ModelSpec
-from bge_integrations.errors import EngineNotAvailableError, PreparedModelError, SettingsError, UnsupportedModelError
+from bge_integrations.errors import (
+    BgeError,
+    EngineNotAvailableError,
+    PreparedModelError,
+    SettingsError,
+    UnsupportedModelError,
+)
 
 if TYPE_CHECKING:
     from bge_integrations.backend.sources.base import Source
@@ -225,10 +231,18 @@ def _cached_or_temporary(key: str, make: Callable[[Path], None]) -> PreparedMode
         return cached_model(key, make)
     except CacheNotWritableError as error:
         logger.warning("the graph can't be kept for the next time: %s; set BGE_INTEGRATIONS_CACHE", error)
-    # Its files are read as long as the model lives, so they stay until the process ends.
-    folder = Path(tempfile.mkdtemp(prefix="bge-integrations-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    make(folder)
+    try:
+        # Its files are read as long as the model lives, so they stay until the process ends.
+        folder = Path(tempfile.mkdtemp(prefix="bge-integrations-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        make(folder)
+    except BgeError:
+        raise
+    except OSError as error:
+        raise EngineNotAvailableError(
+            "engine='openvino' has no place for its graph: neither the cache nor the folder for temporary files can be "
+            f"written to ({error}). Set BGE_INTEGRATIONS_CACHE to a folder that can."
+        ) from error
     return PreparedModel.open(folder)
 
 
