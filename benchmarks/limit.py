@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.noise import Reference, judge
 from benchmarks.shapes import Shape
-from bge_integrations.backend.cpu import usable_cores
+from bge_integrations.backend.cpu import usable_threads
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -140,7 +140,7 @@ def _openvino_seconds(product: Product, rows: int, precision: str, seconds: floa
     graph = ov.Model([ops.matmul(inputs, weights, False, True)], [inputs])
     settings = {
         "PERFORMANCE_HINT": "THROUGHPUT",
-        "INFERENCE_NUM_THREADS": str(usable_cores()),
+        "INFERENCE_NUM_THREADS": str(usable_threads()),
         "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
     }
     queue = ov.AsyncInferQueue(ov.Core().compile_model(graph, "CPU", settings))

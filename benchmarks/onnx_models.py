@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.contenders import BATCH, Loaded, Place
-from bge_integrations.backend.cpu import usable_cores
+from bge_integrations.backend.cpu import usable_threads
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _GRAPH = "model.onnx"
@@ -107,7 +107,7 @@ def load_fastembed(place: Place) -> Loaded:
             dim=json.loads((folder / "config.json").read_text(encoding="utf-8"))["hidden_size"],
             model_file=_GRAPH,
         )
-    model = fastembed.TextEmbedding(name, specific_model_path=str(folder), threads=usable_cores(), cuda=False)
+    model = fastembed.TextEmbedding(name, specific_model_path=str(folder), threads=usable_threads(), cuda=False)
     return Loaded(
         lambda texts: list(model.embed(texts, batch_size=BATCH)), lambda text: next(iter(model.query_embed(text)))
     )
@@ -120,7 +120,7 @@ def load_onnxruntime(place: Place) -> Loaded:
     onnxruntime = importlib.import_module("onnxruntime")
     folder = exported(place)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = usable_cores()
+    options.intra_op_num_threads = usable_threads()
     session = onnxruntime.InferenceSession(str(folder / _GRAPH), options, providers=["CPUExecutionProvider"])
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()

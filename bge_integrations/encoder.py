@@ -84,8 +84,9 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
 
         Args:
             model_name: Hub id (`"BAAI/bge-small-en-v1.5"`), local folder, or folder made by `bge prepare`.
-            device: `"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`; None takes the first there is of cuda, mps and cpu. A
-                list, or `"all"`, puts the model on each, and they share the work.
+            device: `"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`; None takes the first of cuda, mps and cpu that is
+                there and can compute as `engine` and `precision` ask. A list, or `"all"`, puts the model on each, and
+                they share the work.
             precision: How the model computes: `"float32"`, `"bfloat16"`, `"float16"`, `"int8"`; `"auto"` is float16 on
                 CUDA and float32 elsewhere. Vectors are float32 in any case.
             engine: What runs the model: `"openvino"`, `"torch"` or `"sentence-transformers"`; `"auto"` takes the
@@ -111,7 +112,8 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
             show_progress: A progress bar for `encode_documents` and `encode`, never for queries.
             batch_tokens: Tokens, padding included, in one forward pass.
             batch_size: Upper limit on the texts in one forward pass.
-            threads: Processor cores to use; None takes those that this process may use.
+            threads: Threads that compute on the processor; None takes the least of the cores that this process may use,
+                `OMP_NUM_THREADS`, and torch's number if torch is imported.
             max_queued_texts: Documents, and as many queries, that may be in flight at once in the model, over all
                 callers; a call beyond it waits for room.
             transformers_kwargs: Keywords for transformers' `from_pretrained`.

@@ -6,12 +6,15 @@ import contextlib
 import importlib.util
 import os
 import platform
+import shutil
+import stat
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from bge_integrations._extras import requirement
 from bge_integrations.backend.cache_entries import graphs_folder
-from bge_integrations.backend.cpu import usable_cores
+from bge_integrations.backend.cpu import thread_limits, usable_cores, usable_memory
 from bge_integrations.backend.devices import available_devices
 from bge_integrations.backend.engines.selection import ENGINE_KINDS, EngineKind, require_usable
 from bge_integrations.backend.prepared import MANIFEST
@@ -40,11 +43,19 @@ def describe() -> dict[str, Any]:
     Returns:
         Plain data, ready for JSON, by topic.
     """
+    limits = thread_limits()  # before torch is imported, which would have a number of its own
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
-        "machine": {"system": platform.platform(), "processor": _processor(), "cores": usable_cores()},
+        "machine": {
+            "system": platform.platform(),
+            "processor": _processor(),
+            "cores": usable_cores(),
+            "memory_gib": round(usable_memory() / 2**30, 1),
+        },
+        "threads": limits,
         "devices": _devices(),
         "engines": _engines(),
+        "temporary_files": _temporary_files(),
         "caches": [_cache(folder) for folder in _cache_folders()],
         "graph_cache": _graph_cache(graphs_folder()),
     }
@@ -110,14 +121,50 @@ def _cache_folders() -> list[Path]:
     return [Path(folder) for folder in dict.fromkeys(folders) if folder]
 
 
+def _temporary_files() -> dict[str, Any]:
+    """Says where graphs go that can't be cached, and adapters while they are loaded."""
+    try:
+        folder = tempfile.gettempdir()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:  # no folder that can be written to, or a file system that doesn't tell
+        return {"folder": None, "free_gib": None, "problem": str(error)}
+    return {"folder": folder, "free_gib": round(free / 2**30, 1)}
+
+
 def _cache(folder: Path) -> dict[str, Any]:
     models = {}
     for spec in MODELS:
         repository = folder / f"models--{spec.model_id.replace('/', '--')}"
         if os.path.isdir(repository):
-            # Snapshots are links into blobs, so only these take room.
-            models[spec.model_id] = _mib(repository / "blobs")
-    return {"folder": str(folder), "exists": os.path.isdir(folder), "models_mib": models}
+            models[spec.model_id] = _mib(repository)
+    return {
+        "folder": str(folder),
+        "exists": os.path.isdir(folder),
+        "symlinks": _symlinks_work(folder),
+        "models_mib": models,
+    }
+
+
+def _symlinks_work(folder: Path) -> bool | None:
+    """Tries whether the hub's client can link snapshots to blobs; without links it copies, which may take more room.
+
+    Returns:
+        None where nothing can be written, and so nothing can be tried.
+    """
+    from huggingface_hub.constants import HF_HUB_DISABLE_SYMLINKS
+
+    if HF_HUB_DISABLE_SYMLINKS:
+        return False
+    try:
+        # Not `are_symlinks_supported` of the client, which makes a folder that isn't there, and warns.
+        with tempfile.TemporaryDirectory(dir=folder) as tried:
+            try:
+                os.symlink("target", os.path.join(tried, "link"))
+            except (OSError, NotImplementedError):  # Windows lets few users make symlinks
+                return False
+    except OSError:
+        return None
+    return True
 
 
 def _graph_cache(folder: Path) -> dict[str, Any]:
@@ -126,8 +173,10 @@ def _graph_cache(folder: Path) -> dict[str, Any]:
 
 
 def _mib(folder: Path) -> float:
+    """Returns the size of all files. Links to them take no room."""
     size = 0
     for path in folder.rglob("*"):
         with contextlib.suppress(OSError):  # deleted meanwhile, or not to be read
-            size += path.stat().st_size if path.is_file() else 0
+            state = path.lstat()
+            size += state.st_size if stat.S_ISREG(state.st_mode) else 0
     return round(size / 2**20, 1)

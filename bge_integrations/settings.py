@@ -96,8 +96,9 @@ class ModelSettings:
 
     Attributes:
         model_name: Hub id (`"BAAI/bge-small-en-v1.5"`), local folder, or folder made by `bge prepare`.
-        device: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`; None or `"auto"` takes the first there is of cuda, mps, cpu. A
-            list, or `"all"` for all there are of the best kind, puts the model on each, and they share the work.
+        device: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`; None or `"auto"` takes the first of cuda, mps, cpu that is
+            there and can compute as `engine` and `precision` ask. A list, or `"all"` for all there are of the best
+            kind, puts the model on each, and they share the work.
         precision: How the model computes. `"auto"` is float16 on CUDA and float32 elsewhere.
         engine: What runs the model; `"auto"` takes the fastest that can run it here.
         max_length: Tokens per text, or pair of texts, special tokens included; None takes the model's own limit.
@@ -112,7 +113,9 @@ class ModelSettings:
         show_progress: A progress bar; never for queries.
         batch_tokens: Tokens, padding included, in one forward pass; None takes the engine's own figure.
         batch_size: Upper limit on the texts in one forward pass; None sets no limit.
-        threads: Processor cores to use; None takes those that this process may use, by affinity and control group.
+        threads: Threads that compute on the processor; None takes the least of the cores that this process may use,
+            `OMP_NUM_THREADS`, and torch's number if torch is imported. torch's number for the process is lowered to
+            that, and raised only if it is given here.
         max_queued_texts: Documents, and as many queries, that may be in flight at once in the model, over all callers;
             a call beyond it waits for room.
         transformers_kwargs: Keywords for transformers' `from_pretrained`.

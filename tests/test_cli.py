@@ -108,9 +108,12 @@ def test_models_and_version_load_neither_torch_nor_a_framework(arguments: list[s
 
 
 def test_info_tells_versions_devices_and_caches_but_no_token(tmp_path: Path) -> None:
-    blobs = tmp_path / "hub" / "models--BAAI--bge-m3" / "blobs"
-    blobs.mkdir(parents=True)
-    (blobs / "weights").write_bytes(b"\0" * 2**20)
+    linked, copied = (tmp_path / "hub" / f"models--BAAI--{name}" for name in ("bge-m3", "bge-base-en"))
+    for folder in (linked / "blobs", linked / "snapshots" / "c0ffee", copied / "snapshots" / "c0ffee"):
+        folder.mkdir(parents=True)
+    (linked / "blobs" / "1234").write_bytes(b"\0" * 2**20)
+    (linked / "snapshots" / "c0ffee" / "model.safetensors").symlink_to("../../blobs/1234")
+    (copied / "snapshots" / "c0ffee" / "model.safetensors").write_bytes(b"\0" * 2**21)  # as where links don't work
     graphs = tmp_path / "cache" / "graphs"
     for name in ("one", "two"):
         (graphs / name).mkdir(parents=True)
@@ -118,13 +121,21 @@ def test_info_tells_versions_devices_and_caches_but_no_token(tmp_path: Path) -> 
         (graphs / name / "model.bin").write_bytes(b"\0" * 2**19)
     (graphs / "one.lock").touch()
     variables = {"HF_HOME": str(tmp_path), "BGE_INTEGRATIONS_CACHE": str(tmp_path / "cache"), "HF_TOKEN": "hf_secret"}
+    variables |= {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
     run = bge("info", "--json", folder=None, **variables)
     assert "hf_secret" not in run.stdout + run.stderr
     told = json.loads(run.stdout)
     assert told["versions"]["sentence-transformers"].startswith("6.")
     assert "cpu" in told["devices"]
     assert told["machine"]["cores"] == len(os.sched_getaffinity(0))
-    assert {"folder": str(tmp_path / "hub"), "exists": True, "models_mib": {"BAAI/bge-m3": 1.0}} in told["caches"]
+    models = {"BAAI/bge-m3": 1.0, "BAAI/bge-base-en": 2.0}
+    hub = {"folder": str(tmp_path / "hub"), "exists": True, "symlinks": True, "models_mib": models}
+    assert hub in told["caches"]
+    assert sorted(os.listdir(tmp_path / "hub")) == [copied.name, linked.name]  # what was tried there is gone
+    assert told["machine"]["memory_gib"] > 0
+    assert told["threads"] == {"usable cores": told["machine"]["cores"], "OMP_NUM_THREADS": 1}
+    assert told["temporary_files"]["folder"] == str(tmp_path)
+    assert told["temporary_files"]["free_gib"] > 0
     assert told["graph_cache"] == {"folder": str(graphs), "exists": True, "entries": 2, "mib": 1.0}
 
 
@@ -140,10 +151,34 @@ def test_info_offers_of_each_engine_what_this_machine_has(monkeypatch: pytest.Mo
     assert environment.describe()["engines"]["torch"] == both
 
 
+@pytest.mark.parametrize(("refused", "works"), [("symlink", False), ("mkdir", None)])
+def test_info_says_where_symlinks_do_not_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str, works: bool | None
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("a required privilege is not held by the client")
+
+    (tmp_path / "hub").mkdir()
+    monkeypatch.setattr(environment, "_cache_folders", lambda: [tmp_path / "hub", tmp_path / "missing"])
+    monkeypatch.setattr(os, refused, refuse)
+    told = [environment._cache(folder)["symlinks"] for folder in environment._cache_folders()]
+    assert told == [works, None]
+    assert sorted(os.listdir(tmp_path)) == ["hub"]
+
+
+def test_info_says_where_there_is_no_room_for_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    shown = environment._temporary_files()
+    assert shown == {"folder": None, "free_gib": None, "problem": "No usable temporary directory found"}
+
+
 def test_info_is_readable() -> None:
     run = bge("info")
     assert run.returncode == 0
-    for part in ("versions", "torch", "devices", "cpu", "engines", "caches"):
+    for part in ("versions", "torch", "devices", "cpu", "engines", "caches", "threads", "memory", "GiB free"):
         assert part in run.stdout
 
 

@@ -87,7 +87,7 @@ class TestDevice:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
         assert devices.available_devices() == ["cuda:0", "cuda:1", "mps", "cpu"]
-        assert devices.resolve_device(None) == devices.resolve_device("cuda") == "cuda:0"
+        assert devices.resolve_devices(None) == devices.resolve_devices("cuda") == ("cuda:0",)
         assert devices.resolve_device("cuda:1") == "cuda:1"
         assert devices.resolve_precision("auto", "cuda:0") == "float16"
         assert devices.resolve_precision("auto", "cpu") == "float32"

@@ -112,6 +112,7 @@ def report_of(*found: Measured, not_loaded: tuple[Combination, ...] = ()) -> Ben
     return BenchReport(
         model="BAAI/bge-small-en-v1.5",
         device="cpu",
+        threads=3,
         rounds=5,
         seconds=120.0,
         mean_tokens=51.0,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from bge_integrations.errors import DeviceNotAvailableError, SettingsError
 
+DEVICE_KINDS = ("cuda", "mps", "cpu")
 _DRIVER_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, and either under WSL
 
 
@@ -28,22 +29,26 @@ def available_devices() -> list[str]:
     return [*devices, "cpu"]
 
 
-def resolve_devices(device: str | Sequence[str] | None) -> tuple[str, ...]:
+def resolve_devices(device: str | Sequence[str] | None, kinds: Collection[str] = DEVICE_KINDS) -> tuple[str, ...]:
     """Returns the devices to use together.
 
     Args:
         device: One of them, several, `"all"` for all there are of the best kind, or None for the first there is. The
             processor may be named several times: its cores are then shared out.
+        kinds: The kinds of device that can do what is asked for. None and `"all"` take one of these where there is
+            one; a device that is named stays.
 
     Raises:
         DeviceNotAvailableError: If one is not on this machine.
         SettingsError: Devices of several kinds, or one GPU twice.
     """
-    if device == "all":
-        available = available_devices()
-        kind = available[0].split(":")[0]
-        return tuple(name for name in available if name.split(":")[0] == kind)
-    if device is None or isinstance(device, str):
+    if device in (None, "auto", "all"):
+        # What only the processor can do needs no import of torch to look for other devices.
+        available = ["cpu"] if {*kinds} == {"cpu"} else available_devices()
+        fitting = [name for name in available if name.split(":")[0] in kinds] or available
+        first = fitting[0].split(":")[0]
+        return tuple(name for name in fitting if name.split(":")[0] == first) if device == "all" else (fitting[0],)
+    if isinstance(device, str):
         return (resolve_device(device),)
     devices = tuple(resolve_device(name) for name in device)
     if len({name.split(":")[0] for name in devices}) > 1:
@@ -55,8 +60,8 @@ def resolve_devices(device: str | Sequence[str] | None) -> tuple[str, ...]:
     return devices
 
 
-def resolve_device(device: str | None) -> str:
-    """Returns the device to use, the first there is of cuda, mps and cpu for None or `"auto"`.
+def resolve_device(device: str) -> str:
+    """Returns the device to use by its one name: "cuda:0" for "cuda", the first there is for "auto".
 
     Raises:
         DeviceNotAvailableError: If it is not on this machine, naming those that are.
@@ -64,9 +69,9 @@ def resolve_device(device: str | None) -> str:
     if device in ("cpu", "cpu:0"):
         return "cpu"
     available = available_devices()
-    if device in (None, "auto"):
+    if device == "auto":
         return available[0]
-    match = re.fullmatch(r"([a-z]+)(?::(\d+))?", str(device))
+    match = re.fullmatch(r"([a-z]+)(?::(\d+))?", device)
     cuda_devices = sum(name.startswith("cuda") for name in available)
     known = {name.split(":")[0] for name in available}
     if match and match[1] in known and (match[1] != "cuda" or int(match[2] or 0) < cuda_devices):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bge_integrations.backend import prepared
-from bge_integrations.backend.cpu import usable_cores
+from bge_integrations.backend.cpu import usable_threads
 from bge_integrations.backend.devices import resolve_devices, resolve_precision
+from bge_integrations.backend.engines.selection import devices_that_compute
 from bge_integrations.backend.purpose import Purpose
 from bge_integrations.redaction import shown_fields
 from bge_integrations.settings import EncoderSettings, ModelSettings, RerankerSettings, TransformersKwargs
@@ -17,6 +18,8 @@ class LoadRequest:
     """Everything that a loaded model depends on; equal requests share one.
 
     Left out of equality are the token, which only opens the door, and what a decoder is asked, which each call says.
+    `threads` is left out too: where the user gives no number, it depends on the process's state at the time, such as
+    torch's number or `OMP_NUM_THREADS`, and equal settings must share one model whatever has happened in between.
     """
 
     model_name: str
@@ -25,7 +28,8 @@ class LoadRequest:
     precision: str
     engine: str = "auto"
     pooling: str | None = None
-    threads: int = 1
+    given_threads: int | None = None
+    threads: int = field(default=1, compare=False)
     revision: str | None = None
     cache_folder: str | None = None
     trust_remote_code: bool = False
@@ -53,15 +57,16 @@ class LoadRequest:
     def from_settings(cls, settings: ModelSettings, purpose: Purpose = "vectors") -> LoadRequest:
         """Takes what concerns loading, with device, precision and threads resolved.
 
-        A prepared folder is made for the CPU and knows its own precision, so there `"auto"` means these.
+        A prepared folder is made for the CPU and knows its own precision, so there `"auto"` means these. A device that
+        is left open is one that can compute as asked: int8 and engine="openvino" mean the processor.
 
         Raises:
             DeviceNotAvailableError: If a device is not on this machine.
             SettingsError: Devices that can't work together.
         """
         recorded = prepared.recorded_precision(settings.model_name)
-        automatic_device = settings.device in (None, "auto", "all")
-        devices = ("cpu",) if recorded and automatic_device else resolve_devices(settings.device)
+        kinds = ("cpu",) if recorded else devices_that_compute(settings.engine, settings.precision)
+        devices = resolve_devices(settings.device, kinds)
         automatic = settings.precision == "auto"
         return cls(
             model_name=settings.model_name,
@@ -70,7 +75,8 @@ class LoadRequest:
             precision=recorded if recorded and automatic else resolve_precision(settings.precision, devices[0]),
             engine=settings.engine,
             pooling=settings.pooling if isinstance(settings, EncoderSettings) else None,
-            threads=settings.threads or usable_cores(),
+            given_threads=settings.threads,
+            threads=settings.threads or usable_threads(),
             revision=settings.revision,
             cache_folder=settings.cache_folder,
             trust_remote_code=settings.trust_remote_code,

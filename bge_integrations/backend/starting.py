@@ -13,7 +13,7 @@ import numpy as np
 
 from bge_integrations.backend.architecture import ARCHITECTURES
 from bge_integrations.backend.checkpoint import Checkpoint
-from bge_integrations.backend.cpu import share_threads
+from bge_integrations.backend.cpu import set_torch_threads, share_threads
 from bge_integrations.backend.disk_cache import cached_model, key_of
 from bge_integrations.backend.engines import Engine, TokenBatch
 from bge_integrations.backend.engines.selection import candidates, require_usable
@@ -28,7 +28,12 @@ from bge_integrations.backend.scheduling import EngineSlot
 from bge_integrations.backend.sources import load_source
 from bge_integrations.backend.tokenization import TextTokenizer
 from bge_integrations.catalogue import ModelSpec
-from bge_integrations.errors import EngineNotAvailableError, PreparedModelError, SettingsError, UnsupportedModelError
+from bge_integrations.errors import (
+    EngineNotAvailableError,
+    PreparedModelError,
+    SettingsError,
+    UnsupportedModelError,
+)
 
 if TYPE_CHECKING:
     from bge_integrations.backend.sources.base import Source
@@ -294,27 +299,29 @@ def _usable_in_child(device: str, engine: Callable[[], Engine]) -> Engine:
     Raises:
         EngineNotAvailableError: The device can't be used in a child.
     """
-    import torch
-
     if device != "cpu":
         raise EngineNotAvailableError(
             f"{device} can't be used in a process that was forked after the model was loaded; load the model in the "
             "child, or start processes by 'spawn' or 'forkserver'."
         )
     # OpenMP's threads stayed with the parent, and waiting for them would take for ever.
-    torch.set_num_threads(1)
+    set_torch_threads(1)
     logger.warning("in a forked process torch computes with one thread; load the model in the child for more")
     return engine()
 
 
 def _limit_torch_threads(request: LoadRequest) -> None:
-    """Keeps torch within the cores that this process may use. torch has one number for the whole process."""
+    """Keeps torch within the threads that a model on the CPU may use.
+
+    torch has one number for the whole process, which other code may have set: it is raised only where the user asks
+    for so many threads.
+    """
     import torch
 
-    threads = share_threads(request.threads, request.copies)[0]
-    if request.device == "cpu" and torch.get_num_threads() != threads:
+    threads, now = share_threads(request.threads, request.copies)[0], torch.get_num_threads()
+    if request.device == "cpu" and (threads < now or (threads > now and request.given_threads is not None)):
         logger.info("torch computes with %d threads from now on", threads)
-        torch.set_num_threads(threads)
+        set_torch_threads(threads)
 
 
 def _check_against_own_modules(started: Started, source: Source, request: LoadRequest) -> None:

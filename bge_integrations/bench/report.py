@@ -19,9 +19,10 @@ _KINDS = {"exact": True, "lossy": False}
 
 def print_report(report: BenchReport, console: Console) -> None:
     """Prints tables of what was measured, what was left out and why, and the settings to use."""
+    threads = "" if report.threads is None else f" with {report.threads} threads"
     print_text(
         console,
-        f"{report.model} on {report.device}: {report.rounds} rounds in {report.seconds:.0f} s, docstrings of "
+        f"{report.model} on {report.device}{threads}: {report.rounds} rounds in {report.seconds:.0f} s, docstrings of "
         f"{report.mean_tokens:.0f} tokens on average\n",
     )
     print_table(console, _speeds(report.measured))

@@ -87,6 +87,7 @@ class BenchReport:
     Attributes:
         model: As it was named.
         device: What it ran on.
+        threads: How many computed; None on a GPU.
         rounds: How often each combination was measured.
         seconds: How long all of it took.
         mean_tokens: Of the texts.
@@ -100,6 +101,7 @@ class BenchReport:
 
     model: str
     device: str
+    threads: int | None
     rounds: int
     seconds: float
     mean_tokens: float

@@ -40,7 +40,7 @@ def run_bench(
         model: Hub id, local folder, or prepared folder.
         seconds: About how long it may take. Half of it is for loading, which may take longer the first time, when
             graphs are made; what has not begun to load by then is left out, though never all.
-        device: Where to run; None takes the first there is of cuda, mps and cpu.
+        device: Where to run; None takes the first there is of cuda, mps and cpu on which all that is asked for can run.
         engines: Only these; None takes all.
         precisions: Only these; None takes float32, bfloat16 and, on a CPU, int8, elsewhere float16.
         tell: Called with what goes on, for people to read.
@@ -52,10 +52,9 @@ def run_bench(
         PoolingMismatchError: A BGE model whose own files ask for another pooling.
     """
     from bge_integrations.backend.engines.selection import require_usable
-    from bge_integrations.backend.request import LoadRequest
 
     started = time.monotonic()
-    device = LoadRequest.from_settings(EncoderSettings(model_name=model, device=device)).device
+    device, threads = _place(model, device, engines, precisions)
     wanted = _combinations(device, engines, precisions)
     left_out: dict[str, str] = {}
     not_loaded: list[Combination] = []
@@ -83,6 +82,7 @@ def run_bench(
     return BenchReport(
         model=model,
         device=device,
+        threads=threads if device == "cpu" else None,
         rounds=rounds,
         seconds=time.monotonic() - started,
         mean_tokens=runners[0].tokens / len(runners[0].texts),
@@ -93,6 +93,23 @@ def run_bench(
         lossy=lossy,
         is_noisy=statistics.median(one.spread for one in measured) > _STEADY_SPREAD,
     )
+
+
+def _place(
+    model: str, device: str | None, engines: Sequence[EngineName] | None, precisions: Sequence[Precision] | None
+) -> tuple[str, int]:
+    """Returns the device on which all that is asked for is compared, and the threads that a model there takes."""
+    from bge_integrations.backend.request import LoadRequest
+
+    any_engine: tuple[EngineName, ...] = ("auto",)
+    any_precision: tuple[Precision, ...] = ("auto",)
+    requests = [
+        LoadRequest.from_settings(EncoderSettings(model_name=model, device=device, engine=engine, precision=precision))
+        for engine, precision in itertools.product(engines or any_engine, precisions or any_precision)
+    ]
+    # The processor is what can do most: what needs it decides for the others.
+    request = next((request for request in requests if request.device == "cpu"), requests[0])
+    return request.device, request.threads
 
 
 def _combinations(

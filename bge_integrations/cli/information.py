@@ -15,8 +15,18 @@ _MARGIN = "  "
 
 def print_information(console: Console, described: dict[str, Any]) -> None:
     """Prints what `environment.describe` returned, topic by topic."""
+    machine = described["machine"]
+    told = {
+        "system": machine["system"],
+        "processor": machine["processor"],
+        "cores": str(machine["cores"]),
+        "threads": _least(described["threads"]),
+        "memory": f"{machine['memory_gib']:,} GiB",
+        "temporary files": _room(described["temporary_files"]),
+    }
+    topics = {**described, "machine": told}
     for topic in ("versions", "machine", "devices", "engines"):
-        _print_topic(console, topic, {name: str(value) for name, value in described[topic].items()})
+        _print_topic(console, topic, topics[topic])
     _print_topic(console, "hub caches", {cache["folder"]: _held(cache) for cache in described["caches"]})
     graphs = described["graph_cache"]
     if graphs["exists"]:
@@ -31,7 +41,17 @@ def _print_topic(console: Console, topic: str, fields: dict[str, str]) -> None:
     print_fields(console, fields, margin=_MARGIN)
 
 
+def _least(limits: dict[str, int]) -> str:
+    """Says how many threads compute while no number is given, and why."""
+    return f"{min(limits.values())}, the least of {', '.join(f'{name} ({limit})' for name, limit in limits.items())}"
+
+
+def _room(place: dict[str, Any]) -> str:
+    return f"{place['folder']} ({place['free_gib']:,} GiB free)" if place["folder"] else f"none: {place['problem']}"
+
+
 def _held(cache: dict[str, Any]) -> str:
     if not cache["exists"]:
         return "no such folder"
-    return ", ".join(f"{name} ({mib:,.0f} MiB)" for name, mib in cache["models_mib"].items()) or "no BGE model"
+    held = ", ".join(f"{name} ({mib:,.0f} MiB)" for name, mib in cache["models_mib"].items()) or "no BGE model"
+    return held + {True: "", False: "; no symlinks: files are copied", None: "; can't be written to"}[cache["symlinks"]]

@@ -34,8 +34,8 @@ class BgeModel(Adapter):
     show_progress: bool = False
     """A progress bar while documents are embedded or pairs scored; never for a query."""
     device: str | list[str] | None = None
-    """`"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`; None takes the first there is of cuda, mps and cpu. A list, or `"all"`,
-    puts the model on each, and they share the work."""
+    """`"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`; None takes the first of cuda, mps and cpu that can do
+    what is asked. A list, or `"all"`, puts the model on each, and they share the work."""
     precision: Precision = "auto"
     """How the model computes; `"auto"` is float16 on CUDA and float32 elsewhere."""
     engine: EngineName = "auto"
@@ -57,7 +57,7 @@ class BgeModel(Adapter):
     batch_size: int | None = None
     """Upper limit on the texts in one forward pass; None sets no limit."""
     threads: int | None = None
-    """Processor cores to use; None takes those that this process may use."""
+    """Threads that compute; None takes the least of usable cores, `OMP_NUM_THREADS` and torch's number."""
     max_queued_texts: int = 65536
     """Documents, and as many queries, that may be in flight at once, over all callers; a call beyond it waits."""
     token: SecretStr | bool | None = Field(default=None, exclude=True, repr=False)

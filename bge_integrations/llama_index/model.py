@@ -54,7 +54,7 @@ class BgeModel(Adapter):
     cache_folder: str | None = Field(default=None, description="Where hub files are kept.")
     trust_remote_code: bool = Field(default=False, description="Run Python code that comes with the checkpoint.")
     device: str | list[str] | None = Field(
-        default=None, description="None takes the first there is of cuda, mps and cpu; a list or 'all' uses each."
+        default=None, description="None takes the first of cuda, mps and cpu that can; a list or 'all' uses each."
     )
     precision: Precision = Field(default="auto", description="How the model computes.")
     engine: EngineName = Field(default="auto", description="What runs the model.")
@@ -63,7 +63,9 @@ class BgeModel(Adapter):
     local_files_only: bool = Field(default=False, description="Never ask the hub.")
     allow_pickle_weights: bool = Field(default=False, description="Load pytorch_model.bin if there is nothing else.")
     batch_tokens: int | None = Field(default=None, description="Tokens in one forward pass.", gt=0)
-    threads: int | None = Field(default=None, description="Processor cores; None takes what this process may.", gt=0)
+    threads: int | None = Field(
+        default=None, description="None takes the least of cores, OMP_NUM_THREADS and torch's number.", gt=0
+    )
     max_queued_texts: int = Field(default=65536, description="In flight at once; a call beyond it waits.", gt=0)
     token: SecretStr | bool | None = Field(default=None, exclude=True, repr=False, description="Hub token.")
 

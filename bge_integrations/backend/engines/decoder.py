@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from bge_integrations.backend.engines import Computed, EngineOutOfMemory, Rows, TokenBatch
+from bge_integrations.backend.engines import Computed, Rows, TokenBatch
+from bge_integrations.backend.engines.memory import TensorLimit, memory_errors, rows_of_parts
 from bge_integrations.backend.engines.sentence_transformers import padded_batch_tokens
 
 # As the authors' own code pads.
@@ -38,11 +40,21 @@ class DecoderEngine:
         self._answer = answer
         self._options = options
         self._keeps_last = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._limit = TensorLimit.of_model(
+            model.device.type, model.config, pad_to_multiple_of=_PAD_TO_MULTIPLE, gives_logits=not self._keeps_last
+        )
         self._lock = threading.Lock()
         self.batch_tokens = padded_batch_tokens(model.device)
 
     def submit(self, batch: TokenBatch) -> Computed:
         """See `Engine.submit`. One batch at a time, since each already uses every core."""
+        with memory_errors(self._model.device.type), self._lock, torch.inference_mode():
+            return Computed(rows_of_parts(self._limit, batch, self._rows))
+
+    def abandon(self) -> None:
+        """See `Engine.abandon`. On the CPU all of it is plain memory, which a child may use."""
+
+    def _rows(self, batch: TokenBatch) -> NDArray[np.float32]:
         texts, longest = batch.is_token.shape
         width = -(-longest // _PAD_TO_MULTIPLE) * _PAD_TO_MULTIPLE
         mask = np.arange(width) >= width - batch.lengths[:, None]
@@ -53,15 +65,9 @@ class DecoderEngine:
             "attention_mask": torch.from_numpy(mask.astype(np.int64)).to(self._model.device),
             **self._further_inputs(batch),
         }
-        try:
-            with self._lock, torch.inference_mode():
-                scores = self._answer_logits(self._model(**inputs, return_dict=True))
-                return Computed(scores.float().cpu().numpy().reshape(texts, 1))
-        except torch.OutOfMemoryError as error:
-            raise EngineOutOfMemory(str(error)) from error
-
-    def abandon(self) -> None:
-        """See `Engine.abandon`. On the CPU all of it is plain memory, which a child may use."""
+        scores = self._answer_logits(self._model(**inputs, return_dict=True))
+        rows: NDArray[np.float32] = scores.float().cpu().numpy()
+        return rows.reshape(texts, 1)
 
     def _further_inputs(self, batch: TokenBatch) -> dict[str, Any]:
         further: dict[str, Any] = {"logits_to_keep": 1} if self._keeps_last else {}

@@ -64,6 +64,22 @@ ENGINE_KINDS = (
 """Fastest first; `engine="auto"` takes the first that nothing stands against."""
 
 
+def devices_that_compute(engine: str, precision: str) -> tuple[str, ...]:
+    """Returns the kinds of device on which an engine computes so, whether there are such devices here or not.
+
+    Args:
+        engine: The setting `engine`.
+        precision: The setting `precision`.
+    """
+    found = [
+        device
+        for kind in ENGINE_KINDS
+        if engine in ("auto", kind.name) and precision in ("auto", *kind.precisions)
+        for device in (kind.automatic_devices if engine == "auto" else kind.devices)
+    ]
+    return tuple(dict.fromkeys(found))
+
+
 def candidates(wanted: str, device: str, precision: str, *, known_architecture: bool) -> Iterator[EngineKind]:
     """Yields the engines to try, best first; for a named engine only that one.
 
@@ -87,10 +103,15 @@ def candidates(wanted: str, device: str, precision: str, *, known_architecture: 
                 obstacles[kind.name] = obstacle
                 logger.info("not %s: %s", kind.name, obstacle)
     if wanted != "auto" and obstacles:
-        raise EngineNotAvailableError(f"engine={wanted!r} can't be used: {obstacles[wanted]}.")
+        raise EngineNotAvailableError(
+            f"engine={wanted!r} can't be used: {obstacles[wanted]}.{_remedy(wanted, device, precision)}"
+        )
     if len(obstacles) == len(ENGINE_KINDS):
         reasons = "; ".join(f"{name}: {obstacle}" for name, obstacle in obstacles.items())
-        raise EngineNotAvailableError(f"No engine computes in {precision} on {device} for this model ({reasons}).")
+        raise EngineNotAvailableError(
+            f"No engine computes in {precision} on {device} for this model ({reasons})."
+            f"{_remedy(wanted, device, precision)}"
+        )
 
 
 def require_usable(name: str, device: str, precision: str) -> None:
@@ -102,6 +123,15 @@ def require_usable(name: str, device: str, precision: str) -> None:
     """
     for _ in candidates(name, device, precision, known_architecture=True):
         return
+
+
+def _remedy(engine: str, device: str, precision: str) -> str:
+    """Names the devices that can do it where this one can't."""
+    # precision="auto" may have become one that only this device is for.
+    able = devices_that_compute(engine, precision) or devices_that_compute(engine, "auto")
+    if not able or device.split(":")[0] in able:
+        return ""
+    return f" Set device={' or '.join(map(repr, able))}, or leave device=None, which takes one that can."
 
 
 def _obstacle(kind: EngineKind, device: str, precision: str, known_architecture: bool, *, named: bool) -> str | None:

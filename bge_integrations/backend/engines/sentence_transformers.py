@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bge_integrations.backend.engines import Computed, EngineOutOfMemory, Rows, TokenBatch
+from bge_integrations.backend.engines import Computed, Rows, TokenBatch
+from bge_integrations.backend.engines.memory import TensorLimit, memory_errors, rows_of_parts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +42,7 @@ class SentenceTransformersEngine:
         pad_to_multiple_of: int = 1,
         output: str = "sentence_embedding",
         token_types: bool = False,
+        config: Any = None,  # noqa: ANN401 - one of transformers' many classes, or of a checkpoint's own
     ) -> None:
         """Takes modules that are already on their device.
 
@@ -52,6 +54,7 @@ class SentenceTransformersEngine:
             pad_to_multiple_of: Rows are filled up to a multiple of so many tokens.
             output: Where the modules leave what is "pooled".
             token_types: Whether the transformer is told which text of a pair a token belongs to.
+            config: The transformer's configuration; see `TensorLimit.of_model`.
         """
         self.rows: Rows = rows
         self._output = output if rows == "pooled" else "token_embeddings"
@@ -60,16 +63,14 @@ class SentenceTransformersEngine:
         self._device = device
         self._pad_id = pad_id
         self._pad_to_multiple_of = pad_to_multiple_of
+        self._limit = TensorLimit.of_model(device.type, config, pad_to_multiple_of=pad_to_multiple_of)
         self._lock = threading.Lock()
         self.batch_tokens = padded_batch_tokens(device)
 
     def submit(self, batch: TokenBatch) -> Computed:
         """See `Engine.submit`. One batch at a time, since each already uses every core."""
-        try:
-            with self._lock, torch.inference_mode():
-                return Computed(self._rows(batch))
-        except torch.OutOfMemoryError as error:
-            raise EngineOutOfMemory(str(error)) from error
+        with memory_errors(self._device.type), self._lock, torch.inference_mode():
+            return Computed(rows_of_parts(self._limit, batch, self._rows))
 
     def _rows(self, batch: TokenBatch) -> NDArray[np.float32]:
         lengths = np.unique(batch.prompt_lengths)

@@ -50,6 +50,7 @@ class ScoreSource(Source):
             rows="pooled",
             output="scores",
             token_types=self.facts.second_type == 1,
+            config=self.transformer.config,
         )
 
     def _load(self, precision: str) -> None:

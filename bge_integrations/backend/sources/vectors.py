@@ -58,6 +58,7 @@ class VectorSource(Source):
             pad_id=self.facts.pad_id,
             rows=rows,
             pad_to_multiple_of=(self.spec.pad_to_multiple_of if self.spec else None) or 1,
+            config=self.transformer.config,
         )
 
     def _load(self, precision: str) -> None:

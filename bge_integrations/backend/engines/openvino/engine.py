@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from bge_integrations.backend.architecture import EncoderShape
 from bge_integrations.backend.cpu import share_threads, usable_memory
-from bge_integrations.backend.engines import Computed, Rows, TokenBatch
+from bge_integrations.backend.engines import Computed, EngineOutOfMemory, Rows, TokenBatch
+from bge_integrations.backend.engines.memory import memory_errors
 from bge_integrations.backend.engines.openvino.graph import MASKED
 from bge_integrations.backend.engines.openvino.library import ov
+from bge_integrations.errors import EngineNotAvailableError
 
 # Tokens per second of small-en on two cores, by tokens a batch: float32 256 3647, 512 3965, 1024 4007, 2048 3926;
 # bfloat16 6071, 7019, 6681, 6925. Larger ones only make a query wait longer for its turn.
@@ -75,33 +77,40 @@ class OpenVinoEngine:
             rows: "cls" or "tokens", as the graph was built.
             precision: How it computes: "float32", "bfloat16" or, for a quantised graph, "int8".
             threads: Processor cores to use.
+
+        Raises:
+            EngineNotAvailableError: Memory is too small.
         """
         self.rows: Rows = rows
         self.batch_tokens = max(_LEAST_BATCH_TOKENS, _BATCH_TOKENS_A_THREAD * threads)
         self._shape = shape
         # What a quantised graph leaves in floating point is rounded less by bfloat16 than by the quantisation.
         lossy = "bfloat16" if computes_bfloat16() else "float32"
-        compiled = ov.Core().compile_model(
-            graph,
-            "CPU",
-            {
-                "PERFORMANCE_HINT": "LATENCY",
-                "NUM_STREAMS": "1",
-                "INFERENCE_NUM_THREADS": str(threads),
-                "INFERENCE_PRECISION_HINT": _PRECISION_HINTS[lossy if precision == "int8" else precision],
-                # Of a graph whose weights alone are int8: so many activations share a scale. Others ignore it.
-                "DYNAMIC_QUANTIZATION_GROUP_SIZE": _DYNAMIC_GROUP,
-                # Pinned, a second process would compete for the same cores while others stand idle.
-                "ENABLE_CPU_PINNING": "NO",
-            },
-        )
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": "1",
+            "INFERENCE_NUM_THREADS": str(threads),
+            "INFERENCE_PRECISION_HINT": _PRECISION_HINTS[lossy if precision == "int8" else precision],
+            # Of a graph whose weights alone are int8: so many activations share a scale. Others ignore it.
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": _DYNAMIC_GROUP,
+            # Pinned, a second process would compete for the same cores while others stand idle.
+            "ENABLE_CPU_PINNING": "NO",
+        }
+        try:
+            with memory_errors():
+                compiled = ov.Core().compile_model(graph, "CPU", settings)
+        except EngineOutOfMemory as error:
+            raise EngineNotAvailableError(
+                f"OpenVINO has too little memory to compile the model ({error}). Use precision='int8' or 'bfloat16', "
+                "a smaller model, or a machine with more memory."
+            ) from error
         self._request = compiled.create_infer_request()
         self._turn = threading.Lock()
 
     def submit(self, batch: TokenBatch) -> Computed:
         """See `Engine.submit`."""
-        inputs = graph_inputs(batch, self._shape)
-        with self._turn:
+        with memory_errors(), self._turn:
+            inputs = graph_inputs(batch, self._shape)
             self._request.start_async(inputs, share_inputs=True)
             self._request.wait()
             rows: NDArray[np.float32] = self._request.get_output_tensor().data

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from bge_integrations.backend.architecture import EncoderShape
-from bge_integrations.backend.engines import Computed, EngineOutOfMemory, PendingRows, Rows, TokenBatch
+from bge_integrations.backend.engines import Computed, PendingRows, Rows, TokenBatch
+from bge_integrations.backend.engines.memory import TensorLimit, memory_errors, rows_of_parts
 from bge_integrations.backend.engines.torch.encoder import UnpaddedEncoder
 
 # A forward pass this large fills a GPU of today; one larger only takes memory, and lets queries wait.
@@ -40,18 +41,16 @@ class TorchEngine:
         on_cpu = self._device.type == "cpu"
         # On a GPU the order of work is the order of submission; on the CPU several batches may run side by side.
         self._turn: AbstractContextManager[object] = nullcontext() if on_cpu else threading.Lock()
+        self._limit = TensorLimit.of(self._device.type, heads=shape.heads, width=shape.feed_forward_size)
         self.parallel_batches = 1 if on_cpu else 2
         self.batch_tokens = _CPU_TOKENS if on_cpu else self._tokens_that_fit(shape)
 
     def submit(self, batch: TokenBatch) -> PendingRows:
         """See `Engine.submit`. On a GPU it returns as soon as the work is queued there."""
-        try:
-            with self._turn:
-                rows = self._encoder(batch)
-                return _Arriving(rows) if self._device.type == "cuda" else Computed(rows.float().cpu().numpy())
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            raise EngineOutOfMemory(str(error)) from error
+        with memory_errors(self._device.type), self._turn:
+            if self._device.type == "cuda":
+                return _Arriving(self._encoder(batch))
+            return Computed(rows_of_parts(self._limit, batch, lambda part: self._encoder(part).float().cpu().numpy()))
 
     def abandon(self) -> None:
         """See `Engine.abandon`. On the CPU all of it is plain memory, which a child may use."""
@@ -76,5 +75,6 @@ class _Arriving:
 
     def result(self) -> NDArray[np.float32]:
         """See `PendingRows.result`."""
-        self._arrived.synchronize()
+        with memory_errors("cuda"):
+            self._arrived.synchronize()
         return self._host.numpy()

@@ -1,0 +1,159 @@
+"""What doesn't fit: errors that mean too little memory, and tensors that a device can't hold. Imports no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_integrations.backend.engines import EngineOutOfMemory, TokenBatch
+
+__all__ = ["TensorLimit", "TextTooLong", "is_out_of_memory", "memory_errors", "rows_of_parts"]
+
+# What plain RuntimeErrors say. torch has a class for CUDA's allocator alone; its others, the libraries below it and
+# OpenVINO say it in words: c10/core/impl/alloc_cpu.cpp ("can't allocate memory", on Windows "not enough memory"),
+# aten/src/ATen/mps/MPSAllocator.mm ("MPS backend out of memory", "Invalid buffer size" for one tensor over what the
+# device takes), cuBLAS and cuDNN ("CUBLAS_STATUS_ALLOC_FAILED"), openvino's intel_cpu/src/cpu_memory.cpp ("Failed to
+# allocate … bytes of memory") and oneDNN in it ("Could not allocate memory"). The C++ exception comes through by its
+# name: "std::bad_alloc", from Microsoft's library "bad allocation".
+_SAID = re.compile(
+    r"out of memory|not enough memory|(?:can't|could not|cannot|unable to) allocate|failed to allocate"
+    r"|invalid buffer size|_status_alloc_failed|bad_alloc|bad allocation",
+    re.IGNORECASE,
+)
+
+# Metal's arrays end there: "[MPSNDArray initWithDevice:descriptor:] Error: total bytes of NDArray > 2**32" is a failed
+# assertion, which ends the process (https://github.com/pytorch/pytorch/issues/149261, /143477, all under /149325).
+_MPS_TENSOR_BYTES = 1 << 32
+# In every precision: attention on MPS casts the scores to float32 before the softmax (`sdpa_general_mps` in
+# aten/src/ATen/native/mps/operations/Attention.mm), as do transformers' decoders without it.
+_BYTES_A_NUMBER = 4
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an engine's error means that memory ran out, so that a smaller batch may go through."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
+        return True
+    return isinstance(error, RuntimeError) and _SAID.search(str(error)) is not None
+
+
+@contextlib.contextmanager
+def memory_errors(device_type: str = "cpu") -> Iterator[None]:
+    """Makes every error of too little memory an `EngineOutOfMemory`, and gives back what torch keeps of the device's.
+
+    Raises:
+        EngineOutOfMemory: Memory ran out inside.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        if device_type in ("cuda", "mps"):
+            import torch
+
+            (torch.cuda if device_type == "cuda" else torch.mps).empty_cache()
+        raise EngineOutOfMemory(str(error)) from error
+
+
+class TextTooLong(Exception):
+    """A batch holds a text that the device can't compute even alone, among others that it can."""
+
+
+@dataclass(frozen=True)
+class TensorLimit:
+    """The largest tensor that a device holds, and what a model's largest ones are made of.
+
+    Attributes:
+        device: The device, for messages.
+        heads: Attention heads, each of which has a score for every two tokens of a text.
+        width: Numbers that a layer, or the model's head, has for every token.
+        pad_to_multiple_of: Texts are filled up to a multiple of so many tokens.
+        most_bytes: The limit.
+    """
+
+    device: str
+    heads: int
+    width: int
+    pad_to_multiple_of: int = 1
+    most_bytes: int = _MPS_TENSOR_BYTES
+
+    @classmethod
+    def of(cls, device_type: str, *, heads: int, width: int, pad_to_multiple_of: int = 1) -> TensorLimit | None:
+        """Returns a device's limit; None for a device, such as "cpu" or "cuda", that has none but its memory."""
+        return cls(device_type, heads, width, pad_to_multiple_of) if device_type == "mps" else None
+
+    @classmethod
+    def of_model(
+        cls,
+        device_type: str,
+        config: Any,  # noqa: ANN401 - one of transformers' many classes, or of a checkpoint's own
+        *,
+        pad_to_multiple_of: int = 1,
+        gives_logits: bool = False,
+    ) -> TensorLimit | None:
+        """Returns a device's limit for a model that transformers runs; None where there is none.
+
+        Args:
+            device_type: "cpu", "cuda" or "mps".
+            config: The model's configuration. One that doesn't say how many heads or how wide sets no limit by them.
+            pad_to_multiple_of: Texts are filled up to a multiple of so many tokens.
+            gives_logits: Whether the model computes a number for every word of the vocabulary, at every token.
+        """
+        of_text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        names = ["hidden_size", "intermediate_size", *(["vocab_size"] if gives_logits else [])]
+        width = max(int(getattr(of_text, name, None) or 0) for name in names)
+        heads = int(getattr(of_text, "num_attention_heads", None) or 0)
+        return cls.of(device_type, heads=heads, width=width, pad_to_multiple_of=pad_to_multiple_of)
+
+    def parts(self, batch: TokenBatch) -> list[TokenBatch]:
+        """Cuts a batch into parts that the device can hold, in the order of its texts.
+
+        Raises:
+            EngineOutOfMemory: Its only text is too long.
+            TextTooLong: One of its texts is too long. Its halves are to be tried, since others are not at fault.
+        """
+        if self._bytes(1, longest := int(batch.lengths.max())) > self.most_bytes:
+            message = (
+                f"attention over {longest} tokens needs a tensor of {self._bytes(1, longest):,} bytes, and "
+                f"{self.device} has room for {self.most_bytes:,} in one, whatever its memory"
+            )
+            raise EngineOutOfMemory(message) if len(batch.lengths) == 1 else TextTooLong(message)
+        parts, start, longest = [], 0, 0
+        for place, length in enumerate(batch.lengths.tolist()):
+            longest = max(longest, length)
+            if self._bytes(place + 1 - start, longest) > self.most_bytes:
+                parts.append(batch.part(start, place))
+                start, longest = place, length
+        return [*parts, batch.part(start, len(batch.lengths))] if parts else [batch]
+
+    def _bytes(self, texts: int, longest: int) -> int:
+        """Returns the size of the largest tensor: scores of attention, or what a wide layer has for every token."""
+        padded = -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of
+        return _BYTES_A_NUMBER * texts * padded * max(self.heads * padded, self.width)
+
+
+def rows_of_parts(
+    limit: TensorLimit | None, batch: TokenBatch, compute: Callable[[TokenBatch], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Computes a batch in as many parts as a device's limit asks for.
+
+    Args:
+        limit: The limit; None where there is none.
+        batch: The batch.
+        compute: Gives the rows of a part.
+
+    Returns:
+        The rows of all, as `compute` would give them for the whole batch.
+
+    Raises:
+        EngineOutOfMemory: Its only text is too long.
+        TextTooLong: One of its texts is too long.
+    """
+    rows = [compute(part) for part in (limit.parts(batch) if limit else [batch])]
+    return rows[0] if len(rows) == 1 else np.concatenate(rows)
