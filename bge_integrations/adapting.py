@@ -16,7 +16,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails
 from typing_extensions import Self
 
-from bge_integrations.driving import in_thread
+from bge_integrations.backend.interrupts import in_thread
 from bge_integrations.m3 import BgeM3Encoder
 from bge_integrations.redaction import is_secret_name, without_secret_keys, without_secrets
 from bge_integrations.reranker import BgeReranker
@@ -87,7 +87,7 @@ class Adapter(BaseModel):
     async def _current_async(self) -> Any:  # noqa: ANN401 - as above
         """As `_current`, which after unpickling, or a change, may have to load the model."""
         made = self._made
-        return made[1] if made and made[0] == self._settings() else await in_thread(self._current)
+        return made[1] if made and made[0] == self._settings() else await in_thread(self._current, own=True)
 
 
 def saved_fields(fields: Mapping[str, Any]) -> dict[str, Any]:

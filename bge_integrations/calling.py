@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_integrations.backend.engines import Head, ScoringOptions
+from bge_integrations.backend.interrupts import Ticket
 from bge_integrations.backend.jobs import Job, TextFailedError
 from bge_integrations.backend.lookups import missing_embedding
 from bge_integrations.backend.telemetry import span
@@ -162,22 +163,20 @@ class Call(ABC, Generic[Item, Result]):
         self._start(count)
         lengths = LengthReport(self._max_length, self.settings.on_truncation, self._item, share.instruction_tokens)
         tokenised = self._tokenised(slices, lengths)
-        queued: deque[tuple[Slice[Item], Job]] = deque()
+        queued: deque[_Queued[Item]] = deque()
         if self.settings.on_truncation == "error":
             # Every length is known before anything is computed, so that nothing is computed in vain.
             tokenised = iter((yield lambda: list(tokenised)))
         with Progress(count, shown=self._show_progress, unit=self._item) as progress:
             try:
                 while (part := (yield lambda: next(tokenised, None))) is not None:
-                    queued.append((part, self._job(part, progress)))
-                    yield self.model.scheduler.admit(queued[-1][1], self.settings.max_queued_texts)
-                    self.model.scheduler.submit(queued[-1][1])
+                    started = _Queued(part, self._job(part, progress), Ticket())
+                    queued.append(started)  # before it starts, so that an interrupt in between cancels it
+                    self.model.scheduler.start(started.job, self.settings.max_queued_texts, started.ticket)
                     # One slice is computed while the next one is tokenised.
                     if len(queued) > 1:
                         yield from self._collect(queued)
                 lengths.add_to(attributes)
-                if lengths.cut:
-                    self.model.meter.add(truncated_texts=lengths.cut)
                 if self._whole is not None:
                     self._whole.include(lengths)
                 else:
@@ -185,8 +184,8 @@ class Call(ABC, Generic[Item, Result]):
                 while queued:
                     yield from self._collect(queued)
             finally:
-                for _, job in queued:
-                    job.done.cancel()
+                for started in queued:
+                    self.model.scheduler.cancel(started.job)
         return self._finished()
 
     def _tokenised(self, slices: Iterator[list[Item]], lengths: LengthReport) -> Iterator[Slice[Item]]:
@@ -194,7 +193,7 @@ class Call(ABC, Generic[Item, Result]):
         for items in slices:
             part = Slice(start, items, self._tokenize)
             self._require_embeddings(part)
-            lengths.add(part)
+            part.cut = lengths.add(part)
             start += len(items)
             yield part
 
@@ -222,14 +221,15 @@ class Call(ABC, Generic[Item, Result]):
             options=self._options,
             batch_tokens=self.settings.batch_tokens,
             max_texts=self.settings.batch_size,
+            truncated=part.cut,
             on_batch=count if progress.counts else None,
         )
 
-    def _collect(self, queued: deque[tuple[Slice[Item], Job]]) -> Steps[None]:
+    def _collect(self, queued: deque[_Queued[Item]]) -> Steps[None]:
         """Waits for the oldest slice, and takes its results."""
-        part, job = queued[0]
+        part, job = queued[0].part, queued[0].job
         try:
-            found = yield job.done
+            found = yield queued[0].ticket
         except TextFailedError as failure:
             raise self._named(failure, part) from failure.__cause__
         finally:
@@ -276,6 +276,7 @@ class Slice(Generic[Item]):
         inverse: For each item, which of the distinct ones it is, int64, shape [items].
         is_distinct: Whether no item is in it twice.
         tokens: Of the distinct items.
+        cut: Items that were cut.
     """
 
     def __init__(self, start: int, items: Sequence[Item], tokenize: Callable[[list[Item]], TokenizedTexts]) -> None:
@@ -286,6 +287,7 @@ class Slice(Generic[Item]):
         self.count = len(items)
         self.is_distinct = len(places) == len(items)
         self.tokens = tokenize(list(places))
+        self.cut = 0
 
     @property
     def repeats(self) -> NDArray[np.int64]:
@@ -296,6 +298,15 @@ class Slice(Generic[Item]):
     def first_index(self, positions: NDArray[np.int64]) -> int:
         """Returns the first item of the call that is at one of these positions among the distinct ones."""
         return self.start + int(np.flatnonzero(np.isin(self.inverse, positions))[0])
+
+
+@dataclass(frozen=True)
+class _Queued(Generic[Item]):
+    """A slice on its way, and what to wait with for its results."""
+
+    part: Slice[Item]
+    job: Job
+    ticket: Ticket[NDArray[Any]]
 
 
 class LengthReport:
@@ -325,8 +336,8 @@ class LengthReport:
         self.cut = 0
         self._longest = (0, 0, item)  # tokens, index negated, what it is
 
-    def add(self, part: Slice[Any]) -> None:
-        """Counts a slice.
+    def add(self, part: Slice[Any]) -> int:
+        """Counts a slice, and returns how many of its items were cut.
 
         Raises:
             TruncationError: An item over the limit, if that is how it was asked for.
@@ -345,6 +356,7 @@ class LengthReport:
         self.cut += len(cut)
         self.items += len(lengths)
         self.tokens += int(part.tokens.lengths[part.inverse].sum())
+        return len(cut)
 
     def include(self, part: LengthReport) -> None:
         """Counts what the report of a part has counted."""

@@ -1,23 +1,19 @@
 """Takes a call through its steps: for a caller who waits, and for one who awaits.
 
-A call is a generator that yields what it needs next: a `Future` to wait for, or a function without arguments to run. It
-gets the result back, or the error. So there is one description of the work, and nothing blocks an event loop.
+A call is a generator that yields what it needs next: a `Ticket` to wait with, or a function without arguments to run.
+It gets the result back, or the error. So there is one description of the work, and nothing blocks an event loop.
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any, TypeVar
 
-Result = TypeVar("Result")
-Steps = Generator["Future[Any] | Callable[[], Any]", Any, Result]
+from bge_integrations.backend.interrupts import Ticket, in_thread
 
-_MOST_THREADS = 4
-_threads: ThreadPoolExecutor | None = None
+Result = TypeVar("Result")
+Steps = Generator["Ticket[Any] | Callable[[], Any]", Any, Result]
 
 
 def run(steps: Steps[Result]) -> Result:
@@ -27,7 +23,7 @@ def run(steps: Steps[Result]) -> Result:
             step = next(steps)
             while True:
                 try:
-                    answer = step.result() if isinstance(step, Future) else step()
+                    answer = step.wait() if isinstance(step, Ticket) else step()
                 except BaseException as error:  # noqa: PERF203 - the call decides what becomes of it
                     step = steps.throw(error)
                 else:
@@ -49,8 +45,8 @@ async def run_async(steps: Steps[Result], *, is_short: bool) -> Result:
             step = next(steps)
             while True:
                 try:
-                    if isinstance(step, Future):
-                        answer = await asyncio.wrap_future(step)
+                    if isinstance(step, Ticket):
+                        answer = await step.arrival()
                     else:
                         answer = step() if is_short else await in_thread(step)
                 except BaseException as error:  # noqa: PERF203 - the call decides what becomes of it
@@ -60,24 +56,3 @@ async def run_async(steps: Steps[Result], *, is_short: bool) -> Result:
         except StopIteration as stopped:
             result: Result = stopped.value
             return result
-
-
-async def in_thread(function: Callable[[], Result]) -> Result:
-    """Runs a function in one of a few threads that all calls share."""
-    return await asyncio.get_running_loop().run_in_executor(_shared_threads(), function)
-
-
-def _shared_threads() -> ThreadPoolExecutor:
-    global _threads
-    if _threads is None:
-        _threads = ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1), thread_name_prefix="bge-texts")
-    return _threads
-
-
-if hasattr(os, "register_at_fork"):
-
-    def _after_fork() -> None:
-        global _threads
-        _threads = None  # they stayed with the parent
-
-    os.register_at_fork(after_in_child=_after_fork)

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from bge_integrations.calling import ITEMS_A_SLICE
 from bge_integrations.chunking import ChunkRuler
-from bge_integrations.driving import in_thread
 from bge_integrations.encoding import EncodingCall
 from bge_integrations.errors import SettingsError
 from bge_integrations.holder import ModelHolder
@@ -377,8 +376,7 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
         return self._call(role).run(texts, method)
 
     async def _encode_async(self, texts: Iterable[str], role: Role, method: str) -> NDArray[np.float32]:
-        if self._model is None:
-            await in_thread(self._loaded)
+        await self._ready()
         return await self._call(role).run_async(texts, method)
 
     def _call(self, role: Role) -> EncodingCall:

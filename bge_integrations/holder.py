@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from typing_extensions import Self
 
 from bge_integrations.backend import sharing
-from bge_integrations.backend.forking import ForkSafeLock
+from bge_integrations.backend.forking import notice_fork
+from bge_integrations.backend.interrupts import in_thread, uninterrupted
 from bge_integrations.calling import CallTerms
 from bge_integrations.errors import EncoderClosedError, SettingsError
 from bge_integrations.instructions import Instruction, Role, resolve_instruction
@@ -66,7 +67,6 @@ class ModelHolder(Generic[Settings]):
         self.settings = settings
         self._model: LoadedModel | None = None
         self._closed = False
-        self._guard = ForkSafeLock()
 
     @property
     def backend(self) -> LoadedModel:
@@ -84,9 +84,8 @@ class ModelHolder(Generic[Settings]):
 
     def close(self) -> None:
         """Lets go of the model, whose memory is free once nobody else holds it. May be called twice."""
-        with self._guard:
-            self._closed = True
-            self._model = None
+        self._closed = True
+        self._model = None
 
     def __enter__(self) -> Self:
         """Returns itself."""
@@ -110,25 +109,38 @@ class ModelHolder(Generic[Settings]):
         return CallTerms(model=self._loaded(), settings=self.settings, max_length=self.max_length, is_urgent=is_urgent)
 
     def _loaded(self) -> LoadedModel:
+        notice_fork()
         model = self._model
         if model is not None:
             return model
-        with self._guard:
-            if self._closed:
-                raise EncoderClosedError(
-                    f"This {type(self).__name__} of {self.settings.model_name} was closed; make a new one, which is "
-                    "quick while another still holds the model."
-                )
-            if self._model is None:
-                from bge_integrations.backend.request import LoadRequest
+        self._require_open()
+        model = uninterrupted(self._acquired)
+        while model.notes:
+            warn_user(model.notes.popleft(), PoolingWarning)
+        self._model = model
+        if self._closed:  # meanwhile, by another thread
+            self._model = None
+        self._require_open()
+        return model
 
-                model = sharing.acquire(LoadRequest.from_settings(self.settings, self._purpose))
-                self._check_against(model)
-                notes, model.notes = model.notes, []
-                for note in notes:
-                    warn_user(note, PoolingWarning)
-                self._model = model
-            return self._model
+    async def _ready(self) -> None:
+        """Loads the model beside the event loop, if it isn't loaded yet."""
+        if self._model is None:
+            await in_thread(self._loaded, own=True)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise EncoderClosedError(
+                f"This {type(self).__name__} of {self.settings.model_name} was closed; make a new one, which is "
+                "quick while another still holds the model."
+            )
+
+    def _acquired(self) -> LoadedModel:
+        from bge_integrations.backend.request import LoadRequest
+
+        model = sharing.acquire(LoadRequest.from_settings(self.settings, self._purpose))
+        self._check_against(model)
+        return model
 
     def _check_against(self, model: LoadedModel) -> None:
         """Refuses settings that this model can't honour."""

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from bge_integrations.backend.bars import steady
+from bge_integrations.backend.interrupts import uninterrupted
 from bge_integrations.backend.logs import get_logger
 
 logger = get_logger(__name__)
@@ -60,15 +61,17 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._shown:
             self._start = time.perf_counter()
-            self._try(self._open)
+            uninterrupted(lambda: self._try(self._open))
         return self
 
     def add(self, texts: int, tokens: int) -> None:
         """Counts a batch, from any thread."""
         if self._whole is not None:
             self._whole.add(texts, tokens)
-        if not self._shown:
-            return
+        if self._shown:
+            uninterrupted(lambda: self._count(texts, tokens))
+
+    def _count(self, texts: int, tokens: int) -> None:
         with self._lock:
             self._texts += texts
             self._tokens += tokens
@@ -89,7 +92,7 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         if self._shown:
-            self._try(lambda: self._bar.close())
+            uninterrupted(lambda: self._try(lambda: self._bar.close()))
 
     def _open(self) -> None:
         from tqdm.auto import tqdm

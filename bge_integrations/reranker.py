@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from typing_extensions import Unpack
 
 from bge_integrations.backend.engines import ScoringOptions
+from bge_integrations.backend.interrupts import in_thread
 from bge_integrations.backend.pairs import PairTokenizer
 from bge_integrations.backend.questions import require_question
 from bge_integrations.calling import are_short
-from bge_integrations.driving import in_thread
 from bge_integrations.errors import SettingsError
 from bge_integrations.holder import ModelHolder
 from bge_integrations.scoring import ScoringCall
@@ -172,8 +172,7 @@ class BgeReranker(ModelHolder[RerankerSettings]):
         return pairs.share().least - self._uncounted(model, pairs)
 
     async def _call_async(self, *, is_urgent: bool) -> ScoringCall:
-        if self._model is None:
-            await in_thread(self._loaded)
+        await self._ready()
         return self._call(is_urgent=is_urgent)
 
     def _call(self, *, is_urgent: bool) -> ScoringCall:

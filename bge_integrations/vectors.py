@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations.driving import in_thread
+from bge_integrations.backend.interrupts import in_thread
 
 # `tolist` keeps every other thread, an event loop's too, waiting while it runs: this many numbers take about 2 ms.
 _NUMBERS_AT_ONCE = 65536

@@ -7,7 +7,8 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 
 from bge_integrations.backend import scheduling
 from bge_integrations.backend.engines import Computed, EngineOutOfMemory, Rows, TokenBatch
+from bge_integrations.backend.gate import Gate
+from bge_integrations.backend.interrupts import Ticket
 from bge_integrations.backend.jobs import Job, TextFailedError
 from bge_integrations.backend.queueing import QUERY_BATCHES_IN_A_ROW
 from bge_integrations.backend.scheduling import EngineSlot, Scheduler
@@ -429,52 +432,133 @@ class TestHelpers:
 
 
 class TestRoom:
-    def test_callers_beyond_the_limit_wait_in_their_order(self, scheduler: Scheduler, engine: _Engine) -> None:
-        engine.may_go.clear()
-        jobs = [_job(*range(10, 16)), _job(*range(20, 25)), _job(30, 31), _job(40)]
-        entries = [scheduler.admit(job, 8) for job in jobs]
-        assert [entry.done() for entry in entries] == [True, False, False, False]
-        scheduler.submit(jobs[0])
-        engine.may_go.set()
-        jobs[0].done.result(_LONG)
-        assert [entry.done() for entry in entries] == [True, True, True, True]
+    @staticmethod
+    def _enter(gate: Gate, *sizes: int) -> tuple[list[Future[None]], list[int]]:
+        """Has groups of texts ask to be let in where 8 may be; the sizes that were let in are noted."""
+        done: list[Future[None]] = [Future() for _ in sizes]
+        inside: list[int] = []
+        for size, future in zip(sizes, done, strict=True):
+            gate.enter(size, 8, future, partial(inside.append, size))
+        return done, inside
 
-    def test_who_gives_up_leaves_the_room_to_others(self, scheduler: Scheduler) -> None:
-        jobs = [_job(*range(10, 16)), _job(*range(20, 30)), _job(30, 31)]
-        entries = [scheduler.admit(job, 8) for job in jobs]
-        jobs[1].done.cancel()
-        assert entries[1].cancelled()
-        jobs[0].done.cancel()
-        assert entries[2].result(_LONG) is None
+    def test_callers_beyond_the_limit_wait_in_their_order(self) -> None:
+        done, inside = self._enter(Gate(), 6, 5, 2, 1)
+        assert inside == [6]
+        done[0].set_result(None)
+        assert inside == [6, 5, 2, 1]
 
-    def test_more_than_the_limit_goes_alone(self, scheduler: Scheduler) -> None:
-        entry = scheduler.admit(_job(*range(10, 60)), 8)
-        assert entry.done()
-        assert not scheduler.admit(_job(5), 8).done()
+    @pytest.mark.parametrize("who", [1, 2])
+    def test_who_gives_up_leaves_the_room_to_others(self, who: int) -> None:
+        done, inside = self._enter(Gate(), 6, 10, 3, 2)
+        assert done[who].cancel()
+        assert inside == [6]
+        done[0].cancel()
+        assert inside == ([6, 3, 2] if who == 1 else [6, 10])
+
+    def test_who_gives_up_at_the_head_makes_way_at_once(self) -> None:
+        done, inside = self._enter(Gate(), 6, 10, 2)
+        done[1].cancel()
+        assert inside == [6, 2]
+
+    def test_more_than_the_limit_goes_alone(self) -> None:
+        _, inside = self._enter(Gate(), 50, 1)
+        assert inside == [50]
+
+    def test_what_is_done_before_it_comes_takes_no_room(self) -> None:
+        gate = Gate()
+        done: Future[None] = Future()
+        done.cancel()
+        gate.enter(8, 8, done, lambda: pytest.fail("it was let in"))
+        _, inside = self._enter(gate, 8)
+        assert inside == [8]
 
     def test_a_thread_that_dies_makes_room(self, scheduler: Scheduler, engine: _Engine) -> None:
         def dying(_: list[int]) -> None:
+            engine.trouble = lambda _: None
             raise SystemExit
 
         engine.trouble = dying
-        jobs = [_job(*range(10, 16)), _job(*range(20, 25))]
-        entries = [scheduler.admit(job, 8) for job in jobs]
-        assert not entries[1].done()
-        scheduler.submit(jobs[0])
+        first, second = _start(scheduler, _job(*range(10, 16))), _start(scheduler, _job(*range(20, 25)))
         with pytest.raises(EngineFailedError, match="died"):
-            jobs[0].done.result(_LONG)
-        assert entries[1].result(_LONG) is None
-        engine.trouble = lambda _: None
-        scheduler.submit(jobs[1])
-        assert _sums(jobs[1]) == list(range(20, 25))
+            first.wait()
+        assert [row[0] - row[1] + 1 for row in second.wait()] == list(range(20, 25))
 
-    def test_queries_have_room_of_their_own(self, scheduler: Scheduler) -> None:
-        assert scheduler.admit(_job(*range(10, 60)), 8).done()
-        assert scheduler.admit(_job(5, is_query=True), 8).done()
+    def test_queries_have_room_of_their_own(self, scheduler: Scheduler, engine: _Engine) -> None:
+        engine.may_go.clear()
+        tickets = [_start(scheduler, _job(*range(10, 60)))]
+        assert engine.entered.acquire(timeout=_LONG)
+        tickets.append(_start(scheduler, _job(5, is_query=True)))
+        while not scheduler._queue.has_queries:
+            time.sleep(0.001)
+        engine.may_go.set()
+        assert [len(ticket.wait()) for ticket in tickets] == [50, 1]
 
-    def test_closing_tells_those_who_wait(self, scheduler: Scheduler) -> None:
-        scheduler.admit(_job(*range(10, 60)), 8)
-        waiting = scheduler.admit(_job(5), 8)
-        scheduler.close()
+    def test_closing_tells_those_who_wait(self, scheduler: Scheduler, engine: _Engine) -> None:
+        engine.may_go.clear()
+        _start(scheduler, _job(*range(10, 60)))
+        waiting = _start(scheduler, _job(5))
+        assert engine.entered.acquire(timeout=_LONG)
+        closing = threading.Thread(target=scheduler.close)
+        closing.start()
         with pytest.raises(EncoderClosedError):
-            waiting.result(_LONG)
+            waiting.wait()
+        engine.may_go.set()
+        closing.join()
+        with pytest.raises(EncoderClosedError):
+            _start(scheduler, _job(5)).wait()
+
+    def test_a_cancelled_job_is_never_computed(self, scheduler: Scheduler, engine: _Engine) -> None:
+        engine.may_go.clear()
+        first, dropped, kept = _job(1), _job(2), _job(3)
+        tickets = [_start(scheduler, job, limit=1) for job in (first, dropped, kept)]
+        scheduler.cancel(dropped)
+        engine.may_go.set()
+        with pytest.raises(CancelledError):
+            tickets[1].wait()
+        assert len(tickets[2].wait()) == 1
+        assert [2] not in engine.batches
+
+
+def _start(scheduler: Scheduler, job: Job, limit: int = 8) -> Ticket[NDArray[Any]]:
+    ticket: Ticket[NDArray[Any]] = Ticket()
+    scheduler.start(job, limit, ticket)
+    return ticket
+
+
+class TestStartsThatDoNotReturn:
+    def test_in_a_forked_process_those_who_wait_are_told(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(scheduling, "_LONGEST_START_S", 0.05)
+        may_go, engine = threading.Event(), _Engine()
+
+        def make() -> _Engine:
+            assert may_go.wait(_LONG)
+            return engine
+
+        scheduler = Scheduler([EngineSlot(make, engine)], Meter("a model", "cpu"))
+        scheduler.after_fork()
+        for job in (_job(1), _job(2)):  # the second one meets a start that is known not to return
+            with pytest.raises(EngineFailedError, match=r"has not returned for 0\.05 s in this forked process"):
+                _start(scheduler, job).wait()
+        assert "the start of an engine has not returned" in caplog.text
+        may_go.set()
+        while scheduler._lanes[0].engine is None:
+            time.sleep(0.001)
+        assert len(_start(scheduler, _job(3)).wait()) == 1
+        scheduler.close()
+
+    def test_elsewhere_it_is_said_and_waited_for(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(scheduling, "_LONGEST_START_S", 0.05)
+        engine = _Engine()
+
+        def make() -> _Engine:
+            while "has not returned" not in caplog.text:
+                time.sleep(0.001)
+            return engine
+
+        scheduler = Scheduler([EngineSlot(make)], Meter("a model", "cpu"))
+        assert len(_start(scheduler, _job(1)).wait()) == 1
+        scheduler.close()

@@ -6,12 +6,12 @@ tqdm writes while it holds a lock, one for all bars of a process, and does not r
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from functools import cache
 from typing import Any
 
+from bge_integrations.backend.forking import in_child
 from bge_integrations.backend.logs import get_logger
 
 logger = get_logger(__name__)
@@ -106,9 +106,6 @@ class _Steady:
             inner.clear(nolock=True)
 
 
-if hasattr(os, "register_at_fork"):
-
-    def _after_fork() -> None:
-        _Steady._lock = threading.RLock()  # a thread that stayed with the parent may have held it
-
-    os.register_at_fork(after_in_child=_after_fork)
+@in_child
+def _after_fork() -> None:
+    _Steady._lock = threading.RLock()

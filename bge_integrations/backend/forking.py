@@ -1,19 +1,53 @@
-"""A lock and a cache that a forked child can use, whatever threads that stayed with the parent were doing.
+"""What holds in a forked process: no lock is held, no thread is waited for, and native code was not in its work.
 
-A lock that such a thread held is held for ever in the child. Of this package's locks these are made anew there, as are
-those of a `Scheduler`. What is left belongs to one call (`Job`, `Progress`), which the child knows nothing of, or to an
-engine, which the child makes anew.
+A lock that a thread held when another one forked is held for ever in the child. So all locks of this package are made
+anew there, and everything that belongs to threads that stayed with the parent. Python says when it forks, but servers
+that embed it (uWSGI, mod_wsgi, Passenger) fork without its knowledge; so every way into the package compares the
+process id too.
+
+OpenVINO's own locks can't be made anew: of children that were forked while another thread computed, 2 to 8 in a hundred
+died or hung in its compiler. So a fork waits until no thread is inside of it, as far as Python knows of the fork.
+
+What is left belongs to one call, which the child knows nothing of, or to an engine, which the child makes anew.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
+from bge_integrations.backend.logs import get_logger
+
+logger = get_logger(__name__)
+
 Value = TypeVar("Value")
+Action = TypeVar("Action", bound=Callable[[], None])
+
+_LONGEST_WAIT_S = 30.0
+"""For threads inside of OpenVINO; a batch takes less than a second, and a large model some seconds to compile."""
+
+_process = os.getpid()
+_actions: list[Callable[[], None]] = []
+
+
+def in_child(action: Action) -> Action:
+    """Registers what is to be done in every forked process before anything else; a decorator."""
+    _actions.append(action)
+    return action
+
+
+def notice_fork() -> None:
+    """Does what is registered if this is another process than at the last call. Takes some hundred nanoseconds."""
+    global _process
+    if os.getpid() != _process:
+        _process = os.getpid()
+        for action in _actions:
+            action()
 
 
 class ForkSafeLock:
@@ -25,6 +59,7 @@ class ForkSafeLock:
         _locks.add(self)
 
     def __enter__(self) -> None:
+        notice_fork()
         self._lock.acquire()
         self._owner = threading.get_ident()
 
@@ -55,13 +90,75 @@ class cached(Generic[Value]):
         return value
 
 
+class _Inside:
+    """Which threads are inside of native code, and whether one is about to fork."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._depths: dict[int, int] = {}
+        self._forking: int | None = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """A block in which no other thread forks, at most for `_LONGEST_WAIT_S`."""
+        own = threading.get_ident()
+        with self._changed:
+            # Who is inside already must be able to finish.
+            while self._forking not in (None, own) and own not in self._depths:
+                self._changed.wait()
+            self._depths[own] = self._depths.get(own, 0) + 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._depths[own] -= 1
+                if not self._depths[own]:
+                    del self._depths[own]
+                self._changed.notify_all()
+
+    def before_fork(self) -> None:
+        """Waits until no other thread is inside, and keeps all out."""
+        own, until = threading.get_ident(), time.monotonic() + _LONGEST_WAIT_S
+        with self._changed:
+            while self._forking is not None or self._depths.keys() - {own}:
+                if not self._changed.wait(until - time.monotonic()) and time.monotonic() >= until:
+                    logger.warning(
+                        "a process is forked while OpenVINO has computed for %d s in another thread; the child may "
+                        "not be able to use a model",
+                        _LONGEST_WAIT_S,
+                    )
+                    break
+            self._forking = own
+
+    def after_fork_in_parent(self) -> None:
+        """Lets all in again."""
+        with self._changed:
+            self._forking = None
+            self._changed.notify_all()
+
+
 _locks: weakref.WeakSet[ForkSafeLock] = weakref.WeakSet()
+_inside = _Inside()
+
+
+@contextmanager
+def native_code() -> Iterator[None]:
+    """A block of native code with locks of its own that must not be in the middle of work when a process is forked."""
+    with _inside():
+        yield
+
+
+@in_child
+def _free_locks() -> None:
+    global _inside
+    _inside = _Inside()
+    for lock in list(_locks):
+        lock.after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-
-    def _after_fork() -> None:
-        for lock in list(_locks):
-            lock.after_fork()
-
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=lambda: _inside.before_fork(),
+        after_in_parent=lambda: _inside.after_fork_in_parent(),
+        after_in_child=notice_fork,
+    )

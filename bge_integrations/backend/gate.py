@@ -5,65 +5,78 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(eq=False)
+class _Entry:
+    texts: int
+    limit: int
+    done: Future[Any]
+    admit: Callable[[], None] | None
+    is_inside: bool = False
 
 
 class Gate:
-    """Lets so many texts in at a time. Safe to use from any thread."""
+    """Lets so many texts in at a time. Safe to use from any thread that is never interrupted."""
 
     def __init__(self) -> None:
-        # Reentrant, since setting a future runs its callbacks, which may come back here.
+        # Reentrant, since what is let in may be done at once, and leave.
         self._lock = threading.RLock()
         self._inside = 0
-        self._waiting: deque[tuple[int, int, Future[None]]] = deque()
+        self._waiting: deque[_Entry] = deque()
         self._error: Exception | None = None
 
-    def enter(self, texts: int, limit: int) -> Future[None]:
+    def enter(self, texts: int, limit: int, done: Future[Any], admit: Callable[[], None]) -> None:
         """Asks to be let in.
 
         Args:
             texts: How many come in together. They need not fit where nobody else is inside.
             limit: Texts that may be inside together, they included.
+            done: They are inside until this is done; done before, they give up their place.
+            admit: Called when they are let in.
 
-        Returns:
-            Done when they are inside, which then must `leave`; cancelling it before gives up the place.
+        Raises:
+            Exception: What `close` was given.
         """
-        entry: Future[None] = Future()
+        entry = _Entry(texts, limit, done, admit)
         with self._lock:
             if self._error is not None:
-                entry.set_exception(self._error)
-            else:
-                self._waiting.append((texts, limit, entry))
-                self._admit()
-        return entry
-
-    def leave(self, texts: int) -> None:
-        """Makes room again."""
-        with self._lock:
-            self._inside -= texts
+                raise self._error
+            self._waiting.append(entry)
             self._admit()
+        done.add_done_callback(lambda _: self._leave(entry))
 
     def close(self, error: Exception) -> None:
         """Lets nobody in any more; those who wait get the error."""
         with self._lock:
             self._error = error
-            waiting = [entry for _, _, entry in self._waiting]
+            waiting = list(self._waiting)
             self._waiting.clear()
         for entry in waiting:
-            with contextlib.suppress(InvalidStateError):
-                entry.set_exception(error)
+            entry.admit = None
+            with contextlib.suppress(InvalidStateError):  # cancelled
+                entry.done.set_exception(error)
 
-    def after_fork(self) -> None:
-        """Makes it harmless in a forked child, for what was inside when a thread that is not there any more held it."""
-        self._lock = threading.RLock()
+    def _leave(self, entry: _Entry) -> None:
+        with self._lock:
+            if entry.is_inside:
+                entry.is_inside = False
+                self._inside -= entry.texts
+            self._admit()
 
     def _admit(self) -> None:
         while self._waiting:
-            texts, limit, entry = self._waiting[0]
-            if self._inside and self._inside + texts > limit:
-                return
+            entry = self._waiting[0]
+            if not entry.done.done():
+                if self._inside and self._inside + entry.texts > entry.limit:
+                    return
+                entry.is_inside = True
+                self._inside += entry.texts
             self._waiting.popleft()
-            # Once it runs it can't be cancelled any more, so that a place is never given to nobody.
-            if entry.set_running_or_notify_cancel():
-                self._inside += texts
-                entry.set_result(None)
+            admit, entry.admit = entry.admit, None  # it holds what it lets in, which by its future holds this entry
+            if entry.is_inside and admit is not None:
+                admit()

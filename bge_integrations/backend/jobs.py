@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -43,6 +44,7 @@ class Job:
         notes: What the caller is to be warned of once it is done.
         waiting_tokens: Tokens that no engine has taken yet.
         queued_at: When it was made, by `time.perf_counter`.
+        process: The id of the process that made it.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Job:
         options: ScoringOptions | None = None,
         batch_tokens: int | None = None,
         max_texts: int | None = None,
+        truncated: int = 0,
         on_batch: Callable[[NDArray[np.int64]], None] | None = None,
     ) -> None:
         """Describes the work.
@@ -69,6 +72,7 @@ class Job:
             options: What a decoder is told beside the tokens.
             batch_tokens: Tokens, padding included, in one batch; None takes the engine's figure.
             max_texts: Upper limit on the texts in a batch.
+            truncated: Texts of the call that were cut, for the statistics.
             on_batch: Called with the positions of each finished batch, from another thread.
         """
         self.tokens = tokens
@@ -78,6 +82,7 @@ class Job:
         self.options = options
         self.batch_tokens = batch_tokens
         self.max_texts = max_texts
+        self.truncated = truncated
         self.done: Future[NDArray[Any]] = Future()
         self.notes: list[str] = []
         self._on_batch = on_batch
@@ -89,6 +94,7 @@ class Job:
         self._finishing = threading.Lock()
         self.waiting_tokens = int(tokens.lengths.sum())
         self.queued_at = time.perf_counter()
+        self.process = os.getpid()
 
     @property
     def waiting_texts(self) -> int:

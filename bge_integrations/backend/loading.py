@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from bge_integrations.backend.engines import Engine, TokenBatch
 from bge_integrations.backend.forking import ForkSafeLock
 from bge_integrations.backend.heads import one_score_a_pair
+from bge_integrations.backend.interrupts import uninterrupted
 from bge_integrations.backend.logs import get_logger
 from bge_integrations.backend.pairs import PairLayout, layout_of_encoder
 from bge_integrations.backend.pooling import one_row_a_text
@@ -67,7 +69,7 @@ class LoadedModel:
         """
         self.request = request
         self.checkpoint = locate_requested(request)
-        self.notes: list[str] = []
+        self.notes: deque[str] = deque()
         if is_prepared(self.checkpoint.folder):
             prepared = PreparedFolder.open(self.checkpoint.folder)
             self.spec = next((spec for spec in MODELS if spec.model_id == prepared.manifest.model_id), None)
@@ -130,6 +132,9 @@ class LoadedModel:
         Raises:
             UnsupportedModelError: For a prepared folder, which holds none.
         """
+        return uninterrupted(self._load_original)
+
+    def _load_original(self) -> Any:  # noqa: ANN401 - as above
         with self._loading_source:
             if self._held.source is None:
                 if is_prepared(self.checkpoint.folder):

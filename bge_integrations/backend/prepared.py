@@ -23,6 +23,7 @@ from bge_integrations.backend.contents import unreadable
 from bge_integrations.backend.digests import file_digest
 from bge_integrations.backend.engines import Rows
 from bge_integrations.backend.facts import ModelFacts
+from bge_integrations.backend.forking import native_code
 from bge_integrations.backend.heads import Heads
 from bge_integrations.backend.json_files import (
     OBJECT,
@@ -215,7 +216,8 @@ def _read_graph(folder: Path) -> ov.Model:
     from bge_integrations.backend.engines.openvino.library import ov
 
     try:
-        return ov.Core().read_model(folder / _GRAPH)
+        with native_code():
+            return ov.Core().read_model(folder / _GRAPH)
     except RuntimeError as error:
         raise PreparedModelError(
             f"{folder / _GRAPH} can't be read by OpenVINO {ov.__version__}: {error}. Prepare it again with this "

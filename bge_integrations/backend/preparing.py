@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from bge_integrations.backend.batching import plan_batches
 from bge_integrations.backend.engines import TokenBatch
 from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine, computes_bfloat16, graph_inputs
 from bge_integrations.backend.engines.openvino.graph import build_graph
+from bge_integrations.backend.interrupts import uninterrupted
 from bge_integrations.backend.logs import get_logger
 from bge_integrations.backend.lookups import texts_with_embeddings
 from bge_integrations.backend.pooling import cosines, one_row_a_text
@@ -75,7 +77,8 @@ def prepared_from(
             quantization = quantization or DEFAULT_QUANTIZATION
             graph, calibrated_on = _quantize(exact.clone(), source, shape, quantization, texts)
         if precision == "int8" or computes_bfloat16():
-            agreement = _agreement(source, shape, exact, graph, precision, texts[::_HELD_OUT])
+            # Engines have locks, which an interrupt must not leave held.
+            agreement = uninterrupted(partial(_agreement, source, shape, exact, graph, precision, texts[::_HELD_OUT]))
     spec, name = source.spec, source.request.model_name
     manifest = Manifest(
         purpose=source.request.purpose,

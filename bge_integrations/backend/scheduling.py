@@ -20,12 +20,18 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from numpy.typing import NDArray
 
 from bge_integrations.backend.engines import Engine, EngineOutOfMemory, PendingRows, TokenBatch
+from bge_integrations.backend.forking import in_child, notice_fork
 from bge_integrations.backend.gate import Gate
+from bge_integrations.backend.interrupts import Outcome, Ticket, hand_over
 from bge_integrations.backend.jobs import Batch, Job, TextFailedError
 from bge_integrations.backend.logs import get_logger
 from bge_integrations.backend.queueing import Done, Queue
@@ -42,6 +48,7 @@ _BATCHES_WORTH_HELPERS = 4
 _QUERIES_ARE_RECENT_S = 1.0
 _SHARE_BETWEEN_QUERIES = 4
 _LONGEST_WAIT_FOR_A_THREAD_S = 10.0
+_LONGEST_START_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,7 @@ class Scheduler:
         self._slots = slots
         self._document_seconds = 0.0
         self._closed = False
+        self._is_forked = False
         self._start_afresh([slot.engine for slot in slots])
         _schedulers.add(self)
 
@@ -136,44 +144,61 @@ class Scheduler:
         self._queue = Queue()
         self._gates = {True: Gate(), False: Gate()}  # of queries and of documents
         self._last_query = -_QUERIES_ARE_RECENT_S
+        self._stuck: EngineFailedError | None = None
 
-    def admit(self, job: Job, limit: int) -> Future[None]:
-        """Returns a future that is done when a job may be submitted: when there is room for its texts.
+    def start(self, job: Job, limit: int, ticket: Ticket[NDArray[Any]]) -> None:
+        """Queues a job as soon as there is room for its texts.
 
         Args:
-            job: The job. Its texts count until they are done, if it is submitted or cancelled.
+            job: The job. Its texts count until they are done.
             limit: Texts of its kind, queries or documents, that may be in flight together.
+            ticket: Gets the results, one a text, or the error.
         """
-        gate, texts = self._gates[job.is_query], job.waiting_texts
-        entry = gate.enter(texts, limit)
+        hand_over(partial(self._start, job, limit, ticket))
 
-        def leave(_: Done) -> None:
-            if not entry.cancel() and entry.exception() is None:
-                gate.leave(texts)
+    def cancel(self, job: Job) -> None:
+        """Drops what still waits of a job; one that is done stays so."""
+        if job.process == os.getpid():  # of the parent's jobs a forked child knows nothing
+            hand_over(partial(_cancel, job.done))
 
-        job.done.add_done_callback(leave)
-        return entry
+    def _start(self, job: Job, limit: int, ticket: Ticket[NDArray[Any]]) -> None:
+        job.done.add_done_callback(lambda done: ticket.give(Outcome.of(done.result)))
+        if job.truncated:
+            self._meter.add(truncated_texts=job.truncated)
+        try:
+            self._gates[job.is_query].enter(job.waiting_texts, limit, job.done, partial(self._enter, job))
+        except EncoderClosedError as error:
+            job.fail(error)
+
+    def _enter(self, job: Job) -> None:
+        try:
+            self.submit(job)
+        except (EncoderClosedError, EngineFailedError) as error:
+            job.fail(error)
 
     def submit(self, job: Job) -> None:
         """Queues a job, which an engine takes as soon as it is free.
 
         Raises:
             EncoderClosedError: After `close`.
+            EngineFailedError: In a forked process, the start of the engine does not return.
         """
         with self._lock:
             if self._closed:
                 raise EncoderClosedError("The model was closed; make a new encoder.")
-            # By its future alone: a callback that held the job would make it a reference cycle. And first, so that a
-            # caller who is interrupted in the next lines leaves nothing in the queue.
-            job.done.add_done_callback(self._forget)
+            if self._stuck is not None:
+                raise self._stuck
             self._queue.add(job)
             if job.is_query:
                 self._last_query = time.monotonic()
             self._start_workers()
             self._wake(helpers=not job.is_query)
+        # By its future alone: a callback that held the job would make it a reference cycle.
+        job.done.add_done_callback(self._forget)
 
     def close(self) -> None:
         """Ends the threads after the batches they are computing; jobs that wait get an `EncoderClosedError`."""
+        notice_fork()
         with self._lock:
             self._closed = True
             waiting = self._queue.clear()
@@ -193,8 +218,7 @@ class Scheduler:
         for lane in self._lanes:
             if lane.engine is not None:
                 lane.engine.abandon()
-        for gate in self._gates.values():
-            gate.after_fork()
+        self._is_forked = True
         self._start_afresh([None] * len(self._slots))
 
     def _forget(self, done: Done) -> None:
@@ -249,7 +273,8 @@ class Scheduler:
         if lane.engine is not None:
             return True
         try:
-            engine = lane.slot.make()
+            with self._watched(lane):
+                engine = lane.slot.make()
         except Exception as error:  # whatever a driver, a file or too little memory may raise
             if not lane.slot.only_documents:
                 raise
@@ -261,6 +286,35 @@ class Scheduler:
                 lane.is_unusable, lane.thread = True, None
             self._wake(helpers=True)
         return engine is not None
+
+    @contextmanager
+    def _watched(self, lane: _Lane) -> Iterator[None]:
+        """Notices that an engine's start does not return."""
+        watch = threading.Timer(_LONGEST_START_S, self._despair, (lane,))
+        watch.daemon = True
+        watch.start()
+        try:
+            yield
+        finally:
+            watch.cancel()
+            with self._lock:
+                self._stuck = None
+
+    def _despair(self, lane: _Lane) -> None:
+        """Says that an engine's start takes long; in a forked process also to those who wait for it."""
+        logger.warning("the start of an engine has not returned for %g s", _LONGEST_START_S)
+        if not self._is_forked or lane.slot.only_documents:
+            return
+        self._stuck = EngineFailedError(
+            f"The start of the engine has not returned for {_LONGEST_START_S:g} s in this forked process: the parent "
+            "was in the middle of native work when it forked. Start processes by 'spawn' or 'forkserver', or load the "
+            "model in the child.",
+            None,
+        )
+        with self._lock:
+            waiting = self._queue.clear()
+        for job in waiting:
+            job.fail(self._stuck)
 
     def _bury(self, lane: _Lane, error: BaseException) -> None:
         """Tells everybody who waits for a thread that died."""
@@ -392,20 +446,22 @@ def _caused_by(cause: BaseException, error: Exception) -> Exception:
     return error
 
 
+def _cancel(done: Done) -> None:
+    done.cancel()
+
+
 _schedulers: weakref.WeakSet[Scheduler] = weakref.WeakSet()
 
 
-if hasattr(os, "register_at_fork"):
-
-    def _after_fork() -> None:
-        for scheduler in list(_schedulers):
-            scheduler.after_fork()
-
-    os.register_at_fork(after_in_child=_after_fork)
+@in_child
+def _after_fork() -> None:
+    for scheduler in list(_schedulers):
+        scheduler.after_fork()
 
 
 @atexit.register
 def _close_all() -> None:
     """Ends all threads while the interpreter still stands: native code must not run beside its dismantling."""
+    notice_fork()
     for scheduler in list(_schedulers):
         scheduler.close()

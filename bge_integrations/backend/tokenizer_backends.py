@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from bge_integrations.backend.forking import ForkSafeLock
+from bge_integrations.backend.interrupts import uninterrupted
 from bge_integrations.backend.pieces import cut, safe_cuts
 
 # Longer texts are read in pieces. While the tokens of one are given back, other threads wait for about a millisecond.
@@ -182,8 +183,9 @@ class PythonBackend:
 
     def encode(self, texts: Sequence[str]) -> Iterator[tuple[int, Encoded]]:
         """See `TokenizerBackend.encode`."""
-        for index, text in enumerate(texts):
-            yield index, _Ids(self._call(text, add_special_tokens=False)["input_ids"])
+        yield from enumerate(
+            uninterrupted(lambda: [_Ids(self._call(text, add_special_tokens=False)["input_ids"]) for text in texts])
+        )
 
     def sample(self) -> Sample:
         """See `TokenizerBackend.sample`."""

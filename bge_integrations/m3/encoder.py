@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from typing_extensions import Unpack
 
 from bge_integrations.calling import LengthReport, are_short, call_span
-from bge_integrations.driving import Steps, in_thread, run, run_async
+from bge_integrations.driving import Steps, run, run_async
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.holder import ModelHolder
 from bge_integrations.m3.encoding import M3Call, M3Output, Wanted
@@ -247,11 +247,6 @@ class BgeM3Encoder(ModelHolder[ModelSettings]):
     def _report(self) -> LengthReport:
         """Returns what counts the texts of a call that is made of several."""
         return LengthReport(self.max_length, self.settings.on_truncation, "text")
-
-    async def _ready(self) -> None:
-        """Loads the model off the event loop, if it isn't loaded yet."""
-        if self._model is None:
-            await in_thread(self._loaded)
 
     async def _call_async(self, wanted: Wanted, *, is_query: bool) -> M3Call:
         await self._ready()

@@ -14,6 +14,7 @@ from bge_integrations.backend.engines import Computed, EngineOutOfMemory, Rows, 
 from bge_integrations.backend.engines.memory import memory_errors
 from bge_integrations.backend.engines.openvino.graph import MASKED
 from bge_integrations.backend.engines.openvino.library import ov
+from bge_integrations.backend.forking import native_code
 from bge_integrations.errors import EngineNotAvailableError
 
 # Tokens per second of small-en on two cores, by tokens a batch: float32 256 3647, 512 3965, 1024 4007, 2048 3926;
@@ -97,19 +98,18 @@ class OpenVinoEngine:
             "ENABLE_CPU_PINNING": "NO",
         }
         try:
-            with memory_errors():
-                compiled = ov.Core().compile_model(graph, "CPU", settings)
+            with memory_errors(), native_code():
+                self._request = ov.Core().compile_model(graph, "CPU", settings).create_infer_request()
         except EngineOutOfMemory as error:
             raise EngineNotAvailableError(
                 f"OpenVINO has too little memory to compile the model ({error}). Use precision='int8' or 'bfloat16', "
                 "a smaller model, or a machine with more memory."
             ) from error
-        self._request = compiled.create_infer_request()
         self._turn = threading.Lock()
 
     def submit(self, batch: TokenBatch) -> Computed:
         """See `Engine.submit`."""
-        with memory_errors(), self._turn:
+        with memory_errors(), self._turn, native_code():
             inputs = graph_inputs(batch, self._shape)
             self._request.start_async(inputs, share_inputs=True)
             self._request.wait()
