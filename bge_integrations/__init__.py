@@ -8,9 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from bge_integrations._version import __version__
-
 if TYPE_CHECKING:
+    from bge_integrations._version import __version__
     from bge_integrations.catalogue import MODELS, ModelSpec, find_model
     from bge_integrations.encoder import BgeEncoder
     from bge_integrations.errors import BgeError
@@ -44,6 +43,7 @@ _HOMES = {
     "ModelSpec": "catalogue",
     "PoolingWarning": "reporting",
     "TruncationWarning": "reporting",
+    "__version__": "_version",
     "find_model": "catalogue",
 }
 
