@@ -13,6 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any, TypeVar
 
+from bge_integrations.backend.cpu import usable_cores
+
 Result = TypeVar("Result")
 Steps = Generator["Future[Any] | Callable[[], Any]", Any, Result]
 
@@ -70,7 +72,7 @@ async def in_thread(function: Callable[[], Result]) -> Result:
 def _shared_threads() -> ThreadPoolExecutor:
     global _threads
     if _threads is None:
-        _threads = ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1), thread_name_prefix="bge-texts")
+        _threads = ThreadPoolExecutor(min(_MOST_THREADS, usable_cores()), thread_name_prefix="bge-texts")
     return _threads
 
 
