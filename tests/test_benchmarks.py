@@ -28,6 +28,7 @@ from benchmarks.profiles import PARTS, PROFILES
 from benchmarks.shapes import SHAPES
 from benchmarks.tables import print_results
 from benchmarks.texts import TextMix, make_mix
+from bge_integrations.backend.cpu import usable_threads
 from bge_integrations.bench import BenchReport, Combination, Measured, print_report, recommend, run_bench
 from bge_integrations.errors import ModelNotFoundError, SettingsError
 from bge_integrations.settings import EngineName, Precision
@@ -399,6 +400,7 @@ class TestBenchCommand:
         assert report.exact is not None
         assert f"fastest exact: {report.exact.keywords}" in printed
         assert "fastest lossy: none" in printed
+        assert f"on cpu with {usable_threads()} threads" in printed
         assert "left out" in printed
         assert json.loads(json.dumps(dataclasses.asdict(report)))["device"] == "cpu"
 

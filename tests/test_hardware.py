@@ -480,7 +480,7 @@ class TestWithoutPosix:
     def windows(self, modules: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
         for module, names in POSIX_ONLY.items():
             for name in names:
-                monkeypatch.delattr(f"{module}.{name}")
+                monkeypatch.delattr(f"{module}.{name}", raising=False)
         for name in ("fcntl", "resource", "pwd", "grp", "termios"):
             monkeypatch.setitem(sys.modules, name, None)
 

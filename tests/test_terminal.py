@@ -165,6 +165,16 @@ class TestBenchReport:
         assert f"fastest exact: {EXACT.combination.keywords} (of those measured)" in printed(console)
 
 
+DESCRIBED = {
+    **{name: {"python": "3.12"} for name in ("versions", "devices", "engines")},
+    "machine": {"system": "Windows-11", "processor": "x", "cores": 8, "memory_gib": 15.5},
+    "threads": {"usable cores": 8, "OMP_NUM_THREADS": 2},
+    "temporary_files": {"folder": None, "free_gib": None, "problem": "no folder can be written to"},
+    "caches": [],
+    "graph_cache": {"folder": "/cache/graphs", "exists": False, "entries": 0, "mib": 0.0},
+}
+
+
 @pytest.mark.parametrize(
     ("graphs", "said"),
     [
@@ -175,10 +185,30 @@ class TestBenchReport:
 )
 def test_information_shows_the_graph_cache(graphs: dict[str, object], said: list[str]) -> None:
     console = console_of(80)
-    topics = {name: {"python": "3.12"} for name in ("versions", "machine", "devices", "engines")}
-    print_information(console, {**topics, "caches": [], "graph_cache": graphs})
+    print_information(console, {**DESCRIBED, "graph_cache": graphs})
     lines = [line.strip() for line in printed(console).splitlines()]
     assert lines[lines.index("graph cache") + 1 :] == ["folder   /cache/graphs", *said]
+
+
+def test_information_shows_what_limits_threads_and_where_links_and_temporary_files_fail() -> None:
+    console = console_of(140)
+    cache = {"exists": True, "models_mib": {"BAAI/bge-m3": 2200.4}}
+    caches = [
+        {**cache, "folder": "/linked", "symlinks": True},
+        {**cache, "folder": "/copied", "symlinks": False},
+        {**cache, "folder": "/read-only", "symlinks": None},
+    ]
+    print_information(console, {**DESCRIBED, "caches": caches})
+    lines = [line.strip() for line in printed(console).splitlines()]
+    for line in (
+        "threads          2, the least of usable cores (8), OMP_NUM_THREADS (2)",
+        "memory           15.5 GiB",
+        "temporary files  none: no folder can be written to",
+        "/linked     BAAI/bge-m3 (2,200 MiB)",
+        "/copied     BAAI/bge-m3 (2,200 MiB); no symlinks: files are copied",
+        "/read-only  BAAI/bge-m3 (2,200 MiB); can't be written to",
+    ):
+        assert line in lines
 
 
 OPTIONS = {

@@ -19,6 +19,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar, cast
 
+from bge_integrations.backend.cpu import usable_cores
 from bge_integrations.backend.forking import in_child, notice_fork
 from bge_integrations.backend.logs import get_logger
 
@@ -180,7 +181,7 @@ def _put_to_shared(work: Callable[[], Any], give: Callable[[Outcome[Any]], None]
     """Runs in the dispatcher alone."""
     global _shared_threads
     _shared.put(partial(_work, work, give))
-    if _shared_threads < min(_MOST_THREADS, os.cpu_count() or 1):
+    if _shared_threads < min(_MOST_THREADS, usable_cores()):
         threading.Thread(target=_serve, args=(_shared,), name="bge-texts", daemon=True).start()
         _shared_threads += 1
 

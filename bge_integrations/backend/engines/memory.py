@@ -105,7 +105,8 @@ class TensorLimit:
             pad_to_multiple_of: Texts are filled up to a multiple of so many tokens.
             gives_logits: Whether the model computes a number for every word of the vocabulary, at every token.
         """
-        of_text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        has_parts = not hasattr(config, "num_attention_heads") and hasattr(config, "get_text_config")
+        of_text = config.get_text_config() if has_parts else config
         names = ["hidden_size", "intermediate_size", *(["vocab_size"] if gives_logits else [])]
         width = max(int(getattr(of_text, name, None) or 0) for name in names)
         heads = int(getattr(of_text, "num_attention_heads", None) or 0)
