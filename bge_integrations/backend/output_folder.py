@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from bge_integrations.backend.logs import get_logger
 from bge_integrations.backend.prepared import MANIFEST
 from bge_integrations.errors import SettingsError
 from bge_integrations.texts import about_file_name
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _UNFINISHED = ".bge-prepare-"
 _OF_FILE_SYSTEMS = ("lost+found",)
