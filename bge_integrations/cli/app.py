@@ -7,6 +7,7 @@ import inspect
 import io
 import json
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -18,7 +19,7 @@ from bge_integrations.catalogue import MODELS
 from bge_integrations.cli.models import print_models
 from bge_integrations.cli.wording import in_options, options_of
 from bge_integrations.errors import BgeError
-from bge_integrations.terminal import open_console, print_text
+from bge_integrations.terminal import READABLE, open_console, print_text
 
 if TYPE_CHECKING:
     from bge_integrations.backend.prepared import Quantization
@@ -51,6 +52,9 @@ AllowPickleWeights = Annotated[
     bool, typer.Option("--allow-pickle-weights", help="Load pytorch_model.bin where there are no safetensors.")
 ]
 
+# As for other tools, which the signal of a closed pipe ends; Windows has none.
+_CLOSED_PIPE = 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1
+
 _PRIVATE = "A private model needs HF_TOKEN, or `hf auth login` once."
 
 
@@ -59,7 +63,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A console or a pipe that knows no Chinese gets escapes instead of a UnicodeEncodeError.
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=READABLE)
     if sys.stderr is None or not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' bars too, which fill a log
     warnings.showwarning = _show_warning
@@ -67,6 +71,17 @@ def main() -> None:
         app()
     except BgeError as error:
         _complain(str(error), "red")
+        sys.exit(1)
+    except SystemExit as end:
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
+        _drop_output()
+        sys.exit(_CLOSED_PIPE)
+    except OSError as error:
+        if _can_be_written():
+            raise
+        _drop_output()
+        _complain(f"The output can't be written: {error.strerror}.", "red")
         sys.exit(1)
 
 
@@ -183,7 +198,7 @@ def prepare(
         _print_json(dataclasses.asdict(manifest))
         return
     console = open_console()
-    size = sum(file.stat().st_size for file in output.expanduser().iterdir()) / 2**20
+    size = sum(file.stat().st_size for file in output.expanduser().iterdir() if file.is_file()) / 2**20
     print_text(console, f"{output}: {manifest.source} in {precision}, {size:,.0f} MiB")
     if manifest.agreement:
         agreement = manifest.agreement
@@ -261,5 +276,27 @@ def _show_warning(
 
 
 def _print_json(content: object) -> None:
-    readable = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    typer.echo(json.dumps(content, ensure_ascii=not readable, indent=2))
+    encoding = getattr(sys.stdout, "encoding", None) or ""
+    typer.echo(json.dumps(content, ensure_ascii=encoding.lower().replace("-", "") != "utf8", indent=2))
+
+
+def _can_be_written() -> bool:
+    """Whether the output takes anything, which it is given the end of a line to find out."""
+    try:
+        os.write(sys.stdout.fileno(), b"\n")
+    except (AttributeError, ValueError):  # there is none, or it is no file
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _drop_output() -> None:
+    """Has the output go nowhere, so that Python does not complain of it again when it ends."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (AttributeError, OSError, ValueError):  # there is none, or it is no file
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
