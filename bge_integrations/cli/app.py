@@ -159,7 +159,9 @@ def demo(
 @app.command(epilog=_PRIVATE)
 def prepare(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id or folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make; an empty one may be there.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="PATH", help="The folder to make; an empty one may be there.")
+    ],
     precision: Annotated[str, typer.Option(help="float32, bfloat16 or int8.")] = "float32",
     purpose: Annotated[
         str | None,
@@ -198,7 +200,7 @@ def prepare(
         _print_json(dataclasses.asdict(manifest))
         return
     console = open_console()
-    size = sum(file.stat().st_size for file in output.expanduser().iterdir() if file.is_file()) / 2**20
+    size = sum(file.stat().st_size for file in Path(output).expanduser().iterdir() if file.is_file()) / 2**20
     print_text(console, f"{output}: {manifest.source} in {precision}, {size:,.0f} MiB")
     if manifest.agreement:
         agreement = manifest.agreement
@@ -207,7 +209,7 @@ def prepare(
             f"agreement with float32 on {agreement.texts} texts: mean cosine {agreement.mean_cosine:.4f}, least "
             f"{agreement.least_cosine:.4f}",
         )
-    print_text(console, f"use it with model_name={str(output)!r}")
+    print_text(console, f"use it with model_name={output!r}")
 
 
 @app.command(epilog=_PRIVATE)
