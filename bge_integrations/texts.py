@@ -62,8 +62,8 @@ def about_file_name(path: str) -> str | None:
     if file_names_are_utf8():
         return "holds a file name that is not in UTF-8; rename the file or folder."
     return (
-        f"holds a file name that is not in {sys.getfilesystemencoding()}, in which Python reads file names under this locale. Set "
-        "PYTHONUTF8=1 or LC_ALL=C.UTF-8 before Python starts."
+        f"holds a file name that is not in {sys.getfilesystemencoding()}, in which Python reads file names under this "
+        "locale. Set PYTHONUTF8=1 or LC_ALL=C.UTF-8 before Python starts."
     )
 
 
