@@ -13,7 +13,15 @@ from typing_extensions import Self, TypeIs
 
 from bge_integrations.errors import SettingsError
 from bge_integrations.redaction import holds_secret, is_hub_token, shown, shown_fields
-from bge_integrations.texts import about_file_name, about_surrogate, is_text, kind_of, lone_surrogate, plain
+from bge_integrations.texts import (
+    about_file_name,
+    about_surrogate,
+    file_names_are_utf8,
+    is_text,
+    kind_of,
+    lone_surrogate,
+    plain,
+)
 
 Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 EngineName = Literal["auto", "torch", "openvino", "sentence-transformers"]
@@ -348,7 +356,7 @@ def _plain_setting(name: str, value: str) -> str:
     text = plain(value)
     position = lone_surrogate(text)
     if position is not None:
-        if name in _PATHS:
+        if name in _PATHS and not file_names_are_utf8():
             raise SettingsError(f"{name}={text!r} {about_file_name(text)}")
         raise SettingsError(f"{name} {about_surrogate(text, position)}")
     return text

@@ -1,32 +1,75 @@
-"""How the commands print: no word and no figure is lost at the edge of a terminal, and a file gets whole lines."""
+"""How the commands print: no word and no figure is lost at the edge of a terminal, and a file gets whole lines.
+
+What a console's encoding lacks is not lost either: see `readable`.
+"""
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections.abc import Mapping
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.segment import Segments
+from rich.segment import Segment, Segments
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["open_console", "print_fields", "print_table", "print_text"]
+__all__ = ["READABLE", "open_console", "print_fields", "print_table", "print_text", "readable"]
+
+READABLE = "bge_integrations.readable"
+"""The name under which `codecs` knows how to write what an encoding lacks; a stream's `errors` takes it."""
+
+_PLAIN = {
+    **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212─━╌╍┄┅┈┉═", "-"),
+    **dict.fromkeys("│┃║╎╏┆┇┊┋", "|"),
+    **dict.fromkeys("\u2018\u2019\u201a\u201b", "'"),
+    **dict.fromkeys("\u201c\u201d\u201e\u201f", '"'),
+    **dict.fromkeys("\xa0\u2002\u2003\u2007\u2009\u200a\u202f", " "),
+    **dict.fromkeys("•·", "*"),
+    **dict.fromkeys("×✗", "x"),
+    "…": "...",
+    "→": "->",
+    "←": "<-",
+    "≤": "<=",
+    "≥": ">=",
+    "≈": "~",
+    "✓": "+",
+    "█": "#",
+}
+_CORNERS = re.compile("[\u2500-\u257f]")
 
 _UNBROKEN = 100_000
 """Columns of what has no edge: a file or a pipe, where a broken line can't be searched for, and a table as it is."""
+
+_USUAL_COLUMNS, _LINES = 80, 25
 
 _WORD = re.compile(r"\S*`[^`]+`\S*|\S+")
 """A word, or a command in backticks, which is copied as a whole."""
 
 
+class _Console(Console):
+    """A console that leaves it to the command what a closed pipe means."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # the error that is being handled where this is called
+
+
 def open_console(*, stderr: bool = False) -> Console:
     """Returns a console as wide as the terminal, or as `COLUMNS` says; without either, lines are not broken."""
-    console = Console(stderr=stderr)
-    if console.is_terminal or "COLUMNS" in os.environ:
-        return console
-    return Console(stderr=stderr, width=_UNBROKEN)
+    # Both sizes are given, since rich reads `COLUMNS` and `LINES` itself otherwise, and fails on some that are none.
+    console = _Console(stderr=stderr, width=_UNBROKEN, height=_LINES)
+    console.width = _chosen_columns() or (_terminal_columns() if console.is_terminal else _UNBROKEN)
+    return console
+
+
+def readable(text: str, encoding: str) -> str:
+    """Returns a text that an encoding can write: similar characters and, where there are none, escapes for others.
+
+    An ellipsis becomes three dots, say, and a Chinese character its number, as in a Python text.
+    """
+    return text.encode(encoding, READABLE).decode(encoding)
 
 
 def print_text(
@@ -41,7 +84,9 @@ def print_text(
         start: What stands before the first line, in a style of its own.
         margin: What stands before every further line; None takes blanks as wide as `start`.
     """
-    head = Text(start) if isinstance(start, str) else start
+    head = Text(start) if isinstance(start, str) else start.copy()
+    head.plain = readable(head.plain, console.encoding)
+    text = readable(text, console.encoding)
     margin = " " * head.cell_len if margin is None else margin
     for line in _lines(text, console.width - head.cell_len, console.width - cell_len(margin)):
         console.print(Text.assemble(head, (line, style)), soft_wrap=True)
@@ -59,7 +104,46 @@ def print_table(console: Console, table: Table) -> None:
     """Prints a table as wide as it is; a terminal that is narrower breaks its lines, and nothing is left out."""
     unbroken = console.options.update_width(_UNBROKEN)
     width = console.measure(table, options=unbroken).maximum
-    console.print(Segments(console.render(table, console.options.update_width(width))), crop=False, end="")
+    segments = [
+        Segment(readable(segment.text, console.encoding), segment.style, segment.control)
+        for segment in console.render(table, console.options.update_width(width))
+    ]
+    console.print(Segments(segments), crop=False, end="")
+
+
+def _chosen_columns() -> int | None:
+    """Returns what `COLUMNS` says; None where that is no width. Some programs set it to 0 if they know none."""
+    try:
+        columns = int(os.environ.get("COLUMNS", ""))
+    except ValueError:
+        return None
+    return columns if columns > 0 else None
+
+
+def _terminal_columns() -> int:
+    for descriptor in range(3):
+        try:
+            columns = os.get_terminal_size(descriptor).columns
+        except (OSError, ValueError, AttributeError):  # redirected, closed, or a system without
+            continue
+        if columns > 0:
+            return columns
+    return _USUAL_COLUMNS
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(_in_ascii, error.object[error.start : error.end])), error.end
+
+
+def _in_ascii(character: str) -> str:
+    if _CORNERS.fullmatch(character):
+        return _PLAIN.get(character, "+")
+    return _PLAIN.get(character) or character.encode("ascii", "backslashreplace").decode("ascii")
+
+
+codecs.register_error(READABLE, _replaced)
 
 
 def _lines(text: str, first: int, further: int) -> list[str]:

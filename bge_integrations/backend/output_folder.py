@@ -47,7 +47,7 @@ def output_folder(output: str | os.PathLike[str]) -> Path:
     if ".." in target.parts:
         target = Path(os.path.realpath(target))  # a folder that is named on the way need not be there
     if found := about_file_name(str(target)):
-        raise SettingsError(f"output={written!r} {found}")
+        raise SettingsError(f"output={str(target)!r} {found}")
     _require_free(target, written)
     return target
 

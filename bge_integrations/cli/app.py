@@ -7,6 +7,7 @@ import inspect
 import io
 import json
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -19,7 +20,7 @@ from bge_integrations.cli.cache import cache
 from bge_integrations.cli.models import print_models
 from bge_integrations.cli.wording import in_options, options_of
 from bge_integrations.errors import BgeError
-from bge_integrations.terminal import open_console, print_text
+from bge_integrations.terminal import READABLE, open_console, print_text
 
 if TYPE_CHECKING:
     from bge_integrations.backend.prepared import Quantization
@@ -52,6 +53,9 @@ AllowPickleWeights = Annotated[
     bool, typer.Option("--allow-pickle-weights", help="Load pytorch_model.bin where there are no safetensors.")
 ]
 
+# As for other tools, which the signal of a closed pipe ends; Windows has none.
+_CLOSED_PIPE = 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1
+
 _PRIVATE = "A private model needs HF_TOKEN, or `hf auth login` once."
 
 
@@ -60,7 +64,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A console or a pipe that knows no Chinese gets escapes instead of a UnicodeEncodeError.
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=READABLE)
     if sys.stderr is None or not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' bars too, which fill a log
     warnings.showwarning = _show_warning
@@ -68,6 +72,17 @@ def main() -> None:
         app()
     except BgeError as error:
         _complain(str(error), "red")
+        sys.exit(1)
+    except SystemExit as end:
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
+        _drop_output()
+        sys.exit(_CLOSED_PIPE)
+    except OSError as error:
+        if _can_be_written():
+            raise
+        _drop_output()
+        _complain(f"The output can't be written: {error.strerror}.", "red")
         sys.exit(1)
 
 
@@ -145,7 +160,9 @@ def demo(
 @app.command(epilog=_PRIVATE)
 def prepare(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id or folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make; an empty one may be there.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="PATH", help="The folder to make; an empty one may be there.")
+    ],
     precision: Annotated[str, typer.Option(help="float32, bfloat16 or int8.")] = "float32",
     purpose: Annotated[
         str | None,
@@ -184,7 +201,7 @@ def prepare(
         _print_json(dataclasses.asdict(manifest))
         return
     console = open_console()
-    size = sum(file.stat().st_size for file in output.expanduser().iterdir()) / 2**20
+    size = sum(file.stat().st_size for file in Path(output).expanduser().iterdir() if file.is_file()) / 2**20
     print_text(console, f"{output}: {manifest.source} in {precision}, {size:,.0f} MiB")
     if manifest.agreement:
         agreement = manifest.agreement
@@ -193,7 +210,7 @@ def prepare(
             f"agreement with float32 on {agreement.texts} texts: mean cosine {agreement.mean_cosine:.4f}, least "
             f"{agreement.least_cosine:.4f}",
         )
-    print_text(console, f"use it with model_name={str(output)!r}")
+    print_text(console, f"use it with model_name={output!r}")
 
 
 @app.command(epilog=_PRIVATE)
@@ -264,5 +281,27 @@ def _show_warning(
 
 
 def _print_json(content: object) -> None:
-    readable = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    typer.echo(json.dumps(content, ensure_ascii=not readable, indent=2))
+    encoding = getattr(sys.stdout, "encoding", None) or ""
+    typer.echo(json.dumps(content, ensure_ascii=encoding.lower().replace("-", "") != "utf8", indent=2))
+
+
+def _can_be_written() -> bool:
+    """Whether the output takes anything, which it is given the end of a line to find out."""
+    try:
+        os.write(sys.stdout.fileno(), b"\n")
+    except (AttributeError, ValueError):  # there is none, or it is no file
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _drop_output() -> None:
+    """Has the output go nowhere, so that Python does not complain of it again when it ends."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (AttributeError, OSError, ValueError):  # there is none, or it is no file
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)

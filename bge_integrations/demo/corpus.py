@@ -1,6 +1,6 @@
 """The documentation of Python's standard library as a list of short passages.
 
-This module and the two that find the docstrings (`source.py`, `compiled.py`) need nothing but the standard library.
+The two modules that find the docstrings (`source.py`, `compiled.py`) need nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -13,8 +13,15 @@ from dataclasses import dataclass
 
 from bge_integrations.demo.compiled import from_compiled
 from bge_integrations.demo.source import from_source, preference
+from bge_integrations.errors import SettingsError
 
-__all__ = ["MAX_CHARACTERS", "Entry", "collect"]
+__all__ = ["MAX_CHARACTERS", "WITH_SOURCES", "Entry", "collect"]
+
+WITH_SOURCES = (
+    "For the whole documentation use a Python whose standard library has its source files, which some packages for "
+    "containers and embedded systems leave out; in Debian and Ubuntu the package libpython3-stdlib holds them."
+)
+"""What to do where docstrings are missing."""
 
 MAX_CHARACTERS = 500
 """About where a passage ends; the name before it comes on top."""
@@ -50,7 +57,11 @@ def collect() -> tuple[Entry, ...]:
     """Collect the documentation of the standard library of the running Python.
 
     Returns:
-        Several thousand entries, sorted by name, no name and no passage twice.
+        Several thousand entries, sorted by name, no name and no passage twice. There are fewer where source files of
+        the library are missing.
+
+    Raises:
+        SettingsError: There is none at all.
     """
     best: dict[tuple[str, str], Entry] = {}
     names: set[str] = set()
@@ -63,6 +74,8 @@ def collect() -> tuple[Entry, ...]:
         key = (name.rpartition(".")[2], passage)
         if key not in best or preference(name) < preference(best[key].name):
             best[key] = Entry(name, kind, signature, f"{name}: {passage}")
+    if not best:
+        raise SettingsError(f"There is nothing to search: this Python has no docstrings. {WITH_SOURCES}")
     return tuple(sorted(best.values(), key=lambda entry: entry.name))
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bge_integrations.demo.corpus import Entry
+from bge_integrations.demo.corpus import WITH_SOURCES, Entry
 from bge_integrations.demo.frameworks import TOP_K
 from bge_integrations.demo.models import DEFAULT_MODEL, FALLBACK_MODEL, FALLBACK_PACKAGE
 from bge_integrations.demo.results import Answered, DemoReport, ModelFacts, SearchResult
@@ -54,14 +54,29 @@ def print_header(
     print_text(console, "")
 
 
-def questions_asked(asked: int, known: int, indexed: int) -> str:
-    """Say how many of the labelled questions are asked, and what it means if they are few."""
+def questions_asked(asked: int, documented: int, known: int, indexed: int) -> str:
+    """Say how many of the labelled questions are asked, why others are not, and what it means if they are few.
+
+    Args:
+        asked: Those that are asked.
+        documented: Those that the documentation of this Python answers.
+        known: All.
+        indexed: The docstrings that are searched.
+    """
     if asked == known:
         return f"{asked} with known answers"
-    return (
-        f"{asked} of {known}; the others have right answers that are not among the {indexed:,} docstrings. Among so "
-        "few, any search finds more than it would in a whole library."
-    )
+    said = f"{asked} of {known}"
+    if documented < known:
+        said += (
+            f"; {known - documented} are left out, since this Python has no docstring that answers them. {WITH_SOURCES}"
+        )
+    if asked < documented:
+        others = "the others" if documented == known else f" {documented - asked} more"
+        said += (
+            f"{'; ' if documented == known else ''}{others} have right answers that are not among the {indexed:,} "
+            "docstrings. Among so few, any search finds more than it would in a whole library."
+        )
+    return said
 
 
 def print_indexing(console: Console, framework: str, texts: int) -> None:
@@ -87,7 +102,7 @@ def _print_questions(console: Console, report: DemoReport) -> None:
     print_text(console, f"{part}{_count(len(answered), 'question')}, with the first answer", style="bold")
     right, wrong = ("✓", "✗") if console.encoding.lower().startswith("utf") else ("right", "wrong")
     for answer in shown:
-        print_text(console, _encodable(console, answer.question), start="  ")
+        print_text(console, answer.question, start="  ")
         mark, colour = (right, "green") if answer.rank == 1 else (wrong, "red")
         print_text(console, f"{answer.names[0]}{_correction(answer)}", start=Text.assemble("    ", (mark, colour), " "))
     print_text(console, "")
@@ -112,7 +127,7 @@ def _print_own_questions(console: Console, report: DemoReport) -> None:
 
 
 def _print_answers(console: Console, who: str, answer: Answered, entries: dict[str, Entry]) -> None:
-    print_text(console, f"{_encodable(console, answer.question)} ({who})", style="bold")
+    print_text(console, f"{answer.question} ({who})", style="bold")
     for place, hit in enumerate(answer.hits, start=1):
         entry = entries[hit.name]
         name = hit.name + (entry.signature if len(entry.signature) <= _SHOWN_SIGNATURE else "(…)")
@@ -158,11 +173,6 @@ def _summary_rows(report: DemoReport) -> Iterator[tuple[str, list[str]]]:
         yield name, [figure(result) if result.is_of_a_model else "–" for result in results]
     yield "storing, s", [f"{result.storing_seconds:.1f}" for result in results]
     yield "median question, ms", [f"{1000 * result.median_query_seconds:.1f}" for result in results]
-
-
-def _encodable(console: Console, text: str) -> str:
-    """Puts question marks for what a console can't show: some questions are Chinese, some consoles know Latin only."""
-    return text.encode(console.encoding, "replace").decode(console.encoding)
 
 
 def _count(number: int, noun: str) -> str:

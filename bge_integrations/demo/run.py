@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from typing_extensions import Unpack
 
 from bge_integrations.demo import report as show
 from bge_integrations.demo.bm25 import Bm25
-from bge_integrations.demo.corpus import Entry, collect
+from bge_integrations.demo.corpus import WITH_SOURCES, Entry, collect
 from bge_integrations.demo.frameworks import (
     TOP_K,
     Hit,
@@ -27,7 +28,7 @@ from bge_integrations.errors import SettingsError
 from bge_integrations.settings import EmbedderFileOptions
 from bge_integrations.terminal import open_console
 
-__all__ = ["DEFAULT_LIMIT", "run_demo", "select_entries"]
+__all__ = ["DEFAULT_LIMIT", "documented_questions", "run_demo", "select_entries"]
 
 DEFAULT_LIMIT = 3000
 """Entries indexed unless told otherwise, so that both frameworks are done in minutes on two slow cores."""
@@ -50,7 +51,7 @@ def run_demo(
             is then said.
         questions: The user's own questions, to be answered instead of the labelled ones.
         limit: Entries to index; None takes `DEFAULT_LIMIT`. Labelled questions whose answers are not all among them are
-            left out, which is then said.
+            left out, as are those that this Python documents no answer to, which is then said.
         console: Where to print; None is the standard output.
         **files: Where the model's files come from and how they are read; as in `BgeEncoder`.
 
@@ -58,7 +59,7 @@ def run_demo(
         The figures that were printed.
 
     Raises:
-        SettingsError: No question, a blank one, or a limit below 1.
+        SettingsError: No question, a blank one, or a limit below 1; or nothing to search, or no labelled question left.
         ModelNotCachedError: The model named can't be had, or neither the default nor its stand-in.
         BgeError: Whatever else loading or encoding raises.
     """
@@ -66,19 +67,18 @@ def run_demo(
     limit = DEFAULT_LIMIT if limit is None else limit
     if limit < 1:
         raise SettingsError(f"limit={limit} leaves nothing to search; give at least 1.")
+    corpus = collect()
+    entries = _at_most(corpus, limit)
+    if own_questions is None:
+        asked, questions_said = _labelled(corpus, entries, limit)
+    else:
+        asked, questions_said = own_questions, "yours"
     console = console or open_console()
 
     models = open_models(model_name, show_progress=console.is_terminal, **files)
     if models.is_fallback:
         show.print_fallback_notice(console)
     facts = _facts(models)
-    corpus = collect()
-    entries = _at_most(corpus, limit)
-    if own_questions is None:
-        asked = _answerable(entries)
-        questions_said = show.questions_asked(len(asked), len(QUESTIONS), len(entries))
-    else:
-        asked, questions_said = own_questions, "yours"
     show.print_header(
         console, facts, len(entries), len(corpus), questions=questions_said, one_model_in_memory=models.is_shared
     )
@@ -138,10 +138,36 @@ def _at_most(corpus: Sequence[Entry], limit: int) -> tuple[Entry, ...]:
     return tuple(entry for entry in entries if entry.name in kept)
 
 
-def _answerable(entries: Sequence[Entry]) -> Sequence[Question]:
-    """The labelled questions that have every right answer among the entries."""
+def documented_questions(corpus: Sequence[Entry]) -> list[Question]:
+    """The labelled questions that the corpus answers, each with those of its answers that are there.
+
+    A Python without its library's source files, or without some modules, lacks the others: no search could find them.
+    """
+    names = {entry.name for entry in corpus}
+    documented = (dataclasses.replace(question, answers=question.answers & names) for question in QUESTIONS)
+    return [question for question in documented if question.answers]
+
+
+def _labelled(corpus: Sequence[Entry], entries: Sequence[Entry], limit: int) -> tuple[Sequence[Question], str]:
+    """The labelled questions that have every answer of the corpus among the entries; and what to say of their number.
+
+    Raises:
+        SettingsError: There is none.
+    """
     names = {entry.name for entry in entries}
-    return [question for question in QUESTIONS if question.answers <= names]
+    documented = documented_questions(corpus)
+    asked = [question for question in documented if question.answers <= names]
+    if not documented:
+        raise SettingsError(
+            f"The {len(corpus)} docstrings that this Python has answer none of the demo's questions. "
+            f"{WITH_SOURCES} Or give questions of your own, with ask=…"
+        )
+    if not asked:
+        raise SettingsError(
+            f"limit={limit} leaves out answers of every one of the demo's questions; give a larger one, or none for "
+            f"{DEFAULT_LIMIT}."
+        )
+    return asked, show.questions_asked(len(asked), len(documented), len(QUESTIONS), len(entries))
 
 
 def _checked_questions(questions: list[str]) -> Sequence[Question]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import logging
 import re
 import sys
 import sysconfig
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = ["Found", "from_source", "preference"]
+
+logger = logging.getLogger(__name__)
 
 Found = tuple[str, str, str, str]
 """Qualified public name, kind, signature and docstring."""
@@ -189,9 +192,9 @@ def _read(name: str) -> _Module | None:
     path = Path(sysconfig.get_path("stdlib"), *name.split("."))
     is_package = (path / "__init__.py").is_file()
     file = path / "__init__.py" if is_package else path.with_suffix(".py")
-    if not name or not file.is_file():
+    tree = _parsed(file) if name and file.is_file() else None
+    if tree is None:
         return None
-    tree = ast.parse(file.read_bytes())
     package = name if is_package else name.rpartition(".")[0]
     definitions: dict[str, _Definition] = {}
     imported: dict[str, tuple[str, str]] = {}
@@ -213,6 +216,14 @@ def _read(name: str) -> _Module | None:
                     imported.setdefault(alias.asname or alias.name, (source, alias.name))
     doc = ast.get_docstring(tree) or ""
     return _Module(name, doc, is_package, definitions, imported, tuple(stars), _written_out_all(tree))
+
+
+def _parsed(file: Path) -> ast.Module | None:
+    try:
+        return ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError) as error:
+        logger.warning("the docstrings in %s are left out: %s", file, error)
+        return None
 
 
 def _written_out_all(tree: ast.Module) -> frozenset[str] | None:
