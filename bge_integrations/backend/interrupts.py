@@ -11,6 +11,7 @@ from __future__ import annotations
 import _thread
 import asyncio
 import os
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -125,7 +126,8 @@ async def in_thread(work: Callable[[], Result], *, own: bool = False) -> Result:
 
 
 def _is_interruptible() -> bool:
-    return threading.get_ident() == threading.main_thread().ident
+    # At the end of the interpreter there are no other threads any more.
+    return threading.get_ident() == threading.main_thread().ident and not sys.is_finalizing()
 
 
 def _in_loop(loop: asyncio.AbstractEventLoop, action: Callable[[], None]) -> None:

@@ -101,7 +101,7 @@ class LoadedModel:
         self._loading_source = ForkSafeLock()
         self._shares = lru_cache(_SHARES_KEPT)(partial(share_of, self.tokenizer))
         # No `__del__`: while it ended the threads, another encoder could still be given this model by `sharing`.
-        weakref.finalize(self, self._held.release).atexit = False
+        weakref.finalize(self, uninterrupted, self._held.release).atexit = False
 
     @property
     def engine(self) -> Engine:
