@@ -86,8 +86,10 @@ class Adapter(BaseModel):
 
     async def _current_async(self) -> Any:  # noqa: ANN401 - as above
         """As `_current`, which after unpickling, or a change, may have to load the model."""
-        made = self._made
-        return made[1] if made and made[0] == self._settings() else await in_thread(self._current, own=True)
+        # Nothing here holds what was made before: it would be released in the event loop's thread.
+        if self._made is not None and self._made[0] == self._settings():
+            return self._made[1]
+        return await in_thread(self._current, own=True)
 
 
 def saved_fields(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
+import pickle
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.documents import Document
+from llama_index.core.schema import NodeWithScore, TextNode
+from llama_index.core.storage.kvstore import SimpleKVStore
 
-from bge_integrations import BgeEncoder, reranker, vectors
+from bge_integrations import BgeEncoder, langchain, llama_index, reranker, vectors
 from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine
+from bge_integrations.backend.interrupts import Ticket
 from bge_integrations.backend.tokenization import TextTokenizer
 from bge_integrations.encoding import EncodingCall
 from bge_integrations.errors import TruncationError
+from bge_integrations.holder import ModelHolder
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
+from bge_integrations.langchain.compressing import ScoringCompressor
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
+from bge_integrations.llama_index.postprocessing import ScoringPostprocessor
 from bge_integrations.m3 import encoder as m3
+from tests.checkpoints import make_checkpoint
 from tests.checkpoints_of_pairs import make_m3, make_reranker
 
 MANY = [f"fox {number}" for number in range(2500)]
@@ -129,3 +141,178 @@ async def test_pairs_are_checked_and_compared(tmp_path: Path, monkeypatch: pytes
         await model.ascore_pairs(pairs)
     assert set(seen) == {"check_texts", "slices_of_pairs", "mixed", "mixed_pairs"}
     assert threading.get_ident() not in set().union(*seen.values())
+
+
+_SETTINGS: dict[str, Any] = {"device": "cpu", "on_truncation": "ignore"}
+_PASSAGES = [f"fox {number}" for number in range(300)]
+_DOCUMENTS = [Document(page_content=passage) for passage in _PASSAGES]
+_NODES = [NodeWithScore(node=TextNode(text=passage)) for passage in _PASSAGES]
+
+_USES: dict[str, tuple[str, Callable[[str], Any], Callable[[Any], Awaitable[Any]]]] = {
+    "encoder": ("vectors", lambda name: BgeEncoder(name, **_SETTINGS), lambda it: it.aencode_queries(["fox"])),
+    "reranker": (
+        "scores",
+        lambda name: reranker.BgeReranker(name, **_SETTINGS),
+        lambda it: it.ascore("fox", _PASSAGES),
+    ),
+    "m3": ("m3", lambda name: m3.BgeM3Encoder(name, **_SETTINGS), lambda it: it.ascore("fox", _PASSAGES)),
+    "langchain query": (
+        "vectors",
+        lambda name: HuggingFaceBgeEmbeddings(model_name=name, **_SETTINGS),
+        lambda it: it.aembed_query("fox"),
+    ),
+    "langchain documents": (
+        "vectors",
+        lambda name: HuggingFaceBgeEmbeddings(model_name=name, **_SETTINGS),
+        lambda it: it.aembed_documents(_PASSAGES),
+    ),
+    "langchain reranker": (
+        "scores",
+        lambda name: langchain.BgeReranker(model_name=name, **_SETTINGS),
+        lambda it: it.acompress_documents(_DOCUMENTS, "fox"),
+    ),
+    "langchain m3 reranker": (
+        "m3",
+        lambda name: langchain.BgeM3Reranker(model_name=name, **_SETTINGS),
+        lambda it: it.acompress_documents(_DOCUMENTS, "fox"),
+    ),
+    "langchain sparse": (
+        "m3",
+        lambda name: langchain.BgeSparseEmbeddings(model_name=name, **_SETTINGS),
+        lambda it: it.aembed_query("fox"),
+    ),
+    "llama_index query": (
+        "vectors",
+        lambda name: HuggingFaceBgeEmbedding(name, **_SETTINGS),
+        lambda it: it.aget_query_embedding("fox"),
+    ),
+    "llama_index cached query": (
+        "vectors",
+        lambda name: HuggingFaceBgeEmbedding(name, embeddings_cache=SimpleKVStore(), **_SETTINGS),
+        lambda it: it.aget_query_embedding("fox"),
+    ),
+    "llama_index texts": (
+        "vectors",
+        lambda name: HuggingFaceBgeEmbedding(name, **_SETTINGS),
+        lambda it: it.aget_text_embedding_batch(_PASSAGES),
+    ),
+    "llama_index reranker": (
+        "scores",
+        lambda name: llama_index.BgeRerank(model_name=name, **_SETTINGS),
+        lambda it: it.apostprocess_nodes(_NODES, query_str="fox"),
+    ),
+    "llama_index m3 reranker": (
+        "m3",
+        lambda name: llama_index.BgeM3Rerank(model_name=name, **_SETTINGS),
+        lambda it: it.apostprocess_nodes(_NODES, query_str="fox"),
+    ),
+    "llama_index sparse": (
+        "m3",
+        lambda name: llama_index.BgeSparseEmbedding(model_name=name, **_SETTINGS),
+        lambda it: it.aget_query_embedding("fox"),
+    ),
+}
+
+
+def _changed(it: Any) -> Any:  # noqa: ANN401
+    """Another one, which needs another model: what it asks for is not loaded yet."""
+    if isinstance(it, ModelHolder):
+        return type(it).from_settings(it.settings.replace(threads=1), load=False)
+    it.threads = 1
+    return it
+
+
+_WAYS: dict[str, Callable[[Any], Any]] = {
+    "copy": copy.copy,
+    "deep copy": copy.deepcopy,
+    "unpickled": lambda it: pickle.loads(pickle.dumps(it)),
+    "changed": _changed,
+}
+
+_noted: list[str] = []
+_watched: int | None = None  # the thread whose files are watched
+
+
+def _note_files(event: str, arguments: tuple[Any, ...]) -> None:
+    if threading.get_ident() == _watched and event in ("open", "os.listdir", "os.scandir", "os.mkdir", "import"):
+        _noted.append(f"{event} {arguments[0]}")
+
+
+@pytest.fixture(scope="module")
+def _audited() -> None:
+    sys.addaudithook(_note_files)  # for good: there is no way to take it away again
+
+
+@pytest.mark.parametrize("way", _WAYS)
+@pytest.mark.parametrize("use", _USES)
+@pytest.mark.usefixtures("_audited")
+async def test_what_has_to_be_loaded_or_checked_is_so_elsewhere(
+    bge_small_en: Path, bge_reranker_base: Path, bge_m3: Path, monkeypatch: pytest.MonkeyPatch, use: str, way: str
+) -> None:
+    global _watched
+    purpose, make, compute = _USES[use]
+    folder = {"vectors": bge_small_en, "scores": bge_reranker_base, "m3": bge_m3}[purpose]
+    made = make(str(folder))
+    await compute(made)  # what is imported at the first use
+    given = _WAYS[way](made)
+
+    wait = Ticket.wait
+
+    def waiting(ticket: Ticket[Any]) -> Any:  # noqa: ANN401
+        if threading.get_ident() == _watched:
+            _noted.append("waiting for another thread")
+        return wait(ticket)
+
+    monkeypatch.setattr(Ticket, "wait", waiting)
+    _noted.clear()
+    _watched = threading.get_ident()
+    try:
+        await compute(given)
+    finally:
+        _watched = None
+    assert not _noted
+
+
+@pytest.mark.parametrize("framework", ["langchain", "llama_index"])
+async def test_many_passages_are_read_and_copied_elsewhere(
+    bge_reranker_base: Path, monkeypatch: pytest.MonkeyPatch, framework: str
+) -> None:
+    seen: dict[str, set[int]] = {}
+
+    def note(owner: Any, name: str) -> None:  # noqa: ANN401
+        work: Callable[..., Any] = getattr(owner, name)
+
+        def noting(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+            seen.setdefault(name, set()).add(threading.get_ident())
+            return work(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, noting)
+
+    if framework == "langchain":
+        note(ScoringCompressor, "_best")
+        compressor = langchain.BgeReranker(model_name=str(bge_reranker_base), **_SETTINGS)
+        assert len(await compressor.acompress_documents(_DOCUMENTS, "fox")) == len(_DOCUMENTS)
+    else:
+        note(ScoringPostprocessor, "_best")
+        note(ScoringPostprocessor, "_texts")
+        rerank = llama_index.BgeRerank(model_name=str(bge_reranker_base), top_n=250, **_SETTINGS)
+        assert len(await rerank.apostprocess_nodes(_NODES, query_str="fox")) == 250
+    assert seen
+    assert threading.get_ident() not in set().union(*seen.values())
+
+
+async def test_letting_go_of_a_model_does_not_wait_for_its_threads(tmp_path: Path) -> None:
+    encoder = BgeEncoder(make_checkpoint(tmp_path / "bge-small-en"), device="cpu")
+    await encoder.aencode_queries(["fox"])
+    scheduler, may_end = encoder.backend.scheduler, threading.Event()
+    close = scheduler.close
+
+    def closing() -> None:
+        assert may_end.wait(60)
+        close()
+
+    scheduler.close = closing  # type: ignore[method-assign]
+    encoder.close()  # would wait for ever
+    may_end.set()
+    while not scheduler._closed:
+        await asyncio.sleep(0.001)

@@ -112,6 +112,23 @@ def uninterrupted(work: Callable[[], Result]) -> Result:
     return ticket.wait()
 
 
+def finish(work: Callable[[], object]) -> None:
+    """Does a last piece of work for something that nobody holds any more, and waits for it.
+
+    Only an event loop is not kept waiting, if one runs in this thread.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        uninterrupted(work)
+    else:
+        _dispatcher().put(partial(_start_thread, work, _ignore))
+
+
+def _ignore(_: Outcome[Any]) -> None:
+    pass
+
+
 async def in_thread(work: Callable[[], Result], *, own: bool = False) -> Result:
     """Does a piece of work beside the event loop.
 

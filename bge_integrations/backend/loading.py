@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bge_integrations.backend.engines import Engine, TokenBatch
 from bge_integrations.backend.forking import ForkSafeLock
 from bge_integrations.backend.heads import one_score_a_pair
-from bge_integrations.backend.interrupts import uninterrupted
+from bge_integrations.backend.interrupts import finish, uninterrupted
 from bge_integrations.backend.logs import get_logger
 from bge_integrations.backend.pairs import PairLayout, layout_of_encoder
 from bge_integrations.backend.pooling import one_row_a_text
@@ -101,7 +101,7 @@ class LoadedModel:
         self._loading_source = ForkSafeLock()
         self._shares = lru_cache(_SHARES_KEPT)(partial(share_of, self.tokenizer))
         # No `__del__`: while it ended the threads, another encoder could still be given this model by `sharing`.
-        weakref.finalize(self, uninterrupted, self._held.release).atexit = False
+        weakref.finalize(self, finish, self._held.release).atexit = False
 
     @property
     def engine(self) -> Engine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,11 +13,15 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from numpy.typing import NDArray
 from pydantic import FiniteFloat
 
+from bge_integrations.backend.interrupts import in_thread
 from bge_integrations.errors import SettingsError
 from bge_integrations.langchain.model import BgeModel
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import Callbacks
+
+
+_FEW_DOCUMENTS = 256  # copied in about a millisecond
 
 
 class ScoringCompressor(BgeModel, BaseDocumentCompressor, BaseCrossEncoder):
@@ -59,7 +64,12 @@ class ScoringCompressor(BgeModel, BaseDocumentCompressor, BaseCrossEncoder):
     ) -> list[Document]:
         """As `compress_documents`, without blocking the event loop; cancelled, it gives up what is not computed yet."""
         self._check()
-        return self._best(documents, await self._arate(query, _texts(documents))) if documents else []
+        if not documents:
+            return []
+        scores = await self._arate(query, _texts(documents))
+        if len(documents) <= _FEW_DOCUMENTS:
+            return self._best(documents, scores)
+        return await in_thread(partial(self._best, documents, scores))
 
     @abstractmethod
     def _rate(self, query: str, passages: Sequence[str]) -> NDArray[np.float32]:

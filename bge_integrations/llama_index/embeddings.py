@@ -140,6 +140,7 @@ class HuggingFaceBgeEmbedding(BgeModel, CheckedBatches, BaseEmbedding):
 
     async def aget_query_embedding(self, query: str) -> Embedding:
         """As `get_query_embedding`, without blocking the event loop."""
+        await self._role_encoders_async()  # beside the event loop, if they have to be made
         vector: Embedding = await _aget_query_embedding(self._with_query_cache(), check_text(query))
         return vector
 

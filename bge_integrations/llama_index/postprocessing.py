@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, Query
 from llama_index_instrumentation import get_dispatcher
 from numpy.typing import NDArray
 
+from bge_integrations.backend.interrupts import in_thread
 from bge_integrations.errors import InputTypeError
 from bge_integrations.llama_index.model import BgeModel
 
@@ -22,6 +24,7 @@ RETRIEVAL_SCORE = "retrieval_score"
 """Where a node's metadata keep the score that it came with."""
 
 _dispatcher = get_dispatcher(__name__)
+_FEW_NODES = 128  # written out and copied in about a millisecond
 
 
 class ScoringPostprocessor(BgeModel, BaseNodePostprocessor):
@@ -53,7 +56,7 @@ class ScoringPostprocessor(BgeModel, BaseNodePostprocessor):
         if not nodes:
             return []
         with self._reported(nodes, query) as report:
-            return report(self._rate(query.query_str, self._texts(nodes)))
+            return report(self._best(nodes, self._rate(query.query_str, self._texts(nodes))))
 
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
@@ -62,13 +65,16 @@ class ScoringPostprocessor(BgeModel, BaseNodePostprocessor):
         if not nodes:
             return []
         with self._reported(nodes, query) as report:
-            return report(await self._arate(query.query_str, self._texts(nodes)))
+            if len(nodes) <= _FEW_NODES:
+                return report(self._best(nodes, await self._arate(query.query_str, self._texts(nodes))))
+            scores = await self._arate(query.query_str, await in_thread(partial(self._texts, nodes)))
+            return report(await in_thread(partial(self._best, nodes, scores)))
 
     @contextmanager
     def _reported(
         self, nodes: list[NodeWithScore], query: QueryBundle
-    ) -> Iterator[Callable[[NDArray[np.float32]], list[NodeWithScore]]]:
-        """Tells handlers that nodes are scored, and gives a function that takes the scores and tells what came out."""
+    ) -> Iterator[Callable[[list[NodeWithScore]], list[NodeWithScore]]]:
+        """Tells handlers that nodes are scored, and gives a function that tells them what came out, and returns it."""
         _dispatcher.event(ReRankStartEvent(query=query, nodes=nodes, top_n=self.top_n, model_name=self.model_name))
         payload: dict[str, Any] = {
             EventPayload.NODES: nodes,
@@ -78,8 +84,7 @@ class ScoringPostprocessor(BgeModel, BaseNodePostprocessor):
         }
         with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
 
-            def report(scores: NDArray[np.float32]) -> list[NodeWithScore]:
-                best = self._best(nodes, scores)
+            def report(best: list[NodeWithScore]) -> list[NodeWithScore]:
                 event.on_end(payload={EventPayload.NODES: best})
                 _dispatcher.event(ReRankEndEvent(nodes=best))
                 return best
