@@ -119,7 +119,7 @@ def _turn(file: Path) -> AbstractContextManager[object]:
             return lock.acquire(timeout=_PATIENCE_S)
         logger.warning("waiting for another process, which makes the same graph (its lock is %s)", file)
         return lock.acquire()
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:
         logger.info("no lock can be had in the cache: %s", str(error))
         return contextlib.nullcontext()
 
