@@ -4,12 +4,14 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 BENCH ?= --profile standard --charts docs
+OLDEST := .venv-oldest
+UV := $(OLDEST)/bin/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format notebooks bench clean
+.PHONY: help demo test test-oldest check format notebooks bench clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: $(STAMP) ## Search Python's docstrings through LangChain and LlamaIndex, minutes
 	@echo "Both frameworks embed 3,000 docstrings: minutes on two cores. For a shorter"
@@ -18,6 +20,19 @@ demo: $(STAMP) ## Search Python's docstrings through LangChain and LlamaIndex, m
 
 test: $(STAMP) ## Run every test
 	$(PY) -m pytest -n 2 --dist loadfile
+
+# What is declared is the oldest there may be, what that needs in turn the newest, which warns of more. Benchmarks and
+# notebooks are left out: they are for developers, who have the versions of constraints.txt.
+test-oldest: ## Run the tests with the oldest versions that are allowed
+	@test -x $(OLDEST)/bin/pip || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt torch==2.13.0 uv
+	echo "torch ; sys_platform == 'never'" > $(OLDEST)/without-torch.txt
+	$(UV) pip compile --quiet --python $(OLDEST) --resolution lowest-direct --only-binary :all: --extra dev \
+		--overrides $(OLDEST)/without-torch.txt pyproject.toml > $(OLDEST)/oldest.txt
+	$(UV) pip install --quiet --python $(OLDEST) --no-deps -r $(OLDEST)/oldest.txt -e .
+	$(UV) pip check --python $(OLDEST)
+	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile -W default::DeprecationWarning -W default::FutureWarning \
+		--ignore-glob 'tests/test_*benchmark*.py' --ignore tests/test_notebooks.py
 
 check: $(STAMP) ## Formatting, lint and types
 	$(PY) -m ruff format --check .
@@ -36,7 +51,7 @@ bench: $(STAMP) ## Compare speed with other libraries; BENCH="--profile full": h
 	$(PY) -m benchmarks $(BENCH)
 
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch comes first and by itself: the pinned version may be at hand in a build without CUDA, which is far smaller.
