@@ -21,16 +21,24 @@ demo: $(STAMP) ## Search Python's docstrings through LangChain and LlamaIndex, m
 test: $(STAMP) ## Run every test
 	$(PY) -m pytest -n 2 --dist loadfile
 
-# What is declared is the oldest there may be, what that needs in turn the newest, which warns of more. Benchmarks and
-# notebooks are left out: they are for developers, who have the versions of constraints.txt.
+# Takes the oldest of what is declared, and the newest of what that needs in turn. torch stays as it is tested.
+define install-oldest
+$(UV) pip compile --quiet --python $(OLDEST) --resolution lowest-direct --only-binary :all: \
+	--overrides $(OLDEST)/without-torch.txt $(1) pyproject.toml > $(OLDEST)/oldest.txt
+$(UV) pip install --quiet --python $(OLDEST) --no-deps -r $(OLDEST)/oldest.txt -e .
+$(UV) pip check --quiet --python $(OLDEST)
+endef
+
+# LlamaIndex and the packages of tests need later versions of what others share, so a part comes first without them. The
+# newest indirect packages warn of more. Benchmarks and notebooks are for those who have the versions of constraints.txt.
 test-oldest: ## Run the tests with the oldest versions that are allowed
-	@test -x $(OLDEST)/bin/pip || $(PYTHON) -m venv $(OLDEST)
+	rm -rf $(OLDEST)
+	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt torch==2.13.0 uv
 	echo "torch ; sys_platform == 'never'" > $(OLDEST)/without-torch.txt
-	$(UV) pip compile --quiet --python $(OLDEST) --resolution lowest-direct --only-binary :all: --extra dev \
-		--overrides $(OLDEST)/without-torch.txt pyproject.toml > $(OLDEST)/oldest.txt
-	$(UV) pip install --quiet --python $(OLDEST) --no-deps -r $(OLDEST)/oldest.txt -e .
-	$(UV) pip check --python $(OLDEST)
+	$(call install-oldest,--extra langchain --extra prepare --extra otel)
+	$(OLDEST)/bin/python -m tests.every_module
+	$(call install-oldest,--extra dev)
 	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile -W default::DeprecationWarning -W default::FutureWarning \
 		--ignore-glob 'tests/test_*benchmark*.py' --ignore tests/test_notebooks.py
 
