@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import pkgutil
+from collections.abc import Iterable
 
 import bge_integrations
 from bge_integrations.errors import MissingExtraError
@@ -12,7 +13,7 @@ from bge_integrations.errors import MissingExtraError
 
 def import_every_module() -> None:
     """Raises what goes wrong in one of them."""
-    packages = [(bge_integrations.__path__, "bge_integrations.")]
+    packages: list[tuple[Iterable[str], str]] = [(bge_integrations.__path__, "bge_integrations.")]
     for path, prefix in packages:
         for module in pkgutil.iter_modules(path, prefix):
             with contextlib.suppress(MissingExtraError):
