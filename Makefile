@@ -4,12 +4,14 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 BENCH ?= --profile standard --charts docs
+OLDEST := .venv-oldest
+UV := $(OLDEST)/bin/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format notebooks bench clean
+.PHONY: help demo test test-oldest check format notebooks bench clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: $(STAMP) ## Search Python's docstrings through LangChain and LlamaIndex, minutes
 	@echo "Both frameworks embed 3,000 docstrings: minutes on two cores. For a shorter"
@@ -18,6 +20,27 @@ demo: $(STAMP) ## Search Python's docstrings through LangChain and LlamaIndex, m
 
 test: $(STAMP) ## Run every test
 	$(PY) -m pytest -n 2 --dist loadfile
+
+# Takes the oldest of what is declared, and the newest of what that needs in turn. torch stays as it is tested.
+define install-oldest
+$(UV) pip compile --quiet --python $(OLDEST) --resolution lowest-direct --only-binary :all: \
+	--overrides $(OLDEST)/without-torch.txt $(1) pyproject.toml > $(OLDEST)/oldest.txt
+$(UV) pip install --quiet --python $(OLDEST) --no-deps -r $(OLDEST)/oldest.txt -e .
+$(UV) pip check --quiet --python $(OLDEST)
+endef
+
+# LlamaIndex and the packages of tests need later versions of what others share, so a part comes first without them. The
+# newest indirect packages warn of more. Benchmarks and notebooks are for those who have the versions of constraints.txt.
+test-oldest: ## Run the tests with the oldest versions that are allowed
+	rm -rf $(OLDEST)
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt torch==2.13.0 uv
+	echo "torch ; sys_platform == 'never'" > $(OLDEST)/without-torch.txt
+	$(call install-oldest,--extra langchain --extra prepare --extra otel)
+	$(OLDEST)/bin/python -m tests.every_module
+	$(call install-oldest,--extra dev)
+	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile -W default::DeprecationWarning -W default::FutureWarning \
+		--ignore-glob 'tests/test_*benchmark*.py' --ignore tests/test_notebooks.py
 
 check: $(STAMP) ## Formatting, lint and types
 	$(PY) -m ruff format --check .
@@ -36,7 +59,7 @@ bench: $(STAMP) ## Compare speed with other libraries; BENCH="--profile full": h
 	$(PY) -m benchmarks $(BENCH)
 
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch comes first and by itself: the pinned version may be at hand in a build without CUDA, which is far smaller.

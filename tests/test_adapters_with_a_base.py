@@ -231,7 +231,8 @@ class TestWithPeft:
     def test_missing_weights_of_its_base_are_named(self, make: MakeCheckpoint, tmp_path: Path) -> None:
         base = make("bge-small-en")
         adapter = make_adapter(tmp_path / "adapter", base)
-        saved = load_file(base / "model.safetensors")
+        # Copies, since the file that they would be read from is written over.
+        saved = {name: value.clone() for name, value in load_file(base / "model.safetensors").items()}
         for gone in ("encoder.layer.0.attention.self.query.weight", "encoder.layer.1.output.dense.weight"):
             kept = {name: value for name, value in saved.items() if name != gone}
             save_file(kept, base / "model.safetensors", metadata={"format": "pt"})

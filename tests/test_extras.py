@@ -54,6 +54,14 @@ def test_an_engine_names_its_extra_or_the_package_itself(minilm: str, without: s
     assert "None" not in message + json.dumps(describe()["engines"])
 
 
+def test_int8_without_openvino_names_the_extra(minilm: str, without: set[str]) -> None:
+    without.add("openvino")
+    with pytest.raises(EngineNotAvailableError) as caught:
+        BgeEncoder(minilm, device="cpu", precision="int8")
+    _, command = str(caught.value).split("openvino is not installed. Install it with: ")
+    assert installed_by(command.split(";")[0]).extras == {"openvino"}
+
+
 def test_no_engine_at_all_names_what_each_needs(minilm: str, without: set[str]) -> None:
     without.update(kind.package for kind in ENGINE_KINDS)
     with pytest.raises(EngineNotAvailableError) as caught:

