@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from bge_integrations import BgeEncoder
-from bge_integrations.backend import output_folder, preparing
+from bge_integrations.backend import output_folder, prepared
 from bge_integrations.errors import ModelLoadError, SettingsError
 from bge_integrations.prepare import PreparedPrecision, prepare
 from tests.closed_files import as_a_user_without_rights, open_to_everybody
@@ -253,7 +253,7 @@ class TestFailure:
             (folder / "model.bin").write_bytes(b"the beginning")
             raise OSError(code, os.strerror(code), str(folder / "model.bin"))
 
-        monkeypatch.setattr(preparing, "write_prepared_model", failing)
+        monkeypatch.setattr(prepared, "write_prepared_model", failing)
         target = place / "missing" / "made"
         if is_there:
             target = place / "made"

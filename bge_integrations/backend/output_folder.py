@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,15 +97,16 @@ def folder_to_fill(target: Path) -> Iterator[Path]:
     is_there = os.path.isdir(target)
     parent = target if is_there else target.parent
     new_parents = [folder for folder in (parent, *parent.parents) if not os.path.lexists(folder)]
-    private = None
+    around = None
     is_kept = False
     try:
         try:
             parent.mkdir(parents=True, exist_ok=True)
-            # The temporary folder is its owner's alone. The one inside has the rights that the umask and the parent
-            # give to every new folder, and keeps them when it is moved.
-            private = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=parent))
-            unfinished = private / "model"
+            # Not by `tempfile`, whose folders are their owner's alone: on Windows what is made inside, and moved out
+            # of it later, would be so too.
+            around = parent / f"{_UNFINISHED}{secrets.token_hex(8)}"
+            around.mkdir()
+            unfinished = around / "model"
             unfinished.mkdir()
         except OSError as error:
             raise not_writable(target, error) from error
@@ -119,8 +120,8 @@ def folder_to_fill(target: Path) -> Iterator[Path]:
                 f"in {str(unfinished)!r}; move this folder to where it should be."
             ) from error
     finally:
-        if private is not None and not is_kept:
-            shutil.rmtree(private, ignore_errors=True)
+        if around is not None and not is_kept:
+            shutil.rmtree(around, ignore_errors=True)
         for folder in new_parents:
             with contextlib.suppress(OSError):  # it holds the model, or something of others
                 folder.rmdir()
