@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextlib
 import os
+import queue
 import random
 import signal
 import sys
@@ -242,3 +244,15 @@ class TestHandingOver:
         with _Interrupter(None) as counting:
             assert ticket.wait() == 5
         assert counting.lines > 10  # it came back to Python again and again
+
+    def test_where_threads_are_greenlets_nothing_waits_in_c(
+        self, bge_small_en: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """gevent and eventlet replace `_thread`'s functions; who waits must let others run."""
+        start = _thread.start_new_thread
+        monkeypatch.setattr(_thread, "start_new_thread", lambda *arguments: start(*arguments))
+        assert not isinstance(Ticket()._box, queue.SimpleQueue)
+        assert uninterrupted(threading.get_ident) == threading.get_ident()
+        encoder = BgeEncoder(bge_small_en, device="cpu", threads=1)
+        assert encoder.encode_queries(["fox"]).shape == (1, 32)
+        assert asyncio.run(encoder.aencode_queries(["fox"])).shape == (1, 32)

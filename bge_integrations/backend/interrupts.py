@@ -14,10 +14,12 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from concurrent import futures
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from queue import Empty, SimpleQueue
+from types import BuiltinFunctionType
 from typing import Any, Generic, TypeVar, cast
 
 from bge_integrations.backend.cpu import usable_cores
@@ -58,11 +60,34 @@ class Outcome(Generic[Result]):
         return cast("Result", self._value)
 
 
+class _PatientBox(Generic[Result]):
+    """A queue for one, where threads are greenlets: those must not wait in C, and their queues know but one thread."""
+
+    def __init__(self) -> None:
+        self._content: futures.Future[Result] = futures.Future()
+
+    def put(self, content: Result) -> None:
+        self._content.set_result(content)
+
+    def empty(self) -> bool:
+        return not self._content.done()
+
+    def get(self, timeout: float | None = None) -> Result:
+        try:
+            return self._content.result(timeout)
+        except futures.TimeoutError:
+            raise Empty from None
+
+    def get_nowait(self) -> Result:
+        return self.get(0)
+
+
 class Ticket(Generic[Result]):
     """What a caller waits with for an outcome that another thread gives, once."""
 
     def __init__(self) -> None:
-        self._box: SimpleQueue[Outcome[Result]] = SimpleQueue()
+        self._box: SimpleQueue[Outcome[Result]] | _PatientBox[Outcome[Result]]
+        self._box = _PatientBox() if _threads_are_greenlets() else SimpleQueue()
         self._wake: Callable[[], object] | None = None
 
     def give(self, outcome: Outcome[Result]) -> None:
@@ -143,8 +168,14 @@ async def in_thread(work: Callable[[], Result], *, own: bool = False) -> Result:
 
 
 def _is_interruptible() -> bool:
-    # At the end of the interpreter there are no other threads any more.
-    return threading.get_ident() == threading.main_thread().ident and not sys.is_finalizing()
+    if sys.is_finalizing() or _threads_are_greenlets():
+        return False  # there are no other threads any more, or none that could do it while this one waits
+    return threading.get_ident() == threading.main_thread().ident
+
+
+def _threads_are_greenlets() -> bool:
+    """Whether gevent or eventlet has put its own functions in the place of `_thread`'s."""
+    return not isinstance(_thread.start_new_thread, BuiltinFunctionType)
 
 
 def _in_loop(loop: asyncio.AbstractEventLoop, action: Callable[[], None]) -> None:
