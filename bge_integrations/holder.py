@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from typing_extensions import Self
 
 from bge_integrations.backend import sharing
+from bge_integrations.backend.cpu import set_torch_threads
 from bge_integrations.backend.forking import notice_fork
 from bge_integrations.backend.interrupts import in_thread, uninterrupted
 from bge_integrations.calling import CallTerms
@@ -117,6 +118,9 @@ class ModelHolder(Generic[Settings]):
         model = uninterrupted(self._acquired)
         while model.notes:
             warn_user(model.notes.popleft(), PoolingWarning)
+        threads, model.torch_threads = model.torch_threads, None
+        if threads is not None:
+            set_torch_threads(threads)
         self._model = model
         if self._closed:  # meanwhile, by another thread
             self._model = None

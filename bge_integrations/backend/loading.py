@@ -55,6 +55,8 @@ class LoadedModel:
         heads: The weights on top of the encoder, where there are any.
         meter: Counts what it does.
         notes: What its first user is to be warned of.
+        torch_threads: The number of torch's threads that its first user is to set too, if one was set: what another
+            thread sets holds for new threads alone.
     """
 
     def __init__(self, request: LoadRequest) -> None:
@@ -94,6 +96,7 @@ class LoadedModel:
 
     def _adopt(self, started: Started) -> None:
         self.facts = started.facts
+        self.torch_threads = started.torch_threads
         self.tokenizer = started.tokenizer
         self.heads = started.heads
         self.meter = Meter(self.request.model_name, self.request.device)

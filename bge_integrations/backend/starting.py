@@ -54,6 +54,7 @@ class Started:
         tokenizer: Its tokenizer.
         heads: The weights on top of the encoder, where there are any.
         source: The model as a library loaded it, where the engine holds on to it.
+        torch_threads: The number of torch's threads that was set for it, if one was.
     """
 
     slots: tuple[EngineSlot, ...]
@@ -61,6 +62,7 @@ class Started:
     tokenizer: TextTokenizer
     heads: Heads
     source: Source | None = None
+    torch_threads: int | None = None
 
     @property
     def engine(self) -> Engine:
@@ -275,10 +277,10 @@ def _start_torch(sources: _Sources) -> Started | None:
     shape = source.facts.encoder
     if not source.has_known_encoder or shape is None:
         return None
-    _limit_torch_threads(request)
+    threads = _limit_torch_threads(request)
     engine = TorchEngine(source.transformer, shape, rows=source.rows)
     slot = EngineSlot(partial(_usable_in_child, request.device, lambda: engine), engine)
-    started = Started((slot,) * request.copies, source.facts, source.tokenizer, source.heads, source)
+    started = Started((slot,) * request.copies, source.facts, source.tokenizer, source.heads, source, threads)
     if request.device != "cpu":
         _check_against_own_modules(started, source, request)
     return started
@@ -287,10 +289,10 @@ def _start_torch(sources: _Sources) -> Started | None:
 def _start_sentence_transformers(sources: _Sources) -> Started:
     request = sources.request
     source = sources.load(request.precision)
-    _limit_torch_threads(request)
+    threads = _limit_torch_threads(request)
     make = partial(_usable_in_child, request.device, source.own_engine)
     slots = tuple(EngineSlot(make, source.own_engine()) for _ in range(request.copies))
-    return Started(slots, source.facts, source.tokenizer, source.heads, source)
+    return Started(slots, source.facts, source.tokenizer, source.heads, source, threads)
 
 
 def _usable_in_child(device: str, engine: Callable[[], Engine]) -> Engine:
@@ -310,11 +312,14 @@ def _usable_in_child(device: str, engine: Callable[[], Engine]) -> Engine:
     return engine()
 
 
-def _limit_torch_threads(request: LoadRequest) -> None:
+def _limit_torch_threads(request: LoadRequest) -> int | None:
     """Keeps torch within the threads that a model on the CPU may use.
 
     torch has one number for the whole process, which other code may have set: it is raised only where the user asks
     for so many threads.
+
+    Returns:
+        The number, if it was changed.
     """
     import torch
 
@@ -322,6 +327,8 @@ def _limit_torch_threads(request: LoadRequest) -> None:
     if request.device == "cpu" and (threads < now or (threads > now and request.given_threads is not None)):
         logger.info("torch computes with %d threads from now on", threads)
         set_torch_threads(threads)
+        return threads
+    return None
 
 
 def _check_against_own_modules(started: Started, source: Source, request: LoadRequest) -> None:
