@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from bge_integrations import BgeEncoder
 from bge_integrations.backend import digests
+from bge_integrations.backend.checkpoint import Checkpoint
 from bge_integrations.backend.digests import file_digest
 from bge_integrations.prepare import prepare
 from bge_integrations.settings import EngineName
-from tests.checkpoints import reference_vectors
+from tests.checkpoints import make_checkpoint, reference_vectors
 from tests.conftest import MakeCheckpoint
 
 
@@ -133,3 +134,17 @@ class TestDigests:
         link.write_bytes(b"saved through the symlink")
         os.utime(link, ns=(2**62, 2**62))
         assert file_digest(link) == hashed(b"saved through the symlink")
+
+
+def test_a_fingerprint_is_alike_on_all_systems(tmp_path: Path) -> None:
+    """Names with slashes, in the order of their characters; Windows has other ones, and sorts without regard to case."""
+    folder = make_checkpoint(tmp_path / "bge-small-en", modules=("cls", "normalize"))
+    for name in ("B.json", "a.json"):
+        (folder / name).write_text("{}")
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md")
+    names = sorted(path.relative_to(folder).as_posix() for path in files)
+    assert names.index("1_Pooling/config.json") < names.index("B.json") < names.index("a.json")
+    expected = hashlib.sha256()
+    for name in names:
+        expected.update(f"{name}\0{hashlib.sha256((folder / name).read_bytes()).hexdigest()}\n".encode())
+    assert Checkpoint(folder, str(folder)).fingerprint == expected.hexdigest()
