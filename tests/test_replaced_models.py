@@ -137,7 +137,7 @@ class TestDigests:
 
 
 def test_a_fingerprint_is_alike_on_all_systems(tmp_path: Path) -> None:
-    """Names with slashes, in the order of their characters; Windows has other ones, and sorts without regard to case."""
+    """Names with slashes, in the order of their characters; Windows has others, and sorts without regard to case."""
     folder = make_checkpoint(tmp_path / "bge-small-en", modules=("cls", "normalize"))
     for name in ("B.json", "a.json"):
         (folder / name).write_text("{}")
