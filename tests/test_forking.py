@@ -333,3 +333,30 @@ class TestNativeCode:
         inside.after_fork_in_parent()
         may_leave.set()
         worker.join(_LONG)
+
+
+def test_all_threads_wait_until_a_fork_was_dealt_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, may_end, order = threading.Event(), threading.Event(), []
+
+    def act() -> None:
+        begun.set()
+        assert may_end.wait(_LONG)
+        order.append("dealt with")
+
+    monkeypatch.setattr(forking, "_actions", [act])
+    monkeypatch.setattr(forking, "_process", -1)
+
+    def come() -> None:
+        forking.notice_fork()
+        order.append("went on")
+
+    first, second = threading.Thread(target=come), threading.Thread(target=come)
+    first.start()
+    assert begun.wait(_LONG)
+    second.start()
+    time.sleep(0.05)
+    assert not order
+    may_end.set()
+    for thread in (first, second):
+        thread.join(_LONG)
+    assert order == ["dealt with", "went on", "went on"]

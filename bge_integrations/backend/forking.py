@@ -33,6 +33,8 @@ _LONGEST_WAIT_S = 30.0
 
 _process = os.getpid()
 _actions: list[Callable[[], None]] = []
+_noticing: dict[int, threading.RLock] = {}
+"""A lock for each process, so that no thread that stayed with the parent can hold it."""
 
 
 def in_child(action: Action) -> Action:
@@ -44,10 +46,14 @@ def in_child(action: Action) -> Action:
 def notice_fork() -> None:
     """Does what is registered if this is another process than at the last call. Takes some hundred nanoseconds."""
     global _process
-    if os.getpid() != _process:
-        _process = os.getpid()
-        for action in _actions:
-            action()
+    own = os.getpid()
+    if own == _process:
+        return
+    with _noticing.setdefault(own, threading.RLock()):  # several threads of the child may come at once
+        if own != _process:
+            for action in _actions:
+                action()
+            _process = own
 
 
 class ForkSafeLock:
