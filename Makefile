@@ -21,11 +21,12 @@ demo: $(STAMP) ## Search Python's docstrings through LangChain and LlamaIndex, m
 test: $(STAMP) ## Run every test
 	$(PY) -m pytest -n 2 --dist loadfile
 
-# Takes the oldest of what is declared, and the newest of what that needs in turn. torch stays as it is tested.
+# Takes the oldest of what is declared, and the newest of what that needs in turn. torch stays as it is tested. Files are
+# copied, since nltk refuses those that uv would link from its cache.
 define install-oldest
 $(UV) pip compile --quiet --python $(OLDEST) --resolution lowest-direct --only-binary :all: \
 	--overrides $(OLDEST)/without-torch.txt $(1) pyproject.toml > $(OLDEST)/oldest.txt
-$(UV) pip install --quiet --python $(OLDEST) --no-deps -r $(OLDEST)/oldest.txt -e .
+$(UV) pip install --quiet --python $(OLDEST) --link-mode copy --no-deps -r $(OLDEST)/oldest.txt -e .
 $(UV) pip check --quiet --python $(OLDEST)
 endef
 

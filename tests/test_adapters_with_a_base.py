@@ -71,6 +71,11 @@ def as_cached(model: Path, cache: Path, name: str) -> None:
     (repository / "refs" / "main").write_text(COMMIT)
 
 
+def copies_of(file: Path) -> dict[str, torch.Tensor]:
+    """Weights that stay as they are when their file is written over."""
+    return {name: weight.clone() for name, weight in load_file(file).items()}
+
+
 class TestBase:
     """What is said before anything is loaded."""
 
@@ -185,7 +190,7 @@ class TestWithPeft:
     @pytest.mark.parametrize("lacking", ["lora_A.weight", "lora_B.weight"])
     def test_a_missing_matrix_is_named(self, make: MakeCheckpoint, tmp_path: Path, lacking: str) -> None:
         adapter = make_adapter(tmp_path / "adapter", make("bge-small-en"))
-        saved = load_file(adapter / ADAPTER)
+        saved = copies_of(adapter / ADAPTER)
         gone = next(name for name in saved if name.endswith(lacking))
         save_file({name: value for name, value in saved.items() if name != gone}, adapter / ADAPTER)
         with pytest.raises(ModelLoadError, match=rf"adapter_model\.safetensors has no {gone}"):
@@ -231,8 +236,7 @@ class TestWithPeft:
     def test_missing_weights_of_its_base_are_named(self, make: MakeCheckpoint, tmp_path: Path) -> None:
         base = make("bge-small-en")
         adapter = make_adapter(tmp_path / "adapter", base)
-        # Copies, since the file that they would be read from is written over.
-        saved = {name: value.clone() for name, value in load_file(base / "model.safetensors").items()}
+        saved = copies_of(base / "model.safetensors")
         for gone in ("encoder.layer.0.attention.self.query.weight", "encoder.layer.1.output.dense.weight"):
             kept = {name: value for name, value in saved.items() if name != gone}
             save_file(kept, base / "model.safetensors", metadata={"format": "pt"})
@@ -242,7 +246,7 @@ class TestWithPeft:
     def test_a_reranker_can_have_one(self, tmp_path: Path) -> None:
         base = make_reranker(tmp_path / "bge-reranker-base")
         adapter = make_adapter(tmp_path / "adapter", base)
-        saved = load_file(adapter / ADAPTER)
+        saved = copies_of(adapter / ADAPTER)
         save_file(
             {name.replace("model.encoder", "model.roberta.encoder"): value for name, value in saved.items()},
             adapter / ADAPTER,

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import llama_index.core
 import numpy as np
 import pytest
 from llama_index.core import Settings, StorageContext, VectorStoreIndex, load_index_from_storage
@@ -23,6 +22,7 @@ from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent,
 from llama_index.core.instrumentation.span import SimpleSpan
 from llama_index.core.llms import MockLLM
 from llama_index.core.node_parser import SemanticSplitterNodeParser
+from llama_index.core.rate_limiter import BaseRateLimiter
 from llama_index.core.schema import Document, TextNode
 from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.storage.kvstore import SimpleKVStore
@@ -347,9 +347,6 @@ class TestInstrumentation:
         assert pairs[0][1].payload["chunks"] == ["fox", "dog"]
 
     async def test_a_rate_limiter_is_asked_once_a_call(self, bge_small_en: Path) -> None:
-        pytest.importorskip("llama_index.core.rate_limiter", reason="needs llama-index-core 0.14.16")
-        from llama_index.core.rate_limiter import BaseRateLimiter
-
         class Limiter(BaseRateLimiter):
             asked = 0
 
@@ -467,9 +464,7 @@ class TestUsedForReal:
         )
         assert run.stdout.strip() == "6 {32}", run.stderr
 
-    def test_in_the_semantic_splitter(self, semantic: HuggingFaceBgeEmbedding, monkeypatch: pytest.MonkeyPatch) -> None:
-        # What nltk needs comes with llama-index-core, whose older versions fetch it all the same.
-        monkeypatch.setenv("NLTK_DATA", str(Path(llama_index.core.__file__).parent / "_static" / "nltk_cache"))
+    def test_in_the_semantic_splitter(self, semantic: HuggingFaceBgeEmbedding) -> None:
         text = (
             "Plants turn sunlight into sugar. Photosynthesis happens in leaves. Chlorophyll makes leaves green. "
             "The stock market fell today. Investors sold their shares. Bond prices rose."

@@ -13,6 +13,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 from huggingface_hub import constants, errors
+from packaging.version import Version
 
 from bge_integrations import BgeEncoder, BgeReranker
 from bge_integrations.catalogue import suggest
@@ -48,7 +49,20 @@ class TestSuggestions:
     def test_name_what_is_spelt_most_like_it(self, name: str, meant: str | None) -> None:
         assert suggest(name) == meant
 
-    @pytest.mark.parametrize("name", ["BAAI/bge-smal-en-v1.5", "BAAI/bge-small-en-v1.5\n", "BAAI/bge-small-en-v1.5/"])
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "BAAI/bge-smal-en-v1.5",
+            pytest.param(
+                "BAAI/bge-small-en-v1.5\n",
+                marks=pytest.mark.skipif(
+                    Version(huggingface_hub.__version__) < Version("1.33"),
+                    reason="older hub clients ask for it as it is",
+                ),
+            ),
+            "BAAI/bge-small-en-v1.5/",
+        ],
+    )
     def test_stand_in_errors(self, name: str) -> None:
         with pytest.raises(ModelLoadError, match=r"Did you mean 'BAAI/bge-small-en-v1\.5'\?"):
             BgeEncoder(name)
