@@ -24,15 +24,12 @@ else:
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-OWN = {"bge_integrations", "benchmarks", "tests", "no_such_module_anywhere"}
+OWN = {"bge_integrations", "benchmarks", "tests", "damaged_framework", "no_such_module_anywhere"}
 
 # Which extras a file of the package may rely on; the longest path that it starts with counts.
 EXTRAS_OF = {
     "bge_integrations": (),
     "bge_integrations/backend/engines/openvino": ("openvino", "prepare"),
-    "bge_integrations/backend/prepared.py": ("openvino",),
-    "bge_integrations/backend/prepared_fit.py": ("openvino",),
-    "bge_integrations/backend/preparing.py": ("openvino",),
     "bge_integrations/backend/telemetry.py": ("otel",),
     "bge_integrations/demo": ("langchain", "llama-index"),
     "bge_integrations/langchain": ("langchain",),
@@ -101,7 +98,7 @@ def calls(tree: ast.Module, *functions: str) -> Iterator[tuple[str, dict[str | N
 
 def imported_from(tree: ast.Module) -> set[str]:
     """The packages that a file imports from, wherever in it: their canonical names."""
-    modules = [text for text, _ in calls(tree, "import_module", "importorskip")]
+    modules = [text for text, _ in calls(tree, "import_module", "importorskip", "require")]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             modules += [alias.name for alias in node.names]
