@@ -40,7 +40,8 @@ test-oldest: ## Run the tests with the oldest versions that are allowed
 	$(call install-oldest,--extra langchain --extra prepare --extra otel)
 	$(OLDEST)/bin/python -m tests.every_module
 	$(call install-oldest,--extra dev)
-	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile -W default::DeprecationWarning -W default::FutureWarning \
+	PYTEST_ADDOPTS='-W default::DeprecationWarning -W default::FutureWarning' \
+		$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile \
 		--ignore-glob 'tests/test_*benchmark*.py' --ignore tests/test_notebooks.py
 
 check: $(STAMP) ## Formatting, lint and types
