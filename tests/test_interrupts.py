@@ -153,6 +153,7 @@ class TestCalls:
 
         assert _interrupt_everywhere(work, lambda: _require_usable(encoder, work), points=60) >= 20
 
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # raised in a callback, say of gc
     @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers that signal")
     def test_by_real_signals_at_any_time(self, bge_small_en: Path) -> None:
         encoder = BgeEncoder(bge_small_en, device="cpu", batch_tokens=64, max_queued_texts=40)

@@ -460,6 +460,22 @@ class TestRoom:
         done[1].cancel()
         assert inside == [6, 2]
 
+    def test_what_is_done_is_held_by_nobody(self, scheduler: Scheduler) -> None:
+        gc.collect()
+        gc.disable()  # which would also find what holds itself
+        try:
+            job = _job(*range(10, 16))
+            _start(scheduler, job).wait()
+            done, results = weakref.ref(job.done), weakref.ref(job._results)
+            del job
+            until = time.monotonic() + _LONG
+            while (done() or results()) is not None and time.monotonic() < until:
+                time.sleep(0.001)  # until the engine's thread has let go of it
+            assert done() is None
+            assert results() is None
+        finally:
+            gc.enable()
+
     def test_more_than_the_limit_goes_alone(self) -> None:
         _, inside = self._enter(Gate(), 50, 1)
         assert inside == [50]

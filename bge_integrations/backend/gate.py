@@ -15,7 +15,8 @@ from typing import Any
 class _Entry:
     texts: int
     limit: int
-    done: Future[Any]
+    # Both are let go of once it needn't wait any more: what is let in holds its future, and that future this entry.
+    done: Future[Any] | None
     admit: Callable[[], None] | None
     is_inside: bool = False
 
@@ -57,9 +58,10 @@ class Gate:
             waiting = list(self._waiting)
             self._waiting.clear()
         for entry in waiting:
-            entry.admit = None
-            with contextlib.suppress(InvalidStateError):  # cancelled
-                entry.done.set_exception(error)
+            done, entry.done, entry.admit = entry.done, None, None
+            if done is not None:
+                with contextlib.suppress(InvalidStateError):  # cancelled
+                    done.set_exception(error)
 
     def _leave(self, entry: _Entry) -> None:
         with self._lock:
@@ -71,12 +73,12 @@ class Gate:
     def _admit(self) -> None:
         while self._waiting:
             entry = self._waiting[0]
-            if not entry.done.done():
+            if entry.done is not None and not entry.done.done():
                 if self._inside and self._inside + entry.texts > entry.limit:
                     return
                 entry.is_inside = True
                 self._inside += entry.texts
             self._waiting.popleft()
-            admit, entry.admit = entry.admit, None  # it holds what it lets in, which by its future holds this entry
+            admit, entry.admit, entry.done = entry.admit, None, None
             if entry.is_inside and admit is not None:
                 admit()
