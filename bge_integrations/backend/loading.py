@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_integrations.backend.engines import Engine, TokenBatch
-from bge_integrations.backend.forking import ForkSafeLock
+from bge_integrations.backend.forking import ForkSafeLock, native_code
 from bge_integrations.backend.heads import one_score_a_pair
 from bge_integrations.backend.interrupts import finish, uninterrupted
 from bge_integrations.backend.logs import get_logger
@@ -196,6 +196,7 @@ class _Held:
         """Ends the threads, and gives the weights back at once: the libraries' models are reference cycles."""
         self.scheduler.close()
         had_cycles = self.source is not None
-        self.__dict__.clear()
-        if had_cycles:
-            gc.collect()
+        with native_code():  # whose threads end here
+            self.__dict__.clear()
+            if had_cycles:
+                gc.collect()

@@ -48,7 +48,8 @@ def threads_of_helpers(shape: EncoderShape, precision: str, threads: int) -> lis
 
 def computes_bfloat16() -> bool:
     """Whether this processor has instructions for bfloat16."""
-    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    with native_code():
+        return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def graph_inputs(batch: TokenBatch, shape: EncoderShape) -> dict[str, NDArray[np.int32] | NDArray[np.float32]]:
