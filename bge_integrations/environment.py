@@ -57,7 +57,7 @@ def describe() -> dict[str, Any]:
         "engines": _engines(),
         "temporary_files": _temporary_files(),
         "caches": [_cache(folder) for folder in _cache_folders()],
-        "graph_cache": _graph_cache(graphs_folder()),
+        "graph_cache": _graph_cache(),
     }
 
 
@@ -122,7 +122,7 @@ def _cache_folders() -> list[Path]:
 
 
 def _temporary_files() -> dict[str, Any]:
-    """Says where graphs go that can't be cached, and adapters while they are loaded."""
+    """Says where adapters are put together with their base while they are loaded."""
     try:
         folder = tempfile.gettempdir()
         free = shutil.disk_usage(folder).free
@@ -167,7 +167,11 @@ def _symlinks_work(folder: Path) -> bool | None:
     return True
 
 
-def _graph_cache(folder: Path) -> dict[str, Any]:
+def _graph_cache() -> dict[str, Any]:
+    try:
+        folder = graphs_folder()
+    except OSError as error:  # no home folder
+        return {"folder": None, "exists": False, "entries": 0, "mib": 0.0, "problem": error.strerror}
     entries = sum(1 for _ in folder.glob(f"*/{MANIFEST}"))
     return {"folder": str(folder), "exists": os.path.isdir(folder), "entries": entries, "mib": _mib(folder)}
 

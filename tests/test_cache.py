@@ -248,6 +248,21 @@ def _no_home(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
     monkeypatch.setattr(pwd, "getpwuid", nobody)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX's home folders")
+def test_without_a_home_the_commands_say_that_there_is_no_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _no_home(monkeypatch, tmp_path)
+    for command, said in (
+        ("info", "none: there is no home folder"),
+        ("cache", "0 in no folder (there is no home folder"),
+    ):
+        done = CliRunner().invoke(app, [command])
+        assert done.exit_code == 0, done.output
+        assert said in " ".join(done.output.split())
+    assert CliRunner().invoke(app, ["cache", "clear"]).exit_code == 0
+
+
 def _a_file_in_its_place(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
     (place / "file").touch()
     monkeypatch.setenv("BGE_INTEGRATIONS_CACHE", str(place / "file" / "cache"))

@@ -29,11 +29,13 @@ def print_information(console: Console, described: dict[str, Any]) -> None:
         _print_topic(console, topic, topics[topic])
     _print_topic(console, "hub caches", {cache["folder"]: _held(cache) for cache in described["caches"]})
     graphs = described["graph_cache"]
-    if graphs["exists"]:
-        content = {"entries": f"{graphs['entries']}", "size": f"{graphs['mib']:,.0f} MiB"}
+    if graphs["folder"] is None:
+        content = {"folder": f"none: {graphs['problem']}"}
+    elif graphs["exists"]:
+        content = {"folder": graphs["folder"], "entries": f"{graphs['entries']}", "size": f"{graphs['mib']:,.0f} MiB"}
     else:
-        content = {"entries": "no such folder yet"}
-    _print_topic(console, "graph cache", {"folder": graphs["folder"], **content})
+        content = {"folder": graphs["folder"], "entries": "no such folder yet"}
+    _print_topic(console, "graph cache", content)
 
 
 def _print_topic(console: Console, topic: str, fields: dict[str, str]) -> None:
