@@ -6,17 +6,29 @@ What a console's encoding lacks is not lost either: see `readable`.
 from __future__ import annotations
 
 import codecs
+import json
 import os
 import re
+import sys
 from collections.abc import Mapping
 
+import typer
 from rich.cells import cell_len
 from rich.console import Console
 from rich.segment import Segment, Segments
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["READABLE", "open_console", "print_fields", "print_table", "print_text", "readable"]
+__all__ = [
+    "READABLE",
+    "open_console",
+    "plain_table",
+    "print_fields",
+    "print_json",
+    "print_table",
+    "print_text",
+    "readable",
+]
 
 READABLE = "bge_integrations.readable"
 """The name under which `codecs` knows how to write what an encoding lacks; a stream's `errors` takes it."""
@@ -109,6 +121,17 @@ def print_table(console: Console, table: Table) -> None:
         for segment in console.render(table, console.options.update_width(width))
     ]
     console.print(Segments(segments), crop=False, end="")
+
+
+def plain_table() -> Table:
+    """Returns a table without lines, to be filled."""
+    return Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+
+
+def print_json(content: object) -> None:
+    """Prints JSON to the standard output, in ASCII where that takes nothing else; a command's `--json`."""
+    encoding = getattr(sys.stdout, "encoding", None) or ""
+    typer.echo(json.dumps(content, ensure_ascii=encoding.lower().replace("-", "") != "utf8", indent=2))
 
 
 def _chosen_columns() -> int | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import io
-import json
 import os
 import signal
 import sys
@@ -20,7 +19,7 @@ from bge_integrations.cli.cache import cache
 from bge_integrations.cli.models import print_models
 from bge_integrations.cli.wording import in_options, options_of
 from bge_integrations.errors import BgeError
-from bge_integrations.terminal import READABLE, open_console, print_text
+from bge_integrations.terminal import READABLE, open_console, print_json, print_text
 
 if TYPE_CHECKING:
     from bge_integrations.backend.prepared import Quantization
@@ -106,7 +105,7 @@ def models(
     _require_known("--kind", kind, {spec.kind for spec in MODELS})
     rows = [spec for spec in MODELS if language in (None, *spec.languages) and kind in (None, spec.kind)]
     if as_json:
-        _print_json([dataclasses.asdict(spec) for spec in rows])
+        print_json([dataclasses.asdict(spec) for spec in rows])
     else:
         print_models(open_console(), rows)
 
@@ -119,7 +118,7 @@ def info(as_json: AsJson = False) -> None:
 
     described = describe()
     if as_json:
-        _print_json(described)
+        print_json(described)
     else:
         print_information(open_console(), described)
 
@@ -198,7 +197,7 @@ def prepare(
         allow_pickle_weights=allow_pickle_weights,
     )
     if as_json:
-        _print_json(dataclasses.asdict(manifest))
+        print_json(dataclasses.asdict(manifest))
         return
     console = open_console()
     size = sum(file.stat().st_size for file in Path(output).expanduser().iterdir() if file.is_file()) / 2**20
@@ -241,7 +240,7 @@ def bench(
         allow_pickle_weights=allow_pickle_weights,
     )
     if as_json:
-        _print_json(dataclasses.asdict(report))
+        print_json(dataclasses.asdict(report))
     else:
         print_report(report, open_console())
 
@@ -278,11 +277,6 @@ def _show_warning(
     """Prints a warning of this package as a message, any other with the place where it was raised."""
     own = category.__module__.startswith("bge_integrations")
     _complain(str(message) if own else f"{filename}:{lineno}: {category.__name__}: {message}", "yellow")
-
-
-def _print_json(content: object) -> None:
-    encoding = getattr(sys.stdout, "encoding", None) or ""
-    typer.echo(json.dumps(content, ensure_ascii=encoding.lower().replace("-", "") != "utf8", indent=2))
 
 
 def _can_be_written() -> bool:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from bge_integrations.terminal import open_console, print_table, print_text
+from bge_integrations.terminal import open_console, plain_table, print_json, print_table, print_text
 
 if TYPE_CHECKING:
     from bge_integrations.backend.cache_entries import CacheEntry
@@ -43,7 +42,7 @@ def list_entries(
         folder = f"no folder ({error.strerror})"
     if as_json:
         content = {"folder": folder, "limit_bytes": limit, "entries": [_as_json(entry) for entry in found]}
-        typer.echo(json.dumps(content, indent=2))
+        print_json(content)
         return
     console = open_console()
     if found:
@@ -61,7 +60,7 @@ def clear(
     old: Annotated[bool, typer.Option("--old", help="Only what this version of bge-integrations can't use.")] = False,
 ) -> None:
     """Remove graphs. Programs that use one go on; it is made again when it is needed."""
-    from bge_integrations.backend.cache_entries import entries, removed
+    from bge_integrations.backend.cache_entries import entries, remove_entry
     from bge_integrations.backend.digests import forget_digests
 
     chosen = [
@@ -70,7 +69,7 @@ def clear(
         if (model is None or (entry.summary is not None and entry.summary.source == model))
         and not (old and entry.is_current)
     ]
-    gone = [entry for entry in chosen if removed(entry)]
+    gone = [entry for entry in chosen if remove_entry(entry)]
     if model is None and not old:
         with contextlib.suppress(OSError):
             forget_digests()
@@ -84,7 +83,7 @@ def clear(
 
 
 def _table(entries: list[CacheEntry]) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    table = plain_table()
     for name in ("model", "precision", "purpose", "MiB", "last used", ""):
         table.add_column(name, no_wrap=True, justify="right" if name == "MiB" else "left")
     for entry in entries:

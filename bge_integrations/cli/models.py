@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bge_integrations.catalogue import ModelSpec
-from bge_integrations.terminal import print_table, print_text
+from bge_integrations.terminal import plain_table, print_table, print_text
 
 __all__ = ["print_models"]
 
@@ -52,7 +52,7 @@ def _table(rows: Sequence[ModelSpec], letters: dict[str, str], *, with_kind: boo
     }
     texts = {name: [cell(spec) for spec in rows] for name, cell in columns.items()}
     shown = texts if with_kind else {name: column for name, column in texts.items() if any(column)}
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    table = plain_table()
     for name in shown:
         table.add_column(name, no_wrap=True, justify="right" if name in ("dim", "tokens", "size", "score") else "left")
     for cells in zip(*shown.values(), strict=True):
