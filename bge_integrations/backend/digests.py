@@ -98,7 +98,7 @@ def file_digest(path: Path) -> str:
     except (OSError, ValueError):
         pass  # not seen yet, or the note is damaged
     began = time.time_ns()
-    digest = _digest(real)
+    digest = content_digest(real)
     if file_identity(real) == identity:
         _remember(name, f"{digest} {began}")
     return digest
@@ -117,7 +117,12 @@ def _is_blob_as_fetched(path: Path, real: Path) -> bool:
     )
 
 
-def _digest(path: Path) -> str:
+def content_digest(path: Path) -> str:
+    """Returns the SHA-256 of a file's content as it is now, and remembers nothing; for files that are moved later.
+
+    Raises:
+        OSError: There is no such file, or it can't be read.
+    """
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):

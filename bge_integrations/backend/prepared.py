@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bge_integrations.backend.contents import unreadable
-from bge_integrations.backend.digests import file_digest
+from bge_integrations.backend.digests import content_digest, file_digest
 from bge_integrations.backend.engines import Rows
 from bge_integrations.backend.facts import ModelFacts
 from bge_integrations.backend.forking import native_code
@@ -272,7 +272,7 @@ def write_prepared_model(
         "format": FORMAT,
         "versions": {name: version_of(name) or "unknown" for name in ("bge-integrations", "openvino", "tokenizers")},
         "manifest": dataclasses.asdict(manifest),
-        "files": {name: file_digest(folder / name) for name in _FILES},
+        "files": {name: content_digest(folder / name) for name in _FILES},
     }
     (folder / MANIFEST).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
 
