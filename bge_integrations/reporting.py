@@ -61,7 +61,7 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._shown:
             self._start = time.perf_counter()
-            uninterrupted(lambda: self._try(self._open))
+            self._try(self._open)
         return self
 
     def add(self, texts: int, tokens: int) -> None:
@@ -69,13 +69,7 @@ class Progress:
         if self._whole is not None:
             self._whole.add(texts, tokens)
         if self._shown:
-            uninterrupted(lambda: self._count(texts, tokens))
-
-    def _count(self, texts: int, tokens: int) -> None:
-        with self._lock:
-            self._texts += texts
-            self._tokens += tokens
-            self._try(lambda: self._advance(texts))
+            self._try(lambda: self._advance(texts, tokens))
 
     @contextmanager
     def whole(self) -> Iterator[None]:
@@ -92,25 +86,32 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         if self._shown:
-            uninterrupted(lambda: self._try(lambda: self._bar.close()))
+            self._try(lambda: self._bar.close())
 
     def _open(self) -> None:
         from tqdm.auto import tqdm
 
         self._bar = steady(tqdm)(total=self._total, unit=self._unit, desc=self._title)
 
-    def _advance(self, texts: int) -> None:
-        rate = self._tokens / max(time.perf_counter() - self._start, 1e-9)
-        self._bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
-        self._bar.update(texts)
+    def _advance(self, texts: int, tokens: int) -> None:
+        with self._lock:
+            self._texts += texts
+            self._tokens += tokens
+            rate = self._tokens / max(time.perf_counter() - self._start, 1e-9)
+            self._bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
+            self._bar.update(texts)
 
     def _try(self, show: Callable[[], None]) -> None:
         """Does something to the bar, and goes on without it if that fails: a bar never costs a result."""
-        try:
-            show()
-        except Exception:  # of a widget, of a package that a notebook lacks, of an application's own standard error
-            logger.warning("a progress bar can't be shown; going on without it", exc_info=True)
-            self._shown = False
+
+        def attempt() -> None:
+            try:
+                show()
+            except Exception:  # of a widget, a package that a notebook lacks, an application's own standard error
+                logger.warning("a progress bar can't be shown; going on without it", exc_info=True)
+                self._shown = False
+
+        uninterrupted(attempt)
 
 
 _whole_call: ContextVar[Progress | None] = ContextVar("bge_integrations_whole_call", default=None)

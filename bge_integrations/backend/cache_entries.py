@@ -129,7 +129,7 @@ def prune(limit: int | None, *, keep: Path) -> None:
     for entry in sorted(found, key=lambda entry: (entry.is_current, entry.used)):
         if excess <= 0:
             return
-        if entry.folder != keep and removed(entry):
+        if entry.folder != keep and remove_entry(entry):
             logger.info("removed %s: the cache holds more than %d bytes", entry.folder, limit)
             excess -= entry.size
 
@@ -142,10 +142,10 @@ def _remove_leftovers() -> None:
                     shutil.rmtree(folder, ignore_errors=True)
 
 
-def removed(entry: CacheEntry) -> bool:
+def remove_entry(entry: CacheEntry) -> bool:
     """Removes an entry, and says whether that went well. Processes that use it go on."""
     try:
-        remove(entry.folder)
+        remove_place(entry.folder)
     except OSError as error:
         logger.info("%s stays: %s", entry.folder, error)
         return False
@@ -154,7 +154,7 @@ def removed(entry: CacheEntry) -> bool:
     return True
 
 
-def remove(place: Path) -> None:
+def remove_place(place: Path) -> None:
     """Removes whatever is in a place of the cache; of a link the link alone, never what it leads to.
 
     A folder is moved aside first, so that nobody finds half of it. Windows refuses that while a file in it is open.

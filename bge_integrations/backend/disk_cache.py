@@ -20,7 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from bge_integrations.backend.cache_entries import UNFINISHED, cache_limit, graphs_folder, prune, remove
+from bge_integrations.backend.cache_entries import UNFINISHED, cache_limit, graphs_folder, prune, remove_place
 from bge_integrations.backend.logs import get_logger
 from bge_integrations.backend.prepared import FORMAT, PreparedFolder, PreparedModel
 from bge_integrations.errors import PreparedModelError
@@ -139,7 +139,7 @@ def _store(made: PreparedModel, folder: Path, key: str) -> None:
             with contextlib.suppress(PreparedModelError):
                 if _kept(folder, key):
                     return  # another process was faster
-            remove(folder)
+            remove_place(folder)
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

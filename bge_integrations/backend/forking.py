@@ -18,7 +18,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Generic, TypeVar
 
 from bge_integrations.backend.logs import get_logger
@@ -147,11 +147,9 @@ _locks: weakref.WeakSet[ForkSafeLock] = weakref.WeakSet()
 _inside = _Inside()
 
 
-@contextmanager
-def native_code() -> Iterator[None]:
+def native_code() -> AbstractContextManager[None]:
     """A block of native code with locks of its own that must not be in the middle of work when a process is forked."""
-    with _inside():
-        yield
+    return _inside()
 
 
 @in_child

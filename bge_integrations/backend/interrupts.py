@@ -114,7 +114,7 @@ class Ticket(Generic[Result]):
         return self._box.get_nowait().take()
 
 
-def hand_over(work: Callable[[], None]) -> None:
+def hand_over(work: Callable[[], object]) -> None:
     """Does a short piece of work that must be done as a whole: here, or elsewhere if this is the main thread.
 
     What the main thread hands over is done in the order in which it came, and not waited for.
@@ -147,11 +147,7 @@ def finish(work: Callable[[], object]) -> None:
     except RuntimeError:
         uninterrupted(work)
     else:
-        _dispatcher().put(partial(_start_thread, work, _ignore))
-
-
-def _ignore(_: Outcome[Any]) -> None:
-    pass
+        _dispatcher().put(partial(_start_thread, work, Ticket().give))
 
 
 async def in_thread(work: Callable[[], Result], *, own: bool = False) -> Result:
@@ -190,7 +186,7 @@ def _mark_done(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-Task = Callable[[], None]
+Task = Callable[[], object]
 
 _inbox: SimpleQueue[Task] | None = None
 _shared: SimpleQueue[Task] = SimpleQueue()

@@ -159,7 +159,7 @@ class Scheduler:
     def cancel(self, job: Job) -> None:
         """Drops what still waits of a job; one that is done stays so."""
         if job.process == os.getpid():  # of the parent's jobs a forked child knows nothing
-            hand_over(partial(_cancel, job.done))
+            hand_over(job.done.cancel)
 
     def _start(self, job: Job, limit: int, ticket: Ticket[NDArray[Any]]) -> None:
         job.done.add_done_callback(lambda done: ticket.give(Outcome.of(done.result)))
@@ -444,10 +444,6 @@ class Scheduler:
 def _caused_by(cause: BaseException, error: Exception) -> Exception:
     error.__cause__ = cause
     return error
-
-
-def _cancel(done: Done) -> None:
-    done.cancel()
 
 
 _schedulers: weakref.WeakSet[Scheduler] = weakref.WeakSet()

@@ -110,13 +110,14 @@ class OpenVinoEngine:
 
     def submit(self, batch: TokenBatch) -> Computed:
         """See `Engine.submit`."""
-        with memory_errors(), self._turn, native_code():
+        with memory_errors():
             inputs = graph_inputs(batch, self._shape)
-            self._request.start_async(inputs, share_inputs=True)
-            self._request.wait()
-            rows: NDArray[np.float32] = self._request.get_output_tensor().data
-            # The output belongs to the request, which computes the next batch into it.
-            return Computed(rows[batch.is_token] if self.rows == "tokens" else rows.copy())
+            with self._turn, native_code():
+                self._request.start_async(inputs, share_inputs=True)
+                self._request.wait()
+                rows: NDArray[np.float32] = self._request.get_output_tensor().data
+                # The output belongs to the request, which computes the next batch into it.
+                return Computed(rows[batch.is_token] if self.rows == "tokens" else rows.copy())
 
     def abandon(self) -> None:
         """See `Engine.abandon`. Never freed: it would wait for threads that only the parent has, and abort."""
