@@ -8,6 +8,7 @@ import pickle
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +36,22 @@ MANY = [f"fox {number}" for number in range(2500)]
 LONG = "fox " * 5000
 
 
+def note_threads(monkeypatch: pytest.MonkeyPatch, seen: dict[str, set[int]], owner: Any, name: str) -> None:  # noqa: ANN401
+    """Has a function note the threads that it runs in."""
+    work: Callable[..., Any] = getattr(owner, name)
+
+    def noting(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        if name != "to_lists" or args[0].size > vectors._NUMBERS_AT_ONCE:
+            seen.setdefault(name, set()).add(threading.get_ident())
+        return work(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, noting)
+
+
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, set[int]]]:
     """The threads that did each kind of work for calls; at the end, the loop's is none of them."""
     seen: dict[str, set[int]] = {}
-
-    def note(owner: Any, name: str) -> None:  # noqa: ANN401
-        work: Callable[..., Any] = getattr(owner, name)
-
-        def noting(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-            if name != "to_lists" or args[0].size > vectors._NUMBERS_AT_ONCE:
-                seen.setdefault(name, set()).add(threading.get_ident())
-            return work(*args, **kwargs)
-
-        monkeypatch.setattr(owner, name, noting)
 
     monkeypatch.setattr(vectors, "_NUMBERS_AT_ONCE", 1024)
     for owner, name in [
@@ -58,7 +61,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, set[int]]]:
         (EncodingCall, "_keep"),
         (vectors, "to_lists"),
     ]:
-        note(owner, name)
+        note_threads(monkeypatch, seen, owner, name)
     yield seen
     for name, idents in seen.items():
         assert threading.get_ident() not in idents, name
@@ -117,16 +120,7 @@ async def test_the_adapters(bge_small_en: Path, threads: dict[str, set[int]], fr
 
 async def test_pairs_are_checked_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, set[int]] = {}
-
-    def note(module: Any, name: str) -> None:  # noqa: ANN401
-        work: Callable[..., Any] = getattr(module, name)
-
-        def noting(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-            seen.setdefault(name, set()).add(threading.get_ident())
-            return work(*args, **kwargs)
-
-        monkeypatch.setattr(module, name, noting)
-
+    note = partial(note_threads, monkeypatch, seen)
     note(reranker, "check_texts")
     for name in ("check_texts", "slices_of_pairs", "mixed", "mixed_pairs"):
         note(m3, name)
@@ -278,16 +272,7 @@ async def test_many_passages_are_read_and_copied_elsewhere(
     bge_reranker_base: Path, monkeypatch: pytest.MonkeyPatch, framework: str
 ) -> None:
     seen: dict[str, set[int]] = {}
-
-    def note(owner: Any, name: str) -> None:  # noqa: ANN401
-        work: Callable[..., Any] = getattr(owner, name)
-
-        def noting(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-            seen.setdefault(name, set()).add(threading.get_ident())
-            return work(*args, **kwargs)
-
-        monkeypatch.setattr(owner, name, noting)
-
+    note = partial(note_threads, monkeypatch, seen)
     if framework == "langchain":
         note(ScoringCompressor, "_best")
         compressor = langchain.BgeReranker(model_name=str(bge_reranker_base), **_SETTINGS)

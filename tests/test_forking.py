@@ -45,6 +45,25 @@ def in_child(encoder, texts, expected, fork=os.fork):
         sys.exit(7 if encoder.client is not None else 8)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
+class Busy:
+    # Threads that do some work again and again, until the block ends.
+    def __init__(self, *works):
+        self.ended = threading.Event()
+        self.threads = [threading.Thread(target=self.repeat, args=(work,)) for work in works]
+
+    def repeat(self, work):
+        while not self.ended.is_set():
+            work()
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+
+    def __exit__(self, *_):
+        self.ended.set()
+        for thread in self.threads:
+            thread.join()
+
 if __name__ == "__main__":
     encoder = BgeEncoder(sys.argv[1], device="cpu", engine=sys.argv[2], on_truncation="ignore", batch_tokens=64)
     texts = [f"fox {{index}} " + "dog " * (index % 50) for index in range(60)]
@@ -209,34 +228,25 @@ if __name__ == "__main__":
         self._run(
             bge_small_en,
             f"""
-            ended = threading.Event()
-
             def compute():
-                while not ended.is_set():
-                    encoder.encode_documents(texts)
+                encoder.encode_documents(texts)
 
             def load():
-                while not ended.is_set():
-                    with BgeEncoder(sys.argv[1], device="cpu", engine="openvino", precision="bfloat16") as other:
-                        other.encode(["fox"])
+                with BgeEncoder(sys.argv[1], device="cpu", engine="openvino", precision="bfloat16") as other:
+                    other.encode(["fox"])
 
-            others = [threading.Thread(target=target) for target in (compute, compute, load)]
-            for other in others:
-                other.start()
             running, codes = [], []
-            for number in range({_FORKS}):
-                pid = os.fork()
-                if pid == 0:
-                    signal.alarm(100)
-                    work(encoder, texts[:5], expected[:5])
-                    os._exit(7)
-                running.append(pid)
-                if len(running) == 3 or number == {_FORKS} - 1:
-                    codes += [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in running]
-                    running.clear()
-            ended.set()
-            for other in others:
-                other.join()
+            with Busy(compute, compute, load):
+                for number in range({_FORKS}):
+                    pid = os.fork()
+                    if pid == 0:
+                        signal.alarm(100)
+                        work(encoder, texts[:5], expected[:5])
+                        os._exit(7)
+                    running.append(pid)
+                    if len(running) == 3 or number == {_FORKS} - 1:
+                        codes += [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in running]
+                        running.clear()
             assert codes == [7] * {_FORKS}, codes
             """,
             "openvino",
@@ -246,18 +256,9 @@ if __name__ == "__main__":
         self._run(
             bge_small_en,
             f"""
-            ended = threading.Event()
-
-            def compute():
-                while not ended.is_set():
-                    encoder.encode_documents(texts)
-
-            other = threading.Thread(target=compute)
-            other.start()
-            with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=2) as pool:
-                found = pool.map_async(encoder.encode_documents, [texts[:5]] * {_FORKS}, chunksize=1).get(100)
-            ended.set()
-            other.join()
+            with Busy(lambda: encoder.encode_documents(texts)):
+                with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=2) as pool:
+                    found = pool.map_async(encoder.encode_documents, [texts[:5]] * {_FORKS}, chunksize=1).get(100)
             assert max(np.abs(vectors - expected[:5]).max() for vectors in found) < 1e-5
             """,
             "openvino",

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,6 +25,7 @@ from bge_integrations.backend import interrupts
 from bge_integrations.backend.interrupts import Outcome, Ticket, hand_over, uninterrupted
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.m3 import BgeM3Encoder
+from bge_integrations.settings import EncoderSettings
 from tests.conftest import MakeCheckpoint
 
 _LONG = 60.0
@@ -101,6 +102,17 @@ def _require_usable(model: BgeEncoder | BgeReranker | BgeM3Encoder, work: Callab
         time.sleep(0.001)
 
 
+def _in_a_loop(call: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(call())
+    finally:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+            loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+        loop.close()
+
+
 class TestCalls:
     @pytest.mark.parametrize("kind", ["queries", "documents", "langchain", "reranker", "m3"])
     def test_one_is_given_up_and_later_ones_work(
@@ -129,14 +141,7 @@ class TestCalls:
         encoder = BgeEncoder(bge_small_en, device="cpu")
 
         def work() -> None:
-            loop = asyncio.new_event_loop()
-            try:
-                loop.run_until_complete(encoder.aencode_queries(["fox"]))
-            finally:
-                for task in asyncio.all_tasks(loop):
-                    task.cancel()
-                    loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
-                loop.close()
+            _in_a_loop(lambda: encoder.aencode_queries(["fox"]))
 
         def check() -> None:
             _require_usable(encoder, lambda: encoder.encode_queries(["fox"]))
@@ -196,6 +201,15 @@ class TestLoads:
                 encoder.encode_queries(["fox"])
 
         assert _interrupt_everywhere(work, lambda: _in_time(work), points=80) >= 30
+
+    def test_one_for_an_event_loop(self, make: MakeCheckpoint) -> None:
+        settings = EncoderSettings(model_name=str(make("bge-small-en", layers=1, hidden_size=8, heads=1)), device="cpu")
+
+        def work() -> None:
+            with BgeEncoder.from_settings(settings, load=False) as encoder:
+                _in_a_loop(lambda: encoder.aencode_queries(["fox"]))
+
+        assert _interrupt_everywhere(work, lambda: _in_time(work), points=40, in_ours_alone=True) >= 15
 
     def test_of_the_librarys_own_object(self, make: MakeCheckpoint) -> None:
         encoder = BgeEncoder(make("bge-small-en", layers=1, hidden_size=8, heads=1), device="cpu")
