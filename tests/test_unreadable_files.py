@@ -129,7 +129,7 @@ def test_a_disk_that_fails_while_a_file_is_read(
     def failing(path: Path) -> str:
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
-    monkeypatch.setattr(digests, "_digest", failing)
+    monkeypatch.setattr(digests, "content_digest", failing)
     with pytest.raises(error, match=rf"{folder}/.* can't be read: {os.strerror(errno.EIO)}\. Check the disk"):
         load_it(folder, tmp_path)
     assert not (tmp_path / "made").exists()
