@@ -14,6 +14,7 @@ from typing import Any
 from bge_integrations.backend.bars import steady
 from bge_integrations.backend.interrupts import uninterrupted
 from bge_integrations.backend.logs import get_logger
+from bge_integrations.backend.signals import is_from_signal
 
 logger = get_logger(__name__)
 
@@ -134,4 +135,6 @@ def warn_user(message: str, category: type[Warning]) -> None:
     except Warning:
         raise  # a user's filter makes an error of it
     except Exception as error:  # standard error is closed, or what an application shows warnings with fails
+        if is_from_signal(error):
+            raise
         logger.info("a warning can't be shown (%r): %s", error, message)

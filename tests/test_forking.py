@@ -9,10 +9,13 @@ import textwrap
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bge_integrations import BgeEncoder
 from bge_integrations.backend import forking
+from bge_integrations.backend.engines.openvino.library import ov
 
 _LONG = 60.0
 _FORKS = int(os.environ.get("BGE_FORKS", "20"))
@@ -270,25 +273,25 @@ class TestNativeCode:
         inside, entered, may_leave, order = forking._Inside(), threading.Event(), threading.Event(), []
 
         def work() -> None:
-            with inside():
+            with inside:
                 entered.set()
                 assert may_leave.wait(_LONG)
                 order.append("left")
 
         def come_later() -> None:
-            with inside():
+            with inside:
                 order.append("came")
 
         worker, later = threading.Thread(target=work), threading.Thread(target=come_later)
         worker.start()
         assert entered.wait(_LONG)
         threading.Timer(0.05, may_leave.set).start()
-        with inside():  # who forks may be inside itself
-            inside.before_fork()
+        with inside:  # who forks may be inside itself
+            assert inside.close(_LONG)
         order.append("forked")
         later.start()
         time.sleep(0.05)
-        inside.after_fork_in_parent()
+        inside.open()
         later.join(_LONG)
         worker.join(_LONG)
         assert order == ["left", "forked", "came"]
@@ -297,18 +300,18 @@ class TestNativeCode:
         inside, entered, may_go, done = forking._Inside(), threading.Event(), threading.Event(), threading.Event()
 
         def work() -> None:
-            with inside():
+            with inside:
                 entered.set()
                 assert may_go.wait(_LONG)
-                with inside():
+                with inside:
                     done.set()
 
         worker = threading.Thread(target=work)
         worker.start()
         assert entered.wait(_LONG)
-        forks = threading.Thread(target=inside.before_fork)
+        forks = threading.Thread(target=inside.close, args=(_LONG,))
         forks.start()
-        while inside._forking is None and not forks.is_alive():
+        while inside._closed_by is None:
             time.sleep(0.001)
         may_go.set()
         assert done.wait(_LONG)
@@ -319,20 +322,63 @@ class TestNativeCode:
     def test_it_is_not_waited_for_ever(self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
         monkeypatch.setattr(forking, "_LONGEST_WAIT_S", 0.05)
         inside, entered, may_leave = forking._Inside(), threading.Event(), threading.Event()
+        monkeypatch.setattr(forking, "_inside", inside)
 
         def work() -> None:
-            with inside():
+            with forking.native_code():
                 entered.set()
                 assert may_leave.wait(_LONG)
 
         worker = threading.Thread(target=work)
         worker.start()
         assert entered.wait(_LONG)
-        inside.before_fork()
+        forking._before_fork()
         assert "a process is forked while OpenVINO has computed" in caplog.text
-        inside.after_fork_in_parent()
+        inside.open()
         may_leave.set()
         worker.join(_LONG)
+
+    def test_the_interpreter_ends_when_daemon_threads_have_left_it(self) -> None:
+        script = """
+import sys, threading, time
+from bge_integrations.backend.forking import native_code
+
+entered = threading.Event()
+
+def work():
+    with native_code():
+        entered.set()
+        time.sleep(0.3)
+        sys.stdout.write("left")
+        sys.stdout.flush()
+    with native_code():
+        sys.stdout.write("came again")
+        sys.stdout.flush()
+
+threading.Thread(target=work, daemon=True).start()
+entered.wait()
+"""
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout) == (0, "left"), done.stderr
+
+
+class TestStartsThatDoNotReturn:
+    """Of the first engine; see `test_scheduling` for later ones."""
+
+    def test_it_is_said(
+        self, bge_small_en: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(forking, "LONGEST_START_S", 0.05)
+        compile_model = ov.Core.compile_model
+
+        def slow(*args: Any) -> Any:  # noqa: ANN401
+            while "OpenVINO has compiled the model for more than" not in caplog.text:
+                time.sleep(0.001)
+            return compile_model(*args)
+
+        monkeypatch.setattr(ov.Core, "compile_model", slow)
+        with BgeEncoder(bge_small_en, device="cpu", engine="openvino", threads=1) as encoder:
+            assert encoder.encode_queries(["fox"]).shape == (1, 32)
 
 
 def test_all_threads_wait_until_a_fork_was_dealt_with(monkeypatch: pytest.MonkeyPatch) -> None:

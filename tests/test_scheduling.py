@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bge_integrations.backend import scheduling
+from bge_integrations.backend import forking, scheduling
 from bge_integrations.backend.engines import Computed, EngineOutOfMemory, Rows, TokenBatch
 from bge_integrations.backend.gate import Gate
 from bge_integrations.backend.interrupts import Ticket
@@ -545,7 +545,7 @@ class TestStartsThatDoNotReturn:
     def test_in_a_forked_process_those_who_wait_are_told(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(scheduling, "_LONGEST_START_S", 0.05)
+        monkeypatch.setattr(forking, "LONGEST_START_S", 0.05)
         may_go, engine = threading.Event(), _Engine()
 
         def make() -> _Engine:
@@ -567,7 +567,7 @@ class TestStartsThatDoNotReturn:
     def test_elsewhere_it_is_said_and_waited_for(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(scheduling, "_LONGEST_START_S", 0.05)
+        monkeypatch.setattr(forking, "LONGEST_START_S", 0.05)
         engine = _Engine()
 
         def make() -> _Engine:

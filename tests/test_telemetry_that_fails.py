@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
+import time
+import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +26,11 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 from bge_integrations import BgeEncoder
 from bge_integrations.backend import telemetry
 from bge_integrations.backend.engines import TokenBatch
+from bge_integrations.backend.logs import get_logger
 from bge_integrations.errors import EngineFailedError, InputTypeError
+from bge_integrations.reporting import warn_user
 
+_LONG = 30.0
 TEXTS = ["fox", "dog " * 10, "cat " * 90]
 
 
@@ -226,6 +233,50 @@ def test_a_calls_own_error_is_recorded_on_its_span_and_no_error_of_the_caller(
     assert [(event.attributes or {})["exception.type"] for event in bad.events] == [
         f"{EngineFailedError.__module__}.{EngineFailedError.__qualname__}"
     ]
+
+
+class _SlowSpans(SpanProcessor):
+    def on_start(self, *_: object, **__: object) -> None:
+        time.sleep(_LONG)
+
+
+class _SlowHandler(logging.Handler):
+    def handle(self, _: logging.LogRecord) -> bool:
+        time.sleep(_LONG)
+        return True
+
+
+class _Alarm:
+    def __call__(self, *_: object) -> None:
+        raise TimeoutError("the user's")
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers that send signals")
+@pytest.mark.filterwarnings("always")
+@pytest.mark.parametrize("what", ["spans", "log", "warnings"])
+@pytest.mark.parametrize(
+    "handler", [_Alarm(), _Alarm().__call__, partial(_Alarm())], ids=["object", "method", "partial"]
+)
+def test_what_a_signal_handler_raises_is_not_swallowed(
+    what: str, handler: Callable[..., None], encoder: BgeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warnings, "showwarning", lambda *_: time.sleep(_LONG))
+    monkeypatch.setattr(logging.getLogger(__name__), "handlers", [_SlowHandler()])
+    calls: dict[str, Callable[[], object]] = {
+        "spans": lambda: encoder.encode_documents(TEXTS),
+        "log": lambda: get_logger(__name__).warning("slow"),
+        "warnings": lambda: warn_user("slow", UserWarning),
+    }
+    if what == "spans":
+        _use_tracers(monkeypatch, _tracing(_SlowSpans()))
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(TimeoutError, match="the user's"):
+            calls[what]()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_buckets_tell_milliseconds_and_shares_apart(encoder: BgeEncoder, monkeypatch: pytest.MonkeyPatch) -> None:

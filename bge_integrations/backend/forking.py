@@ -13,6 +13,7 @@ What is left belongs to one call, which the child knows nothing of, or to an eng
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import time
@@ -30,6 +31,9 @@ Action = TypeVar("Action", bound=Callable[[], None])
 
 _LONGEST_WAIT_S = 30.0
 """For threads inside of OpenVINO; a batch takes less than a second, and a large model some seconds to compile."""
+_LONGEST_WAIT_AT_THE_END_S = 10.0
+LONGEST_START_S = 60.0
+"""Of an engine, before its user is told that it may never be ready."""
 
 _process = os.getpid()
 _actions: list[Callable[[], None]] = []
@@ -97,59 +101,92 @@ class cached(Generic[Value]):
 
 
 class _Inside:
-    """Which threads are inside of native code, and whether one is about to fork."""
+    """Which threads are inside of native code, and whether one is about to fork. A context of those inside.
+
+    Entering and leaving take no lock, since that would cost every batch more than the work of this class. Each thread
+    writes its own entry alone, and then looks whether somebody closes the door; who closes it does so first, and then
+    looks at the entries.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.Lock())
         self._depths: dict[int, int] = {}
-        self._forking: int | None = None
+        self._closed_by: int | None = None
 
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        """A block in which no other thread forks, at most for `_LONGEST_WAIT_S`."""
+    def __enter__(self) -> None:
         own = threading.get_ident()
-        with self._changed:
-            # Who is inside already must be able to finish.
-            while self._forking not in (None, own) and own not in self._depths:
-                self._changed.wait()
-            self._depths[own] = self._depths.get(own, 0) + 1
-        try:
-            yield
-        finally:
+        depth = self._depths.get(own, 0)
+        self._depths[own] = depth + 1
+        # Who is inside already must be able to finish.
+        while not depth and self._closed_by not in (None, own):
+            self._leave(own)
             with self._changed:
-                self._depths[own] -= 1
-                if not self._depths[own]:
-                    del self._depths[own]
+                while self._closed_by not in (None, own):
+                    self._changed.wait()
+            self._depths[own] = 1
+
+    def __exit__(self, *_: object) -> None:
+        own = threading.get_ident()
+        if self._depths[own] > 1:
+            self._depths[own] -= 1
+        else:
+            self._leave(own)
+
+    def _leave(self, own: int) -> None:
+        del self._depths[own]
+        if self._closed_by is not None:
+            with self._changed:
                 self._changed.notify_all()
 
-    def before_fork(self) -> None:
-        """Waits until no other thread is inside, and keeps all out."""
-        own, until = threading.get_ident(), time.monotonic() + _LONGEST_WAIT_S
+    def close(self, longest_wait: float) -> bool:
+        """Keeps all other threads out, and waits until none is inside; False if one still is after so many seconds."""
+        own, until = threading.get_ident(), time.monotonic() + longest_wait
         with self._changed:
-            while self._forking is not None or self._depths.keys() - {own}:
-                if not self._changed.wait(until - time.monotonic()) and time.monotonic() >= until:
-                    logger.warning(
-                        "a process is forked while OpenVINO has computed for %d s in another thread; the child may "
-                        "not be able to use a model",
-                        _LONGEST_WAIT_S,
-                    )
-                    break
-            self._forking = own
+            while self._closed_by is not None:  # by another thread that forks
+                if not self._changed.wait(until - time.monotonic()):
+                    return False
+            self._closed_by = own
+            while any(thread != own for thread in list(self._depths)):
+                if not self._changed.wait(until - time.monotonic()):
+                    return False
+        return True
 
-    def after_fork_in_parent(self) -> None:
-        """Lets all in again."""
+    def open(self) -> None:
+        """Lets all in again, if it was this thread that kept them out."""
         with self._changed:
-            self._forking = None
-            self._changed.notify_all()
+            if self._closed_by == threading.get_ident():
+                self._closed_by = None
+                self._changed.notify_all()
 
 
 _locks: weakref.WeakSet[ForkSafeLock] = weakref.WeakSet()
 _inside = _Inside()
 
 
+@contextmanager
+def watched(tell: Callable[[], None]) -> Iterator[None]:
+    """A block that starts an engine; calls a function if it has not ended after `LONGEST_START_S`."""
+    watch = threading.Timer(LONGEST_START_S, tell)
+    watch.daemon = True
+    watch.start()
+    try:
+        yield
+    finally:
+        watch.cancel()
+
+
 def native_code() -> AbstractContextManager[None]:
-    """A block of native code with locks of its own that must not be in the middle of work when a process is forked."""
-    return _inside()
+    """A block of native code that must not be in the middle of work when a process is forked, or when Python ends."""
+    return _inside
+
+
+def _before_fork() -> None:
+    if not _inside.close(_LONGEST_WAIT_S):
+        logger.warning(
+            "a process is forked while OpenVINO has computed for %d s in another thread; the child may not be able to "
+            "use a model",
+            _LONGEST_WAIT_S,
+        )
 
 
 @in_child
@@ -160,9 +197,16 @@ def _free_locks() -> None:
         lock.after_fork()
 
 
+@atexit.register
+def _before_the_end() -> None:
+    """Waits for daemon threads inside of native code, and lets none in any more.
+
+    Before 3.14, Python ends a thread that comes back to it too late by unwinding its stack, where code in Rust or C++
+    aborts the process.
+    """
+    notice_fork()
+    _inside.close(_LONGEST_WAIT_AT_THE_END_S)
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=lambda: _inside.before_fork(),
-        after_in_parent=lambda: _inside.after_fork_in_parent(),
-        after_in_child=notice_fork,
-    )
+    os.register_at_fork(before=_before_fork, after_in_parent=lambda: _inside.open(), after_in_child=notice_fork)

@@ -6,9 +6,10 @@ written by threads that compute for many callers, and between a result and its c
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
+
+from bge_integrations.backend.signals import is_from_signal
 
 if TYPE_CHECKING:
     _Adapter = logging.LoggerAdapter[logging.Logger]
@@ -21,8 +22,11 @@ class SafeLogger(_Adapter):
 
     def log(self, level: int, msg: object, *args: object, stacklevel: int = 1, **kwargs: Any) -> None:  # noqa: ANN401
         """See `logging.Logger.log`; all other methods end here."""
-        with contextlib.suppress(Exception):
+        try:
             self.logger.log(level, msg, *args, stacklevel=stacklevel + 1, **kwargs)
+        except Exception as error:  # of a handler or a filter
+            if is_from_signal(error):
+                raise
 
 
 def get_logger(name: str) -> SafeLogger:

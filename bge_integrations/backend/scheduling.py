@@ -20,16 +20,16 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
 
+from bge_integrations.backend import forking
 from bge_integrations.backend.engines import Engine, EngineOutOfMemory, PendingRows, TokenBatch
-from bge_integrations.backend.forking import in_child, notice_fork
+from bge_integrations.backend.forking import in_child, notice_fork, watched
 from bge_integrations.backend.gate import Gate
 from bge_integrations.backend.interrupts import Outcome, Ticket, hand_over
 from bge_integrations.backend.jobs import Batch, Job, TextFailedError
@@ -48,7 +48,6 @@ _BATCHES_WORTH_HELPERS = 4
 _QUERIES_ARE_RECENT_S = 1.0
 _SHARE_BETWEEN_QUERIES = 4
 _LONGEST_WAIT_FOR_A_THREAD_S = 10.0
-_LONGEST_START_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -273,13 +272,16 @@ class Scheduler:
         if lane.engine is not None:
             return True
         try:
-            with self._watched(lane):
+            with watched(partial(self._despair, lane)):
                 engine = lane.slot.make()
         except Exception as error:  # whatever a driver, a file or too little memory may raise
             if not lane.slot.only_documents:
                 raise
             logger.warning("going on without a further engine for documents: %s", error)
             engine = None
+        finally:
+            if not lane.slot.only_documents:
+                self._stuck = None
         with self._lock:
             lane.engine = engine
             if engine is None:
@@ -287,28 +289,16 @@ class Scheduler:
             self._wake(helpers=True)
         return engine is not None
 
-    @contextmanager
-    def _watched(self, lane: _Lane) -> Iterator[None]:
-        """Notices that an engine's start does not return."""
-        watch = threading.Timer(_LONGEST_START_S, self._despair, (lane,))
-        watch.daemon = True
-        watch.start()
-        try:
-            yield
-        finally:
-            watch.cancel()
-            with self._lock:
-                self._stuck = None
-
     def _despair(self, lane: _Lane) -> None:
         """Says that an engine's start takes long; in a forked process also to those who wait for it."""
-        logger.warning("the start of an engine has not returned for %g s", _LONGEST_START_S)
+        seconds = forking.LONGEST_START_S
+        logger.warning("the start of an engine has not returned for %g s", seconds)
         if not self._is_forked or lane.slot.only_documents:
             return
         self._stuck = EngineFailedError(
-            f"The start of the engine has not returned for {_LONGEST_START_S:g} s in this forked process: the parent "
-            "was in the middle of native work when it forked. Start processes by 'spawn' or 'forkserver', or load the "
-            "model in the child.",
+            f"The start of the engine has not returned for {seconds:g} s in this forked process: the parent was in the "
+            "middle of native work when it forked. Start processes by 'spawn' or 'forkserver', or load the model in "
+            "the child.",
             None,
         )
         with self._lock:

@@ -18,6 +18,7 @@ from bge_integrations.backend.disk_cache import cached_model, key_of
 from bge_integrations.backend.engines import Engine, TokenBatch
 from bge_integrations.backend.engines.selection import candidates, require_usable
 from bge_integrations.backend.facts import ModelFacts
+from bge_integrations.backend.forking import LONGEST_START_S, watched
 from bge_integrations.backend.heads import Heads, one_score_a_pair
 from bge_integrations.backend.logs import get_logger
 from bge_integrations.backend.lookups import texts_with_embeddings
@@ -258,10 +259,22 @@ def _run_openvino(prepared: PreparedModel, request: LoadRequest) -> Started:
                 f"OpenVINO can't compile the graph in {prepared.place}: {error}. Prepare it again."
             ) from error
 
+    def say_late() -> None:
+        logger.warning(
+            "%s: OpenVINO has compiled the model for more than %g s. If this process was forked while its parent "
+            "computed, that may never end: start processes by 'spawn' or 'forkserver', or fork before a model computes",
+            request.model_name,
+            LONGEST_START_S,
+        )
+
+    def first_for(threads: int) -> OpenVinoEngine:
+        with watched(say_late):
+            return compile_for(threads)
+
     helpers = threads_of_helpers(shape, request.precision, request.threads) if request.copies == 1 else []
     slots = (
         *(
-            EngineSlot(partial(compile_for, own), compile_for(own))
+            EngineSlot(partial(compile_for, own), first_for(own))
             for own in share_threads(request.threads, request.copies)
         ),
         *(EngineSlot(partial(compile_for, own), only_documents=True) for own in helpers),

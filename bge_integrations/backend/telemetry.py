@@ -26,6 +26,7 @@ from functools import cache
 from typing import Any
 
 from bge_integrations.backend.logs import get_logger
+from bge_integrations.backend.signals import is_from_signal
 
 logger = get_logger(__name__)
 
@@ -102,6 +103,8 @@ def _opened_span(name: str, attributes: Mapping[str, str]) -> tuple[AbstractCont
         opened = trace.get_tracer("bge_integrations").start_as_current_span(name, attributes=attributes)
         return opened, opened.__enter__()
     except Exception as error:  # whatever a sampler or a span processor raises
+        if is_from_signal(error):
+            raise
         _log(error)
         return None, None
 
@@ -131,6 +134,8 @@ def _without_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:  # whatever a view, an exemplar filter or a span processor raises
+        if is_from_signal(error):
+            raise
         _log(error)
 
 

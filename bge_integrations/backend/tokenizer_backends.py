@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from bge_integrations.backend.forking import ForkSafeLock
+from bge_integrations.backend.forking import ForkSafeLock, native_code
 from bge_integrations.backend.interrupts import uninterrupted
 from bge_integrations.backend.pieces import cut, safe_cuts
 
@@ -125,7 +125,8 @@ class RustBackend:
         yield from self._encode_at_once(waiting)
 
     def _encode_at_once(self, pieces: Sequence[tuple[int, str]]) -> Iterator[tuple[int, Encoding]]:
-        encodings = self._rust.encode_batch_fast([piece for _, piece in pieces], add_special_tokens=False)
+        with native_code():
+            encodings = self._rust.encode_batch_fast([piece for _, piece in pieces], add_special_tokens=False)
         encodings.reverse()
         for index, _ in pieces:
             yield index, encodings.pop()  # freed one by one

@@ -1,0 +1,30 @@
+"""Tells errors of signal handlers apart from those of the code that they interrupt."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from functools import partial
+from traceback import walk_tb
+from types import CodeType, FunctionType, MethodType
+
+
+def is_from_signal(error: BaseException) -> bool:
+    """Whether a signal handler raised an error, for code that swallows errors of what it calls in the main thread.
+
+    A handler that ends a call after some time, as one of SIGALRM does, raises in the middle of whatever runs.
+    """
+    if threading.get_ident() != threading.main_thread().ident:
+        return False
+    handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
+    frames = (frame for frame, _ in walk_tb(error.__traceback__))
+    return any(frame.f_code in handlers for frame in frames)
+
+
+def _code_of(function: object) -> CodeType | None:
+    while isinstance(function, partial):
+        function = function.func
+    if not isinstance(function, (FunctionType, MethodType)):
+        function = type(function).__call__
+    code = getattr(function, "__code__", None)
+    return code if isinstance(code, CodeType) else None
