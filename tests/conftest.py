@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -47,6 +48,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_collection_finish() -> None:
+    """Takes what is imported by now out of the sight of the garbage collector.
+
+    Models that torch holds are freed by a whole collection, which would look at a million objects of libraries each time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 class MakeCheckpoint(Protocol):
