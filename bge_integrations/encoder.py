@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_integrations.backend.digests import key_of
 from bge_integrations.calling import ITEMS_A_SLICE
 from bge_integrations.chunking import ChunkRuler
 from bge_integrations.encoding import EncodingCall
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from bge_integrations.backend.loading import LoadedModel
+
+_NAMESPACE_FORMAT = 1
+"""Of what `cache_namespace` names; another number makes every cached vector one of the past."""
 
 
 class BgeEncoder(ModelHolder[EncoderSettings]):
@@ -327,20 +330,22 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
         Returns:
             A name made of letters, digits, `.`, `-` and `_`; equal for equal models and settings, in any process.
         """
-        model = self._loaded()
-        facts = (
-            model.identity,
-            model.request.precision,
-            model.request.pooling or model.facts.pooling,
-            model.request.transformers_kwargs,
-            self.instruction(role),
-            self.max_length,
-            self.normalizes,
-            self.dimension,
+        model, instruction = self._loaded(), self.instruction(role)
+        key = key_of(
+            {
+                "format": _NAMESPACE_FORMAT,
+                "content": model.identity,
+                "precision": model.request.precision,
+                "pooling": model.request.pooling or model.facts.pooling,
+                "transformers_kwargs": model.request.transformers_kwargs.as_dicts(),
+                "instruction": [instruction.prefix, instruction.suffix],
+                "max_length": self.max_length,
+                "normalizes": self.normalizes,
+                "dimension": self.dimension,
+            }
         )
-        digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
         name = re.sub(r"[^A-Za-z0-9.]+", "-", os.path.basename(os.path.normpath(self.settings.model_name)))
-        return f"{name}_{read_role(role)}_{digest}"
+        return f"{name}_{read_role(role)}_{key[:16]}"
 
     def close(self) -> None:
         """Lets go of the model, whose memory is free once nobody else holds it. May be called twice."""

@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Takes what is imported by now out of the sight of the garbage collector.
 
-    Models that torch holds are freed by a whole collection, which would look at a million objects of libraries each time.
+    Models that torch holds are freed by a whole collection, which would look at a million objects of libraries.
     """
     gc.collect()
     gc.freeze()

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 from bge_integrations import BgeEncoder
 from bge_integrations.backend import cache_entries, disk_cache, prepared, starting
-from bge_integrations.backend.digests import cache_root, file_digest
+from bge_integrations.backend.digests import cache_root, file_digest, key_of
 from bge_integrations.cli import app
 from bge_integrations.errors import SettingsError
 from tests.checkpoints import make_checkpoint, reference_vectors
@@ -508,8 +508,7 @@ class TestSize:
 class TestKeys:
     def test_one_stays_as_it_is_from_version_to_version(self) -> None:
         assert (
-            disk_cache.key_of({"content": "c0ffee", "pooling": None, "purpose": "vectors"})
-            == "1fe31c7027418341839337a9c78efcf7"
+            key_of({"content": "c0ffee", "pooling": None, "purpose": "vectors"}) == "1fe31c7027418341839337a9c78efcf7"
         )
 
     def test_another_format_is_another_folder(

@@ -472,3 +472,11 @@ class TestCacheNamespace:
         first = BgeEncoder(bge_small_en).cache_namespace("document")
         assert first == BgeEncoder(bge_small_en, query_instruction="x", batch_tokens=99).cache_namespace("document")
         assert first.startswith("bge-small-en-v1.5_document_")
+
+    def test_is_the_same_in_every_version_of_this_package(self, minilm: str) -> None:
+        """Another name here is a cache lost for every user: change `_NAMESPACE_FORMAT` only if vectors change."""
+        names = {role: BgeEncoder(minilm, device="cpu").cache_namespace(role) for role in ("query", "document")}
+        assert names == {
+            "query": "model_query_e9c63db61b971bdd",
+            "document": "model_document_e9c63db61b971bdd",
+        }

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -102,6 +104,16 @@ def file_digest(path: Path) -> str:
     if file_identity(real) == identity:
         _remember(name, f"{digest} {began}")
     return digest
+
+
+def key_of(facts: Mapping[str, object]) -> str:
+    """Returns the key of what a cached thing depends on: 32 letters and digits, equal for equal facts in any process.
+
+    Args:
+        facts: Names and plain data, as JSON has it. Names of classes and of their fields are not among them, so that a
+            change of the code alone loses nobody's cache.
+    """
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _is_blob_as_fetched(path: Path, real: Path) -> bool:

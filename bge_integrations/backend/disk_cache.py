@@ -9,12 +9,10 @@ process that has a file open) costs no more than that it is made again next time
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -29,15 +27,6 @@ logger = get_logger(__name__)
 
 _PATIENCE_S = 5.0
 """After waiting so long for another process, a warning says what is waited for."""
-
-
-def key_of(facts: Mapping[str, object]) -> str:
-    """Returns a key of what a graph depends on: 32 letters and digits, equal for equal facts in any process.
-
-    Args:
-        facts: By name; plain data, as JSON has it.
-    """
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def cached_model(key: str, make: Callable[[], PreparedModel | None]) -> PreparedModel | None:

@@ -14,7 +14,8 @@ import numpy as np
 from bge_integrations.backend.architecture import ARCHITECTURES
 from bge_integrations.backend.checkpoint import Checkpoint
 from bge_integrations.backend.cpu import set_torch_threads, share_threads
-from bge_integrations.backend.disk_cache import cached_model, key_of
+from bge_integrations.backend.digests import key_of
+from bge_integrations.backend.disk_cache import cached_model
 from bge_integrations.backend.engines import Engine, TokenBatch
 from bge_integrations.backend.engines.selection import candidates, require_usable
 from bge_integrations.backend.facts import ModelFacts
