@@ -12,9 +12,8 @@ if TYPE_CHECKING:
     from bge_integrations._version import __version__
     from bge_integrations.catalogue import MODELS, ModelSpec, find_model
     from bge_integrations.encoder import BgeEncoder
-    from bge_integrations.errors import BgeError
+    from bge_integrations.errors import BgeError, PoolingWarning, TruncationWarning
     from bge_integrations.m3 import BgeM3Encoder, M3Output, M3Weights
-    from bge_integrations.reporting import PoolingWarning, TruncationWarning
     from bge_integrations.reranker import BgeReranker
 
 __all__ = [
@@ -41,8 +40,8 @@ _HOMES = {
     "M3Weights": "m3",
     "MODELS": "catalogue",
     "ModelSpec": "catalogue",
-    "PoolingWarning": "reporting",
-    "TruncationWarning": "reporting",
+    "PoolingWarning": "errors",
+    "TruncationWarning": "errors",
     "__version__": "_version",
     "find_model": "catalogue",
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import (
@@ -32,11 +34,26 @@ _KEYWORD_FIELDS = (
 """Fields with keywords of sentence-transformers, which may be edited when they were checked already."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """What an adapter has made.
+
+    Attributes:
+        fields: A copy of the fields, as they were.
+        settings: What they say.
+        thing: What was made of it.
+    """
+
+    fields: tuple[dict[str, Any], set[str]]
+    settings: Any
+    thing: Any
+
+
 class Adapter(BaseModel):
     """Makes something of its settings, and makes it again when one has changed since. Shows and saves no secret."""
 
-    # What was made, with the settings that it was made from; None before.
-    _made: tuple[Any, Any] | None = PrivateAttr(default=None)
+    # What was made, with the fields and the settings that it was made from; None before.
+    _made: _Made | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _check_settings(self) -> Self:
@@ -77,19 +94,35 @@ class Adapter(BaseModel):
 
     def _current(self) -> Any:  # noqa: ANN401 - as above
         """Returns what the settings ask for."""
-        # One may have been changed since, by assignment, in a dictionary, or in a copy.
-        settings = self._settings()
+        # A field may have been changed since, by assignment, in a dictionary, or in a copy.
         made = self._made
-        if made is None or made[0] != settings:
-            made = self._made = settings, self._make(settings)
-        return made[1]
+        if made is None or not self._is_of(made):
+            fields, settings = _copy_of(self._stored()), self._settings()
+            thing = self._make(settings) if made is None or made.settings != settings else made.thing
+            made = self._made = _Made(fields, settings, thing)
+        return made.thing
 
     async def _current_async(self) -> Any:  # noqa: ANN401 - as above
         """As `_current`, which after unpickling, or a change, may have to load the model."""
         # Nothing here holds what was made before: it would be released in the event loop's thread.
-        if self._made is not None and self._made[0] == self._settings():
-            return self._made[1]
+        if self._made is not None and self._is_of(self._made):
+            return self._made.thing
         return await in_thread(self._current, own=True)
+
+    def _stored(self) -> tuple[dict[str, Any], set[str]]:
+        """Returns what settings are read from: the fields as they are stored, and the names of those that were set."""
+        return self.__dict__, self.model_fields_set
+
+    def _is_of(self, made: _Made) -> bool:
+        """Whether something was made from the fields as they are now. Takes a microsecond, unlike reading them."""
+        return bool(made.fields == self._stored())
+
+
+def _copy_of(stored: tuple[dict[str, Any], set[str]]) -> tuple[dict[str, Any], set[str]]:
+    """Returns a copy that later changes of the fields don't reach, also within dictionaries and lists."""
+    values, names = stored
+    copied = {name: deepcopy(value) if isinstance(value, (dict, list)) else value for name, value in values.items()}
+    return copied, set(names)
 
 
 def saved_fields(fields: Mapping[str, Any]) -> dict[str, Any]:

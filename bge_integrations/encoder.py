@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_integrations.backend.digests import key_of
-from bge_integrations.calling import ITEMS_A_SLICE
+from bge_integrations.calls.call import ITEMS_A_SLICE, Call
+from bge_integrations.calls.embedding import embedding_call
+from bge_integrations.calls.handle import ModelHolder
+from bge_integrations.calls.inputs import check_text, slices_of_texts
 from bge_integrations.chunking import ChunkRuler
-from bge_integrations.encoding import EncodingCall
 from bge_integrations.errors import SettingsError
-from bge_integrations.holder import ModelHolder
 from bge_integrations.instructions import Instruction, Role, read_role
 from bge_integrations.settings import (
     EncoderSettings,
@@ -27,7 +28,6 @@ from bge_integrations.settings import (
     Precision,
     TransformersKwargs,
 )
-from bge_integrations.validation import check_text, slices_of_texts
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -384,9 +384,9 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
         await self._ready()
         return await self._call(role).run_async(texts, method)
 
-    def _call(self, role: Role) -> EncodingCall:
-        return EncodingCall(
-            self._terms(is_urgent=role == "query"),
+    def _call(self, role: Role) -> Call[str, NDArray[np.float32]]:
+        return embedding_call(
+            self._terms("interactive" if role == "query" else "bulk"),
             self.instruction(role),
             dimension=self.dimension,
             normalizes=self.normalizes,

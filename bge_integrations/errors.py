@@ -1,4 +1,4 @@
-"""Every exception that this package raises on purpose.
+"""Every exception that this package raises on purpose, and its warnings.
 
 ```
 BgeError
@@ -48,9 +48,11 @@ __all__ = [
     "ModelNotFoundError",
     "NonFiniteEmbeddingError",
     "PoolingMismatchError",
+    "PoolingWarning",
     "PreparedModelError",
     "SettingsError",
     "TruncationError",
+    "TruncationWarning",
     "UnsafeWeightsError",
     "UnsupportedModelError",
 ]
@@ -185,3 +187,11 @@ class EncoderClosedError(BgeError, RuntimeError):
 
 class MissingExtraError(BgeError, ImportError):
     """An optional dependency is not installed; the message is the command that installs it."""
+
+
+class TruncationWarning(UserWarning):
+    """Some texts of a call were longer than the model reads, and were cut."""
+
+
+class PoolingWarning(UserWarning):
+    """Nothing says how a model makes a vector of its hidden states, so that the mean of all tokens is taken."""

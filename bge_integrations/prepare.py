@@ -17,11 +17,11 @@ from bge_integrations.backend.purpose import Purpose
 from bge_integrations.backend.request import LoadRequest
 from bge_integrations.backend.sources import load_source
 from bge_integrations.backend.vetting import locate_requested, pooling_is_guessed, vet
-from bge_integrations.errors import SettingsError, UnsupportedModelError
+from bge_integrations.calls.inputs import check_texts
+from bge_integrations.calls.progress import warn_user
+from bge_integrations.errors import PoolingWarning, SettingsError, UnsupportedModelError
 from bge_integrations.instructions import resolve_instruction
-from bge_integrations.reporting import PoolingWarning, warn_user
 from bge_integrations.settings import EncoderSettings, Pooling
-from bge_integrations.validation import check_texts
 
 PreparedPrecision = Literal["float32", "bfloat16", "int8"]
 

@@ -13,18 +13,19 @@ from numpy.typing import NDArray
 from typing_extensions import Unpack
 
 from bge_integrations.backend.engines import ScoringOptions
-from bge_integrations.backend.interrupts import in_thread
-from bge_integrations.backend.pairs import PairTokenizer
+from bge_integrations.backend.pairs import Pair, PairTokenizer
 from bge_integrations.backend.questions import require_question
-from bge_integrations.calling import are_short
+from bge_integrations.calls.call import Call
+from bge_integrations.calls.handle import ModelHolder
+from bge_integrations.calls.inputs import check_text, check_texts
+from bge_integrations.calls.scoring import scoring_call
+from bge_integrations.calls.waiting import OnLoop
 from bge_integrations.errors import SettingsError
-from bge_integrations.holder import ModelHolder
-from bge_integrations.scoring import ScoringCall
 from bge_integrations.settings import ModelOptions, RerankerSettings
-from bge_integrations.validation import check_text, check_texts
 
 if TYPE_CHECKING:
     from bge_integrations.backend.loading import LoadedModel
+    from bge_integrations.backend.scheduler import Priority
 
 
 class BgeReranker(ModelHolder[RerankerSettings]):
@@ -111,7 +112,7 @@ class BgeReranker(ModelHolder[RerankerSettings]):
             EngineFailedError: The engine fails on a pair even alone.
             EncoderClosedError: After `close()`.
         """
-        return self._call(is_urgent=True).run(_with_query(query, passages, "score"), "score")
+        return self._call("interactive").run(_with_query(query, passages, "score"), "score")
 
     def score_pairs(self, pairs: Iterable[tuple[str, str]]) -> NDArray[np.float32]:
         """Scores pairs of query and passage.
@@ -125,17 +126,17 @@ class BgeReranker(ModelHolder[RerankerSettings]):
         Raises:
             BgeError: As `score`.
         """
-        return self._call(is_urgent=False).run(pairs, "score_pairs")
+        return self._call("bulk").run(pairs, "score_pairs")
 
     async def ascore(self, query: str, passages: Iterable[str]) -> NDArray[np.float32]:
         """As `score`, without blocking the event loop; cancelled, it gives up what has not been computed."""
         check = partial(_with_query, query, passages, "ascore")
-        pairs = check() if are_short([query]) and are_short(passages) else await in_thread(check)
-        return await (await self._call_async(is_urgent=True)).run_async(pairs, "ascore")
+        pairs = await OnLoop([query], passages).run(check)
+        return await (await self._call_async("interactive")).run_async(pairs, "ascore")
 
     async def ascore_pairs(self, pairs: Iterable[tuple[str, str]]) -> NDArray[np.float32]:
         """As `score_pairs`, without blocking the event loop; cancelled, it gives up what has not been computed."""
-        return await (await self._call_async(is_urgent=False)).run_async(pairs, "ascore_pairs")
+        return await (await self._call_async("bulk")).run_async(pairs, "ascore_pairs")
 
     @property
     def client(self) -> Any:  # noqa: ANN401 - a library's class
@@ -171,17 +172,17 @@ class BgeReranker(ModelHolder[RerankerSettings]):
         pairs = PairTokenizer(model.tokenizer, model.pair_layout(self.settings.prompt))
         return pairs.share().least - self._uncounted(model, pairs)
 
-    async def _call_async(self, *, is_urgent: bool) -> ScoringCall:
+    async def _call_async(self, priority: Priority) -> Call[Pair, NDArray[np.float32]]:
         await self._ready()
-        return self._call(is_urgent=is_urgent)
+        return self._call(priority)
 
-    def _call(self, *, is_urgent: bool) -> ScoringCall:
+    def _call(self, priority: Priority) -> Call[Pair, NDArray[np.float32]]:
         model = self._loaded()
         pairs = self._pairs(model)
-        terms = dataclasses.replace(self._terms(is_urgent=is_urgent), max_length=self._limit(model, pairs), item="pair")
+        terms = dataclasses.replace(self._terms(priority), max_length=self._limit(model, pairs), item="pair")
         options = self._decoder_options(model, pairs) if model.facts.decoder else None
         share = pairs.share(self._uncounted(model, pairs))
-        return ScoringCall(terms, pairs, share, options, normalizes=self.settings.normalize)
+        return scoring_call(terms, pairs, share, options, normalizes=self.settings.normalize)
 
     def _instruction(self, model: LoadedModel) -> str:
         """Returns the text before each query: the user's, else what sentence-transformers' `predict` puts there."""

@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from bge_integrations.calls.progress import warn_user
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.errors import SettingsError
 from bge_integrations.instructions import DOCUMENT_PROMPT_NAMES, QUERY_PROMPT_NAMES
 from bge_integrations.redaction import shown
-from bge_integrations.reporting import warn_user
 from bge_integrations.settings import EncoderSettings, ModelSettings, TransformersKwargs, text_setting
 from bge_integrations.texts import is_text, kind_of, plain
 

@@ -56,9 +56,8 @@ async def run_off_the_loop(
 
         return held
 
-    for lane in backend.scheduler._lanes:  # a model that worked for long has several
-        if lane.engine is not None:
-            monkeypatch.setattr(lane.engine, "submit", holding(lane.engine.submit))
+    for engine in backend.scheduler.engines:  # a model that worked for long has several
+        monkeypatch.setattr(engine, "submit", holding(engine.submit))
     tasks = [asyncio.create_task(each) for each in embedding]
     await asyncio.sleep(0.05)
     assert not any(task.done() for task in tasks)

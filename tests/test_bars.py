@@ -234,7 +234,7 @@ class TestWarnings:
             with pytest.raises(TruncationWarning):
                 asyncio.run(encoder.aencode_documents(["cat " * 90, "dog " * 90]))
         assert np.array_equal(encoder.encode_documents(TEXTS), expected)
-        assert not encoder.backend.scheduler._gates[False]._inside
+        assert not encoder.backend.scheduler.texts_in_flight("bulk")
 
     def test_one_about_pooling_that_is_an_error_lets_the_model_be_loaded_later(self, make: MakeCheckpoint) -> None:
         folder = make("a-model-of-ones-own")

@@ -21,9 +21,10 @@ import psutil
 import pytest
 from numpy.typing import NDArray
 
-from bge_integrations import BgeEncoder, calling
+from bge_integrations import BgeEncoder
 from bge_integrations.backend import devices
 from bge_integrations.backend.engines import TokenBatch
+from bge_integrations.calls import call
 from bge_integrations.errors import EncoderClosedError, EngineFailedError, InputTypeError, SettingsError
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
@@ -233,23 +234,23 @@ class TestEncoders:
     def test_an_encoder_keeps_to_it_and_loses_nothing(
         self, make: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(calling, "ITEMS_A_SLICE", 16)
+        monkeypatch.setattr(call, "ITEMS_A_SLICE", 16)
         encoder = BgeEncoder(make("bge-small-en"), device="cpu", max_queued_texts=20)
         expected = BgeEncoder(encoder.settings.model_name, device="cpu").encode_documents(TEXTS)
-        gate, most = encoder.backend.scheduler._gates[False], 0
-        admit = gate._admit
+        scheduler, most = encoder.backend.scheduler, 0
+        admit = scheduler._admit
 
         def noting() -> None:
             nonlocal most
             admit()
-            most = max(most, gate._inside)
+            most = max(most, scheduler.texts_in_flight("bulk"))
 
-        monkeypatch.setattr(gate, "_admit", noting)
+        monkeypatch.setattr(scheduler, "_admit", noting)
         with ThreadPoolExecutor(8) as pool:
             for vectors in pool.map(encoder.encode_documents, [TEXTS] * 8):
                 np.testing.assert_allclose(vectors, expected, atol=1e-5)
         assert 16 <= most <= 20
-        assert gate._inside == 0
+        assert scheduler.texts_in_flight("bulk") == 0
 
 
 class TestDevices:
@@ -258,7 +259,7 @@ class TestDevices:
         alone = BgeEncoder(bge_small_en, device="cpu", engine=engine)
         both = BgeEncoder(bge_small_en, device=["cpu", "cpu"], engine=engine, batch_tokens=64)
         assert both.backend is not alone.backend
-        assert len(both.backend.scheduler._lanes) == 2
+        assert len(both.backend.scheduler.engines) == 2
         np.testing.assert_allclose(both.encode_documents(TEXTS), alone.encode_documents(TEXTS), atol=1e-5)
 
     @pytest.mark.parametrize("where", ["model_kwargs", "encode_kwargs"])

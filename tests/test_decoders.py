@@ -16,10 +16,9 @@ from transformers import AutoModel, AutoTokenizer
 
 from bge_integrations import BgeEncoder, find_model
 from bge_integrations.backend.engines import TokenBatch
-from bge_integrations.errors import SettingsError, TruncationError
+from bge_integrations.errors import SettingsError, TruncationError, TruncationWarning
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
-from bge_integrations.reporting import TruncationWarning
 from bge_integrations.settings import EncoderSettings, TransformersKwargs
 from tests.adapters import assert_close
 from tests.decoder_checkpoints import EMBEDDERS, last_token_vectors, make_embedder, say_text_ends

@@ -23,8 +23,8 @@ from bge_integrations.errors import (
     NonFiniteEmbeddingError,
     SettingsError,
     TruncationError,
+    TruncationWarning,
 )
-from bge_integrations.reporting import TruncationWarning
 from bge_integrations.settings import EngineName, TransformersKwargs
 from tests.checkpoints import Architecture, reference_vectors
 from tests.conftest import MakeCheckpoint

@@ -21,9 +21,10 @@ from bge_integrations import BgeEncoder, langchain, llama_index, reranker, vecto
 from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine
 from bge_integrations.backend.interrupts import Ticket
 from bge_integrations.backend.tokenization import TextTokenizer
-from bge_integrations.encoding import EncodingCall
+from bge_integrations.calls import embedding, inputs
+from bge_integrations.calls.embedding import Vectors
+from bge_integrations.calls.handle import ModelHolder
 from bge_integrations.errors import TruncationError
-from bge_integrations.holder import ModelHolder
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.langchain.compressing import ScoringCompressor
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
@@ -55,10 +56,10 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, set[int]]]:
 
     monkeypatch.setattr(vectors, "_NUMBERS_AT_ONCE", 1024)
     for owner, name in [
-        (EncodingCall, "_slices"),
+        (embedding, "slices_of_texts"),
         (TextTokenizer, "tokenize"),
         (OpenVinoEngine, "submit"),
-        (EncodingCall, "_keep"),
+        (Vectors, "add"),
         (vectors, "to_lists"),
     ]:
         note_threads(monkeypatch, seen, owner, name)
@@ -67,7 +68,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, set[int]]]:
         assert threading.get_ident() not in idents, name
 
 
-_ALWAYS = {"_slices", "tokenize", "submit", "_keep"}
+_ALWAYS = {"slices_of_texts", "tokenize", "submit", "add"}
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ async def test_looking_for_texts_that_are_too_long(bge_small_en: Path, threads: 
     threads.clear()
     with pytest.raises(TruncationError):
         await encoder.aencode_documents([*MANY, LONG])
-    assert set(threads) == {"_slices", "tokenize"}
+    assert set(threads) == {"slices_of_texts", "tokenize"}
     await encoder.aencode_documents(MANY)
     assert set(threads) == _ALWAYS
 
@@ -116,6 +117,22 @@ async def test_the_adapters(bge_small_en: Path, threads: dict[str, set[int]], fr
         await llama_index.aget_query_embedding(LONG)
         await llama_index.aget_text_embedding(LONG)
     assert set(threads) == {*_ALWAYS, "to_lists"}
+
+
+@pytest.mark.parametrize("use", ["langchain query", "llama_index query", "llama_index batch"])
+async def test_long_texts_are_checked_elsewhere(bge_small_en: Path, monkeypatch: pytest.MonkeyPatch, use: str) -> None:
+    seen: dict[str, set[int]] = {}
+    embeddings = HuggingFaceBgeEmbeddings(model_name=str(bge_small_en), **_SETTINGS)
+    nodes = HuggingFaceBgeEmbedding(str(bge_small_en), **_SETTINGS)
+    note_threads(monkeypatch, seen, inputs, "lone_surrogate")
+    if use == "langchain query":
+        await embeddings.aembed_query(LONG)
+    elif use == "llama_index query":
+        await nodes.aget_query_embedding(LONG)
+    else:
+        await nodes.aget_text_embedding_batch([LONG])
+    assert seen["lone_surrogate"]
+    assert threading.get_ident() not in seen["lone_surrogate"]
 
 
 async def test_pairs_are_checked_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

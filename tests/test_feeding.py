@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bge_integrations import BgeEncoder, TruncationWarning, calling
+from bge_integrations import BgeEncoder, TruncationWarning
 from bge_integrations.backend.engines import EngineOutOfMemory, PendingRows, TokenBatch
+from bge_integrations.calls import call
 from bge_integrations.errors import DeviceMemoryError, InputTypeError, NonFiniteEmbeddingError, TruncationError
 from tests.conftest import MakeCheckpoint
 
@@ -27,7 +28,7 @@ def encoder(bge_small_en: Path) -> BgeEncoder:
 
 @pytest.fixture
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calling, "ITEMS_A_SLICE", 16)
+    monkeypatch.setattr(call, "ITEMS_A_SLICE", 16)
 
 
 @pytest.mark.usefixtures("small_slices")
@@ -35,7 +36,7 @@ class TestSlices:
     def test_many_slices_give_what_one_gives(self, bge_small_en: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         encoder = BgeEncoder(bge_small_en, device="cpu")
         sliced = encoder.encode_documents(TEXTS)
-        monkeypatch.setattr(calling, "ITEMS_A_SLICE", 1000)
+        monkeypatch.setattr(call, "ITEMS_A_SLICE", 1000)
         np.testing.assert_allclose(sliced, encoder.encode_documents(TEXTS), atol=1e-5)
 
     @pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 100])
@@ -125,7 +126,7 @@ def test_memory_does_not_grow_with_the_corpus_beyond_ids_and_vectors(encoder: Bg
         return reached - vectors.nbytes
 
     encoder.encode_documents(TEXTS)
-    slices = calling.ITEMS_A_SLICE
+    slices = call.ITEMS_A_SLICE
     once, thrice = peak(2 * slices), peak(6 * slices)
     # Texts alone would add 4 * slices * 90 bytes, and tokenised ones over ten times that.
     assert thrice < once + 4 * slices * 32 * 4 + 400_000

@@ -17,10 +17,9 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
 from bge_integrations.backend.tokenization import TextTokenizer
 from bge_integrations.backend.truncation import tokenize_within
-from bge_integrations.errors import SettingsError, TruncationError
+from bge_integrations.errors import SettingsError, TruncationError, TruncationWarning
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
-from bge_integrations.reporting import TruncationWarning
 from bge_integrations.settings import EngineName, TransformersKwargs
 from tests.checkpoints import make_checkpoint
 from tests.checkpoints_of_pairs import make_reranker

@@ -91,7 +91,7 @@ class TestEquality:
     def test_in_batches_of_any_size_and_in_several_slices(
         self, bge_m3: Path, expected: ReferenceM3, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("bge_integrations.calling.ITEMS_A_SLICE", 3)
+        monkeypatch.setattr("bge_integrations.calls.call.ITEMS_A_SLICE", 3)
         choices: tuple[ModelOptions, ...] = (
             {"on_truncation": "ignore", "batch_tokens": 1},
             {"on_truncation": "ignore", "batch_size": 2},
@@ -203,7 +203,7 @@ class TestScores:
             asked.append((sparse, colbert))
             return m3_rows(*args, sparse=sparse, colbert=colbert)
 
-        monkeypatch.setattr("bge_integrations.m3.encoding.m3_rows", watching)
+        monkeypatch.setattr("bge_integrations.calls.m3.m3_rows", watching)
         m3.score(QUERY, ["fox"], weights=(1, 1, 0))
         assert set(asked) == {(True, False)}
 
@@ -259,7 +259,7 @@ class TestSharing:
             assert entered.wait(30)
             whole = threads.submit(m3.encode_queries, [QUERY])
             dense = threads.submit(encoder.encode_queries, TEXTS[:2])
-            while len(m3.backend.scheduler._queue._queries) < 2:
+            while m3.backend.scheduler.jobs_waiting("interactive") < 2:
                 time.sleep(0.001)
             may_go.set()
             first.result()

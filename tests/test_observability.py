@@ -93,7 +93,7 @@ class TestOpenTelemetry:
         assert sum(point.value for point in points["bge.tokens"]) == stats.tokens
         assert sum(point.value for point in points["bge.tokens.padding"]) == stats.padding_tokens
         assert sum(point.value for point in points["bge.texts.truncated"]) == 1
-        assert {point.attributes["bge.kind"] for point in points["bge.texts"]} == {"query", "document"}
+        assert {point.attributes["bge.priority"] for point in points["bge.texts"]} == {"interactive", "bulk"}
         assert {point.attributes["bge.device"] for point in points["bge.texts"]} == {"cpu"}
         assert sum(point.count for point in points["bge.batch.fill"]) == stats.batches
         assert sum(point.sum for point in points["bge.engine.duration"]) == pytest.approx(stats.engine_seconds)
@@ -125,7 +125,7 @@ class TestOpenTelemetry:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr("bge_integrations.m3.encoder._PAIRS_A_SLICE", 2)
-        monkeypatch.setattr("bge_integrations.calling.ITEMS_A_SLICE", 2)
+        monkeypatch.setattr("bge_integrations.calls.call.ITEMS_A_SLICE", 2)
         m3 = BgeM3Encoder(make_m3(tmp_path / "bge-m3"), device="cpu", on_truncation="ignore")
         reranker = BgeReranker(make_reranker(tmp_path / "ours"), device="cpu", on_truncation="ignore")
         passages = ["dog"] * 4 + ["cat " * 90]

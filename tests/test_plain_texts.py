@@ -16,14 +16,14 @@ import pytest
 import torch
 
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
+from bge_integrations.calls.inputs import check_text, check_texts, slices_of_pairs
+from bge_integrations.calls.progress import Progress
 from bge_integrations.errors import InputTypeError, SettingsError
 from bge_integrations.langchain import BgeReranker as LangChainReranker
 from bge_integrations.langchain import BgeSparseEmbeddings, HuggingFaceBgeEmbeddings
 from bge_integrations.llama_index import BgeRerank, BgeSparseEmbedding, HuggingFaceBgeEmbedding
-from bge_integrations.reporting import Progress
 from bge_integrations.settings import EncoderSettings, ModelSettings, RerankerSettings
 from bge_integrations.texts import kind_of
-from bge_integrations.validation import check_text, check_texts, slices_of_pairs
 
 
 class Topic(str, Enum):

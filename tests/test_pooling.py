@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 
 from bge_integrations import BgeEncoder, BgeM3Encoder
-from bge_integrations.errors import PoolingMismatchError, SettingsError
+from bge_integrations.errors import PoolingMismatchError, PoolingWarning, SettingsError
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
 from bge_integrations.prepare import prepare
-from bge_integrations.reporting import PoolingWarning
 from bge_integrations.settings import EngineName, Pooling
 from tests.checkpoints import make_checkpoint
 from tests.checkpoints_of_pairs import make_m3

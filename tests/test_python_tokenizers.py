@@ -18,10 +18,10 @@ from bge_integrations.errors import (
     EngineNotAvailableError,
     MissingEmbeddingError,
     TruncationError,
+    TruncationWarning,
     UnsupportedModelError,
 )
 from bge_integrations.prepare import prepare
-from bge_integrations.reporting import TruncationWarning
 from bge_integrations.settings import EngineName
 from tests.adapters import assert_close
 from tests.checkpoints import make_checkpoint

@@ -30,7 +30,7 @@ OWN = {"bge_integrations", "benchmarks", "tests", "damaged_framework", "no_such_
 EXTRAS_OF = {
     "bge_integrations": (),
     "bge_integrations/backend/engines/openvino": ("openvino", "prepare"),
-    "bge_integrations/backend/telemetry.py": ("otel",),
+    "bge_integrations/backend/scheduler/telemetry.py": ("otel",),
     "bge_integrations/demo": ("langchain", "llama-index"),
     "bge_integrations/langchain": ("langchain",),
     "bge_integrations/llama_index": ("llama-index",),

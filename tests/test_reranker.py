@@ -16,6 +16,7 @@ import pytest
 
 from bge_integrations import BgeEncoder, BgeReranker, TruncationWarning
 from bge_integrations.backend.pairs import PairTokenizer, layout_of_encoder
+from bge_integrations.calls.scoring import sigmoid
 from bge_integrations.errors import (
     EncoderClosedError,
     InputTypeError,
@@ -26,7 +27,6 @@ from bge_integrations.errors import (
     UnsupportedModelError,
 )
 from bge_integrations.prepare import prepare
-from bge_integrations.scoring import sigmoid
 from bge_integrations.settings import EngineName, ModelOptions, Precision
 from tests.checkpoints import Architecture, make_checkpoint
 from tests.checkpoints_of_pairs import make_reranker, reference_scores
@@ -88,7 +88,7 @@ class TestEquality:
     def test_in_batches_of_any_size_and_in_several_slices(
         self, reranker: BgeReranker, bge_reranker_base: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("bge_integrations.calling.ITEMS_A_SLICE", 3)
+        monkeypatch.setattr("bge_integrations.calls.call.ITEMS_A_SLICE", 3)
         expected = reference_scores(bge_reranker_base, PAIRS)
         choices: tuple[ModelOptions, ...] = ({"batch_tokens": 1}, {"batch_size": 2}, {"batch_tokens": 10_000})
         for settings in choices:
@@ -220,14 +220,14 @@ class TestInput:
             reranker.score_pairs([("a", "b"), ("a", "\ud800")])
 
     def test_nan_names_the_pair(self, reranker: BgeReranker, monkeypatch: pytest.MonkeyPatch) -> None:
-        scores = reranker.backend.scores
+        scores = reranker.backend._scores
 
         def damaged(batch: Any, rows: Any) -> Any:  # noqa: ANN401
             found = scores(batch, rows)
             found[batch.lengths > 20] = np.nan
             return found
 
-        monkeypatch.setattr(reranker.backend, "scores", damaged)
+        monkeypatch.setattr(reranker.backend, "_scores", damaged)
         with pytest.raises(NonFiniteEmbeddingError, match="for pair 2 ") as caught:
             reranker.score(QUERY, ["fox", "dog", "fox " * 15, "lazy"])
         assert caught.value.index == 2

@@ -24,11 +24,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 
 from bge_integrations import BgeEncoder
-from bge_integrations.backend import telemetry
 from bge_integrations.backend.engines import TokenBatch
 from bge_integrations.backend.logs import get_logger
+from bge_integrations.backend.scheduler import telemetry
+from bge_integrations.calls.progress import warn_user
 from bge_integrations.errors import EngineFailedError, InputTypeError
-from bge_integrations.reporting import warn_user
 
 _LONG = 30.0
 TEXTS = ["fox", "dog " * 10, "cat " * 90]
@@ -162,7 +162,7 @@ def test_meters_that_raise_cost_nobody_a_vector(
     telemetry._counter.cache_clear()
     telemetry._histogram.cache_clear()
     _use_meters(monkeypatch, METERS[what]())
-    thread = encoder.backend.scheduler._lanes[0].thread
+    (thread,) = encoder.backend.scheduler.threads
 
     async def several() -> list[Any]:
         return await asyncio.gather(*(encoder.aencode_documents(TEXTS) for _ in range(3)))
@@ -170,7 +170,7 @@ def test_meters_that_raise_cost_nobody_a_vector(
     assert np.array_equal(encoder.encode_documents(TEXTS), expected)
     for found in asyncio.run(several()):
         np.testing.assert_allclose(found, expected, atol=1e-6)
-    assert encoder.backend.scheduler._lanes[0].thread is thread
+    assert encoder.backend.scheduler.threads == [thread]
     assert thread is not None
     assert thread.is_alive()
     assert encoder.stats().texts == before.texts + 4 * len(TEXTS)
@@ -341,7 +341,7 @@ class TestLogging:
             raise _Trouble
 
         handler = Raising()
-        thread = encoder.backend.scheduler._lanes[0].thread
+        (thread,) = encoder.backend.scheduler.threads
         monkeypatch.setattr(encoder.backend.engine, "submit", failing_once)
         logging.getLogger("bge_integrations").addHandler(handler)
         try:
@@ -349,13 +349,13 @@ class TestLogging:
         finally:
             logging.getLogger("bge_integrations").removeHandler(handler)
         assert handler.calls
-        assert encoder.backend.scheduler._lanes[0].thread is thread
+        assert encoder.backend.scheduler.threads == [thread]
 
     def test_a_record_names_the_line_that_wrote_it(self, caplog: pytest.LogCaptureFixture) -> None:
         telemetry._log(_Trouble())
         (record,) = caplog.records
         assert (record.name, record.funcName, Path(record.pathname).name) == (
-            "bge_integrations.backend.telemetry",
+            "bge_integrations.backend.scheduler.telemetry",
             "_log",
             "telemetry.py",
         )

@@ -14,11 +14,10 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from concurrent import futures
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
-from queue import Empty, SimpleQueue
+from queue import Empty, Queue, SimpleQueue
 from types import BuiltinFunctionType
 from typing import Any, Generic, TypeVar, cast
 
@@ -60,34 +59,19 @@ class Outcome(Generic[Result]):
         return cast("Result", self._value)
 
 
-class _PatientBox(Generic[Result]):
-    """A queue for one, where threads are greenlets: those must not wait in C, and their queues know but one thread."""
+def mailbox() -> SimpleQueue[Any] | Queue[Any]:
+    """Returns a queue into which a thread puts something in one operation of C, which no interrupt leaves half done.
 
-    def __init__(self) -> None:
-        self._content: futures.Future[Result] = futures.Future()
-
-    def put(self, content: Result) -> None:
-        self._content.set_result(content)
-
-    def empty(self) -> bool:
-        return not self._content.done()
-
-    def get(self, timeout: float | None = None) -> Result:
-        try:
-            return self._content.result(timeout)
-        except futures.TimeoutError:
-            raise Empty from None
-
-    def get_nowait(self) -> Result:
-        return self.get(0)
+    Where threads are greenlets, they must not wait in C; another class is returned then.
+    """
+    return Queue() if _threads_are_greenlets() else SimpleQueue()
 
 
 class Ticket(Generic[Result]):
     """What a caller waits with for an outcome that another thread gives, once."""
 
     def __init__(self) -> None:
-        self._box: SimpleQueue[Outcome[Result]] | _PatientBox[Outcome[Result]]
-        self._box = _PatientBox() if _threads_are_greenlets() else SimpleQueue()
+        self._box: SimpleQueue[Outcome[Result]] | Queue[Outcome[Result]] = mailbox()
         self._wake: Callable[[], object] | None = None
 
     def give(self, outcome: Outcome[Result]) -> None:
@@ -119,7 +103,7 @@ def hand_over(work: Callable[[], object]) -> None:
 
     What the main thread hands over is done in the order in which it came, and not waited for.
     """
-    if _is_interruptible():
+    if is_interruptible():
         _dispatcher().put(work)
     else:
         work()
@@ -130,7 +114,7 @@ def uninterrupted(work: Callable[[], Result]) -> Result:
 
     Interrupted, the main thread goes on at once; the work is done to its end, and its result is dropped.
     """
-    if not _is_interruptible():
+    if not is_interruptible():
         return work()
     ticket: Ticket[Result] = Ticket()
     _dispatcher().put(partial(_start_thread, partial(copy_context().run, work), ticket.give))
@@ -163,7 +147,8 @@ async def in_thread(work: Callable[[], Result], *, own: bool = False) -> Result:
     return await ticket.arrival()
 
 
-def _is_interruptible() -> bool:
+def is_interruptible() -> bool:
+    """Whether a signal handler may raise in this thread: it is the main thread."""
     if sys.is_finalizing() or _threads_are_greenlets():
         return False  # there are no other threads any more, or none that could do it while this one waits
     return threading.get_ident() == threading.main_thread().ident

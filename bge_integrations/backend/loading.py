@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations.backend.engines import Engine, TokenBatch
+from bge_integrations.backend.engines import Engine, Head, TokenBatch
 from bge_integrations.backend.forking import ForkSafeLock, native_code
 from bge_integrations.backend.heads import one_score_a_pair
 from bge_integrations.backend.interrupts import finish, uninterrupted
@@ -23,11 +23,10 @@ from bge_integrations.backend.pooling import one_row_a_text
 from bge_integrations.backend.prepared import PreparedFolder, is_prepared
 from bge_integrations.backend.questions import require_question
 from bge_integrations.backend.request import LoadRequest
-from bge_integrations.backend.scheduling import Scheduler
+from bge_integrations.backend.scheduler import Meter, Scheduler
 from bge_integrations.backend.sources import load_source
 from bge_integrations.backend.sources.client import kept
 from bge_integrations.backend.starting import Started, start, start_prepared
-from bge_integrations.backend.statistics import Meter
 from bge_integrations.backend.truncation import Share, share_of
 from bge_integrations.backend.vetting import locate_requested, pooling_is_guessed, vet
 from bge_integrations.catalogue import MODELS
@@ -149,12 +148,24 @@ class LoadedModel:
                 self._held.source = load_source(self.request, self.checkpoint, self.spec, precision)
             return kept(self._held.source.original)
 
+    @property
+    def vector_head(self) -> Head:
+        """Gives one vector a text, as `vectors`."""
+        return Head(self.vectors, self._room_for_vectors, _finite_rows)
+
+    @property
+    def score_head(self) -> Head:
+        """Gives one logit a pair, float32, shape [pairs]."""
+        return Head(self._scores, partial(np.empty, dtype=np.float32), np.isfinite)
+
     def vectors(self, batch: TokenBatch, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns one vector a text, before normalisation, shape [texts, dimension]; a `Head`."""
+        """Returns one vector a text, before normalisation, float32, shape [texts, dimension]."""
         return one_row_a_text(self.engine.rows, self.facts.pooling, batch, rows)
 
-    def scores(self, _: TokenBatch, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns one logit a pair, shape [pairs]; a `Head`."""
+    def _room_for_vectors(self, count: int) -> NDArray[np.float32]:
+        return np.empty((count, self.facts.dimension), dtype=np.float32)
+
+    def _scores(self, _: TokenBatch, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         return one_score_a_pair(self.engine.rows, self.heads, rows)
 
     def pair_layout(self, prompt: str | None) -> PairLayout:
@@ -182,6 +193,10 @@ class LoadedModel:
         if not instruction or not self.facts.pools_without_prompt:
             return 0
         return int(self.tokenizer.count([instruction])[0]) - self.tokenizer.suffix_tokens
+
+
+def _finite_rows(found: NDArray[np.float32]) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(found).all(axis=1))
 
 
 @dataclass

@@ -126,8 +126,11 @@ def _are_known(weights: Any) -> bool:  # noqa: ANN401 - transformers' LoadStateD
 
 
 def _change_nncf(is_own: Callable[[], bool]) -> TakeBack:
+    from rich.console import Console
+
     def bar(original: Callable[..., None], *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as nncf has it
-        original(*args, **{**kwargs, "disable": True} if is_own() else kwargs)
+        # Before version 14, rich ends a bar that is disabled with an empty line.
+        original(*args, **{**kwargs, "disable": True, "console": Console(quiet=True)} if is_own() else kwargs)
 
     def is_wanted(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.ERROR or not is_own()

@@ -26,7 +26,7 @@ from bge_integrations.backend.lookups import texts_with_embeddings
 from bge_integrations.backend.pooling import NAMES_OF_SETTING, cosines, one_row_a_text
 from bge_integrations.backend.prepared import PreparedFolder, PreparedModel
 from bge_integrations.backend.request import LoadRequest
-from bge_integrations.backend.scheduling import EngineSlot
+from bge_integrations.backend.scheduler import EngineSlot
 from bge_integrations.backend.sources import load_source
 from bge_integrations.backend.tokenization import TextTokenizer
 from bge_integrations.catalogue import ModelSpec
@@ -278,7 +278,7 @@ def _run_openvino(prepared: PreparedModel, request: LoadRequest) -> Started:
             EngineSlot(partial(compile_for, own), first_for(own))
             for own in share_threads(request.threads, request.copies)
         ),
-        *(EngineSlot(partial(compile_for, own), only_documents=True) for own in helpers),
+        *(EngineSlot(partial(compile_for, own), is_helper=True) for own in helpers),
     )
     return Started(slots, manifest.facts, prepared.tokenizer, prepared.heads)
 

@@ -19,7 +19,6 @@ from bge_integrations.sentence_transformers_kwargs import (
     read_loading_kwargs,
 )
 from bge_integrations.settings import EncoderSettings, Pooling, text_setting
-from bge_integrations.validation import check_text
 from bge_integrations.vectors import to_lists, to_lists_async
 
 if TYPE_CHECKING:
@@ -114,13 +113,11 @@ class HuggingFaceBgeEmbeddings(BgeModel, Embeddings):
         Raises:
             BgeError: As `bge_integrations.BgeEncoder.encode_queries`.
         """
-        check_text(text)
         vector: list[float] = self._role_encoders()[1].encode_queries([text])[0].tolist()
         return vector
 
     async def aembed_query(self, text: str) -> list[float]:
         """As `embed_query`, without blocking the event loop; cancelled, it gives up what is not computed yet."""
-        check_text(text)
         encoder = (await self._role_encoders_async())[1]
         vector: list[float] = (await encoder.aencode_queries([text]))[0].tolist()
         return vector

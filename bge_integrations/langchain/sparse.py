@@ -8,7 +8,6 @@ from bge_integrations._extras import is_installed, require_package
 from bge_integrations.backend.interrupts import in_thread
 from bge_integrations.langchain.m3 import BgeM3Model
 from bge_integrations.m3 import LexicalWeights, M3Output
-from bge_integrations.validation import check_text
 
 if TYPE_CHECKING:
     from bge_integrations.langchain.milvus import BgeMilvusSparseEmbeddings
@@ -113,12 +112,10 @@ class BgeSparseEmbeddings(BgeM3Model, SparseEmbeddings):
         Raises:
             BgeError: As `bge_integrations.BgeM3Encoder.encode_queries`.
         """
-        check_text(text)
         return _lexical(self.encoder.encode_queries([text], dense=False, colbert=False))[0]
 
     async def aquery_weights(self, text: str) -> LexicalWeights:
         """As `query_weights`, without blocking the event loop; cancelled, it gives up what is not computed yet."""
-        check_text(text)
         return _lexical(await (await self._encoder_async()).aencode_queries([text], dense=False, colbert=False))[0]
 
 

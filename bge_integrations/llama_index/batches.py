@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-from bge_integrations.reporting import Progress
-from bge_integrations.validation import check_texts
+from bge_integrations.calls.inputs import check_texts
+from bge_integrations.calls.progress import Progress
+from bge_integrations.calls.waiting import OnLoop
 
 
 class CheckedBatches:
@@ -50,7 +52,7 @@ class CheckedBatches:
     ) -> list[Any]:
         """As `get_text_embedding_batch`, without blocking the event loop."""
         base: Any = super()
-        checked = check_texts(texts, "aget_text_embedding_batch")
+        checked = await OnLoop(texts).run(partial(check_texts, texts, "aget_text_embedding_batch"))
         with _progress(checked, show_progress):
             found: list[Any] = await base.aget_text_embedding_batch(checked, **kwargs)
         return found

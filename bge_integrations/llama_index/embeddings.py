@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.bridge.pydantic import Field
 
+from bge_integrations.calls.inputs import check_text
+from bge_integrations.calls.waiting import OnLoop
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.llama_index.batches import CheckedBatches
 from bge_integrations.llama_index.cache import QueryCollections
@@ -21,7 +24,6 @@ from bge_integrations.sentence_transformers_kwargs import (
     read_loading_kwargs,
 )
 from bge_integrations.settings import EncoderSettings, Pooling, text_setting
-from bge_integrations.validation import check_text
 from bge_integrations.vectors import to_lists, to_lists_async
 
 if TYPE_CHECKING:
@@ -141,26 +143,23 @@ class HuggingFaceBgeEmbedding(BgeModel, CheckedBatches, BaseEmbedding):
     async def aget_query_embedding(self, query: str) -> Embedding:
         """As `get_query_embedding`, without blocking the event loop."""
         await self._role_encoders_async()  # beside the event loop, if they have to be made
-        vector: Embedding = await _aget_query_embedding(self._with_query_cache(), check_text(query))
+        checked = await OnLoop([query]).run(partial(check_text, query))
+        vector: Embedding = await _aget_query_embedding(self._with_query_cache(), checked)
         return vector
 
     def _get_query_embedding(self, query: str) -> Embedding:
-        check_text(query)
         vector: Embedding = self._role_encoders()[1].encode_queries([query])[0].tolist()
         return vector
 
     async def _aget_query_embedding(self, query: str) -> Embedding:
-        check_text(query)
         encoder = (await self._role_encoders_async())[1]
         vector: Embedding = (await encoder.aencode_queries([query]))[0].tolist()
         return vector
 
     def _get_text_embedding(self, text: str) -> Embedding:
-        check_text(text)
         return self._get_text_embeddings([text])[0]
 
     async def _aget_text_embedding(self, text: str) -> Embedding:
-        check_text(text)
         return (await self._aget_text_embeddings([text]))[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:

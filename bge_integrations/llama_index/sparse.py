@@ -13,7 +13,6 @@ from bge_integrations.llama_index.batches import CheckedBatches
 from bge_integrations.llama_index.m3 import BgeM3Model
 from bge_integrations.llama_index.model import DEFAULT_TEXTS_PER_CALL
 from bge_integrations.m3 import LexicalWeights, M3Output
-from bge_integrations.validation import check_text
 
 
 class BgeSparseEmbedding(BgeM3Model, CheckedBatches, BaseSparseEmbedding):
@@ -89,20 +88,16 @@ class BgeSparseEmbedding(BgeM3Model, CheckedBatches, BaseSparseEmbedding):
         return _columns(_lexical(self.encoder.encode_queries(texts, dense=False, colbert=False)))
 
     def _get_query_embedding(self, query: str) -> LexicalWeights:
-        check_text(query)
         return _lexical(self.encoder.encode_queries([query], dense=False, colbert=False))[0]
 
     async def _aget_query_embedding(self, query: str) -> LexicalWeights:
-        check_text(query)
         encoder = await self._encoder_async()
         return _lexical(await encoder.aencode_queries([query], dense=False, colbert=False))[0]
 
     def _get_text_embedding(self, text: str) -> LexicalWeights:
-        check_text(text)
         return self._get_text_embeddings([text])[0]
 
     async def _aget_text_embedding(self, text: str) -> LexicalWeights:
-        check_text(text)
         return (await self._aget_text_embeddings([text]))[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[LexicalWeights]:

@@ -1,7 +1,7 @@
 """bge-m3 in all its ways: dense vectors, lexical weights, token vectors, and scores from them."""
 
+from bge_integrations.calls.m3 import LexicalWeights, M3Output
 from bge_integrations.m3.encoder import BgeM3Encoder
-from bge_integrations.m3.encoding import LexicalWeights, M3Output
-from bge_integrations.m3.scoring import M3Weights, colbert_score, lexical_score
+from bge_integrations.m3.scores import M3Weights, colbert_score, lexical_score
 
 __all__ = ["BgeM3Encoder", "LexicalWeights", "M3Output", "M3Weights", "colbert_score", "lexical_score"]

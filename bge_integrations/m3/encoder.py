@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Unpack
 
-from bge_integrations.calling import LengthReport, are_short, call_span
-from bge_integrations.driving import Steps, run, run_async
+from bge_integrations.calls.call import Call, call_span
+from bge_integrations.calls.handle import ModelHolder
+from bge_integrations.calls.inputs import check_text, check_texts, slices_of_pairs
+from bge_integrations.calls.lengths import LengthReport
+from bge_integrations.calls.m3 import M3Output, Wanted, m3_call
+from bge_integrations.calls.progress import Progress
+from bge_integrations.calls.waiting import Blocking, OnLoop, Waiter, run_blocking
 from bge_integrations.encoder import BgeEncoder
-from bge_integrations.holder import ModelHolder
-from bge_integrations.m3.encoding import M3Call, M3Output, Wanted
-from bge_integrations.m3.scoring import M3Weights, mixed, mixed_pairs
-from bge_integrations.reporting import Progress
+from bge_integrations.instructions import Role
+from bge_integrations.m3.scores import M3Weights, mixed, mixed_pairs
 from bge_integrations.settings import EncoderSettings, ModelOptions, ModelSettings
-from bge_integrations.validation import check_text, check_texts, slices_of_pairs
 
 if TYPE_CHECKING:
     from bge_integrations.backend.loading import LoadedModel
+    from bge_integrations.backend.scheduler import Priority
 
 _PAIRS_A_SLICE = 256
 """Token vectors of as many pairs take up to 2 GB at 1024 tokens a text, and 200 MB at 100."""
 
-_Scoring = Callable[[str, dict[str, int]], Steps[NDArray[np.float32]]]
-"""Describes the work of a public method by its name, and adds to the attributes of its span."""
+_SIDES: tuple[Role, ...] = ("query", "document")
+
+_Scoring = Callable[[str, dict[str, int], Waiter], Coroutine[Any, Any, NDArray[np.float32]]]
+"""Computes what a public method returns: takes its name, the attributes of its span, and how to wait."""
 
 
 class BgeM3Encoder(ModelHolder[ModelSettings]):
@@ -89,7 +94,7 @@ class BgeM3Encoder(ModelHolder[ModelSettings]):
             NonFiniteEmbeddingError: The model gave NaN or infinity.
             EncoderClosedError: After `close()`.
         """
-        return self._call(Wanted(dense, sparse, colbert), is_query=True).run(texts, "encode_queries")
+        return self._call(Wanted(dense, sparse, colbert), "query").run(texts, "encode_queries")
 
     def encode_documents(
         self, texts: Iterable[str], *, dense: bool = True, sparse: bool = True, colbert: bool = True
@@ -108,20 +113,20 @@ class BgeM3Encoder(ModelHolder[ModelSettings]):
         Raises:
             BgeError: As `encode_queries`.
         """
-        return self._call(Wanted(dense, sparse, colbert), is_query=False).run(texts, "encode_documents")
+        return self._call(Wanted(dense, sparse, colbert), "document").run(texts, "encode_documents")
 
     async def aencode_queries(
         self, texts: Iterable[str], *, dense: bool = True, sparse: bool = True, colbert: bool = True
     ) -> M3Output:
         """As `encode_queries`, without blocking the event loop; cancelled, it gives up what has not been computed."""
-        call = await self._call_async(Wanted(dense, sparse, colbert), is_query=True)
+        call = await self._call_async(Wanted(dense, sparse, colbert), "query")
         return await call.run_async(texts, "aencode_queries")
 
     async def aencode_documents(
         self, texts: Iterable[str], *, dense: bool = True, sparse: bool = True, colbert: bool = True
     ) -> M3Output:
         """As `encode_documents`, without blocking the event loop; cancelled, it gives up what has not been computed."""
-        call = await self._call_async(Wanted(dense, sparse, colbert), is_query=False)
+        call = await self._call_async(Wanted(dense, sparse, colbert), "document")
         return await call.run_async(texts, "aencode_documents")
 
     def score(
@@ -148,7 +153,7 @@ class BgeM3Encoder(ModelHolder[ModelSettings]):
     ) -> NDArray[np.float32]:
         """As `score`, without blocking the event loop; cancelled, it gives up what has not been computed."""
         steps = partial(self._score, query, passages, M3Weights.read(weights))
-        return await self._run_async("ascore", steps, is_short=are_short([query]) and are_short(passages))
+        return await self._run_async("ascore", steps, OnLoop([query], passages))
 
     def score_pairs(
         self, pairs: Iterable[tuple[str, str]], *, weights: M3Weights | Sequence[float] | None = None
@@ -172,7 +177,7 @@ class BgeM3Encoder(ModelHolder[ModelSettings]):
     ) -> NDArray[np.float32]:
         """As `score_pairs`, without blocking the event loop; cancelled, it gives up what has not been computed."""
         steps = partial(self._score_pairs, pairs, M3Weights.read(weights))
-        return await self._run_async("ascore_pairs", steps, is_short=are_short(pairs))
+        return await self._run_async("ascore_pairs", steps, OnLoop(pairs))
 
     def dense_encoder(self) -> BgeEncoder:
         """Returns an encoder of dense vectors that uses this model."""
@@ -195,50 +200,60 @@ class BgeM3Encoder(ModelHolder[ModelSettings]):
 
     def _check_against(self, model: LoadedModel) -> None:
         super()._check_against(model)
-        for is_query in (True, False):
-            if instruction := self._instruction(model, is_query=is_query):
+        for role in _SIDES:
+            if instruction := self._instruction(model, role):
                 model.share(instruction).check(self.settings, self._limit_of(model))
 
-    def _instruction(self, model: LoadedModel, *, is_query: bool) -> str:
-        if is_query:
-            return self._resolve(model, "query", explicit=self.settings.query_instruction).prefix
-        return self._resolve(model, "document", explicit=None).prefix
+    def _instruction(self, model: LoadedModel, role: Role) -> str:
+        explicit = self.settings.query_instruction if role == "query" else None
+        return self._resolve(model, role, explicit=explicit).prefix
 
-    def _run(self, method: str, steps: _Scoring) -> NDArray[np.float32]:
+    def _run(self, method: str, scoring: _Scoring) -> NDArray[np.float32]:
         self._loaded()
         with call_span(method, self.settings) as attributes:
-            return run(steps(method, attributes))
+            return run_blocking(scoring(method, attributes, Blocking()))
 
-    async def _run_async(self, method: str, steps: _Scoring, *, is_short: bool) -> NDArray[np.float32]:
+    async def _run_async(self, method: str, scoring: _Scoring, waiter: Waiter) -> NDArray[np.float32]:
         await self._ready()
         with call_span(method, self.settings) as attributes:
-            return await run_async(steps(method, attributes), is_short=is_short)
+            return await scoring(method, attributes, waiter)
 
-    def _score(
-        self, query: str, passages: Iterable[str], shares: M3Weights, method: str, attributes: dict[str, int]
-    ) -> Steps[NDArray[np.float32]]:
-        queries, documents = yield lambda: ([check_text(query, 0, "Query")], check_texts(passages, method))
+    async def _score(
+        self,
+        query: str,
+        passages: Iterable[str],
+        shares: M3Weights,
+        method: str,
+        attributes: dict[str, int],
+        waiter: Waiter,
+    ) -> NDArray[np.float32]:
+        asked = await waiter.run(partial(check_text, query, 0, "Query"))
+        documents = await waiter.run(partial(check_texts, passages, method))
         whole = self._report()
-        call = partial(self._call, shares.wanted, is_urgent=True, whole=whole)
-        found = yield from call(is_query=True, item="query").steps(queries, method, attributes)
-        others = yield from call(is_query=False, item="passage").steps(documents, method, attributes)
+        call = partial(self._call, shares.wanted, priority="interactive", whole=whole)
+        found = await call("query", item="query").compute([asked], method, attributes, waiter)
+        others = await call("document", item="passage").compute(documents, method, attributes, waiter)
         whole.warn()
-        scores: NDArray[np.float32] = yield lambda: mixed(shares, found, others)
-        return scores
+        return await waiter.run(partial(mixed, shares, found, others))
 
-    def _score_pairs(
-        self, pairs: Iterable[tuple[str, str]], shares: M3Weights, method: str, attributes: dict[str, int]
-    ) -> Steps[NDArray[np.float32]]:
-        count, slices = yield lambda: slices_of_pairs(pairs, method, _PAIRS_A_SLICE)
+    async def _score_pairs(
+        self,
+        pairs: Iterable[tuple[str, str]],
+        shares: M3Weights,
+        method: str,
+        attributes: dict[str, int],
+        waiter: Waiter,
+    ) -> NDArray[np.float32]:
+        count, slices = await waiter.run(partial(slices_of_pairs, pairs, method, _PAIRS_A_SLICE))
         whole, start, scores = self._report(), 0, [np.empty(0, dtype=np.float32)]
         with Progress(count, shown=self.settings.show_progress, unit="pair") as progress:
-            while (part := (yield lambda: next(slices, None))) is not None:
+            while (part := await waiter.run(partial(next, slices, None))) is not None:
                 before = whole.tokens
-                call = partial(self._call, shares.wanted, is_urgent=False, first=start, whole=whole)
+                call = partial(self._call, shares.wanted, priority="bulk", first=start, whole=whole)
                 queries, passages = ([pair[side] for pair in part] for side in (0, 1))
-                found = yield from call(is_query=True, item="query of pair").steps(queries, method, attributes)
-                others = yield from call(is_query=False, item="passage of pair").steps(passages, method, attributes)
-                scores.append((yield partial(mixed_pairs, shares, found, others)))
+                found = await call("query", item="query of pair").compute(queries, method, attributes, waiter)
+                others = await call("document", item="passage of pair").compute(passages, method, attributes, waiter)
+                scores.append(await waiter.run(partial(mixed_pairs, shares, found, others)))
                 progress.add(len(part), whole.tokens - before)
                 start += len(part)
         whole.warn()
@@ -248,20 +263,20 @@ class BgeM3Encoder(ModelHolder[ModelSettings]):
         """Returns what counts the texts of a call that is made of several."""
         return LengthReport(self.max_length, self.settings.on_truncation, "text")
 
-    async def _call_async(self, wanted: Wanted, *, is_query: bool) -> M3Call:
+    async def _call_async(self, wanted: Wanted, role: Role) -> Call[str, M3Output]:
         await self._ready()
-        return self._call(wanted, is_query=is_query)
+        return self._call(wanted, role)
 
     def _call(
         self,
         wanted: Wanted,
+        role: Role,
         *,
-        is_query: bool,
-        is_urgent: bool | None = None,
+        priority: Priority | None = None,
         item: str = "text",
         first: int = 0,
         whole: LengthReport | None = None,
-    ) -> M3Call:
-        instruction = self._instruction(self._loaded(), is_query=is_query)
-        terms = self._terms(is_urgent=is_query if is_urgent is None else is_urgent)
-        return M3Call(dataclasses.replace(terms, item=item, first=first, whole=whole), wanted, instruction)
+    ) -> Call[str, M3Output]:
+        instruction = self._instruction(self._loaded(), role)
+        terms = self._terms(priority or ("interactive" if role == "query" else "bulk"))
+        return m3_call(dataclasses.replace(terms, item=item, first=first, whole=whole), wanted, instruction)

@@ -65,6 +65,11 @@ class TokenBatch:
         return marks
 
     @property
+    def size(self) -> int:
+        """Tokens, padding included."""
+        return len(self.lengths) * int(self.lengths.max())
+
+    @property
     def prompt_lengths(self) -> NDArray[np.int64]:
         """Leading tokens of each text that pooling leaves out, shape [texts]. At least one token of each is left.
 
@@ -108,8 +113,19 @@ class TokenBatch:
         return padded
 
 
-Head = Callable[[TokenBatch, NDArray[np.float32]], NDArray[Any]]
-"""Turns a batch and its rows into one result a text: an array whose first axis is the texts."""
+@dataclass(frozen=True)
+class Head:
+    """What a model makes of an engine's rows, one result a text.
+
+    Attributes:
+        apply: Computes the results of a batch from its rows: an array whose first axis is the texts.
+        empty: Returns an array with room for the results of so many texts.
+        is_finite: Marks the results without NaN and infinity, shape [texts].
+    """
+
+    apply: Callable[[TokenBatch, NDArray[np.float32]], NDArray[Any]]
+    empty: Callable[[int], NDArray[Any]]
+    is_finite: Callable[[NDArray[Any]], NDArray[np.bool_]]
 
 
 class PendingRows(Protocol):

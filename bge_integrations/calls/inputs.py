@@ -6,12 +6,15 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, MappingView, Set
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from bge_integrations.errors import InputTypeError, InputValueError
 from bge_integrations.texts import about_surrogate, is_text, kind_of, lone_surrogate, plain, shortened
 
 Item = TypeVar("Item", str, tuple[str, str])
+
+FEW_TEXTS = 32
+_FEW_CHARACTERS = 16384  # tokenised in a few milliseconds
 
 # Where tables have their labels: those of pandas, polars, PyArrow, Spark; of datasets; and all that are like mappings.
 _NAMES_OF_LABELS = ("columns", "column_names", "keys")
@@ -164,3 +167,16 @@ def check_text(text: object, index: int = 0, what: str = "Text") -> str:
     if position is not None:
         raise InputValueError(f"{what} {index} {about_surrogate(text, position)}", index)
     return text
+
+
+def are_short(items: Iterable[Any]) -> bool:
+    """Whether these are so few and so short that their processing need not leave the event loop's thread."""
+    if not isinstance(items, (list, tuple)) or len(items) > FEW_TEXTS:
+        return False
+    return sum(_characters(item) for item in items) <= _FEW_CHARACTERS
+
+
+def _characters(item: object) -> int:
+    if is_text(item):
+        return len(plain(item))
+    return sum(len(plain(text)) for text in item if is_text(text)) if isinstance(item, (list, tuple)) else 0

@@ -10,8 +10,8 @@ from numbers import Real
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_integrations.calls.m3 import M3Output, Wanted
 from bge_integrations.errors import SettingsError
-from bge_integrations.m3.encoding import M3Output, Wanted
 
 _REMEDY = "give finite weights of at least 0, three numbers with a finite sum above 0"
 

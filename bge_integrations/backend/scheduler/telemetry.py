@@ -9,8 +9,8 @@
 | `bge.queue.duration` | s | what the texts of a batch waited for an engine, on average |
 | `bge.engine.duration` | s | what the engine took for a batch |
 
-Every call of an encoder is a span named after its method. Attributes: `bge.model`, `bge.device`, `bge.kind` ("query"
-or "document") of metrics; `bge.model`, `bge.texts`, `bge.tokens`, `bge.texts.truncated` of spans.
+Every call of an encoder is a span named after its method. Attributes: `bge.model`, `bge.device`, `bge.priority`
+("interactive" or "bulk") of metrics; `bge.model`, `bge.texts`, `bge.tokens`, `bge.texts.truncated` of spans.
 
 What the application plugs into OpenTelemetry (views, exemplar filters, samplers, span processors) runs inside these
 functions. An error that it raises costs no result: it is logged, the first one of a process with its traceback.

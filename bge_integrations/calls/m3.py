@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bge_integrations.backend.engines import Head, TokenBatch
+from bge_integrations.backend.facts import ModelFacts
 from bge_integrations.backend.heads import M3Row, m3_rows, unit_rows
-from bge_integrations.backend.tokenization import TokenizedTexts
-from bge_integrations.backend.truncation import Share, tokenize_within
-from bge_integrations.calling import Call, CallTerms, Slice
+from bge_integrations.backend.truncation import tokenize_within
+from bge_integrations.calls.call import Call, Terms
+from bge_integrations.calls.inputs import slices_of_texts
+from bge_integrations.calls.lengths import Slice
 from bge_integrations.errors import SettingsError
-from bge_integrations.validation import slices_of_texts
+
+if TYPE_CHECKING:
+    from bge_integrations.backend.loading import LoadedModel
 
 LexicalWeights = dict[int, float]
 """Weights above 0 by token id."""
@@ -50,73 +56,68 @@ class Wanted:
             raise SettingsError("dense, sparse and colbert are all False, which leaves nothing to compute.")
 
 
-class M3Call(Call[str, M3Output]):
-    """Encodes the texts of one call."""
+def m3_call(terms: Terms, wanted: Wanted, instruction: str) -> Call[str, M3Output]:
+    """Describes a call that encodes texts.
 
-    def __init__(self, terms: CallTerms, wanted: Wanted, instruction: str) -> None:
-        """Takes what was decided before the texts are looked at.
+    Args:
+        terms: As for every call.
+        wanted: Which outputs are asked for.
+        instruction: Text before each text.
+    """
+    model = terms.model
+    return Call(
+        terms=terms,
+        cut=slices_of_texts,
+        tokenize=partial(tokenize_within, model.tokenizer, instruction, suffix="", max_length=terms.max_length),
+        output=partial(M3Rows, model.facts, wanted),
+        head=Head(partial(_rows_of, model, wanted), _room, _are_finite),
+        share=model.share(instruction),
+        prompt_length=model.prompt_length(instruction),
+    )
+
+
+def _rows_of(model: LoadedModel, wanted: Wanted, batch: TokenBatch, rows: NDArray[np.float32]) -> NDArray[np.object_]:
+    pooled = model.vectors(batch, rows)
+    return m3_rows(model.heads, batch, rows, pooled, sparse=wanted.sparse, colbert=wanted.colbert)
+
+
+def _room(count: int) -> NDArray[np.object_]:
+    return np.empty(count, dtype=object)
+
+
+def _are_finite(found: NDArray[np.object_]) -> NDArray[np.bool_]:
+    return np.array([row.is_finite for row in found], dtype=bool)
+
+
+class M3Rows:
+    """What a call has computed of its texts."""
+
+    def __init__(self, facts: ModelFacts, wanted: Wanted, _: int | None) -> None:
+        """Makes an empty one.
 
         Args:
-            terms: As for every call.
+            facts: Of the model.
             wanted: Which outputs are asked for.
-            instruction: Text before each text.
         """
-        super().__init__(terms)
         self._wanted = wanted
-        self._instruction = instruction
-        self._dense = [np.empty((0, terms.model.facts.dimension), dtype=np.float32)]
+        self._unweighted = frozenset(facts.unweighted_ids)
+        self._dense = [np.empty((0, facts.dimension), dtype=np.float32)]
         self._sparse: list[LexicalWeights] = []
         self._colbert: list[NDArray[np.float32]] = []
 
-    def _slices(self, items: Iterable[str], method: str, size: int) -> tuple[int | None, Iterator[list[str]]]:
-        return slices_of_texts(items, method, size)
-
-    def _tokenize(self, items: Sequence[str]) -> TokenizedTexts:
-        return tokenize_within(self.model.tokenizer, self._instruction, items, "", self._max_length)
-
-    @property
-    def _share(self) -> Share:
-        return self.model.share(self._instruction)
-
-    @property
-    def _prompt_length(self) -> int:
-        return self.model.prompt_length(self._instruction)
-
-    def _start(self, count: int | None) -> None:
-        pass
-
-    def _room(self, count: int) -> NDArray[np.generic]:
-        return np.empty(count, dtype=object)
-
-    @property
-    def _head(self) -> Head:
-        return self._rows
-
-    def _rows(self, batch: TokenBatch, rows: NDArray[np.float32]) -> NDArray[np.object_]:
-        return m3_rows(
-            self.model.heads,
-            batch,
-            rows,
-            self.model.vectors(batch, rows),
-            sparse=self._wanted.sparse,
-            colbert=self._wanted.colbert,
-        )
-
-    def _is_finite(self, found: NDArray[np.object_]) -> NDArray[np.bool_]:
-        return np.array([row.is_finite for row in found], dtype=bool)
-
-    def _keep(self, part: Slice[str], found: NDArray[np.object_]) -> None:
+    def add(self, part: Slice[str], found: NDArray[np.object_]) -> None:
+        """See `Output.add`."""
         rows: list[M3Row] = list(found)
         if self._wanted.dense:
             self._dense.append(unit_rows(np.stack([row.dense for row in rows]))[part.inverse])
         if self._wanted.sparse:
-            unweighted = frozenset(self.model.facts.unweighted_ids)
-            weights = [_lexical(row, unweighted) for row in rows]
+            weights = [_lexical(row, self._unweighted) for row in rows]
             self._sparse += [dict(weights[place]) for place in part.inverse]
         if self._wanted.colbert:
             self._colbert += _own_arrays(rows, part.inverse.tolist())
 
-    def _finished(self) -> M3Output:
+    def value(self) -> M3Output:
+        """See `Output.value`."""
         return M3Output(
             np.concatenate(self._dense) if self._wanted.dense else None,
             self._sparse if self._wanted.sparse else None,

@@ -11,16 +11,16 @@ from bge_integrations.backend import sharing
 from bge_integrations.backend.cpu import set_torch_threads
 from bge_integrations.backend.forking import notice_fork
 from bge_integrations.backend.interrupts import in_thread, uninterrupted
-from bge_integrations.calling import CallTerms
-from bge_integrations.errors import EncoderClosedError, SettingsError
+from bge_integrations.calls.call import Terms
+from bge_integrations.calls.progress import warn_user
+from bge_integrations.errors import EncoderClosedError, PoolingWarning, SettingsError
 from bge_integrations.instructions import Instruction, Role, resolve_instruction
-from bge_integrations.reporting import PoolingWarning, warn_user
 from bge_integrations.settings import Example, ModelSettings
 
 if TYPE_CHECKING:
     from bge_integrations.backend.loading import LoadedModel
     from bge_integrations.backend.purpose import Purpose
-    from bge_integrations.backend.statistics import Statistics
+    from bge_integrations.backend.scheduler import Priority, Statistics
 
 Settings = TypeVar("Settings", bound=ModelSettings)
 
@@ -105,9 +105,9 @@ class ModelHolder(Generic[Settings]):
         """Pickles and copies the settings; the model is loaded, or joined, at the first use."""
         return _restore, (type(self), self.settings)
 
-    def _terms(self, *, is_urgent: bool) -> CallTerms:
+    def _terms(self, priority: Priority) -> Terms:
         """Returns the terms of a call."""
-        return CallTerms(model=self._loaded(), settings=self.settings, max_length=self.max_length, is_urgent=is_urgent)
+        return Terms(model=self._loaded(), settings=self.settings, max_length=self.max_length, priority=priority)
 
     def _loaded(self) -> LoadedModel:
         notice_fork()

@@ -21,14 +21,6 @@ logger = get_logger(__name__)
 _INNER_MODULES = ("bge_integrations", "langchain_core", "llama_index", "llama_index_instrumentation", "wrapt")
 
 
-class TruncationWarning(UserWarning):
-    """Some texts of a call were longer than the model reads, and were cut."""
-
-
-class PoolingWarning(UserWarning):
-    """Nothing says how a model makes a vector of its hidden states, so that the mean of all tokens is taken."""
-
-
 class Progress:
     """A bar that counts texts and shows tokens per second; nothing at all if it is not wanted.
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from bge_integrations.backend import telemetry
 from bge_integrations.backend.forking import ForkSafeLock
+from bge_integrations.backend.scheduler import telemetry
+from bge_integrations.backend.scheduler.job import Priority
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +59,14 @@ class Meter:
         """Returns what was counted so far."""
         return self._counted
 
-    def add(self, *, kind: str | None = None, **amounts: float) -> None:
+    def add(self, *, priority: Priority | None = None, **amounts: float) -> None:
         """Counts something.
 
         Args:
-            kind: "query" or "document", where it is known.
+            priority: Of the texts, where all have the same.
             **amounts: By the names of fields of `Statistics`.
         """
         with self._lock:
             now = {name: getattr(self._counted, name) + amount for name, amount in amounts.items()}
             self._counted = dataclasses.replace(self._counted, **now)
-        telemetry.record(amounts, {**self._attributes, "bge.kind": kind} if kind else self._attributes)
+        telemetry.record(amounts, {**self._attributes, "bge.priority": priority} if priority else self._attributes)

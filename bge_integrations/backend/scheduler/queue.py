@@ -1,0 +1,91 @@
+"""The jobs that wait for an engine, in their order. Knows nothing of threads and engines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_integrations.backend.scheduler.job import PRIORITIES, Batch, Job, Priority
+
+
+class Queue:
+    """Jobs in the order in which they came, each priority by itself. For one thread at a time."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[Priority, dict[Job, None]] = {priority: {} for priority in PRIORITIES}
+        self.bulk_tokens = 0
+        """Tokens of bulk jobs that wait."""
+        self.interactive_batches = 0
+        """Batches of interactive jobs taken since the last bulk one."""
+
+    def has(self, priority: Priority) -> bool:
+        """Whether any job of a priority waits."""
+        return bool(self._jobs[priority])
+
+    def jobs(self, priority: Priority) -> int:
+        """Returns how many jobs of a priority wait."""
+        return len(self._jobs[priority])
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits."""
+        return not any(self._jobs.values())
+
+    def add(self, job: Job) -> None:
+        """Puts a job at the end."""
+        self._jobs[job.priority][job] = None
+        if job.priority == "bulk":
+            self.bulk_tokens += job.waiting_tokens
+
+    def remove(self, job: Job) -> None:
+        """Takes a job out, if it still waits."""
+        if self._jobs[job.priority].pop(job, job) is None and job.priority == "bulk":
+            self.bulk_tokens -= job.waiting_tokens
+
+    def clear(self) -> list[Job]:
+        """Takes everything out."""
+        jobs = [job for waiting in self._jobs.values() for job in waiting]
+        for waiting in self._jobs.values():
+            waiting.clear()
+        self.bulk_tokens = 0
+        return jobs
+
+    def take(self, priority: Priority, budget: Callable[[Job], int]) -> Batch:
+        """Takes texts of the first job of a priority, and of those behind it, as many as fit together.
+
+        Args:
+            priority: One of which a job waits.
+            budget: Gives the tokens, padding included, that a batch with texts of a job may have.
+
+        Returns:
+            The batch; of at least one text, also where the budget is smaller.
+        """
+        self.interactive_batches = self.interactive_batches + 1 if priority == "interactive" else 0
+        waiting = self._jobs[priority]
+        parts: list[tuple[Job, NDArray[np.int64]]] = []
+        head = next(iter(waiting))
+        count = longest = 0
+        while waiting:
+            job = next(iter(waiting))
+            if not job.may_run_with(head):
+                break
+            longest = max(longest, job.next_length)
+            room = min(budget(job) // longest, job.max_texts or sys.maxsize) - count
+            if room < 1 and parts:
+                break
+            positions = self._take(job, max(room, 1))
+            parts.append((job, positions))
+            count += len(positions)
+        return Batch(parts)
+
+    def _take(self, job: Job, count: int) -> NDArray[np.int64]:
+        before = job.waiting_tokens
+        positions = job.take(count)
+        if job.priority == "bulk":
+            self.bulk_tokens -= before - job.waiting_tokens
+        if not job.waiting_texts:
+            del self._jobs[job.priority][job]
+        return positions

@@ -1,0 +1,88 @@
+"""One call of an encoder: texts in, vectors out."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_integrations.backend.heads import unit_rows
+from bge_integrations.backend.truncation import tokenize_within
+from bge_integrations.calls.call import Call, Terms
+from bge_integrations.calls.inputs import slices_of_texts
+from bge_integrations.calls.lengths import Slice
+from bge_integrations.instructions import Instruction
+
+_FIRST_ROWS = 1024
+
+
+def embedding_call(
+    terms: Terms, instruction: Instruction, *, dimension: int, normalizes: bool
+) -> Call[str, NDArray[np.float32]]:
+    """Describes a call that encodes texts.
+
+    Args:
+        terms: As for every call.
+        instruction: What goes around each text.
+        dimension: Length of the vectors.
+        normalizes: Whether they get unit length.
+    """
+    model = terms.model
+    return Call(
+        terms=terms,
+        cut=slices_of_texts,
+        tokenize=partial(
+            tokenize_within,
+            model.tokenizer,
+            instruction.prefix,
+            suffix=instruction.suffix,
+            max_length=terms.max_length,
+        ),
+        output=partial(Vectors, dimension, normalizes),
+        head=model.vector_head,
+        share=model.share(instruction.prefix, instruction.suffix),
+        prompt_length=model.prompt_length(instruction.prefix),
+    )
+
+
+class Vectors:
+    """The vectors of a call, in one array, which grows where it is not known how many there will be."""
+
+    def __init__(self, dimension: int, normalizes: bool, count: int | None) -> None:
+        """Makes room.
+
+        Args:
+            dimension: Length of the vectors.
+            normalizes: Whether they get unit length.
+            count: How many there will be; `None` if that is not known.
+        """
+        self._normalizes = normalizes
+        self._grows = count is None
+        self._rows = np.empty((_FIRST_ROWS if count is None else count, dimension), dtype=np.float32)
+        self._used = 0
+
+    def add(self, part: Slice[str], found: NDArray[np.float32]) -> None:
+        """See `Output.add`."""
+        target = self._next(part.count)
+        kept = found[:, : self._rows.shape[1]]
+        if self._normalizes:
+            kept = unit_rows(kept)
+        if part.is_distinct:
+            target[:] = kept
+        else:
+            np.take(kept, part.inverse, axis=0, out=target)
+
+    def value(self) -> NDArray[np.float32]:
+        """Returns them, shape [texts, dimension]."""
+        if self._used < len(self._rows):
+            self._rows.resize((self._used, self._rows.shape[1]), refcheck=False)
+        return self._rows
+
+    def _next(self, count: int) -> NDArray[np.float32]:
+        """Returns as many rows as asked for that are not used yet."""
+        start, self._used = self._used, self._used + count
+        if self._grows and self._used > len(self._rows):
+            # Moves the memory instead of copying it, where the system can. Nobody else holds a view by now.
+            self._rows.resize((max(self._used, 2 * len(self._rows)), self._rows.shape[1]), refcheck=False)
+        return self._rows[start : self._used]

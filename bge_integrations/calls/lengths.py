@@ -1,0 +1,135 @@
+"""The slices of a call, and what is to be said of the lengths of their texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_integrations.backend.tokenization import TokenizedTexts
+from bge_integrations.calls.progress import warn_user
+from bge_integrations.errors import TruncationError, TruncationWarning
+from bge_integrations.settings import OnTruncation
+
+Item = TypeVar("Item", str, tuple[str, str])
+
+
+class Slice(Generic[Item]):
+    """Some items of a call, tokenised, each distinct one once.
+
+    Attributes:
+        start: The index of its first item in the call.
+        count: Its items.
+        inverse: For each item, which of the distinct ones it is, int64, shape [items].
+        is_distinct: Whether no item is in it twice.
+        tokens: Of the distinct items.
+        cut: Items that were cut.
+    """
+
+    def __init__(self, start: int, items: Sequence[Item], tokenize: Callable[[list[Item]], TokenizedTexts]) -> None:
+        places: dict[Item, int] = {}
+        indices = (places.setdefault(item, len(places)) for item in items)
+        self.start = start
+        self.inverse = np.fromiter(indices, np.int64, len(items))
+        self.count = len(items)
+        self.is_distinct = len(places) == len(items)
+        self.tokens = tokenize(list(places))
+        self.cut = 0
+
+    @property
+    def repeats(self) -> NDArray[np.int64]:
+        """How often each distinct item is in it, shape [distinct items]."""
+        counts: NDArray[np.int64] = np.bincount(self.inverse)
+        return counts
+
+    def first_index(self, positions: NDArray[np.int64]) -> int:
+        """Returns the first item of the call that is at one of these positions among the distinct ones."""
+        return self.start + int(np.flatnonzero(np.isin(self.inverse, positions))[0])
+
+
+class LengthReport:
+    """Counts items and tokens, and notes which items were cut.
+
+    Attributes:
+        items: The items.
+        tokens: Their tokens, after they were cut.
+        cut: The items that were cut.
+    """
+
+    def __init__(self, limit: int, on_truncation: OnTruncation, item: str, instruction_tokens: int = 0) -> None:
+        """Starts to count.
+
+        Args:
+            limit: Tokens per item.
+            on_truncation: What happens to longer ones.
+            item: What is counted, in words.
+            instruction_tokens: Tokens that the instruction takes of each item.
+        """
+        self._limit = limit
+        self._instruction_tokens = instruction_tokens
+        self._on_truncation = on_truncation
+        self._item = item
+        self.items = 0
+        self.tokens = 0
+        self.cut = 0
+        self._longest = (0, 0, item)  # tokens, index negated, what it is
+
+    def add(self, part: Slice[Any]) -> int:
+        """Counts a slice, and returns how many of its items were cut.
+
+        Raises:
+            TruncationError: An item over the limit, if that is how it was asked for.
+        """
+        lengths = part.tokens.full_lengths[part.inverse]
+        cut = np.flatnonzero(lengths > self._limit)
+        if len(cut) and self._on_truncation == "error":
+            first = int(cut[0])
+            raise TruncationError(
+                f"{self._item.capitalize()} {part.start + first} has {lengths[first]} tokens, the limit is "
+                f"{self._limit}{self._about_instruction()}; {self._remedy('split it')}, or set on_truncation='warn'.",
+                part.start + first,
+            )
+        longest = int(np.argmax(lengths))
+        self._longest = max(self._longest, (int(lengths[longest]), -(part.start + longest), self._item))
+        self.cut += len(cut)
+        self.items += len(lengths)
+        self.tokens += int(part.tokens.lengths[part.inverse].sum())
+        return len(cut)
+
+    def include(self, part: LengthReport) -> None:
+        """Counts what the report of a part has counted."""
+        if part._longest > self._longest:
+            self._longest, self._instruction_tokens = part._longest, part._instruction_tokens
+        self.cut += part.cut
+        self.items += part.items
+        self.tokens += part.tokens
+
+    def add_to(self, attributes: dict[str, int]) -> None:
+        """Adds the counts to a span's attributes."""
+        for name, count in (("texts", self.items), ("tokens", self.tokens), ("texts.truncated", self.cut)):
+            attributes[f"bge.{name}"] = attributes.get(f"bge.{name}", 0) + count
+
+    def warn(self) -> None:
+        """Tells the user, if anything was cut and nothing else is asked for."""
+        if not self.cut or self._on_truncation != "warn":
+            return
+        tokens, index, item = self._longest
+        warn_user(
+            f"{self.cut} of {self.items} {self._item}s were cut: the longest, {item} {-index}, has {tokens} "
+            f"tokens, the limit is {self._limit}{self._about_instruction()}. "
+            f"{self._remedy('Split long texts before encoding')}, or set on_truncation='ignore'.",
+            TruncationWarning,
+        )
+
+    def _about_instruction(self) -> str:
+        if not self._instruction_tokens:
+            return ""
+        return f", and the instruction takes {self._instruction_tokens} of the {self._limit} tokens"
+
+    def _remedy(self, usual: str) -> str:
+        """Returns what helps: a shorter text does not where the instruction takes most of the room."""
+        if 2 * self._instruction_tokens < self._limit:
+            return usual
+        return f"{'Give' if usual[0].isupper() else 'give'} a shorter instruction or a larger max_length"
