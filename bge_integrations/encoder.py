@@ -160,6 +160,7 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
     def _start(self, settings: EncoderSettings) -> None:
         super()._start(settings)
         self._ruler: ChunkRuler | None = None
+        self._calls: dict[Role, Call[str, NDArray[np.float32]]] = {}
 
     def encode_queries(self, texts: Iterable[str]) -> NDArray[np.float32]:
         """Encodes short queries that are to find longer passages, each with the query instruction.
@@ -351,6 +352,7 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
         """Lets go of the model, whose memory is free once nobody else holds it. May be called twice."""
         super().close()
         self._ruler = None
+        self._calls = {}
 
     def _check_against(self, model: LoadedModel) -> None:
         """Refuses settings that this model can't honour."""
@@ -385,9 +387,12 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
         return await self._call(role).run_async(texts, method)
 
     def _call(self, role: Role) -> Call[str, NDArray[np.float32]]:
-        return embedding_call(
-            self._terms("interactive" if role == "query" else "bulk"),
-            self.instruction(role),
-            dimension=self.dimension,
-            normalizes=self.normalizes,
-        )
+        call, model = self._calls.get(role), self._loaded()
+        if call is None or call.terms.model is not model:
+            call = self._calls[role] = embedding_call(
+                self._terms("interactive" if role == "query" else "bulk"),
+                self._instruction(model, role),
+                dimension=self.dimension,
+                normalizes=self.normalizes,
+            )
+        return call

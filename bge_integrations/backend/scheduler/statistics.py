@@ -53,11 +53,12 @@ class Meter:
         """
         self._attributes = {"bge.model": model, "bge.device": device}
         self._lock = ForkSafeLock()
-        self._counted = Statistics()
+        self._counted: dict[str, float] = dataclasses.asdict(Statistics())
 
     def read(self) -> Statistics:
         """Returns what was counted so far."""
-        return self._counted
+        with self._lock:
+            return Statistics(**self._counted)  # type: ignore[arg-type]  # counts of texts stay whole numbers
 
     def add(self, *, priority: Priority | None = None, **amounts: float) -> None:
         """Counts something.
@@ -67,6 +68,6 @@ class Meter:
             **amounts: By the names of fields of `Statistics`.
         """
         with self._lock:
-            now = {name: getattr(self._counted, name) + amount for name, amount in amounts.items()}
-            self._counted = dataclasses.replace(self._counted, **now)
+            for name, amount in amounts.items():
+                self._counted[name] += amount
         telemetry.record(amounts, {**self._attributes, "bge.priority": priority} if priority else self._attributes)

@@ -113,8 +113,9 @@ class OpenVinoEngine:
         with memory_errors():
             inputs = graph_inputs(batch, self._shape)
             with self._turn, native_code():
-                self._request.start_async(inputs, share_inputs=True)
-                self._request.wait()
+                for name, array in inputs.items():
+                    self._request.set_tensor(name, ov.Tensor(array, shared_memory=True))
+                self._request.infer(share_outputs=True)
                 rows: NDArray[np.float32] = self._request.get_output_tensor().data
                 # The output belongs to the request, which computes the next batch into it.
                 return Computed(rows[batch.is_token] if self.rows == "tokens" else rows.copy())
