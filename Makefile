@@ -8,7 +8,7 @@ OLDEST := .venv-oldest
 UV := $(OLDEST)/bin/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest check format notebooks bench clean
+.PHONY: help demo test test-all test-oldest check format notebooks bench clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -18,7 +18,10 @@ demo: $(STAMP) ## Search Python's docstrings through LangChain and LlamaIndex, m
 	@echo "one: $(VENV)/bin/bge demo --limit 500"
 	$(VENV)/bin/bge demo
 
-test: $(STAMP) ## Run every test
+test: $(STAMP) ## Run the tests, in some minutes
+	$(PY) -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-all: $(STAMP) ## Run every test, also the slow ones
 	$(PY) -m pytest -n 2 --dist loadfile
 
 # Takes the oldest of what is declared, and the newest of what that needs in turn. torch stays as it is tested. Files are

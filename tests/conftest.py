@@ -42,12 +42,18 @@ def _holds_a_set(values: object) -> bool:
     return isinstance(values, (set, frozenset))  # views of a dictionary have its order
 
 
+_SLOW_FIXTURES = {"labelled_run", "quick_run"}
+"""Whole runs of the demo and the benchmarks; the tests that look at them are slow."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before those that were not asked for are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leaves out the tests that need a GPU where there is none."""
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    """Marks slow tests, and leaves out those that need a GPU where there is none."""
+    for item in items:
+        if _SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
 def pytest_collection_finish() -> None:

@@ -216,6 +216,7 @@ def test_help_is_whole(command: str, columns: int, monkeypatch: pytest.MonkeyPat
             assert set(parameter.opts) <= {word.rstrip(",") for word in words}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "place"),
     [(["prepare", "-o", "made"], "MODEL"), (["bench"], "MODEL"), (["demo", "--model"], "--model")],
@@ -282,6 +283,7 @@ class TestPrepare:
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_bench_compares_what_runs_here_and_recommends(bge_small_en: Path) -> None:
     run = bge("bench", str(bge_small_en), "--seconds", "2", "--json")
     assert run.returncode == 0, run.stderr

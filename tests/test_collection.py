@@ -29,6 +29,7 @@ def _collected(files: Iterable[str], seed: int) -> list[str]:
     return [line for line in done.stdout.splitlines() if "::" in line]
 
 
+@pytest.mark.slow
 def test_the_order_does_not_depend_on_the_hash_seed(request: pytest.FixtureRequest) -> None:
     here = [item.nodeid for item in request.session.items]  # all tests, unless only some were asked for
     files = dict.fromkeys(test.split("::")[0] for test in here)

@@ -59,6 +59,7 @@ class TestEncoders:
         with ThreadPoolExecutor(32) as pool:
             list(pool.map(work, range(32)))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("engine", ["openvino", "torch"])
     def test_many_threads_get_it_for_as_long_as_one_likes(self, bge_small_en: Path, engine: EngineName) -> None:
         """Runs for `BGE_SOAK_SECONDS`, 2 where that is not set."""
@@ -189,6 +190,7 @@ class TestEncoders:
         assert threading.active_count() <= count
         assert {thread.name for thread in threading.enumerate() if thread.name == "bge-engine"} <= before
 
+    @pytest.mark.slow
     def test_two_thousand_that_come_and_go_leave_nothing_behind(self, encoder: BgeEncoder) -> None:
         def come_and_go(times: int) -> None:
             for number in range(times):

@@ -95,6 +95,7 @@ if __name__ == "__main__":
             "sentence-transformers",
         )
 
+    @pytest.mark.slow
     def test_in_the_middle_of_work(self, bge_small_en: Path) -> None:
         self._run(
             bge_small_en,
@@ -108,6 +109,7 @@ if __name__ == "__main__":
             "torch",  # OpenVINO below
         )
 
+    @pytest.mark.slow
     def test_while_other_threads_load(self, bge_small_en: Path) -> None:
         self._run(
             bge_small_en,
@@ -141,6 +143,7 @@ if __name__ == "__main__":
             "openvino",
         )
 
+    @pytest.mark.slow
     def test_several_children_side_by_side_and_a_grandchild(self, bge_small_en: Path) -> None:
         self._run(
             bge_small_en,
@@ -161,6 +164,7 @@ if __name__ == "__main__":
             "openvino",
         )
 
+    @pytest.mark.slow
     def test_in_the_workers_of_a_data_loader(self, bge_small_en: Path) -> None:
         self._run(
             bge_small_en,
@@ -255,6 +259,7 @@ if __name__ == "__main__":
             "openvino",
         )
 
+    @pytest.mark.slow
     def test_a_pool_of_them_while_other_threads_compute(self, bge_small_en: Path) -> None:
         self._run(
             bge_small_en,

@@ -21,6 +21,7 @@ MACHINE_PATH = re.compile(r"/(?:home|root|work|tmp|Users|var/folders)/|site-pack
 every_notebook = pytest.mark.parametrize("name", sorted(PICTURES))
 
 
+@pytest.mark.slow
 @every_notebook
 def test_notebook_runs_without_a_network(name: str, tmp_path: Path) -> None:
     shutil.copy(NOTEBOOKS / f"{name}.ipynb", tmp_path)

@@ -233,6 +233,7 @@ class TestInt8:
             alone = engine.submit(type(batch_of([1]))(ids, np.array([len(ids)]))).result()
             assert cosines(padded[index : index + 1], alone)[0] > 0.999
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("quantization", ["static", "dynamic"])
     def test_many_batches_give_what_single_texts_give(self, minilm: str, tmp_path: Path, quantization: Any) -> None:  # noqa: ANN401
         texts = [f"{'The lazy fox jumps over 12 dogs. ' * (1 + index * 7 % 11)}{index}" for index in range(60)]
@@ -269,6 +270,7 @@ class TestInt8:
         with pytest.raises(SettingsError, match="was prepared for int8"):
             BgeEncoder(tmp_path / "made", precision="float32")
 
+    @pytest.mark.slow
     def test_costs_at_most_half_a_point_on_real_weights(self, minilm: str) -> None:
         """First sentences of docstrings look for the rest of theirs: labels that nobody had to write."""
         queries, documents = _questions_and_answers()

@@ -34,6 +34,7 @@ def _run(folder: Path, tmp_path: Path, names: Sequence[str], monkeypatch: pytest
     return json.loads(file.read_text())
 
 
+@pytest.mark.slow
 def test_everybody_scores_the_same(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

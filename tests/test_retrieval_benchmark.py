@@ -245,6 +245,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run_command(tmp_path_factory.mktemp("retrieval"))
 
 
+@pytest.mark.slow
 def test_bge_m3_searches_by_its_weights_and_reranks_by_its_token_vectors(tmp_path: Path) -> None:
     run = run_command(tmp_path, "--m3", "stand-in")
     searches = run.results["searches"]
