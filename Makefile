@@ -6,9 +6,12 @@ STAMP := $(VENV)/.installed
 BENCH ?= --profile standard --charts docs
 OLDEST := .venv-oldest
 UV := $(OLDEST)/bin/uv
+ifndef SEED
+SEED := $(shell $(PYTHON) -c 'import random; print(random.randrange(10000))')
+endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-oldest check format notebooks bench clean
+.PHONY: help demo test test-all test-random test-oldest check format notebooks bench clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,6 +26,10 @@ test: $(STAMP) ## Run the tests, in some minutes
 
 test-all: $(STAMP) ## Run every test, also the slow ones
 	$(PY) -m pytest -n 2 --dist loadfile
+
+test-random: $(STAMP) ## Run the tests in a random order and with a hash seed of their own; SEED=n repeats one
+	PYTHONHASHSEED=$(SEED) $(PY) -m pytest -n 2 --dist loadfile -m "not slow" -p randomly \
+		--randomly-seed=$(SEED)
 
 # Takes the oldest of what is declared, and the newest of what that needs in turn. torch stays as it is tested. Files are
 # copied, since nltk refuses those that uv would link from its cache.
@@ -47,10 +54,11 @@ test-oldest: ## Run the tests with the oldest versions that are allowed
 		$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile \
 		--ignore-glob 'tests/test_*benchmark*.py' --ignore tests/test_notebooks.py
 
-check: $(STAMP) ## Formatting, lint and types
+check: $(STAMP) ## Formatting, lint, types, and who imports whom
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
 
 format: $(STAMP) ## Format and fix what can be fixed
 	$(PY) -m ruff format .

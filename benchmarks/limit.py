@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.noise import Reference, judge
 from benchmarks.shapes import Shape
-from bge_integrations.backend.cpu import usable_threads
+from bge_integrations.backend.machine.cpu import usable_threads
 
 PRECISIONS = ("float32", "bfloat16")
 

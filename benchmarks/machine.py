@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bge_integrations.environment import describe
+from bge_integrations.cli.environment import describe
 
 _PACKAGES = (
     "FlagEmbedding",

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.contenders import BATCH, Loaded, Place
-from bge_integrations.backend.cpu import usable_threads
+from bge_integrations.backend.machine.cpu import usable_threads
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _GRAPH = "model.onnx"

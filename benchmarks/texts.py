@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.stats import percentile, token_weighted_mean
-from bge_integrations.demo.corpus import collect
+from bge_integrations.cli.demo.corpus import collect
 
 _LONGEST, _SHORTEST = 512, 8
 

@@ -5,8 +5,9 @@ Importing this package loads neither torch nor a framework; each name is importe
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bge_integrations._lazy import attach
 
 if TYPE_CHECKING:
     from bge_integrations._version import __version__
@@ -46,12 +47,4 @@ _HOMES = {
     "find_model": "catalogue",
 }
 
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"bge_integrations.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = attach(__name__, _HOMES)

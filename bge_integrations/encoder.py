@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations.backend.digests import key_of
+from bge_integrations.backend.checkpoint.digests import key_of
+from bge_integrations.backend.text.chunks import ChunkRuler
 from bge_integrations.calls.call import ITEMS_A_SLICE, Call
 from bge_integrations.calls.embedding import embedding_call
 from bge_integrations.calls.handle import ModelHolder
 from bge_integrations.calls.inputs import check_text, slices_of_texts
-from bge_integrations.chunking import ChunkRuler
+from bge_integrations.catalogue.instructions import Instruction, Role, read_role
 from bge_integrations.errors import SettingsError
-from bge_integrations.instructions import Instruction, Role, read_role
 from bge_integrations.settings import (
     EncoderSettings,
     EngineName,
@@ -32,7 +32,7 @@ from bge_integrations.settings import (
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from bge_integrations.backend.loading import LoadedModel
+    from bge_integrations.backend.loading.model import LoadedModel
 
 _NAMESPACE_FORMAT = 1
 """Of what `cache_namespace` names; another number makes every cached vector one of the past."""

@@ -9,19 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from bge_integrations.backend.checkpoint import Checkpoint
-from bge_integrations.backend.engines.selection import require_usable
-from bge_integrations.backend.output_folder import folder_to_fill, not_writable, output_folder
-from bge_integrations.backend.prepared import Manifest, Quantization, is_prepared
-from bge_integrations.backend.purpose import Purpose
-from bge_integrations.backend.request import LoadRequest
-from bge_integrations.backend.sources import load_source
-from bge_integrations.backend.vetting import locate_requested, pooling_is_guessed, vet
+from bge_integrations.backend.checkpoint.checks import locate_requested, pooling_is_guessed, vet
+from bge_integrations.backend.checkpoint.files import Checkpoint
+from bge_integrations.backend.checkpoint.manifest import is_prepared
+from bge_integrations.backend.checkpoint.request import LoadRequest
+from bge_integrations.backend.engines.choice import require_usable
+from bge_integrations.backend.prepared.folder import Manifest, Quantization
+from bge_integrations.backend.prepared.output import folder_to_fill, not_writable, output_folder
+from bge_integrations.backend.torch_models import load_source
 from bge_integrations.calls.inputs import check_texts
 from bge_integrations.calls.progress import warn_user
+from bge_integrations.catalogue.instructions import resolve_instruction
 from bge_integrations.errors import PoolingWarning, SettingsError, UnsupportedModelError
-from bge_integrations.instructions import resolve_instruction
-from bge_integrations.settings import EncoderSettings, Pooling
+from bge_integrations.settings import EncoderSettings, Pooling, Purpose
 
 PreparedPrecision = Literal["float32", "bfloat16", "int8"]
 
@@ -139,7 +139,7 @@ def _write(
     if note := pooling_is_guessed(checkpoint, request):
         warn_user(note, PoolingWarning)
 
-    from bge_integrations.backend.preparing import prepared_from
+    from bge_integrations.backend.prepared.build import prepared_from
 
     source = load_source(request, checkpoint, spec, "float32")
     if not source.has_known_encoder:

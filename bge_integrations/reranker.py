@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Unpack
 
-from bge_integrations.backend.engines import ScoringOptions
-from bge_integrations.backend.pairs import Pair, PairTokenizer
-from bge_integrations.backend.questions import require_question
+from bge_integrations.backend.checkpoint.questions import require_question
+from bge_integrations.backend.engines.interface import ScoringOptions
+from bge_integrations.backend.text.pairs import Pair, PairTokenizer
 from bge_integrations.calls.call import Call
 from bge_integrations.calls.handle import ModelHolder
 from bge_integrations.calls.inputs import check_text, check_texts
@@ -24,7 +24,7 @@ from bge_integrations.errors import SettingsError
 from bge_integrations.settings import ModelOptions, RerankerSettings
 
 if TYPE_CHECKING:
-    from bge_integrations.backend.loading import LoadedModel
+    from bge_integrations.backend.loading.model import LoadedModel
     from bge_integrations.backend.scheduler import Priority
 
 

@@ -23,6 +23,8 @@ from bge_integrations.texts import (
     plain,
 )
 
+Purpose = Literal["vectors", "scores", "m3"]
+"""What a model is loaded for: one vector a text, a score a pair of texts, or all three outputs of bge-m3."""
 Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 EngineName = Literal["auto", "torch", "openvino", "sentence-transformers"]
 OnTruncation = Literal["warn", "ignore", "error"]

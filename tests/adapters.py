@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from bge_integrations.backend.engines import PendingRows, TokenBatch
-from bge_integrations.backend.loading import LoadedModel
+from bge_integrations.backend.engines.interface import PendingRows, TokenBatch
+from bge_integrations.backend.loading.model import LoadedModel
 
 EN = "Represent this sentence for searching relevant passages: "
 ZH = "为这个句子生成表示以用于检索相关文章："

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations.backend.engines import Computed, Head, Rows, TokenBatch
+from bge_integrations.backend.engines.interface import Computed, Head, Rows, TokenBatch
 from bge_integrations.backend.scheduler import EngineSlot, Job, Meter, Priority, Scheduler
-from bge_integrations.backend.tokenization import TokenizedTexts
+from bge_integrations.backend.text.tokenizer import TokenizedTexts
 
 LONG = 60.0
 NO_LIMIT = 10**9

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker, PoolingWarning, TruncationWarning
-from bge_integrations.backend.bars import steady
+from bge_integrations.backend.display.bars import steady
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
 from tests.conftest import MakeCheckpoint

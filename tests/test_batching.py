@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bge_integrations.backend.batching import plan_batches
+from bge_integrations.backend.engines.batching import plan_batches
 
 lengths_strategy = st.lists(st.integers(1, 600), max_size=200).map(lambda values: np.array(values, dtype=np.int64))
 

@@ -28,8 +28,8 @@ from benchmarks.profiles import PARTS, PROFILES
 from benchmarks.shapes import SHAPES
 from benchmarks.tables import print_results
 from benchmarks.texts import TextMix, make_mix
-from bge_integrations.backend.cpu import usable_threads
-from bge_integrations.bench import BenchReport, Combination, Measured, print_report, recommend, run_bench
+from bge_integrations.backend.machine.cpu import usable_threads
+from bge_integrations.cli.bench import BenchReport, Combination, Measured, print_report, recommend, run_bench
 from bge_integrations.errors import ModelNotFoundError, SettingsError
 from bge_integrations.settings import EngineName, Precision
 
@@ -76,7 +76,7 @@ def mixes(minilm: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Te
 @pytest.fixture(scope="module")
 def report(bge_small_en: Path) -> BenchReport:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bge_integrations.bench.run._LOADING_SHARE", 1000)  # however busy the machine is
+        patch.setattr("bge_integrations.cli.bench.run._LOADING_SHARE", 1000)  # however busy the machine is
         return run_two_engines(bge_small_en)
 
 
@@ -377,7 +377,7 @@ class TestBenchCommand:
     def test_what_there_was_no_time_to_load_is_told_from_what_can_not_run(
         self, bge_small_en: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("bge_integrations.bench.run._LOADING_SHARE", 0)
+        monkeypatch.setattr("bge_integrations.cli.bench.run._LOADING_SHARE", 0)
         report = run_two_engines(bge_small_en)
         assert [one.combination for one in report.measured] == [Combination("torch", "float32")]
         assert report.not_loaded == (Combination("sentence-transformers", "float32"),)
@@ -443,5 +443,5 @@ class TestBenchCommand:
             run_bench(str(tmp_path / "nowhere"), 1, device="cpu")
 
     def test_importing_it_loads_no_torch(self) -> None:
-        code = "import sys, bge_integrations.bench; sys.exit('torch' in sys.modules)"
+        code = "import sys, bge_integrations.cli.bench; sys.exit('torch' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

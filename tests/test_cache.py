@@ -24,8 +24,11 @@ import pytest
 from typer.testing import CliRunner
 
 from bge_integrations import BgeEncoder
-from bge_integrations.backend import cache_entries, disk_cache, prepared, starting
-from bge_integrations.backend.digests import cache_root, file_digest, key_of
+from bge_integrations.backend.checkpoint.digests import cache_root, file_digest, key_of
+from bge_integrations.backend.loading import start as starting
+from bge_integrations.backend.prepared import cache as disk_cache
+from bge_integrations.backend.prepared import entries as cache_entries
+from bge_integrations.backend.prepared import folder as prepared
 from bge_integrations.cli import app
 from bge_integrations.errors import SettingsError
 from tests.checkpoints import make_checkpoint, reference_vectors
@@ -48,7 +51,7 @@ class TestEntries:
         BgeEncoder(folder, device="cpu").close()
         (entry,) = entries(own_cache)
         written = (entry / "model.bin").stat().st_mtime_ns
-        monkeypatch.setattr("bge_integrations.backend.starting.load_source", None)  # would fail if it were needed
+        monkeypatch.setattr("bge_integrations.backend.loading.start.load_source", None)  # would fail if it were needed
         again = BgeEncoder(folder, device="cpu", precision="bfloat16")
         assert entries(own_cache) == [entry]
         assert (entry / "model.bin").stat().st_mtime_ns == written
@@ -217,7 +220,7 @@ def test_a_finished_graph_is_read_without_a_lock_and_without_writing(
     for file in folder.rglob("*"):
         os.utime(file, (1, 1))
     time.sleep(0.01)
-    monkeypatch.setattr("bge_integrations.backend.digests._SETTLED", 0)  # as if the files were older
+    monkeypatch.setattr("bge_integrations.backend.checkpoint.digests._SETTLED", 0)  # as if the files were older
     BgeEncoder(folder, device="cpu").close()
     BgeEncoder(folder, device="cpu").close()
     monkeypatch.setattr(disk_cache, "FileLock", None)

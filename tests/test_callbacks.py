@@ -18,7 +18,7 @@ from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent,
 from llama_index_instrumentation import get_dispatcher
 
 from bge_integrations import BgeEncoder
-from bge_integrations.backend.engines import TokenBatch
+from bge_integrations.backend.engines.interface import TokenBatch
 from bge_integrations.errors import EngineFailedError, InputValueError
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding

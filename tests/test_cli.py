@@ -15,9 +15,9 @@ import torch
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from bge_integrations import MODELS, BgeEncoder, environment
+from bge_integrations import MODELS, BgeEncoder
 from bge_integrations.backend.engines.openvino.engine import computes_bfloat16
-from bge_integrations.cli import app
+from bge_integrations.cli import app, environment
 
 EN = "Represent this sentence for searching relevant passages: "
 ZH = "为这个句子生成表示以用于检索相关文章："

@@ -22,8 +22,8 @@ import pytest
 from numpy.typing import NDArray
 
 from bge_integrations import BgeEncoder
-from bge_integrations.backend import devices
-from bge_integrations.backend.engines import TokenBatch
+from bge_integrations.backend.engines.interface import TokenBatch
+from bge_integrations.backend.machine import devices
 from bge_integrations.calls import call
 from bge_integrations.errors import EncoderClosedError, EngineFailedError, InputTypeError, SettingsError
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings

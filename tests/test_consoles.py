@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from bge_integrations import MODELS
 from bge_integrations.cli import app, main
 from bge_integrations.cli.models import print_models
-from bge_integrations.terminal import open_console, print_fields, print_table, print_text, readable
+from bge_integrations.cli.terminal import open_console, print_fields, print_table, print_text, readable
 from tests.test_terminal import EXACT, SLOWER, report_of
 
 COMMANDS = ("models", "info", "demo", "prepare", "bench")
@@ -81,7 +81,7 @@ class TestEncodings:
 
     @pytest.mark.parametrize("encoding", ENCODINGS)
     def test_tables_texts_and_reports_are_printed(self, encoding: str) -> None:
-        from bge_integrations.bench import print_report
+        from bge_integrations.cli.bench import print_report
 
         out = Output(encoding)
         console = Console(file=out, width=40)

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
-from bge_integrations.backend.digests import file_digest
+from bge_integrations.backend.checkpoint.digests import file_digest
 from bge_integrations.backend.engines.openvino.library import op, ov
 from bge_integrations.errors import PreparedModelError
 from bge_integrations.prepare import prepare

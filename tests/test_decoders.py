@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 
 from bge_integrations import BgeEncoder, find_model
-from bge_integrations.backend.engines import TokenBatch
+from bge_integrations.backend.engines.interface import TokenBatch
 from bge_integrations.errors import SettingsError, TruncationError, TruncationWarning
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding

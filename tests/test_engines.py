@@ -26,11 +26,11 @@ from transformers import (
 )
 
 from bge_integrations import BgeEncoder
-from bge_integrations.backend.architecture import describe_encoder
-from bge_integrations.backend.engines import Engine, Rows, TokenBatch
+from bge_integrations.backend.engines.architecture import describe_encoder
+from bge_integrations.backend.engines.choice import ENGINE_KINDS
+from bge_integrations.backend.engines.interface import Engine, Rows, TokenBatch
 from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine, computes_bfloat16
 from bge_integrations.backend.engines.openvino.graph import build_graph
-from bge_integrations.backend.engines.selection import ENGINE_KINDS
 from bge_integrations.backend.engines.torch.engine import TorchEngine
 from bge_integrations.backend.engines.torch.layout import OneBlock
 from bge_integrations.errors import EngineNotAvailableError, MissingExtraError
@@ -306,7 +306,7 @@ class TestChoice:
             BgeEncoder(bge_small_en, device="cpu", **settings)
 
     def test_openvino_is_no_choice_on_another_device(self) -> None:
-        from bge_integrations.backend.engines.selection import candidates
+        from bge_integrations.backend.engines.choice import candidates
 
         with pytest.raises(EngineNotAvailableError, match="it runs on cpu, not on cuda:0"):
             list(candidates("openvino", "cuda:0", "float32", known_architecture=True))

@@ -17,18 +17,19 @@ from langchain_core.documents import Document
 from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
 
-from bge_integrations import BgeEncoder, langchain, llama_index, reranker, vectors
+from bge_integrations import BgeEncoder, langchain, llama_index, reranker
+from bge_integrations.adapters import lists as vectors
 from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine
-from bge_integrations.backend.interrupts import Ticket
-from bge_integrations.backend.tokenization import TextTokenizer
+from bge_integrations.backend.guarantees.interrupts import Ticket
+from bge_integrations.backend.text.tokenizer import TextTokenizer
 from bge_integrations.calls import embedding, inputs
 from bge_integrations.calls.embedding import Vectors
 from bge_integrations.calls.handle import ModelHolder
 from bge_integrations.errors import TruncationError
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
-from bge_integrations.langchain.compressing import ScoringCompressor
+from bge_integrations.langchain.compressor import ScoringCompressor
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
-from bge_integrations.llama_index.postprocessing import ScoringPostprocessor
+from bge_integrations.llama_index.postprocessor import ScoringPostprocessor
 from bge_integrations.m3 import encoder as m3
 from tests.checkpoints import make_checkpoint
 from tests.checkpoints_of_pairs import make_m3, make_reranker

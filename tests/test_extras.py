@@ -12,8 +12,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from bge_integrations import BgeEncoder
-from bge_integrations.backend.engines.selection import ENGINE_KINDS, EngineKind
-from bge_integrations.environment import describe
+from bge_integrations.backend.engines.choice import ENGINE_KINDS, EngineKind
+from bge_integrations.cli.environment import describe
 from bge_integrations.errors import EngineNotAvailableError, MissingExtraError
 from tests.test_package import run_python
 

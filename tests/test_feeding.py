@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bge_integrations import BgeEncoder, TruncationWarning
-from bge_integrations.backend.engines import EngineOutOfMemory, PendingRows, TokenBatch
+from bge_integrations.backend.engines.interface import EngineOutOfMemory, PendingRows, TokenBatch
 from bge_integrations.calls import call
 from bge_integrations.errors import DeviceMemoryError, InputTypeError, NonFiniteEmbeddingError, TruncationError
 from tests.conftest import MakeCheckpoint

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from bge_integrations import BgeEncoder
-from bge_integrations.backend import forking
 from bge_integrations.backend.engines.openvino.library import ov
+from bge_integrations.backend.guarantees import forks as forking
 
 _LONG = 60.0
 _FORKS = int(os.environ.get("BGE_FORKS", "20"))
@@ -114,7 +114,8 @@ if __name__ == "__main__":
         self._run(
             bge_small_en,
             """
-            from bge_integrations.backend import checkpoint, loading
+            from bge_integrations.backend.checkpoint import files as checkpoint
+            from bge_integrations.backend.loading import model as loading
 
             parent, inside, go = os.getpid(), threading.Semaphore(0), threading.Event()
 
@@ -346,7 +347,7 @@ class TestNativeCode:
     def test_the_interpreter_ends_when_daemon_threads_have_left_it(self) -> None:
         script = """
 import sys, threading, time
-from bge_integrations.backend.forking import native_code
+from bge_integrations.backend.guarantees.forks import native_code
 
 entered = threading.Event()
 

@@ -15,10 +15,12 @@ from typing import Any, NamedTuple, get_args
 import pytest
 
 import bge_integrations
-from bge_integrations import BgeEncoder, environment
-from bge_integrations.backend import cpu, devices, starting
-from bge_integrations.backend.request import LoadRequest
-from bge_integrations.bench import run
+from bge_integrations import BgeEncoder
+from bge_integrations.backend.checkpoint.request import LoadRequest
+from bge_integrations.backend.loading import start as starting
+from bge_integrations.backend.machine import cpu, devices
+from bge_integrations.cli import environment
+from bge_integrations.cli.bench import run
 from bge_integrations.errors import EngineNotAvailableError
 from bge_integrations.settings import EncoderSettings, EngineName, RerankerSettings
 

@@ -15,8 +15,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
-from bge_integrations.backend.tokenization import TextTokenizer
-from bge_integrations.backend.truncation import tokenize_within
+from bge_integrations.backend.text.templates import tokenize_within
+from bge_integrations.backend.text.tokenizer import TextTokenizer
 from bge_integrations.errors import SettingsError, TruncationError, TruncationWarning
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bge_integrations.catalogue import MODELS, ModelSpec, find_model
+from bge_integrations.catalogue.instructions import Instruction, Role, resolve_instruction
 from bge_integrations.errors import SettingsError
-from bge_integrations.instructions import Instruction, Role, resolve_instruction
 
 EN = "Represent this sentence for searching relevant passages: "
 

@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 
 from bge_integrations import BgeEncoder, BgeReranker
-from bge_integrations.backend import interrupts
-from bge_integrations.backend.interrupts import Outcome, Ticket, hand_over, uninterrupted
+from bge_integrations.backend.guarantees import interrupts
+from bge_integrations.backend.guarantees.interrupts import Outcome, Ticket, hand_over, uninterrupted
 from bge_integrations.backend.scheduler.job import PRIORITIES
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.m3 import BgeM3Encoder

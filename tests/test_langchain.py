@@ -31,9 +31,9 @@ from langchain_tests.unit_tests import EmbeddingsUnitTests
 from pydantic import ValidationError
 from sentence_transformers import SentenceTransformer
 
+from bge_integrations.adapters.keywords import ENCODING_KEYS, LOADING_KEYS
 from bge_integrations.errors import DeviceNotAvailableError, InvalidInputError, PoolingMismatchError
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
-from bge_integrations.sentence_transformers_kwargs import ENCODING_KEYS, LOADING_KEYS
 from tests.adapters import ANSWER, CORPUS, EN, QUESTION, assert_close, each_way_to_copy, run_off_the_loop
 from tests.checkpoints import reference_vectors
 from tests.conftest import MakeCheckpoint

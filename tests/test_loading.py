@@ -14,7 +14,7 @@ import torch
 from huggingface_hub.utils._paths import filter_repo_objects
 
 from bge_integrations import BgeEncoder
-from bge_integrations.backend import devices
+from bge_integrations.backend.machine import devices
 from bge_integrations.errors import (
     BgeError,
     DeviceNotAvailableError,

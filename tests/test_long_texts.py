@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from bge_integrations.backend import tokenizer_backends
-from bge_integrations.backend.tokenization import Side, TextTokenizer
+from bge_integrations.backend.text import backends as tokenizer_backends
+from bge_integrations.backend.text.tokenizer import Side, TextTokenizer
 from tests.vocabularies import TRAINING_TEXT
 
 # What a long text may be made of: words and what parts them, and characters that normalisers treat in company.

@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from bge_integrations import BgeEncoder, BgeM3Encoder, M3Output, M3Weights, TruncationWarning
-from bge_integrations.backend.engines import TokenBatch
-from bge_integrations.backend.heads import m3_rows
+from bge_integrations.backend.engines.interface import TokenBatch
+from bge_integrations.backend.model.heads import m3_rows
 from bge_integrations.errors import (
     InputTypeError,
     ModelLoadError,

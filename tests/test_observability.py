@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
-from bge_integrations.backend.engines import TokenBatch
+from bge_integrations.backend.engines.interface import TokenBatch
 from bge_integrations.errors import EngineFailedError
 from tests.checkpoints_of_pairs import make_m3, make_reranker
 from tests.conftest import MakeCheckpoint

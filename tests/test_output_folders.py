@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from bge_integrations import BgeEncoder
-from bge_integrations.backend import output_folder, prepared
+from bge_integrations.backend.prepared import folder as prepared
+from bge_integrations.backend.prepared import output as output_folder
 from bge_integrations.errors import ModelLoadError, SettingsError
 from bge_integrations.prepare import PreparedPrecision, prepare
 from tests.closed_files import as_a_user_without_rights, open_to_everybody

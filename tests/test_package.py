@@ -16,9 +16,9 @@ import tokenizers
 
 import bge_integrations
 from bge_integrations import BgeEncoder
-from bge_integrations._extras import require
-from bge_integrations.backend.versions import version_of
-from bge_integrations.environment import describe
+from bge_integrations._optional import require
+from bge_integrations.backend.machine.versions import version_of
+from bge_integrations.cli.environment import describe
 from bge_integrations.errors import MissingExtraError
 from bge_integrations.prepare import prepare
 

@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bge_integrations import BgeEncoder, BgeReranker
-from bge_integrations.backend.truncation import tokenize_within
+from bge_integrations.backend.text.templates import tokenize_within
 from bge_integrations.errors import (
     EngineNotAvailableError,
     MissingEmbeddingError,

@@ -18,8 +18,8 @@ from transformers.utils import loading_report
 from transformers.utils import logging as transformers_logging
 
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
+from bge_integrations.backend.display.quiet import quiet_nncf, quiet_transformers
 from bge_integrations.backend.engines.openvino.quantization import require_quantizer
-from bge_integrations.backend.quiet import quiet_nncf, quiet_transformers
 from bge_integrations.errors import ModelLoadError
 from bge_integrations.prepare import prepare
 from tests.conftest import MakeCheckpoint

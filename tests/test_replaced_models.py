@@ -13,9 +13,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from bge_integrations import BgeEncoder
-from bge_integrations.backend import digests
-from bge_integrations.backend.checkpoint import Checkpoint
-from bge_integrations.backend.digests import file_digest
+from bge_integrations.backend.checkpoint import digests
+from bge_integrations.backend.checkpoint.digests import file_digest
+from bge_integrations.backend.checkpoint.files import Checkpoint
 from bge_integrations.prepare import prepare
 from bge_integrations.settings import EngineName
 from tests.checkpoints import make_checkpoint, reference_vectors

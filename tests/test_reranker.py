@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bge_integrations import BgeEncoder, BgeReranker, TruncationWarning
-from bge_integrations.backend.pairs import PairTokenizer, layout_of_encoder
+from bge_integrations.backend.text.pairs import PairTokenizer, layout_of_encoder
 from bge_integrations.calls.scoring import sigmoid
 from bge_integrations.errors import (
     EncoderClosedError,

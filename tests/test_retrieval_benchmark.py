@@ -24,9 +24,9 @@ from benchmarks.retrieval import differences, main, run, spread_out
 from benchmarks.retrieval_report import draw, notes
 from benchmarks.searches import by_vectors, by_words, fused, make_searches, reranked
 from bge_integrations import BgeEncoder
-from bge_integrations.demo.corpus import collect
-from bge_integrations.demo.questions import QUESTIONS
-from bge_integrations.demo.run import select_entries
+from bge_integrations.cli.demo.corpus import collect
+from bge_integrations.cli.demo.questions import QUESTIONS
+from bge_integrations.cli.demo.run import select_entries
 
 REPOSITORY = Path(__file__).parents[1]
 MEASURES = ("ndcg@10", "recall@10", "mrr@10", "hit@1")

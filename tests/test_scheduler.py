@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bge_integrations.backend import forking
-from bge_integrations.backend.engines import EngineOutOfMemory
+from bge_integrations.backend.engines.interface import EngineOutOfMemory
+from bge_integrations.backend.guarantees import forks as forking
 from bge_integrations.backend.scheduler import EngineSlot, Job, Meter, Scheduler, TextFailedError
 from bge_integrations.backend.scheduler import scheduler as module
 from bge_integrations.backend.scheduler.admission import Admission

@@ -24,8 +24,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 
 from bge_integrations import BgeEncoder
-from bge_integrations.backend.engines import TokenBatch
-from bge_integrations.backend.logs import get_logger
+from bge_integrations.backend.engines.interface import TokenBatch
+from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.backend.scheduler import telemetry
 from bge_integrations.calls.progress import warn_user
 from bge_integrations.errors import EngineFailedError, InputTypeError

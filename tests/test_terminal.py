@@ -10,13 +10,13 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-from bge_integrations.bench import BenchReport, Combination, Measured, print_report, recommend
 from bge_integrations.catalogue import MODELS
+from bge_integrations.cli.bench import BenchReport, Combination, Measured, print_report, recommend
 from bge_integrations.cli.information import print_information
 from bge_integrations.cli.models import print_models
+from bge_integrations.cli.terminal import open_console, print_fields, print_table, print_text
 from bge_integrations.cli.wording import in_options
 from bge_integrations.settings import EngineName, Precision
-from bge_integrations.terminal import open_console, print_fields, print_table, print_text
 
 PATH = "/models/of a team/" + "a-very-long-name/" * 6
 MESSAGE = f"There is no folder {PATH.replace(' ', '_')} here; run `hf download BAAI/bge-small-en-v1.5` where it is."

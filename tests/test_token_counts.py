@@ -24,11 +24,11 @@ from transformers import AutoTokenizer
 
 from bge_integrations import BgeEncoder
 from bge_integrations import encoder as encoder_module
-from bge_integrations.backend.engines import PendingRows, TokenBatch
-from bge_integrations.backend.tokenization import TextTokenizer
-from bge_integrations.chunking import ChunkRuler
+from bge_integrations.backend.engines.interface import PendingRows, TokenBatch
+from bge_integrations.backend.text.chunks import ChunkRuler
+from bge_integrations.backend.text.tokenizer import TextTokenizer
+from bge_integrations.catalogue.instructions import Instruction, Role
 from bge_integrations.errors import EncoderClosedError, InputTypeError, InputValueError, SettingsError
-from bge_integrations.instructions import Instruction, Role
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
 from bge_integrations.prepare import prepare

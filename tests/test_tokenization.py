@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from bge_integrations.backend.tokenization import TextTokenizer
+from bge_integrations.backend.text.tokenizer import TextTokenizer
 from tests.checkpoints import Architecture
 from tests.conftest import MakeCheckpoint
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bge_integrations import BgeEncoder, BgeReranker
-from bge_integrations.backend import digests
+from bge_integrations.backend.checkpoint import digests
 from bge_integrations.errors import BgeError, ModelLoadError, PreparedModelError, SettingsError
 from bge_integrations.m3 import BgeM3Encoder
 from bge_integrations.prepare import prepare, read_calibration

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from bge_integrations.backend.interrupts import Outcome, Ticket
+from bge_integrations.backend.guarantees.interrupts import Outcome, Ticket
 from bge_integrations.calls.waiting import Blocking, OnLoop, Waiter, run_blocking
 
 LONG = "fox " * 5000

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations.backend.engines import Head, ScoringOptions
-from bge_integrations.backend.lookups import missing_embedding
+from bge_integrations.backend.engines.interface import Head, ScoringOptions
+from bge_integrations.backend.model.lookups import missing_embedding
 from bge_integrations.backend.scheduler import Job, Priority, TextFailedError
 from bge_integrations.backend.scheduler.telemetry import span
-from bge_integrations.backend.tokenization import TokenizedTexts
-from bge_integrations.backend.truncation import Share
+from bge_integrations.backend.text.templates import Share
+from bge_integrations.backend.text.tokenizer import TokenizedTexts
 from bge_integrations.calls.inputs import FEW_TEXTS
 from bge_integrations.calls.lengths import LengthReport, Slice
 from bge_integrations.calls.progress import Progress, warn_user
@@ -31,7 +31,7 @@ from bge_integrations.errors import (
 from bge_integrations.settings import ModelSettings
 
 if TYPE_CHECKING:
-    from bge_integrations.backend.loading import LoadedModel
+    from bge_integrations.backend.loading.model import LoadedModel
 
 # Sorted by length, so many texts leave hardly any padding; tokenising as many takes less than a second.
 ITEMS_A_SLICE = 4096

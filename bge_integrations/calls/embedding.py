@@ -7,12 +7,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations.backend.heads import unit_rows
-from bge_integrations.backend.truncation import tokenize_within
+from bge_integrations.backend.model.heads import unit_rows
+from bge_integrations.backend.text.templates import tokenize_within
 from bge_integrations.calls.call import Call, Terms
 from bge_integrations.calls.inputs import slices_of_texts
 from bge_integrations.calls.lengths import Slice
-from bge_integrations.instructions import Instruction
+from bge_integrations.catalogue.instructions import Instruction
 
 _FIRST_ROWS = 1024
 

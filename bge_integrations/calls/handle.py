@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from typing_extensions import Self
 
-from bge_integrations.backend import sharing
-from bge_integrations.backend.cpu import set_torch_threads
-from bge_integrations.backend.forking import notice_fork
-from bge_integrations.backend.interrupts import in_thread, uninterrupted
+from bge_integrations.backend.guarantees.forks import notice_fork
+from bge_integrations.backend.guarantees.interrupts import in_thread, uninterrupted
+from bge_integrations.backend.loading import registry
+from bge_integrations.backend.machine.cpu import set_torch_threads
 from bge_integrations.calls.call import Terms
 from bge_integrations.calls.progress import warn_user
+from bge_integrations.catalogue.instructions import Instruction, Role, resolve_instruction
 from bge_integrations.errors import EncoderClosedError, PoolingWarning, SettingsError
-from bge_integrations.instructions import Instruction, Role, resolve_instruction
 from bge_integrations.settings import Example, ModelSettings
 
 if TYPE_CHECKING:
-    from bge_integrations.backend.loading import LoadedModel
-    from bge_integrations.backend.purpose import Purpose
+    from bge_integrations.backend.loading.model import LoadedModel
     from bge_integrations.backend.scheduler import Priority, Statistics
+    from bge_integrations.settings import Purpose
 
 Settings = TypeVar("Settings", bound=ModelSettings)
 
@@ -140,9 +140,9 @@ class ModelHolder(Generic[Settings]):
             )
 
     def _acquired(self) -> LoadedModel:
-        from bge_integrations.backend.request import LoadRequest
+        from bge_integrations.backend.checkpoint.request import LoadRequest
 
-        model = sharing.acquire(LoadRequest.from_settings(self.settings, self._purpose))
+        model = registry.acquire(LoadRequest.from_settings(self.settings, self._purpose))
         self._check_against(model)
         return model
 

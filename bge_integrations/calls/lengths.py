@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations.backend.tokenization import TokenizedTexts
+from bge_integrations.backend.text.tokenizer import TokenizedTexts
 from bge_integrations.calls.progress import warn_user
 from bge_integrations.errors import TruncationError, TruncationWarning
 from bge_integrations.settings import OnTruncation

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations.backend.engines import Head, TokenBatch
-from bge_integrations.backend.facts import ModelFacts
-from bge_integrations.backend.heads import M3Row, m3_rows, unit_rows
-from bge_integrations.backend.truncation import tokenize_within
+from bge_integrations.backend.engines.interface import Head, TokenBatch
+from bge_integrations.backend.model.facts import ModelFacts
+from bge_integrations.backend.model.heads import M3Row, m3_rows, unit_rows
+from bge_integrations.backend.text.templates import tokenize_within
 from bge_integrations.calls.call import Call, Terms
 from bge_integrations.calls.inputs import slices_of_texts
 from bge_integrations.calls.lengths import Slice
 from bge_integrations.errors import SettingsError
 
 if TYPE_CHECKING:
-    from bge_integrations.backend.loading import LoadedModel
+    from bge_integrations.backend.loading.model import LoadedModel
 
 LexicalWeights = dict[int, float]
 """Weights above 0 by token id."""

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from bge_integrations.backend.bars import steady
-from bge_integrations.backend.interrupts import uninterrupted
-from bge_integrations.backend.logs import get_logger
-from bge_integrations.backend.signals import is_from_signal
+from bge_integrations.backend.display.bars import steady
+from bge_integrations.backend.guarantees.interrupts import uninterrupted
+from bge_integrations.backend.guarantees.logs import get_logger
+from bge_integrations.backend.guarantees.signals import is_from_signal
 
 logger = get_logger(__name__)
 

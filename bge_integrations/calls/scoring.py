@@ -7,9 +7,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations.backend.engines import ScoringOptions
-from bge_integrations.backend.pairs import Pair, PairTokenizer
-from bge_integrations.backend.truncation import Share
+from bge_integrations.backend.engines.interface import ScoringOptions
+from bge_integrations.backend.text.pairs import Pair, PairTokenizer
+from bge_integrations.backend.text.templates import Share
 from bge_integrations.calls.call import Call, Terms
 from bge_integrations.calls.inputs import slices_of_pairs
 from bge_integrations.calls.lengths import Slice

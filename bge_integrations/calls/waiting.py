@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Protocol, TypeVar
 
-from bge_integrations.backend.interrupts import Ticket, in_thread
+from bge_integrations.backend.guarantees.interrupts import Ticket, in_thread
 from bge_integrations.calls.inputs import are_short
 
 Result = TypeVar("Result")

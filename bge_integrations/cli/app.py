@@ -17,15 +17,14 @@ import typer
 from bge_integrations.catalogue import MODELS
 from bge_integrations.cli.cache import cache
 from bge_integrations.cli.models import print_models
+from bge_integrations.cli.terminal import READABLE, open_console, print_json, print_text
 from bge_integrations.cli.wording import in_options, options_of
 from bge_integrations.errors import BgeError
-from bge_integrations.terminal import READABLE, open_console, print_json, print_text
 
 if TYPE_CHECKING:
-    from bge_integrations.backend.prepared import Quantization
-    from bge_integrations.backend.purpose import Purpose
+    from bge_integrations.backend.prepared.folder import Quantization
     from bge_integrations.prepare import PreparedPrecision
-    from bge_integrations.settings import Pooling
+    from bge_integrations.settings import Pooling, Purpose
 
 # Plain help: frames leave too little room for long options at 80 columns, and markup swallows what is in brackets.
 app = typer.Typer(
@@ -113,8 +112,8 @@ def models(
 @app.command()
 def info(as_json: AsJson = False) -> None:
     """Show what a bug report needs: versions, devices, engines and caches."""
+    from bge_integrations.cli.environment import describe
     from bge_integrations.cli.information import print_information
-    from bge_integrations.environment import describe
 
     described = describe()
     if as_json:
@@ -140,7 +139,7 @@ def demo(
     allow_pickle_weights: AllowPickleWeights = False,
 ) -> None:
     """Search the docstrings of Python's standard library through LangChain and through LlamaIndex."""
-    from bge_integrations.demo.run import run_demo
+    from bge_integrations.cli.demo.run import run_demo
 
     run_demo(
         model,
@@ -225,7 +224,7 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Compare engines and precisions on this machine, and recommend settings."""
-    from bge_integrations.bench import print_report, run_bench
+    from bge_integrations.cli.bench import print_report, run_bench
 
     progress = open_console(stderr=True)
     report = run_bench(

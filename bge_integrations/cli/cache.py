@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from bge_integrations.terminal import open_console, plain_table, print_json, print_table, print_text
+from bge_integrations.cli.terminal import open_console, plain_table, print_json, print_table, print_text
 
 if TYPE_CHECKING:
-    from bge_integrations.backend.cache_entries import CacheEntry
+    from bge_integrations.backend.prepared.entries import CacheEntry
 
 __all__ = ["cache"]
 
@@ -33,7 +33,7 @@ def list_entries(
     """List the graphs that are kept to start quickly, or remove them."""
     if context.invoked_subcommand is not None:
         return
-    from bge_integrations.backend.cache_entries import LIMIT_VARIABLE, cache_limit, entries, graphs_folder
+    from bge_integrations.backend.prepared.entries import LIMIT_VARIABLE, cache_limit, entries, graphs_folder
 
     found, limit = entries(), cache_limit()
     try:
@@ -60,8 +60,8 @@ def clear(
     old: Annotated[bool, typer.Option("--old", help="Only what this version of bge-integrations can't use.")] = False,
 ) -> None:
     """Remove graphs. Programs that use one go on; it is made again when it is needed."""
-    from bge_integrations.backend.cache_entries import entries, remove_entry
-    from bge_integrations.backend.digests import forget_digests
+    from bge_integrations.backend.checkpoint.digests import forget_digests
+    from bge_integrations.backend.prepared.entries import entries, remove_entry
 
     chosen = [
         entry

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bge_integrations.terminal import print_fields, print_text
+from bge_integrations.cli.terminal import print_fields, print_text
 
 __all__ = ["print_information"]
 

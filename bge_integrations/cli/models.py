@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bge_integrations.catalogue import ModelSpec
-from bge_integrations.terminal import plain_table, print_table, print_text
+from bge_integrations.cli.terminal import plain_table, print_table, print_text
 
 __all__ = ["print_models"]
 

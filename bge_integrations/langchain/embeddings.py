@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from langchain_core.embeddings import Embeddings
 from pydantic import Field
 
-from bge_integrations.encoder import BgeEncoder
-from bge_integrations.langchain.model import BgeModel
-from bge_integrations.sentence_transformers_kwargs import (
+from bge_integrations.adapters.keywords import (
     EncodingKwargs,
     LoadingKwargs,
     build_encoders,
@@ -18,8 +16,10 @@ from bge_integrations.sentence_transformers_kwargs import (
     read_encoding_kwargs,
     read_loading_kwargs,
 )
+from bge_integrations.adapters.lists import to_lists, to_lists_async
+from bge_integrations.encoder import BgeEncoder
+from bge_integrations.langchain.base import BgeModel
 from bge_integrations.settings import EncoderSettings, Pooling, text_setting
-from bge_integrations.vectors import to_lists, to_lists_async
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

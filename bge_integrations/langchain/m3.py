@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from bge_integrations.adapting import M3Adapter
-from bge_integrations.cross_encoder_kwargs import read_common_kwargs
-from bge_integrations.langchain.model import BgeModel
+from bge_integrations.adapters.cross_encoder_keywords import read_common_kwargs
+from bge_integrations.adapters.remade import M3Adapter
+from bge_integrations.langchain.base import BgeModel
 from bge_integrations.settings import ModelSettings
 
 

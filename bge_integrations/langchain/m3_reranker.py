@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations.langchain.compressing import ScoringCompressor
+from bge_integrations.langchain.compressor import ScoringCompressor
 from bge_integrations.langchain.m3 import BgeM3Model
 from bge_integrations.m3 import M3Weights
 

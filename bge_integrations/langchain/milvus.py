@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from bge_integrations._extras import require_package
-from bge_integrations.langchain.sparse import BgeSparseEmbeddings
+from bge_integrations._optional import require_package
 from bge_integrations.m3 import LexicalWeights
 
 require_package("langchain_milvus", "langchain-milvus")
 
 from langchain_milvus.utils.sparse import BaseSparseEmbedding  # noqa: E402 - after the check
+
+if TYPE_CHECKING:
+    from bge_integrations.langchain.sparse import BgeSparseEmbeddings
 
 DOCUMENT_WITHOUT_WORDS = 1 << 24
 QUERY_WITHOUT_WORDS = DOCUMENT_WITHOUT_WORDS + 1

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from bge_integrations.adapting import RerankerAdapter
-from bge_integrations.cross_encoder_kwargs import read_cross_encoder_kwargs, with_current_names
-from bge_integrations.langchain.compressing import ScoringCompressor
+from bge_integrations.adapters.cross_encoder_keywords import read_cross_encoder_kwargs, with_current_names
+from bge_integrations.adapters.remade import RerankerAdapter
+from bge_integrations.langchain.compressor import ScoringCompressor
 from bge_integrations.settings import RerankerSettings
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bge_integrations._extras import is_installed, require_package
-from bge_integrations.backend.interrupts import in_thread
+from bge_integrations._optional import is_installed, require_package
+from bge_integrations.backend.guarantees.interrupts import in_thread
 from bge_integrations.langchain.m3 import BgeM3Model
 from bge_integrations.m3 import LexicalWeights, M3Output
 

@@ -1,14 +1,29 @@
-"""BGE models in LlamaIndex. Needs the extra `llama-index`."""
+"""BGE models in LlamaIndex. Needs the extra `llama-index`; each name is imported when it is first used."""
 
-from bge_integrations._extras import require
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bge_integrations._lazy import attach
+from bge_integrations._optional import require
 
 require("llama_index.core", extra="llama-index")
 
-# ruff: noqa: E402 - after the check
-from bge_integrations.llama_index.embeddings import HuggingFaceBgeEmbedding
-from bge_integrations.llama_index.hybrid import bge_m3_hybrid
-from bge_integrations.llama_index.m3_reranker import BgeM3Rerank
-from bge_integrations.llama_index.reranker import BgeRerank
-from bge_integrations.llama_index.sparse import BgeSparseEmbedding
+if TYPE_CHECKING:
+    from bge_integrations.llama_index.embeddings import HuggingFaceBgeEmbedding
+    from bge_integrations.llama_index.hybrid import bge_m3_hybrid
+    from bge_integrations.llama_index.m3_reranker import BgeM3Rerank
+    from bge_integrations.llama_index.reranker import BgeRerank
+    from bge_integrations.llama_index.sparse import BgeSparseEmbedding
 
 __all__ = ["BgeM3Rerank", "BgeRerank", "BgeSparseEmbedding", "HuggingFaceBgeEmbedding", "bge_m3_hybrid"]
+
+_HOMES = {
+    "BgeM3Rerank": "m3_reranker",
+    "BgeRerank": "reranker",
+    "BgeSparseEmbedding": "sparse",
+    "HuggingFaceBgeEmbedding": "embeddings",
+    "bge_m3_hybrid": "hybrid",
+}
+
+__getattr__, __dir__ = attach(__name__, _HOMES)

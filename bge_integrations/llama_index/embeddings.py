@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.bridge.pydantic import Field
 
-from bge_integrations.calls.inputs import check_text
-from bge_integrations.calls.waiting import OnLoop
-from bge_integrations.encoder import BgeEncoder
-from bge_integrations.llama_index.batches import CheckedBatches
-from bge_integrations.llama_index.cache import QueryCollections
-from bge_integrations.llama_index.model import DEFAULT_TEXTS_PER_CALL, BgeModel
-from bge_integrations.sentence_transformers_kwargs import (
+from bge_integrations.adapters.keywords import (
     LOADING_KEYS,
     EncodingKwargs,
     LoadingKwargs,
     build_encoders,
     read_loading_kwargs,
 )
+from bge_integrations.adapters.lists import to_lists, to_lists_async
+from bge_integrations.calls.inputs import check_text
+from bge_integrations.calls.waiting import OnLoop
+from bge_integrations.encoder import BgeEncoder
+from bge_integrations.llama_index.base import DEFAULT_TEXTS_PER_CALL, BgeModel
+from bge_integrations.llama_index.batches import CheckedBatches
+from bge_integrations.llama_index.query_cache import QueryCollections
 from bge_integrations.settings import EncoderSettings, Pooling, text_setting
-from bge_integrations.vectors import to_lists, to_lists_async
 
 if TYPE_CHECKING:
     import os

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from llama_index.core.bridge.pydantic import Field
 
-from bge_integrations.adapting import M3Adapter
-from bge_integrations.cross_encoder_kwargs import COMMON_KEYS, read_common_kwargs
-from bge_integrations.llama_index.model import BgeModel
+from bge_integrations.adapters.cross_encoder_keywords import COMMON_KEYS, read_common_kwargs
+from bge_integrations.adapters.remade import M3Adapter
+from bge_integrations.llama_index.base import BgeModel
 from bge_integrations.settings import ModelSettings
 
 

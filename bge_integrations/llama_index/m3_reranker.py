@@ -11,7 +11,7 @@ from llama_index.core.bridge.pydantic import Field
 from numpy.typing import NDArray
 
 from bge_integrations.llama_index.m3 import BgeM3Model
-from bge_integrations.llama_index.postprocessing import ScoringPostprocessor
+from bge_integrations.llama_index.postprocessor import ScoringPostprocessor
 from bge_integrations.m3 import M3Weights
 from bge_integrations.settings import ModelSettings
 

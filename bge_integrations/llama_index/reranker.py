@@ -10,9 +10,13 @@ import numpy as np
 from llama_index.core.bridge.pydantic import Field
 from numpy.typing import NDArray
 
-from bge_integrations.adapting import RerankerAdapter
-from bge_integrations.cross_encoder_kwargs import CROSS_ENCODER_KEYS, read_cross_encoder_kwargs, with_current_names
-from bge_integrations.llama_index.postprocessing import ScoringPostprocessor
+from bge_integrations.adapters.cross_encoder_keywords import (
+    CROSS_ENCODER_KEYS,
+    read_cross_encoder_kwargs,
+    with_current_names,
+)
+from bge_integrations.adapters.remade import RerankerAdapter
+from bge_integrations.llama_index.postprocessor import ScoringPostprocessor
 from bge_integrations.settings import RerankerSettings
 
 

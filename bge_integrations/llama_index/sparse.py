@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 from llama_index.core.base.embeddings.base_sparse import BaseSparseEmbedding
 from llama_index.core.bridge.pydantic import Field
 
+from bge_integrations.llama_index.base import DEFAULT_TEXTS_PER_CALL
 from bge_integrations.llama_index.batches import CheckedBatches
 from bge_integrations.llama_index.m3 import BgeM3Model
-from bge_integrations.llama_index.model import DEFAULT_TEXTS_PER_CALL
 from bge_integrations.m3 import LexicalWeights, M3Output
 
 

@@ -19,13 +19,13 @@ from bge_integrations.calls.lengths import LengthReport
 from bge_integrations.calls.m3 import M3Output, Wanted, m3_call
 from bge_integrations.calls.progress import Progress
 from bge_integrations.calls.waiting import Blocking, OnLoop, Waiter, run_blocking
+from bge_integrations.catalogue.instructions import Role
 from bge_integrations.encoder import BgeEncoder
-from bge_integrations.instructions import Role
 from bge_integrations.m3.scores import M3Weights, mixed, mixed_pairs
 from bge_integrations.settings import EncoderSettings, ModelOptions, ModelSettings
 
 if TYPE_CHECKING:
-    from bge_integrations.backend.loading import LoadedModel
+    from bge_integrations.backend.loading.model import LoadedModel
     from bge_integrations.backend.scheduler import Priority
 
 _PAIRS_A_SLICE = 256

@@ -13,8 +13,8 @@ import torch
 from pydantic import ValidationError
 from sentence_transformers import SentenceTransformer
 
+from bge_integrations.adapters.keywords import ENCODING_KEYS, LOADING_KEYS
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
-from bge_integrations.sentence_transformers_kwargs import ENCODING_KEYS, LOADING_KEYS
 from tests.checkpoints import make_checkpoint
 from tests.langchain.former import are_close, assert_close
 

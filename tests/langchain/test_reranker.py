@@ -24,11 +24,11 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import ValidationError
 from sentence_transformers import CrossEncoder
 
-from bge_integrations.backend.engines import TokenBatch
-from bge_integrations.cross_encoder_kwargs import CROSS_ENCODER_KEYS
+from bge_integrations.adapters.cross_encoder_keywords import CROSS_ENCODER_KEYS
+from bge_integrations.backend.engines.interface import TokenBatch
 from bge_integrations.errors import InputTypeError, SettingsError, TruncationWarning, UnsupportedModelError
 from bge_integrations.langchain import BgeM3Reranker, BgeReranker
-from bge_integrations.langchain.compressing import ScoringCompressor
+from bge_integrations.langchain.compressor import ScoringCompressor
 from tests.adapters import CORPUS, each_way_to_copy, run_off_the_loop
 from tests.checkpoints_of_pairs import make_m3, make_reranker, reference_m3, reference_scores
 

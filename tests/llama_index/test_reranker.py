@@ -22,7 +22,7 @@ from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 from numpy.typing import NDArray
 
 from bge_integrations import BgeReranker
-from bge_integrations.backend.engines import PendingRows, TokenBatch
+from bge_integrations.backend.engines.interface import PendingRows, TokenBatch
 from bge_integrations.errors import EngineFailedError, InputTypeError, SettingsError
 from bge_integrations.llama_index import BgeM3Rerank, BgeRerank, BgeSparseEmbedding
 from tests.adapters import each_way_to_copy, run_off_the_loop

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bge_integrations.backend.engines import Computed, Rows, TokenBatch
+from bge_integrations.backend.engines.interface import Computed, Rows, TokenBatch
 from bge_integrations.backend.engines.memory import TensorLimit, memory_errors, rows_of_parts
 from bge_integrations.backend.engines.sentence_transformers import padded_batch_tokens
 

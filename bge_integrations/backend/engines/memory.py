@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations.backend.engines import EngineOutOfMemory, TokenBatch
+from bge_integrations.backend.engines.interface import EngineOutOfMemory, TokenBatch
 
 __all__ = ["TensorLimit", "TextTooLong", "is_out_of_memory", "memory_errors", "rows_of_parts"]
 

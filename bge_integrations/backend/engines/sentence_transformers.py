@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bge_integrations.backend.engines import Computed, Rows, TokenBatch
+from bge_integrations.backend.engines.interface import Computed, Rows, TokenBatch
 from bge_integrations.backend.engines.memory import TensorLimit, memory_errors, rows_of_parts
 
 if TYPE_CHECKING:

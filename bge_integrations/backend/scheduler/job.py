@@ -13,10 +13,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations.backend.engines import Head, Rows, ScoringOptions, TokenBatch
-from bge_integrations.backend.interrupts import Outcome, Ticket
-from bge_integrations.backend.logs import get_logger
-from bge_integrations.backend.tokenization import TokenizedTexts
+from bge_integrations.backend.engines.interface import Head, Rows, ScoringOptions, TokenBatch
+from bge_integrations.backend.guarantees.interrupts import Outcome, Ticket
+from bge_integrations.backend.guarantees.logs import get_logger
+from bge_integrations.backend.text.tokenizer import TokenizedTexts
 
 logger = get_logger(__name__)
 

@@ -10,11 +10,11 @@ import weakref
 from collections.abc import Callable, Sequence
 from queue import Empty
 
-from bge_integrations.backend import forking
-from bge_integrations.backend.engines import Engine
-from bge_integrations.backend.forking import in_child, notice_fork
-from bge_integrations.backend.interrupts import hand_over, is_interruptible, mailbox
-from bge_integrations.backend.logs import get_logger
+from bge_integrations.backend.engines.interface import Engine
+from bge_integrations.backend.guarantees import forks
+from bge_integrations.backend.guarantees.forks import in_child, notice_fork
+from bge_integrations.backend.guarantees.interrupts import hand_over, is_interruptible, mailbox
+from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.backend.scheduler.admission import Admission
 from bge_integrations.backend.scheduler.job import PRIORITIES, Batch, Job, Priority
 from bge_integrations.backend.scheduler.policy import Turn, next_batch
@@ -163,7 +163,7 @@ class Scheduler:
 
     def start_is_late(self, worker: Worker) -> None:
         """Says that an engine's start takes long; in a forked process also to those who wait for it."""
-        seconds = forking.LONGEST_START_S
+        seconds = forks.LONGEST_START_S
         logger.warning("the start of an engine has not returned for %g s", seconds)
         if not self._is_forked or worker.slot.is_helper:
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from bge_integrations.backend.forking import ForkSafeLock
+from bge_integrations.backend.guarantees.forks import ForkSafeLock
 from bge_integrations.backend.scheduler import telemetry
 from bge_integrations.backend.scheduler.job import Priority
 

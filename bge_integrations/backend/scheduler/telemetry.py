@@ -25,8 +25,8 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any
 
-from bge_integrations.backend.logs import get_logger
-from bge_integrations.backend.signals import is_from_signal
+from bge_integrations.backend.guarantees.logs import get_logger
+from bge_integrations.backend.guarantees.signals import is_from_signal
 
 logger = get_logger(__name__)
 

@@ -12,10 +12,10 @@ from functools import partial
 from queue import Empty
 from typing import Protocol
 
-from bge_integrations.backend.engines import Engine, EngineOutOfMemory, PendingRows, TokenBatch
-from bge_integrations.backend.forking import watched
-from bge_integrations.backend.interrupts import mailbox
-from bge_integrations.backend.logs import get_logger
+from bge_integrations.backend.engines.interface import Engine, EngineOutOfMemory, PendingRows, TokenBatch
+from bge_integrations.backend.guarantees.forks import watched
+from bge_integrations.backend.guarantees.interrupts import mailbox
+from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.backend.scheduler.job import Batch, TextFailedError
 from bge_integrations.backend.scheduler.statistics import Meter
 

@@ -8,13 +8,13 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations.backend.architecture import EncoderShape
-from bge_integrations.backend.cpu import share_threads, usable_memory
-from bge_integrations.backend.engines import Computed, EngineOutOfMemory, Rows, TokenBatch
+from bge_integrations.backend.engines.architecture import EncoderShape
+from bge_integrations.backend.engines.interface import Computed, EngineOutOfMemory, Rows, TokenBatch
 from bge_integrations.backend.engines.memory import memory_errors
 from bge_integrations.backend.engines.openvino.graph import MASKED
 from bge_integrations.backend.engines.openvino.library import ov
-from bge_integrations.backend.forking import native_code
+from bge_integrations.backend.guarantees.forks import native_code
+from bge_integrations.backend.machine.cpu import share_threads, usable_memory
 from bge_integrations.errors import EngineNotAvailableError
 
 # Tokens per second of small-en on two cores, by tokens a batch: float32 256 3647, 512 3965, 1024 4007, 2048 3926;

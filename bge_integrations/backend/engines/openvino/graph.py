@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations.backend import architecture as names
-from bge_integrations.backend.architecture import EncoderShape, layer_weight
+from bge_integrations.backend.engines import architecture as names
+from bge_integrations.backend.engines.architecture import EncoderShape, layer_weight
 from bge_integrations.backend.engines.openvino.library import op, ov
 
 Weights = Mapping[str, NDArray[np.float32]]

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from bge_integrations._extras import require
+from bge_integrations._optional import require
 
 __all__ = ["import_quantizer", "op", "ov"]
 

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_integrations.backend.display.quiet import quiet_nncf
 from bge_integrations.backend.engines.openvino.library import import_quantizer, ov
-from bge_integrations.backend.quiet import quiet_nncf
 
 _SMOOTH_QUANT_ALPHA = 0.95
 

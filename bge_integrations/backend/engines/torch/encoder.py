@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from bge_integrations.backend import architecture as names
-from bge_integrations.backend.architecture import EncoderShape, layer_weight
-from bge_integrations.backend.engines import TokenBatch
+from bge_integrations.backend.engines import architecture as names
+from bge_integrations.backend.engines.architecture import EncoderShape, layer_weight
+from bge_integrations.backend.engines.interface import TokenBatch
 from bge_integrations.backend.engines.torch.layout import EqualLengths, Layout, OneBlock
 
 _QKV = (names.QUERY, names.KEY, names.VALUE)

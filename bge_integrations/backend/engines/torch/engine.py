@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bge_integrations.backend.architecture import EncoderShape
-from bge_integrations.backend.engines import Computed, PendingRows, Rows, TokenBatch
+from bge_integrations.backend.engines.architecture import EncoderShape
+from bge_integrations.backend.engines.interface import Computed, PendingRows, Rows, TokenBatch
 from bge_integrations.backend.engines.memory import TensorLimit, memory_errors, rows_of_parts
 from bge_integrations.backend.engines.torch.encoder import UnpaddedEncoder
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bge_integrations.backend.engines import TokenBatch
+from bge_integrations.backend.engines.interface import TokenBatch
 
 
 class Layout(Protocol):

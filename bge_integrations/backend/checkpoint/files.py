@@ -1,0 +1,293 @@
+"""A checkpoint's files: what they say, and whether they may be loaded. Loads no weights itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bge_integrations.backend.checkpoint.code import refuse_named_code
+from bge_integrations.backend.checkpoint.contents import (
+    CONFIG,
+    MODULES,
+    POOLING,
+    ROUTERS,
+    TOKENIZER,
+    module_class,
+    read_json_files,
+)
+from bge_integrations.backend.checkpoint.digests import file_digest
+from bge_integrations.backend.checkpoint.formats import what_lies_there
+from bge_integrations.backend.checkpoint.genuine import (
+    has_vocabulary,
+    require_genuine_texts,
+    require_open_folder,
+    unreadable,
+)
+from bge_integrations.backend.checkpoint.json_files import OBJECT, Kind, MalformedJsonError, read_json
+from bge_integrations.backend.checkpoint.lora import require_runnable
+from bge_integrations.backend.checkpoint.state import model_files
+from bge_integrations.backend.checkpoint.weights import (
+    ADAPTER_CONFIG,
+    TRANSFORMER,
+    Module,
+    WeightRules,
+    inside,
+    opened_files,
+    require_adapter_weights,
+    require_weights,
+)
+from bge_integrations.backend.engines.architecture import ARCHITECTURES
+from bge_integrations.backend.guarantees.forks import cached
+from bge_integrations.catalogue import M3_HEAD_FILES, Recognition, recognize
+from bge_integrations.errors import ModelLoadError, ModelNotFoundError, UnsafeWeightsError, UnsupportedModelError
+
+_POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder of model files.
+
+    Attributes:
+        folder: Where the files are.
+        name: What the user called the model.
+        base: For an adapter without a model of its own, the model that it changes.
+    """
+
+    folder: Path
+    name: str
+    base: Checkpoint | None = None
+
+    @cached
+    def recognition(self) -> Recognition | None:
+        """The BGE model that it is or was made from, and how that was found out; None for any other model."""
+        return recognize(self.name) or recognize(self.folder)
+
+    @cached
+    def config(self) -> dict[str, Any]:
+        """The content of `config.json` of the transformer, or of an adapter's base; {} where there is none."""
+        folder = self.base.folder if self.base else self.transformer_folder
+        config: dict[str, Any] | None = self._json(folder / "config.json", CONFIG)
+        return config or {}
+
+    @cached
+    def tokenizer_config(self) -> dict[str, Any]:
+        """The content of `tokenizer_config.json` beside the transformer, {} where there is none."""
+        config: dict[str, Any] | None = self._json(self.transformer_folder / "tokenizer_config.json", TOKENIZER)
+        return config or {}
+
+    @cached
+    def modules(self) -> list[dict[str, Any]] | None:
+        """The content of `modules.json`; None for a bare transformers checkpoint."""
+        modules: list[dict[str, Any]] | None = self._json(self.folder / "modules.json", MODULES)
+        return modules
+
+    @property
+    def transformer_folder(self) -> Path:
+        """The folder of the first module, which holds the weights."""
+        return self.folder / self.modules[0]["path"] if self.modules else self.folder
+
+    def transformer_weights(self, rules: WeightRules) -> list[Path]:
+        """Returns the files that transformers reads the encoder's weights from."""
+        return opened_files(self._modules()[0], self.config, rules)
+
+    @property
+    def is_decoder(self) -> bool:
+        """Whether it is a causal language model."""
+        return self._is_made_for("ForCausalLM")
+
+    @property
+    def scores_pairs(self) -> bool:
+        """Whether it has an output that can score a pair of texts."""
+        return self.is_decoder or self._is_made_for("ForSequenceClassification")
+
+    def _is_made_for(self, task: str) -> bool:
+        return any(name.endswith(task) for name in self.config.get("architectures") or ())
+
+    @property
+    def lacking_m3_files(self) -> list[str]:
+        """Names of the files that bge-m3 has, but not this folder."""
+        return [name for name in M3_HEAD_FILES.values() if not (self.folder / name).is_file()]
+
+    @property
+    def pooling_modes(self) -> tuple[str, ...] | None:
+        """The pooling that the checkpoint's own files ask for; None where they say nothing."""
+        for module in self.modules or ():
+            if module_class(module["type"]) == "Pooling":
+                config = self._json(self.folder / module["path"] / "config.json", POOLING) or {}
+                mode = config.get("pooling_mode")
+                if mode is None:
+                    mode = [name for flag, name in _POOLING_FLAGS.items() if config.get(flag)] or ["mean"]
+                return (mode,) if isinstance(mode, str) else tuple(mode)
+        return None
+
+    @cached
+    def fingerprint(self) -> str:
+        """Digest of weights, tokenizer and configuration, by name and content, wherever the folder lies.
+
+        Raises:
+            ModelLoadError: A file can't be read.
+        """
+        digest = hashlib.sha256()
+        for path in model_files(self.folder, (module.folder for module in self._modules())):
+            try:
+                content = file_digest(path)
+            except OSError as error:
+                raise unreadable(path, error) from error
+            digest.update(f"{path.relative_to(self.folder).as_posix()}\0{content}\n".encode())
+        if self.base:
+            digest.update(f"base\0{self.base.fingerprint}\n".encode())
+        return digest.hexdigest()
+
+    def require_loadable(self, rules: WeightRules, *, trust_remote_code: bool, own_attention: bool = False) -> None:
+        """Refuses a folder without weights, damaged files, and what would run code that was not allowed by name.
+
+        Args:
+            rules: Which weights may be read.
+            trust_remote_code: Whether code may be run that the checkpoint holds or names.
+            own_attention: Whether the user names the implementation of attention.
+
+        Raises:
+            ModelNotFoundError: No model files, or no weights, or only some of them.
+            UnsafeWeightsError: Pickled weights, a file outside the folder, or code that the checkpoint holds or names,
+                not allowed.
+            ModelLoadError: A file can't be what its name says, or a JSON file is damaged.
+            UnsupportedModelError: An adapter that can't be run here, or a model whose texts go into no transformer.
+            MissingExtraError: An adapter, and peft is not installed.
+        """
+        if self.base:
+            self.base.require_loadable(
+                rules.of_base(self.base.name), trust_remote_code=trust_remote_code, own_attention=own_attention
+            )
+        modules = self._modules()
+        for folder in {module.folder: None for module in modules if module.folder != self.folder}:
+            require_genuine_texts(folder)
+        try:
+            files = list(read_json_files(self.folder, self.modules))
+        except MalformedJsonError as error:
+            raise _damaged(error) from error
+        if not trust_remote_code:
+            refuse_named_code(self.name, files, own_attention=own_attention)
+        if not modules[0].is_transformer:
+            raise made_of_others(self.name, (_class_name(listed["type"]) for listed in self.modules or ()))
+        self._require_module_folders(modules)
+        if not self.config and not rules.model_kwargs.get("gguf_file"):
+            raise ModelNotFoundError(
+                f"{self.folder} holds no config.json, so it is no model folder. "
+                f"{what_lies_there(self.folder, pickles_allowed=rules.allow_pickle)}"
+            )
+        self._require_safe_weights(modules, rules)
+        self._require_vocabulary()
+        if not trust_remote_code:
+            self._require_no_custom_code()
+
+    def _require_module_folders(self, modules: list[Module]) -> None:
+        for module in modules:
+            # Normalize has nothing to save, and git keeps no empty folders.
+            if module.folder == self.folder or module.kind == "Normalize":
+                continue
+            if module.folder.is_dir():
+                require_open_folder(module.folder)
+            if not any(module.folder.glob("*.json")):
+                state = "it holds no configuration" if module.folder.is_dir() else "it is missing"
+                raise ModelNotFoundError(
+                    f"{self.folder / 'modules.json'} names the folder {module.folder.relative_to(self.folder)} for "
+                    f"the model's {module.kind}, and {state}: the model was fetched or copied in part. "
+                    "Fetch or copy it again, with its folders."
+                )
+
+    def _require_safe_weights(self, modules: list[Module], rules: WeightRules) -> None:
+        if (self.transformer_folder / ADAPTER_CONFIG).is_file():
+            if self.transformer_folder != self.folder:
+                raise UnsupportedModelError(
+                    f"{self.name} is an adapter in the folder {self.transformer_folder.name}; only one beside "
+                    "modules.json can be run. Merge it into its base model, and give the folder of the whole model."
+                )
+            require_adapter_weights(self.folder, rules)
+            require_runnable(self.name, self.folder)
+        elsewhere = rules.model_kwargs.get("subfolder")
+        for module in modules:
+            if module.is_first and elsewhere:
+                require_weights(dataclasses.replace(module, folder=self.folder / elsewhere), self.config, rules)
+            elif not (module.is_first and self.base):
+                require_weights(module, self.config, rules)
+
+    def _require_vocabulary(self) -> None:
+        """Refuses an encoder without a vocabulary, of which transformers says that its model is unknown."""
+        folders = [self.transformer_folder, *([self.base.folder] if self.base else [])]
+        if self.config.get("model_type") in ARCHITECTURES and not any(map(has_vocabulary, folders)):
+            raise ModelNotFoundError(
+                f"{self.transformer_folder} holds no tokenizer (tokenizer.json, or a vocabulary such as vocab.txt): "
+                "the model was saved without it, or was fetched or copied in part. Save or copy it there."
+            )
+
+    def _require_no_custom_code(self) -> None:
+        if "auto_map" not in self.config:
+            return
+        for unknown in self._architectures_unknown_to_transformers():
+            raise UnsafeWeightsError(
+                f"{self.name} needs its own code for the architecture {unknown!r}; read it, and if you trust it pass "
+                "trust_remote_code=True."
+            )
+
+    def _architectures_unknown_to_transformers(self) -> Iterator[str]:
+        """Yields names that transformers has no class for: without its code, another model would be loaded instead."""
+        import transformers
+
+        model_type = self.config.get("model_type")
+        if model_type not in transformers.CONFIG_MAPPING:
+            yield str(model_type)
+        yield from (name for name in self.config.get("architectures") or () if not hasattr(transformers, str(name)))
+
+    def _modules(self) -> list[Module]:
+        """Returns the modules, with what a router has inside it."""
+        if not self.modules:
+            return [Module(self.folder, TRANSFORMER, is_first=True)]
+        found = []
+        for index, listed in enumerate(self.modules):
+            module = self._module(self.folder, listed["path"], listed["type"], is_first=index == 0)
+            found += [module, *self._routes(module)]
+        return found
+
+    def _module(self, folder: Path, path: object, kind: object, *, is_first: bool) -> Module:
+        place = inside(folder, path, self.folder / "modules.json")
+        return Module(place, _class_name(kind), is_first)
+
+    def _routes(self, module: Module) -> Iterator[Module]:
+        if module.kind in ROUTERS:
+            config = self._json(module.folder / "router_config.json", OBJECT)
+            types = (config or self._json(module.folder / "config.json", OBJECT) or {}).get("types")
+            for path, kind in types.items() if isinstance(types, dict) else ():
+                yield self._module(module.folder, path, kind, is_first=False)
+
+    def _json(self, path: Path, kind: Kind) -> Any:  # noqa: ANN401 - what the kind says
+        try:
+            return read_json(path, kind)
+        except MalformedJsonError as error:
+            raise _damaged(error) from error
+
+
+def _class_name(dotted: object) -> str:
+    return str(dotted).rpartition(".")[-1]
+
+
+def made_of_others(name: str, kinds: Iterable[str]) -> UnsupportedModelError:
+    """Says that a model has other modules than those that can be run."""
+    return UnsupportedModelError(
+        f"{name} is made of {', '.join(kinds)}; only models with a text transformer and a pooling can be run."
+    )
+
+
+def _damaged(error: MalformedJsonError) -> ModelLoadError:
+    return ModelLoadError(f"{error}; fetch the model again, or correct the file.")

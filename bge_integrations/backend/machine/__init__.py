@@ -1,0 +1,1 @@
+"""The machine: cores, memory, devices and the versions of libraries."""

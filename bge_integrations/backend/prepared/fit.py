@@ -1,0 +1,133 @@
+"""Whether the parts of a prepared model belong together: its facts, graph, tokenizer and heads.
+
+Digests tell that files are as they were written, not that they were written for each other. What doesn't fit is found
+when a folder is opened, since it would otherwise end a thread that computes, or give another model's vectors.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bge_integrations.backend.engines.architecture import EncoderShape
+from bge_integrations.backend.engines.interface import Rows
+from bge_integrations.backend.model.facts import ModelFacts
+from bge_integrations.backend.model.heads import COLBERT, SCORE_DENSE, SCORE_OUT, SPARSE, Heads
+from bge_integrations.backend.model.pooling import TOKEN_POOLINGS
+from bge_integrations.backend.text.tokenizer import TextTokenizer
+from bge_integrations.settings import Purpose
+
+if TYPE_CHECKING:
+    from bge_integrations.backend.engines.openvino.library import ov
+
+_INPUTS = {"ids", "positions", "mask"}
+
+
+def misfit_of_facts(purpose: Purpose, rows: Rows, facts: ModelFacts) -> str | None:
+    """Returns what can't be true of an encoder that OpenVINO runs; None where all can."""
+    shape = facts.encoder
+    if shape is None or facts.decoder is not None:
+        return "its facts describe no encoder"
+    sizes = (shape.layers, shape.hidden_size, shape.feed_forward_size, shape.heads, shape.positions)
+    if min(sizes) < 1 or shape.hidden_size % shape.heads or shape.token_types not in (1, 2) or shape.norm_eps < 0:
+        return f"there is no encoder of the shape {shape}"
+    dimension = 1 if purpose == "scores" else shape.hidden_size
+    if facts.dimension != dimension:
+        return f"facts.dimension is {facts.dimension}, but its graph gives {dimension} numbers"
+    if facts.pooling not in TOKEN_POOLINGS:
+        return f"facts.pooling is {facts.pooling!r}, not one of {', '.join(TOKEN_POOLINGS)}"
+    fitting = {"scores": ("cls",), "m3": ("tokens",), "vectors": ("tokens", "cls")}[purpose]
+    if rows not in fitting or (rows == "cls" and facts.pooling != "cls"):
+        return f"rows is {rows!r}, which does not fit {purpose} with {facts.pooling} pooling"
+    if not 1 <= facts.max_tokens <= shape.positions:
+        return f"facts.max_tokens is {facts.max_tokens}, but the encoder has {shape.positions} positions"
+    if facts.positions is not None and not 1 <= facts.positions <= shape.positions:
+        return f"facts.positions is {facts.positions}, but the encoder has {shape.positions} positions"
+    if facts.default_prompt_name is not None and facts.default_prompt_name not in facts.prompts:
+        return f"facts.default_prompt_name is {facts.default_prompt_name!r}, which is none of facts.prompts"
+    return None
+
+
+def misfit_of_parts(
+    purpose: Purpose, rows: Rows, facts: ModelFacts, tokenizer: TextTokenizer, heads: Heads, graph: ov.Model
+) -> str | None:
+    """Returns which file doesn't fit the facts, and how; None where all do.
+
+    Args:
+        purpose: What the model can be used for.
+        rows: What the graph gives for a text.
+        facts: What is known of the model, in which `misfit_of_facts` found nothing.
+        tokenizer: Its tokenizer.
+        heads: The weights on top of its encoder.
+        graph: Its encoder.
+    """
+    shape = facts.encoder
+    if shape is None:
+        raise AssertionError("misfit_of_facts says otherwise")
+    return (
+        _misfit_of_graph(graph, rows, shape)
+        or _misfit_of_tokenizer(tokenizer, facts, words=_table(graph, "ids")[0])
+        or _misfit_of_heads(heads, purpose, shape.hidden_size)
+    )
+
+
+def _misfit_of_graph(graph: ov.Model, rows: Rows, shape: EncoderShape) -> str | None:
+    names = {name for port in graph.inputs for name in port.get_names()}
+    if names != _INPUTS or len(graph.outputs) != 1:
+        return f"model.xml takes {', '.join(sorted(names))} and gives {len(graph.outputs)} outputs, so it is no encoder"
+    output = graph.outputs[0].get_partial_shape()
+    given = [part.get_length() if part.is_static else None for part in output] if output.rank.is_static else []
+    expected = [None, shape.hidden_size] if rows == "cls" else [None, None, shape.hidden_size]
+    if given != expected:
+        return f"model.xml gives {output}, but facts.encoder.hidden_size is {shape.hidden_size} and rows is {rows!r}"
+    positions, types = shape.positions, shape.token_types
+    if _table(graph, "positions") != (positions * types, shape.hidden_size):
+        return f"model.xml has other positions than facts.encoder, which has {positions} for each of {types} types"
+    if not 0 <= shape.pad_id < _table(graph, "ids")[0]:
+        return f"facts.encoder.pad_id is {shape.pad_id}, but model.xml knows {_table(graph, 'ids')[0]} tokens"
+    return None
+
+
+def _table(graph: ov.Model, name: str) -> tuple[int, int]:
+    """Returns the shape of the table in which an input is looked up, zeros where it is looked up in none."""
+    (port,) = [port for port in graph.inputs if name in port.get_names()]
+    for target in port.get_target_inputs():
+        node: Any = target.get_node()
+        table = node.input_value(0).get_partial_shape()
+        if node.get_type_name() == "Gather" and table.is_static and len(table) == 2:
+            rows, width = (part.get_length() for part in table)
+            return rows, width
+    return 0, 0
+
+
+def _misfit_of_tokenizer(tokenizer: TextTokenizer, facts: ModelFacts, *, words: int) -> str | None:
+    if not 0 <= facts.pad_id < words:
+        return f"facts.pad_id is {facts.pad_id}, but model.xml knows {words} tokens"
+    if facts.word_rows != words:
+        return f"facts.word_rows is {facts.word_rows}, but model.xml knows {words} tokens"
+    if tokenizer.special_tokens >= facts.max_tokens:
+        return (
+            f"facts.max_tokens is {facts.max_tokens}, but tokenizer.json adds {tokenizer.special_tokens} special tokens"
+        )
+    # Tokens that no text has may lie beyond the table; those of every text may not.
+    highest = int(tokenizer.tokenize(["a"], facts.max_tokens).ids.max())
+    if highest >= words:
+        return f"tokenizer.json gives the token {highest}, but model.xml knows {words}"
+    return None
+
+
+def _misfit_of_heads(heads: Heads, purpose: Purpose, width: int) -> str | None:
+    expected: dict[str, int | None] = {}  # outputs; None for any number of them
+    if purpose == "scores":
+        expected = {SCORE_DENSE: width, SCORE_OUT: 1}
+    elif purpose == "m3":
+        expected = {SPARSE: 1, COLBERT: None}
+    for name, outputs in expected.items():
+        weight, bias = heads.get(f"{name}.weight"), heads.get(f"{name}.bias")
+        if weight is None or bias is None:
+            return f"heads.safetensors has no {name}.{'weight' if weight is None else 'bias'}"
+        rows = weight.shape[0] if outputs is None and weight.ndim else outputs
+        if weight.shape != (rows, width) or bias.shape != (rows,) or not rows:
+            return f"heads.safetensors has {name} of the shapes {weight.shape} and {bias.shape} on rows of {width}"
+        if weight.dtype != "float32" or bias.dtype != "float32":
+            return f"heads.safetensors has {name} in {weight.dtype} and {bias.dtype}, not in float32"
+    return None

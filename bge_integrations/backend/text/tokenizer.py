@@ -1,0 +1,236 @@
+"""Text to token ids, without padding, with every truncation counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from bge_integrations.backend.text.backends import Encoded, PythonBackend, RustBackend, Sample, TokenizerBackend
+from bge_integrations.errors import UnsupportedModelError
+
+Side = Literal["left", "right"]
+
+
+@dataclass(frozen=True)
+class TokenizedTexts:
+    """Token ids of a list of texts.
+
+    Attributes:
+        ids: Ids of all texts one after another, special tokens included, int32, shape [tokens].
+        full_lengths: Tokens per text before anything was cut, shape [n], int64.
+        lengths: Tokens per text in `ids`, no more than the limit asked for, shape [n], int64.
+        first_lengths: Of pairs of texts, the leading tokens that are no part of the second one, shape [n], int64; None
+            for single texts.
+    """
+
+    ids: NDArray[np.int32]
+    full_lengths: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    first_lengths: NDArray[np.int64] | None = None
+
+    def of(self, texts: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Returns the ids of some texts, one after another in the order asked for."""
+        if len(self.lengths) == 1:
+            return self.ids
+        ends = np.cumsum(self.lengths)
+        starts = ends - self.lengths
+        return np.concatenate([self.ids[starts[text] : ends[text]] for text in texts])
+
+
+class TextTokenizer:
+    """A tokenizer of our own, which pads nothing and cuts nothing by itself.
+
+    transformers' tokenizers keep padding and truncation as state on the Rust object and change it on every call, so
+    a private copy is what makes this one safe to use from several threads, and beside a user's own calls.
+    """
+
+    def __init__(self, backend: Tokenizer | TokenizerBackend, *, pad_id: int, truncation_side: Side = "right") -> None:
+        """Takes over a tokenizer.
+
+        Args:
+            backend: What gives ids, such as a Rust tokenizer; nobody else may hold it.
+            pad_id: The id that fills short texts.
+            truncation_side: The end at which long texts are cut.
+        """
+        self._backend: TokenizerBackend = RustBackend(backend) if isinstance(backend, Tokenizer) else backend
+        self.pad_id = pad_id
+        self.truncation_side: Side = truncation_side
+        sample = self._backend.sample()
+        mask = sample.is_special.tolist()
+        self._prefix = _leading_ones(mask)
+        self._suffix = _leading_ones(mask[::-1]) if self._prefix < len(mask) else 0
+        self._prefix_ids = sample.ids[: self._prefix]
+        self._suffix_ids = sample.ids[len(mask) - self._suffix :]
+
+    @classmethod
+    def copy_of(
+        cls,
+        tokenizer: Any,  # noqa: ANN401 - transformers' tokenizers share no public base
+        *,
+        splits_special_tokens: bool | None = None,
+        adds_special_tokens: bool = True,
+    ) -> TextTokenizer:
+        """Copies the Rust tokenizer inside one of transformers, or takes one that has no Rust form as it is.
+
+        Args:
+            tokenizer: Of transformers.
+            splits_special_tokens: Whether special tokens that are written in a text are read as plain text; None takes
+                the tokenizer's own setting.
+            adds_special_tokens: Put the tokenizer's special tokens around a text.
+
+        Raises:
+            UnsupportedModelError: If it is no tokenizer of texts.
+        """
+        if not callable(tokenizer):
+            raise UnsupportedModelError(f"The checkpoint has no tokenizer of texts, but a {type(tokenizer).__name__}.")
+        if splits_special_tokens is None:
+            splits_special_tokens = bool(getattr(tokenizer, "split_special_tokens", False))
+        backend: TokenizerBackend
+        rust = _rust_form(tokenizer)
+        if rust is None:
+            backend = PythonBackend(
+                tokenizer, splits_special_tokens=splits_special_tokens, adds_special_tokens=adds_special_tokens
+            )
+        else:
+            rust.encode_special_tokens = splits_special_tokens
+            if not adds_special_tokens:
+                rust.post_processor = None
+            backend = RustBackend(rust)
+        return cls(
+            backend,
+            pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
+            truncation_side="left" if tokenizer.truncation_side == "left" else "right",
+        )
+
+    @property
+    def has_rust_form(self) -> bool:
+        """Whether a tokenizer.json can hold it."""
+        return isinstance(self._backend, RustBackend)
+
+    def to_json(self) -> str:
+        """Returns the content of a tokenizer.json that gives this one again, but for `splits_special_tokens`.
+
+        Raises:
+            UnsupportedModelError: If it has no such form.
+        """
+        content = self._backend.to_json()
+        if content is None:
+            raise UnsupportedModelError("This tokenizer exists in Python only, and can't be written as tokenizer.json.")
+        return content
+
+    @property
+    def splits_special_tokens(self) -> bool:
+        """Whether special tokens that are written in a text are read as plain text."""
+        return self._backend.splits_special_tokens
+
+    @property
+    def special_tokens(self) -> int:
+        """Special tokens that are added to every text."""
+        return self._prefix + self._suffix
+
+    @property
+    def suffix_tokens(self) -> int:
+        """Special tokens that are added after every text."""
+        return self._suffix
+
+    @property
+    def word_marks(self) -> int:
+        """Symbols that are written before a word: 1 for SentencePiece's `▁`, else 0."""
+        return self._backend.word_marks
+
+    def count(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Returns the tokens that texts take before anything is cut, special tokens included, shape [n]."""
+        lengths = np.full(len(texts), self.special_tokens, dtype=np.int64)
+        for index, encoding in self._backend.encode(texts):
+            lengths[index] += len(encoding)
+        return _at_least_one(lengths)
+
+    def token(self, id_: int) -> str:
+        """Returns the token of an id, as the vocabulary writes it; the id itself in words, if it has none."""
+        return self._backend.token(id_) or str(id_)
+
+    def contents(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        """Returns the ids of texts without special tokens."""
+        ids: list[list[NDArray[np.int32]]] = [[] for _ in texts]
+        for index, encoding in self._backend.encode(texts):
+            ids[index].append(np.array(encoding.ids, dtype=np.int32))
+        return [np.concatenate(parts) for parts in ids]
+
+    def sample_pair(self) -> Sample:
+        """Returns a pair of two equal texts, with its special tokens."""
+        return self._backend.sample_pair()
+
+    def content(self, text: str) -> list[int]:
+        """Returns the ids of a text without special tokens."""
+        ids: list[int] = self.contents([text])[0].tolist()
+        return ids
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Returns the characters, from and to, that each token comes from, without special tokens."""
+        return self._backend.spans(text)
+
+    def symbols(self, text: str) -> int:
+        """Returns how many characters a text has once it is normalised: no token of WordPiece or Unigram has less.
+
+        Spaces are among them where marks of words take their place; the marks of the first word are not.
+        """
+        normalized = self._backend.normalized(text)
+        return len(normalized if self.word_marks else normalized.replace(" ", ""))
+
+    def tokenize(self, texts: Sequence[str], max_length: int) -> TokenizedTexts:
+        """Turns texts into ids, cutting each to `max_length` tokens but never its special tokens.
+
+        Args:
+            texts: The texts, instruction included; at least one.
+            max_length: Tokens per text, special tokens included; more than `special_tokens`.
+        """
+        room = max_length - self.special_tokens
+        ids: list[NDArray[np.int32]] = []
+        full_lengths = np.full(len(texts), self.special_tokens, dtype=np.int64)
+        # One by one, so that other threads get their turn in between.
+        for index, encodings in groupby(self._backend.encode(texts), key=itemgetter(0)):
+            content: list[int] = []
+            for _, encoding in encodings:
+                full_lengths[index] += len(encoding)
+                self._keep(content, encoding, room)
+            whole = [*self._prefix_ids, *content, *self._suffix_ids]
+            ids.append(np.array(whole or [self.pad_id], dtype=np.int32))
+        full_lengths = _at_least_one(full_lengths)
+        return TokenizedTexts(
+            ids=np.concatenate(ids), full_lengths=full_lengths, lengths=np.minimum(full_lengths, max_length)
+        )
+
+    def _keep(self, kept: list[int], encoding: Encoded, room: int) -> None:
+        """Adds the next ids of a text to those that are kept of it, as far as there is room."""
+        if self.truncation_side == "left":
+            kept += encoding.ids[-room:]
+            del kept[:-room]
+        elif len(kept) < room:
+            kept += encoding.ids[: room - len(kept)]
+
+
+def _leading_ones(mask: list[int]) -> int:
+    return next((position for position, bit in enumerate(mask) if not bit), len(mask))
+
+
+def _at_least_one(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    # A model must read at least one token, and only a tokenizer without special tokens can give none.
+    return np.maximum(lengths, 1)
+
+
+def _rust_form(tokenizer: Any) -> Tokenizer | None:  # noqa: ANN401 - see `TextTokenizer.copy_of`
+    """Returns a private copy of the Rust tokenizer inside; None where there is none that says all of itself."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        return None
+    try:
+        return Tokenizer.from_str(backend.to_str())
+    except Exception:  # parts that are written in Python can't be copied
+        return None

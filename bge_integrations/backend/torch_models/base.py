@@ -1,0 +1,158 @@
+"""What every source has in common: weights as a library loaded them, and what is known of the model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+
+from bge_integrations.backend.checkpoint.files import Checkpoint
+from bge_integrations.backend.checkpoint.request import LoadRequest
+from bge_integrations.backend.checkpoint.weights import PICKLED_ADAPTER, SAFE_ADAPTER, WeightRules
+from bge_integrations.backend.display.quiet import quiet_transformers
+from bge_integrations.backend.engines.interface import Engine, Rows
+from bge_integrations.backend.model.facts import ModelFacts
+from bge_integrations.backend.model.heads import Heads
+from bge_integrations.backend.text.tokenizer import TextTokenizer
+from bge_integrations.backend.torch_models.faults import at_fault
+from bge_integrations.backend.torch_models.loadable import loadable_folder
+from bge_integrations.backend.torch_models.missing_weights import require_all_weights
+from bge_integrations.backend.torch_models.tables import position_capacity, type_rows, word_rows
+from bge_integrations.catalogue import ModelSpec
+from bge_integrations.errors import BgeError, ModelLoadError, UnsupportedModelError
+
+
+class Source(ABC):
+    """A checkpoint that sentence-transformers or transformers loaded.
+
+    Attributes:
+        request: What was asked for.
+        checkpoint: Its files.
+        spec: The catalogue's row, or None for a model that is no BGE.
+        folder: What the libraries load, while they do; an adapter and its base have one for the time.
+        original: The library's own object.
+        tokenizer: A private copy of its tokenizer.
+        facts: What is known of it.
+        heads: The weights on top of the encoder, where the fast engines need them.
+    """
+
+    folder: str
+    original: Any
+    tokenizer: TextTokenizer
+    facts: ModelFacts
+    heads: Heads
+    runnable: ClassVar[str]
+    """What it must be for the fast engines, in words."""
+
+    def __init__(self, request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None, precision: str) -> None:
+        """Loads it.
+
+        Args:
+            request: What was asked for.
+            checkpoint: Its files, already vetted.
+            spec: The catalogue's row, or None for a model that is no BGE.
+            precision: Of the weights in memory: "float32", "bfloat16" or "float16".
+
+        Raises:
+            ModelLoadError: The files can't be read.
+            UnsupportedModelError: A model of another kind.
+        """
+        self.request = request
+        self.checkpoint = checkpoint
+        self.spec = spec
+        self.heads = {}
+        try:
+            with loadable_folder(checkpoint) as self.folder, quiet_transformers():
+                self._load(precision)
+        except BgeError:
+            raise
+        except Exception as error:  # a value of the files that no library minded until it was used
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> ModelLoadError:
+        """Says that a library can't load the checkpoint, and which file is at fault where that can be found out."""
+        said = str(error).encode("utf-8", "backslashreplace").decode()  # of damaged texts, and can be printed
+        return ModelLoadError(
+            f"{self.request.model_name} can't be loaded: {type(error).__name__}: {said.rstrip('.')}. "
+            f"{at_fault(self.checkpoint, self.request)}"
+        )
+
+    @abstractmethod
+    def _load(self, precision: str) -> None:
+        """Sets `original`, `tokenizer`, `facts` and `heads`."""
+
+    def _lookups(self) -> dict[str, Any]:
+        """Returns what the facts say of the tables that texts look up; sees to it that padding has an embedding."""
+        rows = word_rows(self.transformer)
+        if rows is not None and self.tokenizer.pad_id >= rows:
+            self.tokenizer.pad_id = 0  # it is masked out
+        return {
+            "positions": position_capacity(self.transformer),
+            "word_rows": rows,
+            "type_rows": type_rows(self.transformer),
+            "pad_id": self.tokenizer.pad_id,
+            "truncation_side": self.tokenizer.truncation_side,
+            "splits_special_tokens": self.tokenizer.splits_special_tokens,
+        }
+
+    def _require_room(self, limit: int, taken: int) -> None:
+        """Refuses a limit that leaves no room for a text."""
+        if limit <= taken:
+            raise UnsupportedModelError(
+                f"{self.request.model_name} can't be used: it reads {limit} tokens, which leaves no room beside its "
+                f"{taken} special tokens. See model_max_length in tokenizer_config.json, max_position_embeddings in "
+                "config.json, and max_seq_length and processing_kwargs in sentence_bert_config.json."
+            )
+
+    @property
+    @abstractmethod
+    def transformer(self) -> torch.nn.Module:
+        """The bare transformers model inside."""
+
+    @property
+    @abstractmethod
+    def has_known_encoder(self) -> bool:
+        """Whether the fast engines can run it: one of their encoders, and nothing after it but what they know."""
+
+    @property
+    @abstractmethod
+    def rows(self) -> Rows:
+        """What is needed of a fast engine."""
+
+    def _require_all_weights(self, model: Any, *, needs_pooler: bool = False) -> None:  # noqa: ANN401
+        """Refuses a transformers model of which weights are missing; see `require_all_weights`."""
+        kwargs = from_pretrained_kwargs(self.request, str(model.dtype).removeprefix("torch."))
+        for_model = kwargs.pop("model_kwargs")
+        for name in ("processor_kwargs", "config_kwargs"):
+            del kwargs[name]
+        whole = self.checkpoint.base or self.checkpoint
+        adapters = (self.checkpoint.folder / name for name in (SAFE_ADAPTER, PICKLED_ADAPTER))
+        require_all_weights(
+            model,
+            self.request.model_name,
+            whole.transformer_folder,
+            whole.transformer_weights(WeightRules.of(self.request)),
+            next((file for file in adapters if file.is_file()), None),
+            {**kwargs, **for_model},
+            needs_pooler=needs_pooler,
+        )
+
+    @abstractmethod
+    def own_engine(self) -> Engine:
+        """Returns an engine that calls the checkpoint's own modules."""
+
+
+def from_pretrained_kwargs(request: LoadRequest, precision: str) -> dict[str, Any]:
+    """Returns the keywords with which the libraries load a folder."""
+    kwargs = request.transformers_kwargs.as_dicts()
+    kwargs["model_kwargs"]["dtype"] = getattr(torch, precision)
+    if not request.allow_pickle_weights:
+        kwargs["model_kwargs"]["use_safetensors"] = True
+    # Custom code may sit in another repository than the weights, so only then may files still be fetched.
+    return {
+        "trust_remote_code": request.trust_remote_code,
+        "local_files_only": request.local_files_only or not request.trust_remote_code,
+        "token": request.token,
+        **kwargs,
+    }

@@ -1,0 +1,103 @@
+"""Rerankers that are decoders: asked whether B answers A, they score by the logit of "Yes". Imports torch."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from bge_integrations.backend.checkpoint.questions import trained_question
+from bge_integrations.backend.engines.decoder import DecoderEngine
+from bge_integrations.backend.engines.interface import Engine, Rows
+from bge_integrations.backend.model.facts import DecoderFacts, ModelFacts
+from bge_integrations.backend.text.tokenizer import TextTokenizer
+from bge_integrations.backend.torch_models.base import Source, from_pretrained_kwargs
+from bge_integrations.backend.torch_models.tokenizer_check import require_same_contents
+from bge_integrations.errors import UnsupportedModelError
+
+_ANSWER = "Yes"
+_OPTIONS = ("cutoff_layers", "compress_ratio", "compress_layer")
+
+
+class DecoderScoreSource(Source):
+    """A causal language model."""
+
+    original: Any
+    runnable = "encoder"
+
+    @property
+    def transformer(self) -> torch.nn.Module:
+        """See `Source.transformer`."""
+        model: torch.nn.Module = self.original
+        return model
+
+    @property
+    def has_known_encoder(self) -> bool:
+        """See `Source.has_known_encoder`."""
+        return False
+
+    @property
+    def rows(self) -> Rows:
+        """See `Source.rows`."""
+        return "pooled"
+
+    def own_engine(self) -> Engine:
+        """See `Source.own_engine`."""
+        answer = self._answer()
+        options = self.facts.decoder.options if self.facts.decoder else ()
+        return DecoderEngine(self.original, pad_id=self.facts.pad_id, answer=answer, options=options)
+
+    def _answer(self) -> int:
+        """Returns the id whose logit is the score: the first of the answer's, as BGE's authors take it.
+
+        Raises:
+            UnsupportedModelError: The answer is no single token of a model that was trained by somebody else.
+        """
+        tokenizer = self.tokenizer
+        ids = tokenizer.contents([_ANSWER])[0].tolist()
+        if trained_question(self.spec) is None and (len(ids) != 1 or tokenizer.token(ids[0]).strip("Ġ▁") != _ANSWER):
+            raise UnsupportedModelError(
+                f"{self.request.model_name} has no token {_ANSWER!r}, whose logit would be the score "
+                f"(its tokenizer writes {', '.join(map(tokenizer.token, ids))})."
+            )
+        return int(ids[0])
+
+    def _load(self, precision: str) -> None:
+        request, folder = self.request, self.folder
+        kwargs = from_pretrained_kwargs(request, precision)
+        groups = [kwargs.pop(name) for name in ("model_kwargs", "processor_kwargs", "config_kwargs")]
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, **kwargs, **groups[1])
+            self.original = AutoModelForCausalLM.from_pretrained(folder, **kwargs, **groups[0], **groups[2])
+            self.original.eval().to(request.device)
+        except Exception as error:  # loaders raise whatever they like at a damaged checkpoint
+            raise self._unreadable(error) from error
+        self._require_all_weights(self.original)
+        self.tokenizer = TextTokenizer.copy_of(tokenizer)
+        self._answer()  # refused now, rather than when the engine is made
+        forward = inspect.signature(self.original.forward).parameters
+        require_same_contents(request.model_name, tokenizer, self.tokenizer)
+        lookups = self._lookups()
+        limits = [tokenizer.model_max_length, lookups["positions"], self.spec.max_tokens if self.spec else None]
+        self.facts = ModelFacts(
+            dimension=1,
+            max_tokens=min((int(limit) for limit in limits if limit), default=sys.maxsize),
+            second_type=0,
+            normalizes=False,
+            normalizes_by_default=False,
+            recognized_by=self.checkpoint.recognition.by if self.checkpoint.recognition else None,
+            pooling=None,
+            pools_without_prompt=False,
+            unweighted_ids=(),
+            encoder=None,
+            decoder=DecoderFacts(
+                prompt=trained_question(self.spec),
+                first_ids=() if tokenizer.bos_token_id is None else (int(tokenizer.bos_token_id),),
+                layers=self.original.config.num_hidden_layers,
+                options=tuple(name for name in _OPTIONS if name in forward),
+            ),
+            **lookups,
+        )

@@ -1,0 +1,199 @@
+"""Models that give one vector a text, as sentence-transformers loads them. Imports torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense, Transformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+
+from bge_integrations.backend.checkpoint.files import made_of_others
+from bge_integrations.backend.checkpoint.request import LoadRequest
+from bge_integrations.backend.engines.architecture import describe_encoder
+from bge_integrations.backend.engines.interface import Engine, Rows
+from bge_integrations.backend.engines.sentence_transformers import SentenceTransformersEngine
+from bge_integrations.backend.model.facts import ModelFacts
+from bge_integrations.backend.model.pooling import NAMES_OF_CATALOGUE, NAMES_OF_SETTING, TOKEN_POOLINGS
+from bge_integrations.backend.torch_models.base import Source, from_pretrained_kwargs
+from bge_integrations.backend.torch_models.text_ends import complete_text_ends
+from bge_integrations.backend.torch_models.tokenizer_check import CallSettings, require_same_texts
+from bge_integrations.errors import ModelLoadError, SettingsError
+
+
+class VectorSource(Source):
+    """A SentenceTransformer."""
+
+    original: SentenceTransformer
+    runnable = "plain BERT or XLM-RoBERTa encoder with cls, mean, max or last-token pooling"
+
+    @property
+    def transformer(self) -> torch.nn.Module:
+        """See `Source.transformer`."""
+        return _transformer_of(self.original)
+
+    @property
+    def has_known_encoder(self) -> bool:
+        """See `Source.has_known_encoder`."""
+        return self.facts.encoder is not None and self.facts.pooling is not None
+
+    @property
+    def rows(self) -> Rows:
+        """See `Source.rows`."""
+        # The first row that is left once the instruction is left out, is not the first of all.
+        return "cls" if self.facts.pooling == "cls" and not self.facts.pools_without_prompt else "tokens"
+
+    def own_engine(self) -> Engine:
+        """See `Source.own_engine`; leaves out a closing L2 normalisation, which belongs to the encoder."""
+        modules = list(self.original)
+        return self._engine_of(modules[:-1] if self.facts.normalizes else modules, rows="pooled")
+
+    def _engine_of(self, modules: Sequence[torch.nn.Module], *, rows: Rows) -> SentenceTransformersEngine:
+        return SentenceTransformersEngine(
+            modules,
+            device=self.original.device,
+            pad_id=self.facts.pad_id,
+            rows=rows,
+            pad_to_multiple_of=(self.spec.pad_to_multiple_of if self.spec else None) or 1,
+            config=self.transformer.config,
+        )
+
+    def _load(self, precision: str) -> None:
+        self.original = self._loaded(precision)
+        self._require_all_weights(self.transformer)
+        self._require_fitting_modules()
+        self._complete_text_ends()
+        module = _first(self.original)
+        settings = CallSettings.of(module)
+        self.tokenizer = settings.tokenizer(module)
+        self.facts = self._facts(settings)
+        self._require_room(self.facts.max_tokens, self.tokenizer.special_tokens)
+        require_same_texts(self.request.model_name, module, self.tokenizer, self.facts.max_tokens)
+
+    def _complete_text_ends(self) -> None:
+        poolings = [mode for module in self.original if isinstance(module, Pooling) for mode in _modes(module)]
+        if "lasttoken" not in poolings:
+            return
+        recognition = self.checkpoint.recognition
+        complete_text_ends(
+            self.original.tokenizer,
+            saved=self.checkpoint.tokenizer_config,
+            given=self.request.transformers_kwargs.as_dicts()["processor_kwargs"],
+            spec=recognition.spec if recognition and recognition.by == "name" else None,
+        )
+
+    def _loaded(self, precision: str) -> SentenceTransformer:
+        request, checkpoint, spec = self.request, self.checkpoint, self.spec
+        common = from_pretrained_kwargs(request, precision)
+        folder = self.folder
+        asked = NAMES_OF_SETTING[request.pooling] if request.pooling else None
+        try:
+            if checkpoint.modules is not None or (spec is None and asked is None):
+                model = SentenceTransformer(folder, device=request.device, **common)
+            else:
+                transformer = Transformer.load(folder, **common)
+                mode = asked or NAMES_OF_CATALOGUE[spec.pooling or "cls" if spec else "cls"]
+                modules = [transformer, Pooling(transformer.get_embedding_dimension(), mode)]
+                model = SentenceTransformer(modules=[*modules, Normalize()] if spec else modules, device=request.device)
+        except Exception as error:  # loaders of four libraries raise whatever they like at a damaged checkpoint
+            raise self._unreadable(error) from error
+        model.eval()
+        if not isinstance(model[0], Transformer) or not any(isinstance(module, Pooling) for module in model):
+            raise made_of_others(request.model_name, (type(module).__name__ for module in model))
+        if asked is not None:
+            _set_pooling(model, asked, request)
+        return model
+
+    def _require_fitting_modules(self) -> None:
+        """Compares the widths that modules say they take and give, which no library does before the first text.
+
+        Raises:
+            ModelLoadError: Two that follow each other don't fit.
+        """
+        width = _first(self.original).get_embedding_dimension()
+        for place, module in enumerate(self.original):
+            takes = {Pooling: "embedding_dimension", Dense: "in_features"}.get(type(module))
+            taken = getattr(module, takes) if takes else width
+            if taken != width:
+                modules = self.checkpoint.modules or ()
+                file = self.checkpoint.folder / (modules[place]["path"] if place < len(modules) else "") / "config.json"
+                raise ModelLoadError(
+                    f"{file} is damaged: {takes} is {taken}, but what comes before gives {width} numbers; fetch the "
+                    "model again, or correct the file."
+                )
+            width = module.get_embedding_dimension() if isinstance(module, (Pooling, Dense)) else width
+
+    def _facts(self, settings: CallSettings) -> ModelFacts:
+        model, spec, recognition = self.original, self.spec, self.checkpoint.recognition
+        modules = list(model)
+        normalizes = isinstance(modules[-1], Normalize)
+        follows_own_files = recognition is None or (recognition.by == "record" and self.checkpoint.modules is not None)
+        lookups = self._lookups()
+        limits = [
+            settings.max_length,
+            lookups["positions"],
+            spec.max_tokens if spec and not follows_own_files else None,
+        ]
+        known = [int(limit) for limit in limits if limit]
+        return ModelFacts(
+            dimension=int(model.get_embedding_dimension() or 0),
+            max_tokens=min(known) if known else sys.maxsize,
+            second_type=0,
+            normalizes=normalizes,
+            normalizes_by_default=normalizes or not follows_own_files,
+            recognized_by=recognition.by if recognition else None,
+            pooling=_plain_pooling(modules),
+            pools_without_prompt=any(isinstance(m, Pooling) and not m.include_prompt for m in modules),
+            prompts={name: text or "" for name, text in model.prompts.items()},
+            default_prompt_name=model.default_prompt_name,
+            unweighted_ids=(),
+            encoder=describe_encoder(_transformer_of(model)),
+            **lookups,
+        )
+
+
+def _transformer_of(model: SentenceTransformer) -> torch.nn.Module:
+    inside: torch.nn.Module = _first(model).auto_model
+    return inside
+
+
+def _first(model: SentenceTransformer) -> Transformer:
+    transformer: Any = model[0]
+    first: Transformer = transformer
+    return first
+
+
+def _set_pooling(model: SentenceTransformer, mode: str, request: LoadRequest) -> None:
+    """Puts the pooling that the user asked for in the place of the checkpoint's own.
+
+    Raises:
+        SettingsError: What follows the checkpoint's own pooling doesn't fit behind another one.
+    """
+    poolings = {place: module for place, module in enumerate(model) if isinstance(module, Pooling)}
+    place, own = next(iter(poolings.items()))
+    if own.pooling_mode in (mode, (mode,), [mode]):
+        return
+    width = _first(model).get_embedding_dimension()
+    if len(poolings) > 1 or own.get_embedding_dimension() != width:
+        raise SettingsError(
+            f"pooling={request.pooling!r} can't be honoured: the further modules of {request.model_name} need its own "
+            f"pooling ({own.pooling_mode!r}, {own.get_embedding_dimension()} numbers); leave pooling=None."
+        )
+    model[place] = Pooling(width, mode, include_prompt=own.include_prompt)
+
+
+def _plain_pooling(modules: list[torch.nn.Module]) -> str | None:
+    """Returns the pooling of a model that is nothing but transformer, one pooling and perhaps a normalisation."""
+    between = modules[1:-1] if isinstance(modules[-1], Normalize) else modules[1:]
+    if len(between) != 1 or not isinstance(between[0], Pooling):
+        return None
+    modes = _modes(between[0])
+    return modes[0] if len(modes) == 1 and modes[0] in TOKEN_POOLINGS else None
+
+
+def _modes(pooling: Pooling) -> tuple[str, ...]:
+    mode = pooling.pooling_mode
+    return (mode,) if isinstance(mode, str) else tuple(mode)

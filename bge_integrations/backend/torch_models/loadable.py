@@ -1,0 +1,93 @@
+"""The folder that the libraries load: a checkpoint's own, or one that puts an adapter and its base together."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from bge_integrations.backend.checkpoint.files import Checkpoint
+from bge_integrations.backend.checkpoint.lora import adapter_config
+from bge_integrations.backend.checkpoint.weights import ADAPTER_CONFIG, PICKLED_ADAPTER, SAFE_ADAPTER
+from bge_integrations.errors import ModelLoadError
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.*", "*.model", "*.spm")
+_FURTHER_TOKENIZER_FILES = ("special_tokens_map.json", "added_tokens.json", "merges.txt", "bpe.codes")
+_MODEL_FILES = ("*.safetensors", "*.index.json", "pytorch_model*.bin")
+_BASE_FILES = ("config.json", *_MODEL_FILES, "*.py")
+
+
+@contextmanager
+def loadable_folder(checkpoint: Checkpoint) -> Iterator[str]:
+    """Gives a folder that the libraries load as it is: the checkpoint's own, or an adapter's together with its base.
+
+    The libraries would look for the base by the name that the adapter records, with settings of their own. Here they
+    find it in one folder with the adapter, which goes when the model is loaded.
+
+    Raises:
+        ModelLoadError: No such folder can be made.
+    """
+    if not (checkpoint.folder / ADAPTER_CONFIG).is_file():
+        yield str(checkpoint.folder)
+        return
+    try:
+        together = Path(tempfile.mkdtemp(prefix="bge-integrations-"))
+    except OSError as error:
+        raise ModelLoadError(f"{checkpoint.name} needs a temporary folder for adapter and base: {error}.") from error
+    try:
+        _put_together(together, checkpoint)
+        yield str(together)
+    finally:
+        shutil.rmtree(together, ignore_errors=True)
+
+
+def _put_together(together: Path, adapter: Checkpoint) -> None:
+    # Of the whole model only the base's files, which were vetted: others beside the adapter would come before them.
+    left_out = set(_matching(adapter.folder, _MODEL_FILES)) if adapter.base else set()
+    for entry in adapter.folder.iterdir():
+        if entry not in left_out or entry.name.startswith("adapter_model."):
+            _link(entry, together / entry.name)
+    if adapter.base is not None:
+        patterns = [*_BASE_FILES]
+        if not any(_matching(together, _TOKENIZER_FILES)):
+            patterns += [*_TOKENIZER_FILES, *_FURTHER_TOKENIZER_FILES]
+        for entry in _matching(adapter.base.folder, patterns):
+            if not os.path.lexists(together / entry.name):
+                _link(entry, together / entry.name)
+    if not (together / SAFE_ADAPTER).is_file():
+        _convert(together / PICKLED_ADAPTER, together / SAFE_ADAPTER)
+    content = adapter_config(together / ADAPTER_CONFIG)
+    (together / ADAPTER_CONFIG).unlink()
+    changed = {**content, "base_model_name_or_path": str(together), "revision": None}
+    (together / ADAPTER_CONFIG).write_text(json.dumps(changed), encoding="utf-8")
+
+
+def _convert(pickled: Path, safe: Path) -> None:
+    """Writes pickled weights as safetensors, which is all that transformers reads of an adapter in a folder."""
+    import torch
+    from safetensors.torch import save_file
+
+    try:
+        weights = torch.load(pickled, map_location="cpu", weights_only=True)
+        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, safe)
+    except Exception as error:  # whatever a damaged file makes torch raise
+        raise ModelLoadError(f"{pickled} can't be read: {error}") from error
+
+
+def _matching(folder: Path, patterns: Sequence[str]) -> Iterator[Path]:
+    for pattern in patterns:
+        yield from folder.glob(pattern)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.symlink_to(source, target_is_directory=source.is_dir())
+    except OSError:  # Windows lets few users make symlinks
+        if source.is_dir():
+            shutil.copytree(source, target)
+        elif source.is_file():
+            shutil.copyfile(source, target)

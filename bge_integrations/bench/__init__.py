@@ -1,8 +1,0 @@
-"""`bge bench`: which engine and precision are the fastest for a model here, and what the lossy ones cost."""
-
-from bge_integrations.bench.recommending import recommend
-from bge_integrations.bench.report import print_report
-from bge_integrations.bench.results import BenchReport, Combination, Measured, Recommendation
-from bge_integrations.bench.run import run_bench
-
-__all__ = ["BenchReport", "Combination", "Measured", "Recommendation", "print_report", "recommend", "run_bench"]

@@ -1,0 +1,135 @@
+"""Lets loaded models take turns at the same texts and queries, and works out what each achieved."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_integrations.backend.model.pooling import cosines
+from bge_integrations.cli.bench.results import Combination, Measured
+from bge_integrations.cli.demo.corpus import collect
+from bge_integrations.encoder import BgeEncoder
+
+__all__ = ["Runner", "evaluate", "race"]
+
+_ROUNDS = 5
+_LEAST_ROUNDS = 2
+_QUERY_SHARE = 0.25
+_LEAST_TEXTS, _LEAST_QUERIES, _MOST_QUERIES = 16, 3, 40
+_PILOT_TEXTS = 16
+
+
+@dataclass
+class Runner:
+    """A combination with its model loaded, what it is given, and what it has done so far.
+
+    Attributes:
+        combination: Which it is.
+        encoder: Its model.
+        texts: What it embeds in a round.
+        tokens: How many these have.
+        queries_a_round: How many queries it embeds in a round, one at a time.
+        documents_s: How long each round's texts took.
+        queries_s: How long each query took.
+        vectors: What it made of the texts.
+    """
+
+    combination: Combination
+    encoder: BgeEncoder
+    texts: list[str] = field(default_factory=list)
+    tokens: int = 0
+    queries_a_round: int = _LEAST_QUERIES
+    documents_s: list[float] = field(default_factory=list)
+    queries_s: list[float] = field(default_factory=list)
+    vectors: NDArray[np.float32] | None = None
+
+
+def race(runners: list[Runner], deadline: float, tell: Callable[[str], None]) -> int:
+    """Lets all take turns, a round that is not counted first, and returns the number of those that are."""
+    shuffler = random.Random(0)
+    entries = list(collect())
+    shuffler.shuffle(entries)
+    texts = [entry.text for entry in entries]
+    queries = list(dict.fromkeys(entry.summary for entry in reversed(entries)))
+    share = max(deadline - time.monotonic(), 0) / ((_ROUNDS + 2) * len(runners))  # one more for the pilots
+    for runner in runners:
+        _choose_texts(runner, texts, queries, share)
+    for number in range(_ROUNDS + 1):
+        if number > _LEAST_ROUNDS and time.monotonic() > deadline:
+            return number - 1
+        tell(f"round {number} of {_ROUNDS}" if number else "warming up")
+        for runner in shuffler.sample(runners, len(runners)):
+            documents_s, queries_s = _one_turn(runner, queries, number)
+            if number:
+                runner.documents_s.append(documents_s)
+                runner.queries_s.extend(queries_s)
+    return _ROUNDS
+
+
+def _choose_texts(runner: Runner, texts: list[str], queries: list[str], share: float) -> None:
+    pilot = texts[:_PILOT_TEXTS]
+    a_text = _seconds(partial(runner.encoder.encode_documents, pilot)) / len(pilot)
+    a_query = _seconds(partial(runner.encoder.encode_queries, queries[:1]))
+    runner.texts = texts[: max(_LEAST_TEXTS, int(share * (1 - _QUERY_SHARE) / a_text))]
+    lengths = runner.encoder.backend.tokenizer.tokenize(runner.texts, runner.encoder.max_length).lengths
+    runner.tokens = int(lengths.sum())
+    runner.queries_a_round = min(max(_LEAST_QUERIES, int(share * _QUERY_SHARE / a_query)), _MOST_QUERIES)
+
+
+def _one_turn(runner: Runner, queries: list[str], number: int) -> tuple[float, list[float]]:
+    start = time.perf_counter()
+    runner.vectors = runner.encoder.encode_documents(runner.texts)
+    documents_s = time.perf_counter() - start
+    first = number * runner.queries_a_round
+    # Another query each time, so that nothing can answer from memory.
+    asked = [queries[index % len(queries)] for index in range(first, first + runner.queries_a_round)]
+    return documents_s, [_seconds(partial(runner.encoder.encode_queries, [query])) for query in asked]
+
+
+def evaluate(runners: list[Runner]) -> list[Measured]:
+    """Works out what each achieved, fastest first."""
+    exact = next((runner.vectors for runner in runners if runner.combination.is_exact), None)
+    measured = []
+    for runner in runners:
+        mean_cosine, least_cosine = _agreement(runner.vectors, exact)
+        count, median = len(runner.texts), statistics.median(runner.documents_s)
+        p50, p95 = np.percentile(runner.queries_s, (50, 95)) * 1000
+        measured.append(
+            Measured(
+                combination=runner.combination,
+                texts=count,
+                documents_per_s=count / median,
+                tokens_per_s=runner.tokens / median,
+                slowest_documents_per_s=count / max(runner.documents_s),
+                fastest_documents_per_s=count / min(runner.documents_s),
+                query_p50_ms=float(p50),
+                query_p95_ms=float(p95),
+                mean_cosine=mean_cosine,
+                least_cosine=least_cosine,
+            )
+        )
+    return sorted(measured, key=lambda one: -one.documents_per_s)
+
+
+def _agreement(
+    vectors: NDArray[np.float32] | None, exact: NDArray[np.float32] | None
+) -> tuple[float | None, float | None]:
+    """Compares the texts that both embedded; everybody's are the first so many of one list."""
+    if vectors is None or exact is None:
+        return None, None
+    count = min(len(vectors), len(exact))
+    found = cosines(vectors[:count].astype(np.float64), exact[:count].astype(np.float64))
+    return float(found.mean()), float(found.min())
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start

@@ -1,0 +1,136 @@
+"""What the LlamaIndex classes have in common: typed settings that travel, without weights and without the token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from llama_index.core.bridge.pydantic import ConfigDict, Field, SecretStr
+
+from bge_integrations.adapters.keywords import (
+    find_token,
+    json_ready_loading_kwargs,
+    merge_settings,
+    shared_fields,
+    with_paths_as_text,
+)
+from bge_integrations.adapters.remade import Adapter, saved_fields
+from bge_integrations.errors import SettingsError
+from bge_integrations.redaction import shown
+from bge_integrations.settings import EngineName, ModelSettings, OnTruncation, Precision
+
+# llama-index hands over this many texts at a time, and only within them can sorting by length save padding. Of 3,769
+# docstrings (mean 54 tokens, p95 200) in forward passes of 2048 tokens, padding is 64 % of what is computed at 10
+# texts a time (llama-index's own default), 29 % at 128, 12 % at 512 and 4 % at 2048, the most that it allows.
+DEFAULT_TEXTS_PER_CALL = 2048
+
+
+class BgeModel(Adapter):
+    """Settings as fields, and what is made from them: anew when one has been changed since."""
+
+    model_config = ConfigDict(
+        protected_namespaces=("pydantic_model_",),
+        arbitrary_types_allowed=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+    )
+
+    further_field: ClassVar[str]
+    """The field that takes the arguments of sentence-transformers that have no field of their own."""
+    further_keys: ClassVar[tuple[str, ...]]
+    """Those arguments."""
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Fields by other names that they may be given under."""
+    dropped: ClassVar[Mapping[str, str]] = {}
+    """Arguments of the class that is replaced which can't be honoured, with the reason; None says nothing."""
+
+    model_name: str = Field(description="Hub id or local folder.")
+    max_length: int | None = Field(
+        default=None, description="Tokens per text, or pair of texts, special tokens included.", gt=0
+    )
+    query_instruction: str | None = Field(
+        default=None, description="Text before each query: None as the model was trained, '' none."
+    )
+    cache_folder: str | None = Field(default=None, description="Where hub files are kept.")
+    trust_remote_code: bool = Field(default=False, description="Run Python code that comes with the checkpoint.")
+    device: str | list[str] | None = Field(
+        default=None, description="None takes the first of cuda, mps and cpu that can; a list or 'all' uses each."
+    )
+    precision: Precision = Field(default="auto", description="How the model computes.")
+    engine: EngineName = Field(default="auto", description="What runs the model.")
+    on_truncation: OnTruncation = Field(default="warn", description="For texts over max_length.")
+    revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
+    local_files_only: bool = Field(default=False, description="Never ask the hub.")
+    allow_pickle_weights: bool = Field(default=False, description="Load pytorch_model.bin if there is nothing else.")
+    batch_tokens: int | None = Field(default=None, description="Tokens in one forward pass.", gt=0)
+    threads: int | None = Field(
+        default=None, description="None takes the least of cores, OMP_NUM_THREADS and torch's number.", gt=0
+    )
+    max_queued_texts: int = Field(default=65536, description="In flight at once; a call beyond it waits.", gt=0)
+    token: SecretStr | bool | None = Field(default=None, exclude=True, repr=False, description="Hub token.")
+
+    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - the fields' own types
+        """Checks the settings, then loads the model or joins those that already hold it.
+
+        Args:
+            **kwargs: The fields above, and any argument of the sentence-transformers class that the model is for.
+
+        Raises:
+            pydantic.ValidationError: A field's value is of the wrong type.
+            SettingsError: An argument that is unknown or can't be honoured.
+            BgeError: Whatever loading raises; see `bge_integrations.BgeEncoder`.
+        """
+        super().__init__(**self._to_fields(kwargs))
+        self._current()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickles settings, not weights, and no token."""
+        bare = self.model_copy()
+        bare.__dict__.update(saved_fields(self.__dict__))
+        bare._made = None
+        state: dict[str, Any] = super(BgeModel, bare).__getstate__()
+        return state
+
+    def _merged(self, further: Mapping[str, Any], kind: type[ModelSettings], **fields: object) -> dict[str, Any]:
+        """Returns what the fields say, with what sentence-transformers' arguments say put in.
+
+        Args:
+            further: Those arguments, translated.
+            kind: The settings that are made of it.
+            **fields: Values that differ from the field's of the same name.
+        """
+        # What is stored: a class may give more to who reads a field, such as the model's own limit.
+        said = {name: self.__dict__[name] for name in shared_fields(kind) if name in self.model_fields_set}
+        said["token"] = self.token.get_secret_value() if isinstance(self.token, SecretStr) else self.token
+        merged = merge_settings({**said, **fields}, further, "the arguments", kind)
+        return {**merged, "model_name": self.model_name}
+
+    @classmethod
+    def _to_fields(cls, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Sorts what a user passed into the fields."""
+        fields: dict[str, Any] = {}
+        further = dict(kwargs.get(cls.further_field) or {})
+        for key, value in with_paths_as_text(kwargs).items():
+            name = cls.renamed.get(key, key)
+            if key in cls.dropped:
+                if value not in (None, "deprecated"):
+                    raise SettingsError(f"{key}={shown(value, key)} can't be honoured: {cls.dropped[key]}.")
+            elif (key == "callback_manager" and value is None) or value == "deprecated" or key == "class_name":
+                continue
+            elif name in cls.model_fields:
+                if name in fields:
+                    raise SettingsError(
+                        f"{key}={shown(value, key)} is another name of {name}, which is given too; say it once."
+                    )
+                fields[name] = value
+            elif key in cls.further_keys:
+                further[key] = value
+            else:
+                choices = sorted({*cls.model_fields, *cls.further_keys, *cls.renamed})
+                raise SettingsError(
+                    f"{key}={shown(value, key)} is unknown; the known arguments are {', '.join(choices)}."
+                )
+        if fields.get("token") is None:
+            fields["token"] = find_token(further)
+        fields[cls.further_field] = json_ready_loading_kwargs(further)
+        return fields
