@@ -18,6 +18,7 @@ from bge_integrations.backend.guarantees.signals import is_from_signal
 
 logger = get_logger(__name__)
 
+_SHOWN_EVERY_S = 0.04  # a bar of half a second moves, and a long one costs nothing that could be measured
 _INNER_MODULES = ("bge_integrations", "langchain_core", "llama_index", "llama_index_instrumentation", "wrapt")
 
 
@@ -84,7 +85,7 @@ class Progress:
     def _open(self) -> None:
         from tqdm.auto import tqdm
 
-        self._bar = steady(tqdm)(total=self._total, unit=self._unit, desc=self._title)
+        self._bar = steady(tqdm)(total=self._total, unit=self._unit, desc=self._title, mininterval=_SHOWN_EVERY_S)
 
     def _advance(self, texts: int, tokens: int) -> None:
         with self._lock:
