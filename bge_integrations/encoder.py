@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Unpack
 
 from bge_integrations.backend.checkpoint.digests import key_of
 from bge_integrations.backend.text.chunks import ChunkRuler
@@ -18,16 +19,7 @@ from bge_integrations.calls.handle import ModelHolder
 from bge_integrations.calls.inputs import check_text, slices_of_texts
 from bge_integrations.catalogue.instructions import Instruction, Role, read_role
 from bge_integrations.errors import SettingsError
-from bge_integrations.settings import (
-    EncoderSettings,
-    EngineName,
-    Example,
-    Normalization,
-    OnTruncation,
-    Pooling,
-    Precision,
-    TransformersKwargs,
-)
+from bge_integrations.settings import EncoderOptions, EncoderSettings, Example
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -52,109 +44,23 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
     """
 
     _purpose = "vectors"
+    _settings_kind = EncoderSettings
 
-    def __init__(
-        self,
-        model_name: str | os.PathLike[str],
-        *,
-        device: str | Sequence[str] | None = None,
-        precision: Precision = "auto",
-        engine: EngineName = "auto",
-        max_length: int | None = None,
-        query_instruction: str | None = None,
-        document_instruction: str | None = None,
-        task: str | None = None,
-        examples: Sequence[Example | Sequence[str] | Mapping[str, str]] | None = None,
-        pooling: Pooling | None = None,
-        normalize: Normalization = None,
-        truncate_dim: int | None = None,
-        on_truncation: OnTruncation = "warn",
-        revision: str | None = None,
-        cache_folder: str | None = None,
-        token: str | bool | None = None,
-        trust_remote_code: bool = False,
-        local_files_only: bool = False,
-        allow_pickle_weights: bool = False,
-        show_progress: bool = False,
-        batch_tokens: int | None = None,
-        batch_size: int | None = None,
-        threads: int | None = None,
-        max_queued_texts: int = 65536,
-        transformers_kwargs: TransformersKwargs | None = None,
-    ) -> None:
+    def __init__(self, model_name: str | os.PathLike[str], **options: Unpack[EncoderOptions]) -> None:
         """Loads the model, or joins the encoders that already hold it.
 
         Args:
             model_name: Hub id (`"BAAI/bge-small-en-v1.5"`), local folder, or folder made by `bge prepare`.
-            device: `"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`; None takes the first of cuda, mps and cpu that is
-                there and can compute as `engine` and `precision` ask. A list, or `"all"`, puts the model on each, and
-                they share the work.
-            precision: How the model computes: `"float32"`, `"bfloat16"`, `"float16"`, `"int8"`; `"auto"` is float16 on
-                CUDA and float32 elsewhere. Vectors are float32 in any case.
-            engine: What runs the model: `"openvino"`, `"torch"` or `"sentence-transformers"`; `"auto"` takes the
-                fastest that can run it here.
-            max_length: Tokens per text, special tokens included; None takes the model's own limit.
-            query_instruction: Text before each query: None takes what the model was trained with, `""` is none.
-            document_instruction: The same for documents.
-            task: What an instruct model is asked to do, or the name of one of llm-embedder's tasks.
-            examples: For bge-en-icl, examples to go before each query: triples of task, query and response, or
-                dictionaries with the keys `instruct`, `query` and `response`.
-            pooling: How the hidden states of a text's tokens become its vector: `"cls"`, `"mean"` or `"last"`. `None`:
-                as the model was trained; where nothing says how, a warning names this setting.
-            normalize: L2-normalise the vectors: None as the model was trained (BGE: yes), True always, False never,
-                `"checkpoint"` only if the checkpoint's own modules do, as sentence-transformers.
-            truncate_dim: Keep only so many leading dimensions; normalised again afterwards.
-            on_truncation: For texts over `max_length`: `"warn"` once a call, `"ignore"`, or `"error"`.
-            revision: Branch, tag or commit on the hub.
-            cache_folder: Where hub files are kept.
-            token: Hub token; never shown, pickled or dumped.
-            trust_remote_code: Run Python code that comes with the checkpoint.
-            local_files_only: Never ask the hub.
-            allow_pickle_weights: Load `pytorch_model.bin` where there are no safetensors.
-            show_progress: A progress bar for `encode_documents` and `encode`, never for queries.
-            batch_tokens: Tokens, padding included, in one forward pass.
-            batch_size: Upper limit on the texts in one forward pass.
-            threads: Threads that compute on the processor; None takes the least of the cores that this process may use,
-                `OMP_NUM_THREADS`, and torch's number if torch is imported.
-            max_queued_texts: Documents, and as many queries, that may be in flight at once in the model, over all
-                callers; a call beyond it waits for room.
-            transformers_kwargs: Keywords for transformers' `from_pretrained`.
+            **options: The fields of `bge_integrations.settings.EncoderSettings`, which describes them.
 
         Raises:
+            TypeError: An option that there isn't.
             SettingsError: A setting that can't be honoured, named with its value and the choices.
             ModelLoadError: The checkpoint can't be found, fetched or read, or would run code.
             PoolingMismatchError: A model that is called like a BGE model, but whose own files ask for another pooling.
             MissingExtraError: The engine named is not installed, or int8 needs the quantiser, which is not.
         """
-        self._start(
-            EncoderSettings(
-                model_name=cast("str", model_name),
-                device=device,
-                precision=precision,
-                engine=engine,
-                max_length=max_length,
-                query_instruction=query_instruction,
-                document_instruction=document_instruction,
-                task=task,
-                examples=examples,
-                pooling=pooling,
-                normalize=normalize,
-                truncate_dim=truncate_dim,
-                on_truncation=on_truncation,
-                revision=revision,
-                cache_folder=cache_folder,
-                token=token,
-                trust_remote_code=trust_remote_code,
-                local_files_only=local_files_only,
-                allow_pickle_weights=allow_pickle_weights,
-                show_progress=show_progress,
-                batch_tokens=batch_tokens,
-                batch_size=batch_size,
-                threads=threads,
-                max_queued_texts=max_queued_texts,
-                transformers_kwargs=transformers_kwargs or TransformersKwargs(),
-            )
-        )
+        self._start(EncoderSettings(model_name=cast("str", model_name), **options))
         self._loaded()
 
     def _start(self, settings: EncoderSettings) -> None:

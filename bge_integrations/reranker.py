@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,7 +21,7 @@ from bge_integrations.calls.inputs import check_text, check_texts
 from bge_integrations.calls.scoring import scoring_call
 from bge_integrations.calls.waiting import OnLoop
 from bge_integrations.errors import SettingsError
-from bge_integrations.settings import ModelOptions, RerankerSettings
+from bge_integrations.settings import RerankerOptions, RerankerSettings
 
 if TYPE_CHECKING:
     from bge_integrations.backend.loading.model import LoadedModel
@@ -43,53 +43,25 @@ class BgeReranker(ModelHolder[RerankerSettings]):
     """
 
     _purpose = "scores"
+    _settings_kind = RerankerSettings
 
-    def __init__(
-        self,
-        model_name: str | os.PathLike[str],
-        *,
-        normalize: bool = False,
-        prompt: str | None = None,
-        cutoff_layers: int | Sequence[int] | None = None,
-        compress_ratio: int | None = None,
-        compress_layers: Sequence[int] | None = None,
-        **options: Unpack[ModelOptions],
-    ) -> None:
+    def __init__(self, model_name: str | os.PathLike[str], **options: Unpack[RerankerOptions]) -> None:
         """Loads the model, or joins the rerankers that already hold it.
 
         Args:
             model_name: Hub id (`"BAAI/bge-reranker-v2-m3"`), local folder, or folder made by `bge prepare`.
-            normalize: Put scores through the sigmoid, so that they lie between 0 and 1; else they are logits, as in the
-                authors' code. An activation that was saved with a CrossEncoder is not applied.
-            prompt: For decoder models, what they are asked of query A and passage B. `None`: what they were trained
-                with, which is known of BGE's alone; any other decoder needs it.
-            cutoff_layers: For bge-reranker-v2-minicpm-layerwise and -v2.5-gemma2-lightweight: the layer after which to
-                score; None takes their authors' choice.
-            compress_ratio: For bge-reranker-v2.5-gemma2-lightweight: how many tokens become one.
-            compress_layers: For the same: after which layers they do.
-            **options: As `BgeEncoder` takes them: `device`, `precision`, `engine`, `max_length` (of query and passage
-                together, without a decoder's prompt), `query_instruction` (`None`: the default prompt that was saved
-                with a CrossEncoder; BGE's own have none), `on_truncation`, `revision`, `cache_folder`, `token`,
-                `trust_remote_code`, `local_files_only`, `allow_pickle_weights`, `show_progress`, `batch_tokens`,
-                `batch_size`, `threads`, `max_queued_texts`, `transformers_kwargs`.
+            **options: The fields of `bge_integrations.settings.RerankerSettings`, which describes them. `max_length` is
+                of query and passage together, without a decoder's prompt. `query_instruction=None` is the default
+                prompt that was saved with a CrossEncoder; BGE's own have none.
 
         Raises:
+            TypeError: An option that there isn't.
             SettingsError: A setting that can't be honoured, named with its value and the choices.
             UnsupportedModelError: The model is no reranker.
             ModelLoadError: The checkpoint can't be found, fetched or read, or would run code.
             MissingExtraError: The engine named is not installed, or int8 needs the quantiser, which is not.
         """
-        self._start(
-            RerankerSettings(
-                model_name=cast("str", model_name),
-                normalize=normalize,
-                prompt=prompt,
-                cutoff_layers=cutoff_layers,
-                compress_ratio=compress_ratio,
-                compress_layers=compress_layers,
-                **options,
-            )
-        )
+        self._start(RerankerSettings(model_name=cast("str", model_name), **options))
         self._loaded()
 
     def score(self, query: str, passages: Iterable[str]) -> NDArray[np.float32]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
 import json
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import pairwise
 from typing import Any, Literal, TypedDict, get_args
 
 from typing_extensions import Self, TypeIs
@@ -102,54 +107,52 @@ def _to_json(name: str, values: Mapping[str, Any] | None) -> str:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ModelSettings:
-    """What every model takes, whatever it is used for. Holds no weights, and pickles without the token.
-
-    Attributes:
-        model_name: Hub id (`"BAAI/bge-small-en-v1.5"`), local folder, or folder made by `bge prepare`.
-        device: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`; None or `"auto"` takes the first of cuda, mps, cpu that is
-            there and can compute as `engine` and `precision` ask. A list, or `"all"` for all there are of the best
-            kind, puts the model on each, and they share the work.
-        precision: How the model computes. `"auto"` is float16 on CUDA and float32 elsewhere.
-        engine: What runs the model; `"auto"` takes the fastest that can run it here.
-        max_length: Tokens per text, or pair of texts, special tokens included; None takes the model's own limit.
-        query_instruction: Text before each query. None takes what the model was trained with, `""` is none.
-        on_truncation: What to do about texts over `max_length`: `"warn"` once a call, `"ignore"`, `"error"`.
-        revision: Branch, tag or commit on the hub.
-        cache_folder: Where hub files are kept; None takes the usual places.
-        token: Hub token; never shown, pickled or dumped.
-        trust_remote_code: Run Python code that comes with the checkpoint.
-        local_files_only: Never ask the hub.
-        allow_pickle_weights: Load `pytorch_model.bin` where a checkpoint has no safetensors.
-        show_progress: A progress bar; never for queries.
-        batch_tokens: Tokens, padding included, in one forward pass; None takes the engine's own figure.
-        batch_size: Upper limit on the texts in one forward pass; None sets no limit.
-        threads: Threads that compute on the processor; None takes the least of the cores that this process may use,
-            `OMP_NUM_THREADS`, and torch's number if torch is imported. torch's number for the process is lowered to
-            that, and raised only if it is given here.
-        max_queued_texts: Documents, and as many queries, that may be in flight at once in the model, over all callers;
-            a call beyond it waits for room.
-        transformers_kwargs: Keywords for transformers' `from_pretrained`.
-    """
+    """What every model takes, whatever it is used for. Holds no weights, and pickles without the token."""
 
     model_name: str
+    """Hub id (`"BAAI/bge-small-en-v1.5"`), local folder, or folder made by `bge prepare`."""
     device: str | Sequence[str] | None = None
+    """`"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`. `None` or `"auto"`: the first of cuda, mps and cpu that is there and
+    can compute as `engine` and `precision` ask. A list, or `"all"`, puts the model on each, and they share the work."""
     precision: Precision = "auto"
+    """How the model computes: `"float32"`, `"bfloat16"`, `"float16"` or `"int8"`. `"auto"`: float16 on CUDA, float32
+    elsewhere. Results are float32 in any case."""
     engine: EngineName = "auto"
+    """What runs the model: `"openvino"`, `"torch"` or `"sentence-transformers"`. `"auto"`: the fastest that can run it
+    here."""
     max_length: int | None = None
+    """Tokens per text, or pair of texts, special tokens included. `None`: the model's own limit."""
     query_instruction: str | None = None
+    """Text before each query. `None`: the instruction the model was trained with. `""`: no instruction."""
     on_truncation: OnTruncation = "warn"
+    """What happens to texts over `max_length`: `"warn"` once a call, `"ignore"`, or `"error"`."""
     revision: str | None = None
+    """Branch, tag or commit on the hub."""
     cache_folder: str | None = None
+    """Where hub files are kept. `None`: `SENTENCE_TRANSFORMERS_HOME`, or the hub's usual cache."""
     token: str | bool | None = field(default=None, repr=False, compare=False)
+    """Hub token; never shown, pickled or dumped."""
     trust_remote_code: bool = False
+    """Run Python code that comes with the checkpoint."""
     local_files_only: bool = False
+    """Never ask the hub."""
     allow_pickle_weights: bool = False
+    """Load `pytorch_model.bin` where a checkpoint has no safetensors."""
     show_progress: bool = False
+    """A progress bar for documents and pairs; never for queries."""
     batch_tokens: int | None = None
+    """Tokens, padding included, in one forward pass. `None`: the engine's own figure."""
     batch_size: int | None = None
+    """Upper limit on the texts in one forward pass. `None`: no limit."""
     threads: int | None = None
+    """Threads that compute on the processor. `None`: the least of the cores that this process may use,
+    `OMP_NUM_THREADS`, and torch's number if torch is imported. torch's own number is raised only if it is given
+    here."""
     max_queued_texts: int = 65536
+    """Documents, and as many queries, that may be in flight at once in the model, over all callers; a call beyond it
+    waits for room."""
     transformers_kwargs: TransformersKwargs = field(default_factory=TransformersKwargs)
+    """Keywords for transformers' `from_pretrained`."""
 
     def __post_init__(self) -> None:
         """Checks every value on its own; what depends on the model is checked when it is loaded."""
@@ -171,6 +174,9 @@ class ModelSettings:
         _check_choice("on_truncation", self.on_truncation, get_args(OnTruncation))
         self._check_positive("max_length", "batch_tokens", "batch_size", "threads", "max_queued_texts")
         self._check_text("cache_folder", "revision", "query_instruction")
+        given: object = self.transformers_kwargs
+        if given is None:
+            object.__setattr__(self, "transformers_kwargs", TransformersKwargs())
         if not isinstance(self.transformers_kwargs, TransformersKwargs):
             raise SettingsError(
                 f"transformers_kwargs={shown(self.transformers_kwargs)} is "
@@ -226,26 +232,24 @@ class ModelSettings:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class EncoderSettings(ModelSettings):
-    """Everything that decides what an encoder computes.
-
-    Attributes:
-        document_instruction: Text before each document. BGE models want none, but for llm-embedder.
-        task: What an instruct model is asked to do, or the name of one of llm-embedder's tasks.
-        examples: For bge-en-icl, what comes before each query to show how it is done: triples of task, query and
-            response, or dictionaries with the keys `instruct` (or `task`), `query` and `response`. Kept as triples.
-        pooling: How the hidden states of a text's tokens become its vector: `"cls"` is the first, `"mean"` the mean of
-            all, `"last"` the last one. `None`: as the model was trained.
-        normalize: L2-normalise: None as the model was trained (BGE: yes), True always, False never, `"checkpoint"` only
-            if the checkpoint's own modules do, which is what sentence-transformers does by default.
-        truncate_dim: Keep the first so many dimensions, normalised again afterwards.
-    """
+    """Everything that decides what an encoder computes."""
 
     document_instruction: str | None = None
+    """Text before each document. `None`: the instruction the model was trained with, which of BGE's only llm-embedder
+    has. `""`: no instruction."""
     task: str | None = None
+    """What an instruct model is asked to do, or the name of one of llm-embedder's tasks."""
     examples: Sequence[Example | Sequence[str] | Mapping[str, str]] | None = None
+    """For bge-en-icl, examples to go before each query: triples of task, query and response, or dictionaries with the
+    keys `instruct` (or `task`), `query` and `response`. Kept as triples."""
     pooling: Pooling | None = None
+    """How the hidden states of a text's tokens become its vector: `"cls"` is the first, `"mean"` the mean of all,
+    `"last"` the last one. `None`: as the model was trained; where nothing says how, a warning names this setting."""
     normalize: Normalization = None
+    """L2-normalise the vectors. `None`: as the model was trained (BGE: yes). `True`: always. `False`: never.
+    `"checkpoint"`: only if the checkpoint's own modules do, as sentence-transformers."""
     truncate_dim: int | None = None
+    """Leading dimensions to keep, normalised again afterwards. `None`: all."""
 
     def __post_init__(self) -> None:
         """See `ModelSettings.__post_init__`."""
@@ -266,23 +270,22 @@ class EncoderSettings(ModelSettings):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class RerankerSettings(ModelSettings):
-    """Everything that decides what a reranker computes.
-
-    Attributes:
-        normalize: Put the score through the sigmoid, so that it lies between 0 and 1.
-        prompt: For decoder models, what they are asked of query A and passage B; None takes what they were trained
-            with.
-        cutoff_layers: For models that can score after any of several layers: the layer, as a number or a list of one;
-            None takes their authors' choice.
-        compress_ratio: For models that merge tokens on the way: how many become one; None takes their authors' choice.
-        compress_layers: For the same: the layers after which they do; None takes their authors' choice.
-    """
+    """Everything that decides what a reranker computes."""
 
     normalize: bool = False
+    """Put scores through the sigmoid, so that they lie between 0 and 1; else they are logits, as in the authors' code.
+    An activation that was saved with a CrossEncoder is not applied."""
     prompt: str | None = None
+    """For decoder models, what they are asked of query A and passage B. `None`: what they were trained with, which is
+    known of BGE's alone; any other decoder needs it."""
     cutoff_layers: int | Sequence[int] | None = None
+    """For models that can score after any of several layers (bge-reranker-v2-minicpm-layerwise,
+    -v2.5-gemma2-lightweight): the layer, as a number or a list of one. `None`: the authors' choice."""
     compress_ratio: int | None = None
+    """For models that merge tokens (bge-reranker-v2.5-gemma2-lightweight): how many become one. `None`: the authors'
+    choice."""
     compress_layers: Sequence[int] | None = None
+    """For the same: the layers after which they merge tokens. `None`: the authors' choice."""
 
     def __post_init__(self) -> None:
         """See `ModelSettings.__post_init__`."""
@@ -339,6 +342,52 @@ class ModelOptions(FileOptions, total=False):
     threads: int | None
     max_queued_texts: int
     transformers_kwargs: TransformersKwargs
+
+
+class EncoderOptions(ModelOptions, total=False):
+    """The fields of `EncoderSettings` but the model's name, as keywords of a constructor."""
+
+    document_instruction: str | None
+    task: str | None
+    examples: Sequence[Example | Sequence[str] | Mapping[str, str]] | None
+    pooling: Pooling | None
+    normalize: Normalization
+    truncate_dim: int | None
+
+
+class RerankerOptions(ModelOptions, total=False):
+    """The fields of `RerankerSettings` but the model's name, as keywords of a constructor."""
+
+    normalize: bool
+    prompt: str | None
+    cutoff_layers: int | Sequence[int] | None
+    compress_ratio: int | None
+    compress_layers: Sequence[int] | None
+
+
+@cache
+def _documented() -> Mapping[str, Mapping[str, str]]:
+    """Returns what stands below each field, by class; empty where Python has no sources."""
+    try:
+        tree = ast.parse(inspect.getsource(sys.modules[__name__]))
+    except (OSError, TypeError):
+        return {}
+    return {node.name: dict(_texts_below_fields(node.body)) for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def _texts_below_fields(body: Sequence[ast.stmt]) -> Iterator[tuple[str, str]]:
+    for first, second in pairwise(body):
+        match first, second:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                yield name, inspect.cleandoc(text)
+
+
+def description(name: str, kind: type[ModelSettings] = EncoderSettings) -> str | None:
+    """Returns the text about a setting; `None` where Python has no sources."""
+    return next((texts[name] for base in kind.__mro__ if name in (texts := _documented().get(base.__name__, {}))), None)
 
 
 def text_setting(name: str, value: object) -> str | None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import (
-    BaseModel,
     ModelWrapValidatorHandler,
     PrivateAttr,
     ValidationError,
@@ -18,6 +17,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails
 from typing_extensions import Self
 
+from bge_integrations.adapters.fields import ModelFields, RerankerFields
 from bge_integrations.backend.guarantees.interrupts import in_thread
 from bge_integrations.m3 import BgeM3Encoder
 from bge_integrations.redaction import is_secret_name, without_secret_keys, without_secrets
@@ -49,7 +49,7 @@ class _Made:
     thing: Any
 
 
-class Adapter(BaseModel):
+class Adapter(ModelFields):
     """Makes something of its settings, and makes it again when one has changed since. Shows and saves no secret."""
 
     # What was made, with the fields and the settings that it was made from; None before.
@@ -163,7 +163,7 @@ class M3Adapter(Adapter):
         return BgeM3Encoder.from_settings(settings)
 
 
-class RerankerAdapter(Adapter):
+class RerankerAdapter(RerankerFields, Adapter):
     """Holds a `BgeReranker`."""
 
     @property

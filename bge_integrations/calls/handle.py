@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -15,7 +17,7 @@ from bge_integrations.calls.call import Terms
 from bge_integrations.calls.progress import warn_user
 from bge_integrations.catalogue.instructions import Instruction, Role, resolve_instruction
 from bge_integrations.errors import EncoderClosedError, PoolingWarning, SettingsError
-from bge_integrations.settings import Example, ModelSettings
+from bge_integrations.settings import Example, ModelSettings, TransformersKwargs
 
 if TYPE_CHECKING:
     from bge_integrations.backend.loading.model import LoadedModel
@@ -34,6 +36,24 @@ class ModelHolder(Generic[Settings]):
 
     settings: Settings
     _purpose: ClassVar[Purpose]
+    _settings_kind: ClassVar[type[ModelSettings]]
+    __signature__: ClassVar[inspect.Signature]
+
+    def __init_subclass__(cls) -> None:
+        """Has `help` and editors show every setting, which the constructor takes as `**options`."""
+        super().__init_subclass__()
+        name = inspect.signature(cls.__init__).parameters["model_name"]
+        options = [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default if field.default is not dataclasses.MISSING else TransformersKwargs(),
+                annotation=field.type,
+            )
+            for field in dataclasses.fields(cls._settings_kind)
+            if field.name != name.name
+        ]
+        cls.__signature__ = inspect.Signature([name, *options])
 
     @classmethod
     def from_settings(cls, settings: Settings, *, load: bool = True) -> Self:

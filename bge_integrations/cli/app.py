@@ -20,6 +20,7 @@ from bge_integrations.cli.models import print_models
 from bge_integrations.cli.terminal import READABLE, open_console, print_json, print_text
 from bge_integrations.cli.wording import in_options, options_of
 from bge_integrations.errors import BgeError
+from bge_integrations.settings import description
 
 if TYPE_CHECKING:
     from bge_integrations.backend.prepared.folder import Quantization
@@ -39,17 +40,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 HowToPool = Annotated[
     str | None, typer.Option(help="cls, mean or last: how vectors are made; as the model's files say unless given.")
 ]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
+Revision = Annotated[str | None, typer.Option(help=description("revision"))]
 CacheFolder = Annotated[
     str | None, typer.Option(help="Where hub files are kept; the hub's usual cache folder unless given.")
 ]
-LocalFilesOnly = Annotated[bool, typer.Option("--local-files-only", help="Never ask the hub.")]
-TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
-]
-AllowPickleWeights = Annotated[
-    bool, typer.Option("--allow-pickle-weights", help="Load pytorch_model.bin where there are no safetensors.")
-]
+LocalFilesOnly = Annotated[bool, typer.Option("--local-files-only", help=description("local_files_only"))]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help=description("trust_remote_code"))]
+AllowPickleWeights = Annotated[bool, typer.Option("--allow-pickle-weights", help=description("allow_pickle_weights"))]
 
 # As for other tools, which the signal of a closed pipe ends; Windows has none.
 _CLOSED_PIPE = 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1

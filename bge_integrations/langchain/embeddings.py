@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from langchain_core.embeddings import Embeddings
 from pydantic import Field
 
+from bge_integrations.adapters.fields import EncoderFields, setting
 from bge_integrations.adapters.keywords import (
     EncodingKwargs,
     LoadingKwargs,
@@ -19,7 +20,7 @@ from bge_integrations.adapters.keywords import (
 from bge_integrations.adapters.lists import to_lists, to_lists_async
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.langchain.base import BgeModel
-from bge_integrations.settings import EncoderSettings, Pooling, text_setting
+from bge_integrations.settings import EncoderSettings, text_setting
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _Settings = tuple[EncoderSettings, LoadingKwargs, EncodingKwargs, EncodingKwargs]
 
 
-class HuggingFaceBgeEmbeddings(BgeModel, Embeddings):
+class HuggingFaceBgeEmbeddings(EncoderFields, BgeModel, Embeddings):
     """BGE embedding models in LangChain, with the right instruction on the right side.
 
     Takes the place of langchain-community's deprecated class of this name, and takes what langchain-huggingface's
@@ -44,31 +45,17 @@ class HuggingFaceBgeEmbeddings(BgeModel, Embeddings):
         ```
     """
 
-    model_name: str = Field(default="BAAI/bge-large-en", alias="model")
-    """Hub id or local folder."""
+    model_name: str = setting("model_name", default="BAAI/bge-large-en", alias="model")
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Arguments of `SentenceTransformer(...)`, such as `device`, `revision` or `prompts`, honoured key by key."""
     encode_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Arguments of `SentenceTransformer.encode`, such as `normalize_embeddings` or `batch_size`, for both sides."""
     query_encode_kwargs: dict[str, Any] = Field(default_factory=dict)
     """The same for queries only; adds to `encode_kwargs`."""
-    embed_instruction: str | None = None
-    """Text before each document. None takes what the model was trained with: none for BGE, but for llm-embedder."""
+    embed_instruction: str | None = setting("document_instruction")
     multi_process: bool = False
     """Use all devices, as `device="all"` does, unless `device` names some. No process is started for it."""
-    task: str | None = None
-    """What an instruct model is asked to do, or the name of one of llm-embedder's tasks."""
-    examples: list[Any] | None = None
-    """For bge-en-icl, examples to go before each query: triples of task, query and response, or dictionaries with the
-    keys `instruct`, `query` and `response`."""
-    pooling: Pooling | None = None
-    """How the hidden states of a text's tokens become its vector: `"cls"`, `"mean"` or `"last"`; None takes what the
-    model was trained with."""
-    normalize: bool | Literal["checkpoint"] | None = None
-    """L2-normalise: None as the model was trained (BGE: yes), True always, False never, `"checkpoint"` only if the
-    checkpoint's own modules do."""
-    truncate_dim: int | None = None
-    """Keep only so many leading dimensions; normalised again afterwards."""
+    normalize: bool | Literal["checkpoint"] | None = setting("normalize")
 
     def __init__(self, **data: Any) -> None:  # noqa: ANN401 - the fields' own types
         """Checks the settings, then loads the model or joins those that already hold it.

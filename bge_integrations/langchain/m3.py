@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from bge_integrations.adapters.cross_encoder_keywords import read_common_kwargs
+from bge_integrations.adapters.fields import setting
 from bge_integrations.adapters.remade import M3Adapter
 from bge_integrations.langchain.base import BgeModel
 from bge_integrations.settings import ModelSettings
@@ -13,8 +12,7 @@ from bge_integrations.settings import ModelSettings
 class BgeM3Model(M3Adapter, BgeModel):
     """Settings of bge-m3, and the encoder that is made from them."""
 
-    model_name: str = Field(default="BAAI/bge-m3", alias="model")
-    """Hub id or local folder."""
+    model_name: str = setting("model_name", default="BAAI/bge-m3", alias="model")
 
     def _settings(self) -> ModelSettings:
         given = read_common_kwargs(self.model_kwargs, "model_kwargs")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bge_integrations.adapters.cross_encoder_keywords import read_cross_encoder_kwargs, with_current_names
+from bge_integrations.adapters.fields import setting
 from bge_integrations.adapters.remade import RerankerAdapter
 from bge_integrations.langchain.compressor import ScoringCompressor
 from bge_integrations.settings import RerankerSettings
@@ -34,20 +35,9 @@ class BgeReranker(RerankerAdapter, ScoringCompressor):
         ```
     """
 
-    model_name: str = Field(default="BAAI/bge-reranker-v2-m3", alias="model")
-    """Hub id or local folder."""
+    model_name: str = setting("model_name", default="BAAI/bge-reranker-v2-m3", alias="model")
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Arguments of `CrossEncoder(...)`, such as `device` or `revision`, honoured key by key."""
-    normalize: bool = False
-    """Put scores through the sigmoid, so that they lie between 0 and 1; else they are logits."""
-    prompt: str | None = None
-    """For decoder models, what they are asked of query A and passage B; None takes what they were trained with."""
-    cutoff_layers: int | list[int] | None = None
-    """For decoder models that can score after any of several layers: the layer; None takes the authors' choice."""
-    compress_ratio: int | None = None
-    """For decoder models that merge tokens: how many become one; None takes the authors' choice."""
-    compress_layers: list[int] | None = None
-    """For the same: after which layers they do."""
 
     def __init__(self, **data: Any) -> None:  # noqa: ANN401 - the fields' own types
         """Checks the settings, then loads the model or joins those that already hold it.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from llama_index.core.bridge.pydantic import ConfigDict, Field, SecretStr
+from llama_index.core.bridge.pydantic import ConfigDict, SecretStr
 
+from bge_integrations.adapters.fields import setting
 from bge_integrations.adapters.keywords import (
     find_token,
     json_ready_loading_kwargs,
@@ -17,7 +18,7 @@ from bge_integrations.adapters.keywords import (
 from bge_integrations.adapters.remade import Adapter, saved_fields
 from bge_integrations.errors import SettingsError
 from bge_integrations.redaction import shown
-from bge_integrations.settings import EngineName, ModelSettings, OnTruncation, Precision
+from bge_integrations.settings import ModelSettings
 
 # llama-index hands over this many texts at a time, and only within them can sorting by length save padding. Of 3,769
 # docstrings (mean 54 tokens, p95 200) in forward passes of 2048 tokens, padding is 64 % of what is computed at 10
@@ -44,30 +45,7 @@ class BgeModel(Adapter):
     dropped: ClassVar[Mapping[str, str]] = {}
     """Arguments of the class that is replaced which can't be honoured, with the reason; None says nothing."""
 
-    model_name: str = Field(description="Hub id or local folder.")
-    max_length: int | None = Field(
-        default=None, description="Tokens per text, or pair of texts, special tokens included.", gt=0
-    )
-    query_instruction: str | None = Field(
-        default=None, description="Text before each query: None as the model was trained, '' none."
-    )
-    cache_folder: str | None = Field(default=None, description="Where hub files are kept.")
-    trust_remote_code: bool = Field(default=False, description="Run Python code that comes with the checkpoint.")
-    device: str | list[str] | None = Field(
-        default=None, description="None takes the first of cuda, mps and cpu that can; a list or 'all' uses each."
-    )
-    precision: Precision = Field(default="auto", description="How the model computes.")
-    engine: EngineName = Field(default="auto", description="What runs the model.")
-    on_truncation: OnTruncation = Field(default="warn", description="For texts over max_length.")
-    revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
-    local_files_only: bool = Field(default=False, description="Never ask the hub.")
-    allow_pickle_weights: bool = Field(default=False, description="Load pytorch_model.bin if there is nothing else.")
-    batch_tokens: int | None = Field(default=None, description="Tokens in one forward pass.", gt=0)
-    threads: int | None = Field(
-        default=None, description="None takes the least of cores, OMP_NUM_THREADS and torch's number.", gt=0
-    )
-    max_queued_texts: int = Field(default=65536, description="In flight at once; a call beyond it waits.", gt=0)
-    token: SecretStr | bool | None = Field(default=None, exclude=True, repr=False, description="Hub token.")
+    model_name: str = setting("model_name")
 
     def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - the fields' own types
         """Checks the settings, then loads the model or joins those that already hold it.

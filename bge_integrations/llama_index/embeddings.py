@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.bridge.pydantic import Field
 
+from bge_integrations.adapters.fields import EncoderFields, setting
 from bge_integrations.adapters.keywords import (
     LOADING_KEYS,
     EncodingKwargs,
@@ -24,7 +25,7 @@ from bge_integrations.encoder import BgeEncoder
 from bge_integrations.llama_index.base import DEFAULT_TEXTS_PER_CALL, BgeModel
 from bge_integrations.llama_index.batches import CheckedBatches
 from bge_integrations.llama_index.query_cache import QueryCollections
-from bge_integrations.settings import EncoderSettings, Pooling, text_setting
+from bge_integrations.settings import EncoderSettings, text_setting
 
 if TYPE_CHECKING:
     import os
@@ -38,7 +39,7 @@ _DROPPED = {
 }
 
 
-class HuggingFaceBgeEmbedding(BgeModel, CheckedBatches, BaseEmbedding):
+class HuggingFaceBgeEmbedding(EncoderFields, BgeModel, CheckedBatches, BaseEmbedding):
     """BGE embedding models in LlamaIndex, with the right instruction on the right side.
 
     Takes what llama-index-embeddings-huggingface's `HuggingFaceEmbedding` takes for text. Embedders with equal loading
@@ -57,32 +58,20 @@ class HuggingFaceBgeEmbedding(BgeModel, CheckedBatches, BaseEmbedding):
     renamed: ClassVar[Mapping[str, str]] = {"show_progress": "show_progress_bar"}
     dropped: ClassVar[Mapping[str, str]] = _DROPPED
 
-    model_name: str = Field(default="BAAI/bge-small-en", description="Hub id or local folder.")
+    model_name: str = setting("model_name", default="BAAI/bge-small-en")
     embed_batch_size: int = Field(
         default=DEFAULT_TEXTS_PER_CALL,
         description="Texts handed to the encoder at a time; it makes its own batches of them by tokens.",
         gt=0,
         le=2048,
     )
-    text_instruction: str | None = Field(
-        default=None, description="Text before each text: None as the model was trained, '' none."
-    )
-    pooling: Pooling | None = Field(
-        default=None, description="How hidden states become a vector: cls, mean or last; None as the model was trained."
-    )
-    normalize: bool | Literal["checkpoint"] | None = Field(
-        default=True, description="L2-normalise: None as the model was trained, True always, False never."
-    )
+    text_instruction: str | None = setting("document_instruction")
+    normalize: bool | Literal["checkpoint"] | None = setting("normalize", default=True)
     parallel_process: bool = Field(
         default=False, description="Use target_devices, or all devices, unless device names some; starts no process."
     )
     target_devices: list[str] | None = Field(default=None, description="Devices to use with parallel_process.")
-    show_progress_bar: bool = Field(default=False, description="A progress bar for texts, never for a query.")
-    task: str | None = Field(default=None, description="What an instruct model is asked to do.")
-    examples: list[Any] | None = Field(
-        default=None, description="For bge-en-icl: task, query and response of examples to go before each query."
-    )
-    truncate_dim: int | None = Field(default=None, description="Keep only so many leading dimensions.", gt=0)
+    show_progress_bar: bool = setting("show_progress")
     sentence_transformer_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="Further arguments of SentenceTransformer(...), such as prompts."
     )

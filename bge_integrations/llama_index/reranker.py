@@ -15,6 +15,7 @@ from bge_integrations.adapters.cross_encoder_keywords import (
     read_cross_encoder_kwargs,
     with_current_names,
 )
+from bge_integrations.adapters.fields import setting
 from bge_integrations.adapters.remade import RerankerAdapter
 from bge_integrations.llama_index.postprocessor import ScoringPostprocessor
 from bge_integrations.settings import RerankerSettings
@@ -40,18 +41,7 @@ class BgeRerank(RerankerAdapter, ScoringPostprocessor):
     further_keys: ClassVar[tuple[str, ...]] = CROSS_ENCODER_KEYS
     renamed: ClassVar[Mapping[str, str]] = {"model": "model_name"}
 
-    model_name: str = Field(default="BAAI/bge-reranker-v2-m3", description="Hub id or local folder.")
-    normalize: bool = Field(default=False, description="Scores between 0 and 1, through the sigmoid; else logits.")
-    prompt: str | None = Field(
-        default=None, description="What decoder models are asked of query A and passage B: None as they were trained."
-    )
-    cutoff_layers: int | list[int] | None = Field(
-        default=None, description="For decoder models that can score after any of several layers: the layer."
-    )
-    compress_ratio: int | None = Field(
-        default=None, description="For decoder models that merge tokens: how many become one."
-    )
-    compress_layers: list[int] | None = Field(default=None, description="For the same: after which layers they do.")
+    model_name: str = setting("model_name", default="BAAI/bge-reranker-v2-m3")
     cross_encoder_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="Further arguments of CrossEncoder(...), such as model_kwargs."
     )

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from llama_index.core.base.embeddings.base_sparse import BaseSparseEmbedding
 from llama_index.core.bridge.pydantic import Field
 
+from bge_integrations.adapters.fields import setting
 from bge_integrations.llama_index.base import DEFAULT_TEXTS_PER_CALL
 from bge_integrations.llama_index.batches import CheckedBatches
 from bge_integrations.llama_index.m3 import BgeM3Model
@@ -44,7 +45,7 @@ class BgeSparseEmbedding(BgeM3Model, CheckedBatches, BaseSparseEmbedding):
         gt=0,
         le=2048,
     )
-    show_progress: bool = Field(default=False, description="A progress bar for texts, never for a query.")
+    show_progress: bool = setting("show_progress")
 
     def __init__(self, model_name: str | os.PathLike[str] = "BAAI/bge-m3", **kwargs: Any) -> None:  # noqa: ANN401 - the fields' own types
         """Checks the settings, then loads the model or joins those that already hold it.

@@ -52,16 +52,14 @@ class BgeM3Encoder(ModelHolder[ModelSettings]):
     """
 
     _purpose = "m3"
+    _settings_kind = ModelSettings
 
     def __init__(self, model_name: str | os.PathLike[str] = "BAAI/bge-m3", **options: Unpack[ModelOptions]) -> None:
         """Loads the model, or joins the encoders that already hold it.
 
         Args:
             model_name: Hub id, local folder, or folder made by `bge prepare --purpose m3`.
-            **options: As `BgeEncoder` takes them: `device`, `precision`, `engine`, `max_length`, `query_instruction`
-                (before each query; bge-m3 wants none), `on_truncation`, `revision`, `cache_folder`, `token`,
-                `trust_remote_code`, `local_files_only`, `allow_pickle_weights`, `show_progress`, `batch_tokens`,
-                `batch_size`, `threads`, `max_queued_texts`, `transformers_kwargs`.
+            **options: The fields of `bge_integrations.settings.ModelSettings`, which describes them.
 
         Raises:
             SettingsError: A setting that can't be honoured, named with its value and the choices.
