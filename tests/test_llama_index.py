@@ -234,7 +234,7 @@ class TestCache:
         def unreachable(*_: object) -> object:
             raise AssertionError("encoders were made again")
 
-        monkeypatch.setattr("bge_integrations.llama_index.embeddings.build_encoders", unreachable)
+        monkeypatch.setattr("bge_integrations.adapters.models.build_encoders", unreachable)
         assert_close([embedding.get_query_embedding("dog")], reference_vectors(bge_small_en, [EN + "dog"]))
 
 

@@ -1,11 +1,11 @@
-"""What the adapters of both frameworks do with their settings, whichever pydantic class holds these."""
+"""What an adapter makes of its fields, and how it shows and saves them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pydantic import (
     ModelWrapValidatorHandler,
@@ -17,12 +17,9 @@ from pydantic import (
 from pydantic_core import InitErrorDetails
 from typing_extensions import Self
 
-from bge_integrations.adapters.fields import ModelFields, RerankerFields
+from bge_integrations.adapters.fields import ModelFields
 from bge_integrations.backend.guarantees.interrupts import in_thread
-from bge_integrations.m3 import BgeM3Encoder
 from bge_integrations.redaction import is_secret_name, without_secret_keys, without_secrets
-from bge_integrations.reranker import BgeReranker
-from bge_integrations.settings import ModelSettings, RerankerSettings
 
 _KEYWORD_FIELDS = (
     "model_kwargs",
@@ -34,26 +31,56 @@ _KEYWORD_FIELDS = (
 """Fields with keywords of sentence-transformers, which may be edited when they were checked already."""
 
 
+Stored = tuple[dict[str, Any], set[str]]
+"""The fields of an adapter as they are stored, and the names of those that were set."""
+
+Settings = TypeVar("Settings")
+Model = TypeVar("Model")
+
+
 @dataclass(frozen=True, eq=False)
-class _Made:
-    """What an adapter has made.
+class Made(Generic[Settings, Model]):
+    """What an adapter has made of its fields. It is replaced, never changed: copies of the adapter hold it too.
 
     Attributes:
         fields: A copy of the fields, as they were.
         settings: What they say.
-        thing: What was made of it.
+        model: What was made of that.
     """
 
-    fields: tuple[dict[str, Any], set[str]]
-    settings: Any
-    thing: Any
+    fields: Stored
+    settings: Settings
+    model: Model
+
+    @classmethod
+    def again(
+        cls,
+        before: Made[Settings, Model] | None,
+        stored: Stored,
+        read: Callable[[], Settings],
+        make: Callable[[Settings], Model],
+    ) -> Made[Settings, Model]:
+        """Returns what was made before, or makes it again if the fields say something else now.
+
+        Args:
+            before: What was made before; `None` if nothing was.
+            stored: The fields, one of which may have changed by assignment, in a dictionary, or in a copy. Comparing
+                them takes a microsecond, unlike reading them.
+            read: Reads the fields.
+            make: Loads or joins what they ask for.
+        """
+        if before is not None and before.fields == stored:
+            return before
+        fields, settings = _copy_of(stored), read()
+        model = make(settings) if before is None or before.settings != settings else before.model
+        return cls(fields, settings, model)
 
 
 class Adapter(ModelFields):
     """Makes something of its settings, and makes it again when one has changed since. Shows and saves no secret."""
 
-    # What was made, with the fields and the settings that it was made from; None before.
-    _made: _Made | None = PrivateAttr(default=None)
+    # Each kind of adapter says of what it is.
+    _made: Made[Any, Any] | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _check_settings(self) -> Self:
@@ -84,41 +111,25 @@ class Adapter(ModelFields):
         """Refuses settings that can be seen to be wrong before anything is loaded, as a part of validation."""
 
     # Not marked as abstract: llama-index traces what overrides an abstract method, with its arguments.
-    def _settings(self) -> Any:  # noqa: ANN401 - each class has its own
+    def _load(self) -> None:
+        """Makes what the fields ask for, unless it is made already."""
+        raise NotImplementedError
+
+    def _settings(self) -> object:
         """Reads the fields, as they are now."""
         raise NotImplementedError
 
-    def _make(self, settings: Any) -> Any:  # noqa: ANN401 - as above
-        """Loads or joins what the settings ask for."""
-        raise NotImplementedError
-
-    def _current(self) -> Any:  # noqa: ANN401 - as above
-        """Returns what the settings ask for."""
-        # A field may have been changed since, by assignment, in a dictionary, or in a copy.
-        made = self._made
-        if made is None or not self._is_of(made):
-            fields, settings = _copy_of(self._stored()), self._settings()
-            thing = self._make(settings) if made is None or made.settings != settings else made.thing
-            made = self._made = _Made(fields, settings, thing)
-        return made.thing
-
-    async def _current_async(self) -> Any:  # noqa: ANN401 - as above
-        """As `_current`, which after unpickling, or a change, may have to load the model."""
+    async def _loaded_async(self) -> None:
+        """As `_load`, which after unpickling, or a change, may take long."""
         # Nothing here holds what was made before: it would be released in the event loop's thread.
-        if self._made is not None and self._is_of(self._made):
-            return self._made.thing
-        return await in_thread(self._current, own=True)
+        if self._made is None or self._made.fields != self._stored():
+            await in_thread(self._load, own=True)
 
-    def _stored(self) -> tuple[dict[str, Any], set[str]]:
-        """Returns what settings are read from: the fields as they are stored, and the names of those that were set."""
+    def _stored(self) -> Stored:
         return self.__dict__, self.model_fields_set
 
-    def _is_of(self, made: _Made) -> bool:
-        """Whether something was made from the fields as they are now. Takes a microsecond, unlike reading them."""
-        return bool(made.fields == self._stored())
 
-
-def _copy_of(stored: tuple[dict[str, Any], set[str]]) -> tuple[dict[str, Any], set[str]]:
+def _copy_of(stored: Stored) -> Stored:
     """Returns a copy that later changes of the fields don't reach, also within dictionaries and lists."""
     values, names = stored
     copied = {name: deepcopy(value) if isinstance(value, (dict, list)) else value for name, value in values.items()}
@@ -144,42 +155,3 @@ def _without_secrets(error: ValidationError) -> ValidationError:
         for line in error.errors(include_url=False)
     ]
     return ValidationError.from_exception_data(error.title, lines, hide_input=True)
-
-
-class M3Adapter(Adapter):
-    """Holds a `BgeM3Encoder`."""
-
-    @property
-    def encoder(self) -> BgeM3Encoder:
-        """The encoder of all of bge-m3's outputs."""
-        encoder: BgeM3Encoder = self._current()
-        return encoder
-
-    async def _encoder_async(self) -> BgeM3Encoder:
-        encoder: BgeM3Encoder = await self._current_async()
-        return encoder
-
-    def _make(self, settings: ModelSettings) -> BgeM3Encoder:
-        return BgeM3Encoder.from_settings(settings)
-
-
-class RerankerAdapter(RerankerFields, Adapter):
-    """Holds a `BgeReranker`."""
-
-    @property
-    def reranker(self) -> BgeReranker:
-        """The reranker underneath."""
-        reranker: BgeReranker = self._current()
-        return reranker
-
-    @property
-    def client(self) -> Any:  # noqa: ANN401 - a library's class
-        """sentence-transformers' CrossEncoder underneath, or transformers' decoder; it knows and takes no settings."""
-        return self.reranker.client
-
-    async def _reranker_async(self) -> BgeReranker:
-        reranker: BgeReranker = await self._current_async()
-        return reranker
-
-    def _make(self, settings: RerankerSettings) -> BgeReranker:
-        return BgeReranker.from_settings(settings)

@@ -37,7 +37,7 @@ class BgeModel(Adapter):
             BgeError: Whatever loading raises; see `bge_integrations.BgeEncoder`.
         """
         super().__init__(**_with_own_kwargs(data))
-        self._current()
+        self._load()
 
     def __getstate__(self) -> dict[Any, Any]:
         """Pickles settings, not weights, and no token."""

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from langchain_core.embeddings import Embeddings
 from pydantic import Field
 
-from bge_integrations.adapters.fields import EncoderFields, setting
+from bge_integrations.adapters.fields import setting
 from bge_integrations.adapters.keywords import (
-    EncodingKwargs,
-    LoadingKwargs,
-    build_encoders,
     json_ready_encoding_kwargs,
     merge_settings,
     read_encoding_kwargs,
     read_loading_kwargs,
 )
 from bge_integrations.adapters.lists import to_lists, to_lists_async
-from bge_integrations.encoder import BgeEncoder
+from bge_integrations.adapters.models import EncoderAdapter, EncodingSettings
 from bge_integrations.langchain.base import BgeModel
 from bge_integrations.settings import EncoderSettings, text_setting
 
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
 
-_Settings = tuple[EncoderSettings, LoadingKwargs, EncodingKwargs, EncodingKwargs]
-
-
-class HuggingFaceBgeEmbeddings(EncoderFields, BgeModel, Embeddings):
+class HuggingFaceBgeEmbeddings(EncoderAdapter, BgeModel, Embeddings):
     """BGE embedding models in LangChain, with the right instruction on the right side.
 
     Takes the place of langchain-community's deprecated class of this name, and takes what langchain-huggingface's
@@ -109,16 +101,6 @@ class HuggingFaceBgeEmbeddings(EncoderFields, BgeModel, Embeddings):
         vector: list[float] = (await encoder.aencode_queries([text]))[0].tolist()
         return vector
 
-    @property
-    def encoder(self) -> BgeEncoder:
-        """The encoder of documents."""
-        return self._role_encoders()[0]
-
-    @property
-    def client(self) -> SentenceTransformer:
-        """The SentenceTransformer underneath; its `encode` knows none of these settings, and it takes none."""
-        return self.encoder.client
-
     def cache_namespace(self, role: Literal["query", "document"]) -> str:
         """Names what a vector of this role depends on, for the keys of a cache.
 
@@ -143,23 +125,12 @@ class HuggingFaceBgeEmbeddings(EncoderFields, BgeModel, Embeddings):
         """
         return self._role_encoders()[role == "query"].cache_namespace(role)
 
-    def _role_encoders(self) -> tuple[BgeEncoder, BgeEncoder]:
-        encoders: tuple[BgeEncoder, BgeEncoder] = self._current()
-        return encoders
-
-    async def _role_encoders_async(self) -> tuple[BgeEncoder, BgeEncoder]:
-        encoders: tuple[BgeEncoder, BgeEncoder] = await self._current_async()
-        return encoders
-
-    def _make(self, settings: _Settings) -> tuple[BgeEncoder, BgeEncoder]:
-        return build_encoders(*settings)
-
     def _check(self) -> None:
-        settings, _, document, query = self._settings()
-        for encoding in (document, query):
-            settings.replace(**encoding.settings)
+        settings = self._settings()
+        for encoding in (settings.document, settings.query):
+            settings.common.replace(**encoding.settings)
 
-    def _settings(self) -> _Settings:
+    def _settings(self) -> EncodingSettings:
         loading = read_loading_kwargs(self.model_kwargs, "model_kwargs")
         document = read_encoding_kwargs(self.encode_kwargs, "encode_kwargs")
         query = document.updated_by(read_encoding_kwargs(self.query_encode_kwargs, "query_encode_kwargs"))
@@ -170,4 +141,4 @@ class HuggingFaceBgeEmbeddings(EncoderFields, BgeModel, Embeddings):
             common["device"] = "all"
         instruction = text_setting("embed_instruction", self.embed_instruction)
         settings = EncoderSettings(**common, model_name=self.model_name, document_instruction=instruction)
-        return settings, loading, document, query
+        return EncodingSettings(settings, loading, document, query)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bge_integrations.adapters.cross_encoder_keywords import read_common_kwargs
 from bge_integrations.adapters.fields import setting
-from bge_integrations.adapters.remade import M3Adapter
+from bge_integrations.adapters.models import M3Adapter
 from bge_integrations.langchain.base import BgeModel
 from bge_integrations.settings import ModelSettings
 

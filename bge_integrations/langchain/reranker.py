@@ -11,7 +11,7 @@ from pydantic import Field
 
 from bge_integrations.adapters.cross_encoder_keywords import read_cross_encoder_kwargs, with_current_names
 from bge_integrations.adapters.fields import setting
-from bge_integrations.adapters.remade import RerankerAdapter
+from bge_integrations.adapters.models import RerankerAdapter
 from bge_integrations.langchain.compressor import ScoringCompressor
 from bge_integrations.settings import RerankerSettings
 

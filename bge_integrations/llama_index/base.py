@@ -59,7 +59,7 @@ class BgeModel(Adapter):
             BgeError: Whatever loading raises; see `bge_integrations.BgeEncoder`.
         """
         super().__init__(**self._to_fields(kwargs))
-        self._current()
+        self._load()
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickles settings, not weights, and no token."""

@@ -10,18 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.bridge.pydantic import Field
 
-from bge_integrations.adapters.fields import EncoderFields, setting
+from bge_integrations.adapters.fields import setting
 from bge_integrations.adapters.keywords import (
     LOADING_KEYS,
-    EncodingKwargs,
-    LoadingKwargs,
-    build_encoders,
     read_loading_kwargs,
 )
 from bge_integrations.adapters.lists import to_lists, to_lists_async
+from bge_integrations.adapters.models import EncoderAdapter, EncodingSettings
 from bge_integrations.calls.inputs import check_text
 from bge_integrations.calls.waiting import OnLoop
-from bge_integrations.encoder import BgeEncoder
 from bge_integrations.llama_index.base import DEFAULT_TEXTS_PER_CALL, BgeModel
 from bge_integrations.llama_index.batches import CheckedBatches
 from bge_integrations.llama_index.query_cache import QueryCollections
@@ -30,7 +27,6 @@ from bge_integrations.settings import EncoderSettings, text_setting
 if TYPE_CHECKING:
     import os
 
-    from sentence_transformers import SentenceTransformer
 
 _DROPPED = {
     "tokenizer_name": "the checkpoint's own tokenizer is used",
@@ -39,7 +35,7 @@ _DROPPED = {
 }
 
 
-class HuggingFaceBgeEmbedding(EncoderFields, BgeModel, CheckedBatches, BaseEmbedding):
+class HuggingFaceBgeEmbedding(EncoderAdapter, BgeModel, CheckedBatches, BaseEmbedding):
     """BGE embedding models in LlamaIndex, with the right instruction on the right side.
 
     Takes what llama-index-embeddings-huggingface's `HuggingFaceEmbedding` takes for text. Embedders with equal loading
@@ -104,16 +100,6 @@ class HuggingFaceBgeEmbedding(EncoderFields, BgeModel, CheckedBatches, BaseEmbed
         """The name under which it is serialised."""
         return "HuggingFaceBgeEmbedding"
 
-    @property
-    def encoder(self) -> BgeEncoder:
-        """The encoder of texts."""
-        return self._role_encoders()[0]
-
-    @property
-    def client(self) -> SentenceTransformer:
-        """The SentenceTransformer underneath; its `encode` knows none of these settings, and it takes none."""
-        return self.encoder.client
-
     def get_query_embedding(self, query: str) -> Embedding:
         """Embeds a query, with the query instruction.
 
@@ -165,19 +151,7 @@ class HuggingFaceBgeEmbedding(EncoderFields, BgeModel, CheckedBatches, BaseEmbed
         self._role_encoders()
         return self.model_copy(update={"embeddings_cache": QueryCollections(self.embeddings_cache)})
 
-    def _role_encoders(self) -> tuple[BgeEncoder, BgeEncoder]:
-        encoders: tuple[BgeEncoder, BgeEncoder] = self._current()
-        return encoders
-
-    async def _role_encoders_async(self) -> tuple[BgeEncoder, BgeEncoder]:
-        encoders: tuple[BgeEncoder, BgeEncoder] = await self._current_async()
-        return encoders
-
-    def _make(self, settings: tuple[EncoderSettings, LoadingKwargs]) -> tuple[BgeEncoder, BgeEncoder]:
-        """Makes the encoders of texts and of queries."""
-        return build_encoders(*settings, EncodingKwargs(), EncodingKwargs())
-
-    def _settings(self) -> tuple[EncoderSettings, LoadingKwargs]:
+    def _settings(self) -> EncodingSettings:
         loading = read_loading_kwargs(self.sentence_transformer_kwargs, "the arguments")
         fields: dict[str, object] = {"show_progress": self.show_progress_bar}
         if self.parallel_process and self.device is None:
@@ -185,7 +159,7 @@ class HuggingFaceBgeEmbedding(EncoderFields, BgeModel, CheckedBatches, BaseEmbed
         common = self._merged(loading.settings, EncoderSettings, **fields)
         instruction = text_setting("text_instruction", self.text_instruction)
         settings = {"normalize": self.normalize, **common, "document_instruction": instruction}
-        return EncoderSettings(**settings), loading
+        return EncodingSettings(EncoderSettings(**settings), loading)
 
 
 # The functions under llama-index's tracing decorator: the overriding methods are traced already.

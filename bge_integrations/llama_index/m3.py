@@ -8,7 +8,7 @@ from llama_index.core.bridge.pydantic import Field
 
 from bge_integrations.adapters.cross_encoder_keywords import COMMON_KEYS, read_common_kwargs
 from bge_integrations.adapters.fields import setting
-from bge_integrations.adapters.remade import M3Adapter
+from bge_integrations.adapters.models import M3Adapter
 from bge_integrations.llama_index.base import BgeModel
 from bge_integrations.settings import ModelSettings
 

@@ -16,7 +16,7 @@ from bge_integrations.adapters.cross_encoder_keywords import (
     with_current_names,
 )
 from bge_integrations.adapters.fields import setting
-from bge_integrations.adapters.remade import RerankerAdapter
+from bge_integrations.adapters.models import RerankerAdapter
 from bge_integrations.llama_index.postprocessor import ScoringPostprocessor
 from bge_integrations.settings import RerankerSettings
 

@@ -216,7 +216,8 @@ class TestAsync:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         reranker = kind(model_name=str(make(tmp_path / "mine")), device="cpu", batch_tokens=64)
-        engine = reranker._current().backend.engine
+        assert isinstance(reranker, (BgeReranker, BgeM3Reranker))
+        engine = (reranker.reranker if isinstance(reranker, BgeReranker) else reranker.encoder).backend.engine
         submit, entered, go, batches = engine.submit, threading.Event(), threading.Event(), 0
 
         def slow(batch: TokenBatch) -> Any:  # noqa: ANN401 - whatever the engine returns

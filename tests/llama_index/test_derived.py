@@ -8,10 +8,12 @@ import pickle
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bge_integrations import BgeEncoder
+from bge_integrations.adapters import keywords, models
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
 from tests.checkpoints import make_checkpoint
@@ -102,14 +104,14 @@ async def test_a_changed_model_is_loaded_off_the_event_loop(
     short: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads = []
-    make = HuggingFaceBgeEmbedding._make
+    build = keywords.build_encoders
 
-    def watched(self: HuggingFaceBgeEmbedding, *settings: object) -> object:
+    def watched(*settings: Any) -> tuple[BgeEncoder, BgeEncoder]:  # noqa: ANN401
         threads.append(threading.current_thread())
-        return make(self, *settings)  # type: ignore[arg-type]
+        return build(*settings)
 
     embedding = HuggingFaceBgeEmbedding(short)
-    monkeypatch.setattr(HuggingFaceBgeEmbedding, "_make", watched)
+    monkeypatch.setattr(models, "build_encoders", watched)
     embedding.model_name = str(make_checkpoint(tmp_path / "another", modules=("cls",), seed=3))
     vector = await embedding.aget_text_embedding("fox")
     assert vector == BgeEncoder(embedding.model_name, normalize=True).encode_documents(["fox"])[0].tolist()
