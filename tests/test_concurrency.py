@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -189,6 +190,26 @@ class TestEncoders:
             del encoder
         assert threading.active_count() <= count
         assert {thread.name for thread in threading.enumerate() if thread.name == "bge-engine"} <= before
+
+    @pytest.mark.parametrize("in_thread", [False, True], ids=["queued", "lent"])
+    def test_letting_go_of_an_encoder_ends_its_engine_at_once(self, make: MakeCheckpoint, in_thread: bool) -> None:
+        """Left to the garbage collector, OpenVINO's threads would end at any moment, in the middle of a fork too."""
+        folder = make("bge-small-en")
+        gc.collect()
+        gc.disable()
+        try:
+            encoder = BgeEncoder(folder, device="cpu", engine="openvino")
+            if in_thread:
+                with ThreadPoolExecutor(1) as pool:
+                    pool.submit(encoder.encode_queries, ["fox"]).result(_LONG)
+            else:
+                encoder.encode_queries(["fox"])
+            engine, scheduler = weakref.ref(encoder.backend.engine), weakref.ref(encoder.backend.scheduler)
+            encoder.close()
+            assert engine() is None
+            assert scheduler() is None
+        finally:
+            gc.enable()
 
     @pytest.mark.slow
     def test_two_thousand_that_come_and_go_leave_nothing_behind(self, encoder: BgeEncoder) -> None:

@@ -12,7 +12,7 @@ from queue import Empty
 
 from bge_integrations.backend.engines.interface import Engine
 from bge_integrations.backend.guarantees import forks
-from bge_integrations.backend.guarantees.forks import in_child, notice_fork
+from bge_integrations.backend.guarantees.forks import in_child, native_code, notice_fork
 from bge_integrations.backend.guarantees.interrupts import hand_over, is_interruptible, mailbox
 from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.backend.scheduler.admission import Admission
@@ -81,7 +81,8 @@ class Scheduler:
         """
         self._mail.put((job, limit))
         # An interrupt in the middle of a batch would leave the engine in an unknown state.
-        if may_lend and not is_interruptible() and self._workers[0].lend() and not self._has_work():
+        workers = self._workers
+        if may_lend and workers and not is_interruptible() and workers[0].lend() and not self._has_work():
             return
         self._call_workers(job.priority)
 
@@ -116,10 +117,10 @@ class Scheduler:
         notice_fork()
         self._closed = True
         self._turn_away()
-        for worker in self._workers:
-            worker.wake()
-        for worker in self._workers:
-            worker.join(_LONGEST_WAIT_FOR_A_THREAD_S)
+        self._end_workers()
+        # They and this object refer to each other: left to the garbage collector, an engine would end at any moment.
+        with native_code():
+            self._workers = []
         self._turn_away()  # what came in between
 
     def after_fork(self) -> None:
@@ -203,7 +204,7 @@ class Scheduler:
             job.fail(failure)
 
     def _has_work(self) -> bool:
-        return not (self._mail.empty() and self._queue.is_empty and not self._workers[0].again)
+        return not (self._mail.empty() and self._queue.is_empty) or any(worker.again for worker in self._workers)
 
     def _call_workers(self, priority: Priority) -> None:
         """Has the workers that may compute a job look for it."""
@@ -266,8 +267,14 @@ class Scheduler:
             self._start_helpers()
             self._is_running = True
 
+    def _end_workers(self) -> None:
+        for worker in self._workers:
+            worker.wake()
+        for worker in self._workers:
+            worker.join(_LONGEST_WAIT_FOR_A_THREAD_S)
+
     def _start_helpers(self) -> None:
-        first = self._workers[0].engine
+        first = self._workers[0].engine if self._workers else None
         if (
             first is None
             or self._closed
