@@ -31,6 +31,8 @@ Action = TypeVar("Action", bound=Callable[[], None])
 
 _LONGEST_WAIT_S = 30.0
 """For threads inside of OpenVINO; a batch takes less than a second, and a large model some seconds to compile."""
+_SETTLING_S = 0.02
+"""OpenVINO's own threads go to sleep only after a call has returned, with locks in hand on their way."""
 _LONGEST_WAIT_AT_THE_END_S = 10.0
 LONGEST_START_S = 60.0
 """Of an engine, before its user is told that it may never be ready."""
@@ -112,6 +114,7 @@ class _Inside:
         self._changed = threading.Condition(threading.Lock())
         self._depths: dict[int, int] = {}
         self._closed_by: int | None = None
+        self._last_left = 0.0
 
     def __enter__(self) -> None:
         own = threading.get_ident()
@@ -134,6 +137,7 @@ class _Inside:
 
     def _leave(self, own: int) -> None:
         del self._depths[own]
+        self._last_left = time.monotonic()
         if self._closed_by is not None:
             with self._changed:
                 self._changed.notify_all()
@@ -149,6 +153,7 @@ class _Inside:
             while any(thread != own for thread in list(self._depths)):
                 if not self._changed.wait(until - time.monotonic()):
                     return False
+        time.sleep(max(self._last_left + _SETTLING_S - time.monotonic(), 0))
         return True
 
     def open(self) -> None:
