@@ -325,6 +325,27 @@ class TestNativeCode:
         assert not forks.is_alive()
         worker.join(_LONG)
 
+    def test_then_threads_of_native_code_get_time_to_go_to_sleep(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        states = [True, True, False]
+        monkeypatch.setattr(forking, "_some_native_thread_runs", lambda: states.pop(0))
+        inside = forking._Inside()
+        with inside:
+            pass
+        assert inside.close(_LONG)
+        assert states == []
+
+    @pytest.mark.skipif(not forking._TASKS.exists(), reason="this system doesn't show the states of threads")
+    def test_threads_of_native_code_are_told_from_those_of_python(self) -> None:
+        spins = threading.Thread(target=lambda: sum(range(50_000_000)), daemon=True)
+        spins.start()  # a thread of Python, which runs
+
+        def some_run() -> bool:
+            return all(forking._some_native_thread_runs() for _ in range(200))
+
+        until = time.monotonic() + _LONG
+        while some_run():  # others may still be on their way to sleep
+            assert time.monotonic() < until
+
     def test_it_is_not_waited_for_ever(self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
         monkeypatch.setattr(forking, "_LONGEST_WAIT_S", 0.05)
         inside, entered, may_leave = forking._Inside(), threading.Event(), threading.Event()

@@ -20,6 +20,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from bge_integrations.backend.guarantees.logs import get_logger
@@ -31,8 +32,9 @@ Action = TypeVar("Action", bound=Callable[[], None])
 
 _LONGEST_WAIT_S = 30.0
 """For threads inside of OpenVINO; a batch takes less than a second, and a large model some seconds to compile."""
-_SETTLING_S = 0.02
+_LONGEST_SETTLING_S = 0.25
 """OpenVINO's own threads go to sleep only after a call has returned, with locks in hand on their way."""
+_TASKS = Path("/proc/self/task")
 _LONGEST_WAIT_AT_THE_END_S = 10.0
 LONGEST_START_S = 60.0
 """Of an engine, before its user is told that it may never be ready."""
@@ -153,7 +155,7 @@ class _Inside:
             while any(thread != own for thread in list(self._depths)):
                 if not self._changed.wait(until - time.monotonic()):
                     return False
-        time.sleep(max(self._last_left + _SETTLING_S - time.monotonic(), 0))
+        _settle(self._last_left + _LONGEST_SETTLING_S)
         return True
 
     def open(self) -> None:
@@ -162,6 +164,28 @@ class _Inside:
             if self._closed_by == threading.get_ident():
                 self._closed_by = None
                 self._changed.notify_all()
+
+
+def _settle(until: float) -> None:
+    """Waits until the threads that Python doesn't know are asleep, but no longer than until a time."""
+    while time.monotonic() < until and _some_native_thread_runs():
+        time.sleep(0.001)
+
+
+def _some_native_thread_runs() -> bool:
+    """Whether a thread that no Python code has started is running or about to; where that can't be told, it may be."""
+    known = {thread.native_id for thread in threading.enumerate()}
+    try:
+        return any(_state(task) != "S" for task in _TASKS.iterdir() if int(task.name) not in known)
+    except OSError:  # another system
+        return True
+
+
+def _state(task: Path) -> str:
+    try:
+        return (task / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0]
+    except OSError:
+        return "S" if _TASKS.exists() else "R"  # it has ended meanwhile
 
 
 _locks: weakref.WeakSet[ForkSafeLock] = weakref.WeakSet()
