@@ -113,3 +113,18 @@ def test_an_option_that_there_is_not_is_refused(bge_small_en: Path) -> None:
 def test_none_is_no_keywords_for_transformers(bge_small_en: Path) -> None:
     with BgeEncoder(bge_small_en, transformers_kwargs=None) as encoder:  # type: ignore[arg-type]
         assert encoder.settings.transformers_kwargs == TransformersKwargs()
+
+
+def test_a_class_of_ones_own_may_have_any_constructor(bge_small_en: Path) -> None:
+    class Ours(BgeEncoder):
+        def __init__(self, size: str = "small") -> None:
+            super().__init__(bge_small_en, batch_size={"small": 3}[size])
+
+    class Theirs(Ours):
+        pass
+
+    for kind in (Ours, Theirs):
+        assert list(inspect.signature(kind).parameters) == ["size"]
+        with kind() as encoder:
+            assert encoder.settings.batch_size == 3
+            assert encoder.encode_queries(["fox"]).shape == (1, 32)

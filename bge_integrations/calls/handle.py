@@ -40,20 +40,23 @@ class ModelHolder(Generic[Settings]):
     __signature__: ClassVar[inspect.Signature]
 
     def __init_subclass__(cls) -> None:
-        """Has `help` and editors show every setting, which the constructor takes as `**options`."""
+        """Has `help` and editors show every setting, which a constructor here takes as `**options`."""
         super().__init_subclass__()
-        name = inspect.signature(cls.__init__).parameters["model_name"]
-        options = [
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=field.default if field.default is not dataclasses.MISSING else TransformersKwargs(),
-                annotation=field.type,
-            )
-            for field in dataclasses.fields(cls._settings_kind)
-            if field.name != name.name
-        ]
-        cls.__signature__ = inspect.Signature([name, *options])
+        if "__init__" not in vars(cls):
+            return
+        own = [*inspect.signature(cls.__init__).parameters.values()][1:]
+        if "_settings_kind" in vars(cls):  # else a class of a user's, whose constructor says what it takes
+            own[1:] = [
+                inspect.Parameter(
+                    field.name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=field.default if field.default is not dataclasses.MISSING else TransformersKwargs(),
+                    annotation=field.type,
+                )
+                for field in dataclasses.fields(cls._settings_kind)
+                if field.name != own[0].name
+            ]
+        cls.__signature__ = inspect.Signature(own)
 
     @classmethod
     def from_settings(cls, settings: Settings, *, load: bool = True) -> Self:
