@@ -14,9 +14,9 @@ from bge_integrations.backend.checkpoint.files import Checkpoint
 from bge_integrations.backend.checkpoint.manifest import is_prepared
 from bge_integrations.backend.checkpoint.request import LoadRequest
 from bge_integrations.backend.engines.choice import require_usable
+from bge_integrations.backend.loading.sources import Sources
 from bge_integrations.backend.prepared.folder import Manifest, Quantization
 from bge_integrations.backend.prepared.output import folder_to_fill, not_writable, output_folder
-from bge_integrations.backend.torch_models import load_source
 from bge_integrations.calls.inputs import check_texts
 from bge_integrations.calls.progress import warn_user
 from bge_integrations.catalogue.instructions import resolve_instruction
@@ -141,10 +141,11 @@ def _write(
 
     from bge_integrations.backend.prepared.build import prepared_from
 
-    source = load_source(request, checkpoint, spec, "float32")
-    if not source.has_known_encoder:
-        raise UnsupportedModelError(f"{name} can't be prepared: it is no {source.runnable}.")
-    if not source.tokenizer.has_rust_form:
+    sources = Sources(request, checkpoint, spec)
+    model = sources.description()
+    if model is None:
+        raise UnsupportedModelError(f"{name} can't be prepared: it is no {sources.runnable}.")
+    if not model.tokenizer.has_rust_form:
         raise UnsupportedModelError(
             f"{name} can't be prepared: its tokenizer exists in Python only, and a prepared folder holds a "
             "tokenizer.json. It can be used as it is, with engine='torch'."
@@ -154,12 +155,15 @@ def _write(
         explicit=None,
         task=None,
         spec=spec,
-        saved_prompts=source.facts.prompts,
-        default_prompt_name=source.facts.default_prompt_name,
-        recognized_by=source.facts.recognized_by,
+        saved_prompts=model.facts.prompts,
+        default_prompt_name=model.facts.default_prompt_name,
+        recognized_by=model.facts.recognized_by,
     )
     made = prepared_from(
-        source,
+        model,
+        request,
+        checkpoint,
+        spec,
         precision=precision,
         quantization=quantization,
         calibration=calibration,

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 from bge_integrations import BgeEncoder
 from bge_integrations.backend.checkpoint.digests import cache_root, file_digest, key_of
-from bge_integrations.backend.loading import start as starting
+from bge_integrations.backend.loading.sources import Sources
 from bge_integrations.backend.prepared import cache as disk_cache
 from bge_integrations.backend.prepared import entries as cache_entries
 from bge_integrations.backend.prepared import folder as prepared
@@ -51,7 +51,7 @@ class TestEntries:
         BgeEncoder(folder, device="cpu").close()
         (entry,) = entries(own_cache)
         written = (entry / "model.bin").stat().st_mtime_ns
-        monkeypatch.setattr("bge_integrations.backend.loading.start.load_source", None)  # would fail if it were needed
+        monkeypatch.setattr(Sources, "description", None)  # would fail if it were needed
         again = BgeEncoder(folder, device="cpu", precision="bfloat16")
         assert entries(own_cache) == [entry]
         assert (entry / "model.bin").stat().st_mtime_ns == written
@@ -224,7 +224,7 @@ def test_a_finished_graph_is_read_without_a_lock_and_without_writing(
     BgeEncoder(folder, device="cpu").close()
     BgeEncoder(folder, device="cpu").close()
     monkeypatch.setattr(disk_cache, "FileLock", None)
-    monkeypatch.setattr(starting, "load_source", None)
+    monkeypatch.setattr(Sources, "description", None)
     written = request.getfixturevalue("written")
     vectors = BgeEncoder(folder, device="cpu").encode(["fox"])
     assert not [path for path in written if str(cache_root()) in path]

@@ -12,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from bge_integrations import BgeEncoder
+from bge_integrations._optional import SLIM, TORCH, WHOLE, requirement
 from bge_integrations.backend.engines.choice import ENGINE_KINDS, EngineKind
 from bge_integrations.cli.environment import describe
 from bge_integrations.errors import EngineNotAvailableError, MissingExtraError
@@ -48,18 +49,18 @@ def test_an_engine_names_its_extra_or_the_package_itself(minilm: str, without: s
     with pytest.raises(MissingExtraError, match=f"{kind.package} is not installed") as caught:
         BgeEncoder(minilm, device="cpu", engine=kind.name)  # type: ignore[arg-type]
     message, _, command = str(caught.value).partition(". Install it with: ")
-    assert installed_by(command).extras == ({"openvino"} if kind.name == "openvino" else set())
+    assert installed_by(command).extras == set()
     told = describe()["engines"][kind.name]
     assert told == f"not installed: {command}"
     assert "None" not in message + json.dumps(describe()["engines"])
 
 
-def test_int8_without_openvino_names_the_extra(minilm: str, without: set[str]) -> None:
+def test_int8_without_openvino_names_the_package(minilm: str, without: set[str]) -> None:
     without.add("openvino")
     with pytest.raises(EngineNotAvailableError) as caught:
         BgeEncoder(minilm, device="cpu", precision="int8")
     _, command = str(caught.value).split("openvino is not installed. Install it with: ")
-    assert installed_by(command.split(";")[0]).extras == {"openvino"}
+    assert installed_by(command.split(";")[0]).extras == set()
 
 
 def test_no_engine_at_all_names_what_each_needs(minilm: str, without: set[str]) -> None:
@@ -76,12 +77,35 @@ def test_no_engine_at_all_names_what_each_needs(minilm: str, without: set[str]) 
 def test_a_library_that_loads_the_model_is_named_too(minilm: str, library: str) -> None:
     code = f"""
 from bge_integrations import BgeEncoder
+from bge_integrations._optional import SLIM, TORCH, WHOLE, requirement
 from bge_integrations.errors import MissingExtraError
+from bge_integrations.settings import TransformersKwargs
 try:
-    BgeEncoder({minilm!r}, device="cpu", trust_remote_code=True)  # so that no graph of the tests before it is found
+    BgeEncoder({minilm!r}, device="cpu", transformers_kwargs=TransformersKwargs.of(model={{"low_cpu_mem_usage": True}}))
 except MissingExtraError as error:
     print(error)
 """
     said = run_python(code, without=[library], warnings="ignore").strip()
-    assert said == f"{library} is not installed. Install it with: pip install bge-integrations"
-    installed_by(said.split(": ", 1)[1])
+    why = f"{minilm} needs more than OpenVINO, since transformers_kwargs are for transformers"
+    assert said == f"{why}: {library} is not installed. Install it with: pip install bge-integrations"
+    installed_by(said.rsplit(": ", 1)[1])
+
+
+@pytest.mark.parametrize(
+    ("installed", "extra", "expected"),
+    [
+        ([WHOLE], None, "bge-integrations"),
+        ([WHOLE], TORCH, "bge-integrations"),
+        ([WHOLE], "prepare", "'bge-integrations[prepare]'"),
+        ([SLIM], None, "bge-integrations-slim"),
+        ([SLIM], TORCH, "'bge-integrations-slim[torch]'"),
+        ([SLIM], "prepare", "'bge-integrations-slim[prepare]'"),
+        ([WHOLE, SLIM], TORCH, "bge-integrations"),
+        ([], "prepare", "'bge-integrations[prepare]'"),
+    ],
+)
+def test_the_distribution_that_is_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, installed: list[str], extra: str | None, expected: str
+) -> None:
+    monkeypatch.setattr("bge_integrations._optional.installed_distributions", lambda: installed)
+    assert requirement(extra) == expected

@@ -17,7 +17,7 @@ import pytest
 import bge_integrations
 from bge_integrations import BgeEncoder
 from bge_integrations.backend.checkpoint.request import LoadRequest
-from bge_integrations.backend.loading import start as starting
+from bge_integrations.backend.loading.torch_engines import _limit_torch_threads
 from bge_integrations.backend.machine import cpu, devices
 from bge_integrations.cli import environment
 from bge_integrations.cli.bench import run
@@ -291,7 +291,7 @@ class TestThreads:
     def _load(folder: Path, **settings: Any) -> LoadRequest:  # noqa: ANN401
         """Does what loading a torch model on the CPU does to threads."""
         request = LoadRequest.from_settings(EncoderSettings(model_name=str(folder), **{"device": "cpu", **settings}))
-        starting._limit_torch_threads(request)
+        _limit_torch_threads(request)
         return request
 
     @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def place(tmp_path: Path) -> Path:
 @pytest.fixture
 def without_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails where weights would be loaded."""
-    monkeypatch.setattr("bge_integrations.prepare.load_source", None)
+    monkeypatch.setattr("bge_integrations.prepare.Sources", None)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import pytest
 from bge_integrations import BgeEncoder
 from bge_integrations.backend.loading import model as loading
 from bge_integrations.backend.loading import start as starting
-from bge_integrations.backend.loading.start import Started
+from bge_integrations.backend.loading.started import Started
 from bge_integrations.errors import ModelLoadError
 from tests.checkpoints import make_checkpoint
 from tests.conftest import MakeCheckpoint

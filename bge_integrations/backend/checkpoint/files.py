@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bge_integrations._optional import TORCH, require
 from bge_integrations.backend.checkpoint.code import refuse_named_code
 from bge_integrations.backend.checkpoint.contents import (
     CONFIG,
@@ -243,8 +244,7 @@ class Checkpoint:
 
     def _architectures_unknown_to_transformers(self) -> Iterator[str]:
         """Yields names that transformers has no class for: without its code, another model would be loaded instead."""
-        import transformers
-
+        transformers = require("transformers", extra=TORCH)
         model_type = self.config.get("model_type")
         if model_type not in transformers.CONFIG_MAPPING:
             yield str(model_type)

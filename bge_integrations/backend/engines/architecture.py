@@ -27,6 +27,7 @@ class Architecture:
     Attributes:
         model_class: transformers' class of the bare model.
         positions_after_padding: Whether positions start after the padding index, as in fairseq.
+        prefix: What transformers puts before the names of the encoder's weights in models that have more than it.
         classifier_class: transformers' class of the same with a classifier on the first row.
         classifier_dense: Where that class has its dense layer, which tanh follows.
         classifier_out: Where it has its last projection.
@@ -34,16 +35,19 @@ class Architecture:
 
     model_class: str
     positions_after_padding: bool
+    prefix: str
     classifier_class: str
     classifier_dense: str = "classifier.dense"
     classifier_out: str = "classifier.out_proj"
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
-    "bert": Architecture("BertModel", False, "BertForSequenceClassification", "bert.pooler.dense", "classifier"),
-    "roberta": Architecture("RobertaModel", True, "RobertaForSequenceClassification"),
-    "xlm-roberta": Architecture("XLMRobertaModel", True, "XLMRobertaForSequenceClassification"),
-    "camembert": Architecture("CamembertModel", True, "CamembertForSequenceClassification"),
+    "bert": Architecture(
+        "BertModel", False, "bert.", "BertForSequenceClassification", "bert.pooler.dense", "classifier"
+    ),
+    "roberta": Architecture("RobertaModel", True, "roberta.", "RobertaForSequenceClassification"),
+    "xlm-roberta": Architecture("XLMRobertaModel", True, "roberta.", "XLMRobertaForSequenceClassification"),
+    "camembert": Architecture("CamembertModel", True, "roberta.", "CamembertForSequenceClassification"),
 }
 """By the `model_type` of config.json."""
 
@@ -88,6 +92,11 @@ class EncoderShape:
     def head_size(self) -> int:
         """Width of one attention head."""
         return self.hidden_size // self.heads
+
+    @property
+    def longest_text(self) -> int:
+        """How many tokens a text can have by its positions: as many rows as come before the first are never used."""
+        return self.positions - (self.pad_id + 1 if self.positions_after_padding else 0)
 
     @property
     def layer_weights(self) -> int:
@@ -135,12 +144,41 @@ def layer_weight(layer: int, part: str, kind: str = "weight") -> str:
     return f"encoder.layer.{layer}.{part}.{kind}"
 
 
+def encoder_shape(config: Mapping[str, Any], *, reads_pairs: bool = False) -> EncoderShape | None:
+    """Returns the shape of an encoder, or None if the fast engines don't know it.
+
+    Args:
+        config: The content of its config.json, nothing left out.
+        reads_pairs: Whether it is to read pairs of texts, and tells them apart by their type if it has two.
+    """
+    known = ARCHITECTURES.get(config["model_type"])
+    plain = (
+        config["hidden_act"] == "gelu"
+        and config.get("position_embedding_type", "absolute") in ("absolute", None)
+        and not config.get("is_decoder", False)
+        and not config.get("add_cross_attention", False)
+    )
+    if known is None or not plain:
+        return None
+    return EncoderShape(
+        layers=config["num_hidden_layers"],
+        hidden_size=config["hidden_size"],
+        feed_forward_size=config["intermediate_size"],
+        heads=config["num_attention_heads"],
+        norm_eps=config["layer_norm_eps"],
+        positions_after_padding=known.positions_after_padding,
+        pad_id=config["pad_token_id"] or 0,
+        positions=config["max_position_embeddings"],
+        token_types=min(config["type_vocab_size"], 2) if reads_pairs else 1,
+    )
+
+
 def describe_encoder(model: torch.nn.Module, *, reads_pairs: bool = False) -> EncoderShape | None:
     """Returns the shape of a transformers model, or None if it is none that the fast engines know.
 
     Args:
         model: What `AutoModel.from_pretrained` returned.
-        reads_pairs: Whether it is to read pairs of texts, and tells them apart by their type if it has two.
+        reads_pairs: As for `encoder_shape`.
     """
     config: Any = model.config
     known = ARCHITECTURES.get(config.model_type)
@@ -148,29 +186,32 @@ def describe_encoder(model: torch.nn.Module, *, reads_pairs: bool = False) -> En
     # A class of the checkpoint's own code may have any name.
     if known is None or kind.__name__ != known.model_class or not kind.__module__.startswith("transformers.models."):
         return None
-    plain = (
-        config.hidden_act == "gelu"
-        and getattr(config, "position_embedding_type", "absolute") in ("absolute", None)
-        and not getattr(config, "is_decoder", False)
-        and not getattr(config, "add_cross_attention", False)
-    )
-    shape = EncoderShape(
-        layers=config.num_hidden_layers,
-        hidden_size=config.hidden_size,
-        feed_forward_size=config.intermediate_size,
-        heads=config.num_attention_heads,
-        norm_eps=config.layer_norm_eps,
-        positions_after_padding=known.positions_after_padding,
-        pad_id=config.pad_token_id or 0,
-        positions=config.max_position_embeddings,
-        token_types=min(config.type_vocab_size, 2) if reads_pairs else 1,
-    )
+    shape = encoder_shape(config.to_dict(), reads_pairs=reads_pairs)
     names = {name for name in model.state_dict() if not name.startswith(_UNUSED_PREFIXES)}
-    return shape if plain and names == _weight_names(shape) else None
+    return shape if shape and names == weight_shapes(shape, words=0, types=0).keys() else None
 
 
-def _weight_names(shape: EncoderShape) -> set[str]:
-    names = {WORDS, POSITIONS, TOKEN_TYPES, f"{EMBEDDING_NORM}.weight", f"{EMBEDDING_NORM}.bias"}
+def weight_shapes(shape: EncoderShape, *, words: int, types: int) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every weight of an encoder, by its name in transformers' state dict.
+
+    Args:
+        shape: The encoder's shape.
+        words: Rows of its table of words.
+        types: Rows of its table of token types.
+    """
+    width, inner = shape.hidden_size, shape.feed_forward_size
+    shapes: dict[str, tuple[int, ...]] = {
+        WORDS: (words, width),
+        POSITIONS: (shape.positions, width),
+        TOKEN_TYPES: (types, width),
+        **_weight_and_bias(EMBEDDING_NORM, (width,)),
+    }
+    of_part = {ATTENTION_NORM: (width,), OUTPUT_NORM: (width,), FEED_FORWARD: (inner, width), OUTPUT: (width, inner)}
     for layer in range(shape.layers):
-        names |= {layer_weight(layer, part, kind) for part in _LAYER_PARTS for kind in ("weight", "bias")}
-    return names
+        for part in _LAYER_PARTS:
+            shapes |= _weight_and_bias(f"encoder.layer.{layer}.{part}", of_part.get(part, (width, width)))
+    return shapes
+
+
+def _weight_and_bias(name: str, weight: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": weight, f"{name}.bias": weight[:1]}

@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bge_integrations._optional import requirement
+from bge_integrations._optional import TORCH, requirement
 from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.errors import EngineNotAvailableError, MissingExtraError
 
@@ -20,11 +20,13 @@ class EngineKind:
     Attributes:
         name: As in the setting `engine`.
         package: What must be installed.
-        extra: The extra of this package that brings it; None: it comes with the package itself.
+        extra: The extra of this package that brings it; None: it comes with both distributions.
         devices: The devices that it runs on.
         automatic_devices: Those where `engine="auto"` may choose it.
         precisions: The precisions that it computes in.
         any_architecture: Whether it runs everything, or only the encoders of `architecture.py`.
+
+    `loading/start.py` has what starts each.
     """
 
     name: str
@@ -45,16 +47,46 @@ class EngineKind:
         """The command that installs it."""
         return f"pip install {requirement(self.extra)}"
 
+    def obstacle(self, device: str, precision: str, *, known_architecture: bool, named: bool) -> str | None:
+        """Returns why it can't run a model, in words; None where it can.
+
+        Args:
+            device: Where to run, as resolved.
+            precision: How to compute, as resolved.
+            known_architecture: As for `candidates`.
+            named: Whether the user names it.
+
+        Raises:
+            MissingExtraError: The user names it, and it is not installed.
+        """
+        device_type = device.split(":")[0]
+        if device_type not in self.devices:
+            return f"it runs on {' and '.join(self.devices)}, not on {device}"
+        if device_type not in self.automatic_devices and not named:
+            return f"on {device_type} it must be asked for by name"
+        if precision not in self.precisions:
+            return f"it computes in {', '.join(self.precisions)}, not in {precision}"
+        if not self.is_installed:
+            remedy = f"{self.package} is not installed. Install it with: {self.remedy}"
+            if named:
+                raise MissingExtraError(remedy)
+            return remedy
+        if self.name == "openvino" and precision == "bfloat16" and not _cpu_computes_bfloat16():
+            return "this processor has no bfloat16 instructions, without which OpenVINO would compute in float32"
+        if not self.any_architecture and not known_architecture:
+            return "the model is no BERT or XLM-RoBERTa encoder"
+        return None
+
 
 _HALVES_AND_SINGLE = ("float32", "bfloat16", "float16")
 
 ENGINE_KINDS = (
-    EngineKind("openvino", "openvino", "openvino", ("cpu",), ("cpu",), ("float32", "bfloat16", "int8"), False),
-    EngineKind("torch", "torch", None, ("cpu", "cuda", "mps"), ("cpu", "cuda"), _HALVES_AND_SINGLE, False),
+    EngineKind("openvino", "openvino", None, ("cpu",), ("cpu",), ("float32", "bfloat16", "int8"), False),
+    EngineKind("torch", "torch", TORCH, ("cpu", "cuda", "mps"), ("cpu", "cuda"), _HALVES_AND_SINGLE, False),
     EngineKind(
         "sentence-transformers",
         "sentence_transformers",
-        None,
+        TORCH,
         ("cpu", "cuda", "mps"),
         ("cpu", "cuda", "mps"),
         _HALVES_AND_SINGLE,
@@ -96,7 +128,9 @@ def candidates(wanted: str, device: str, precision: str, *, known_architecture: 
     obstacles = {}
     for kind in ENGINE_KINDS:
         if wanted in ("auto", kind.name):
-            obstacle = _obstacle(kind, device, precision, known_architecture, named=wanted == kind.name)
+            obstacle = kind.obstacle(
+                device, precision, known_architecture=known_architecture, named=wanted == kind.name
+            )
             if obstacle is None:
                 yield kind
             else:
@@ -108,6 +142,12 @@ def candidates(wanted: str, device: str, precision: str, *, known_architecture: 
         )
     if len(obstacles) == len(ENGINE_KINDS):
         reasons = "; ".join(f"{name}: {obstacle}" for name, obstacle in obstacles.items())
+        lacking = [kind for kind in ENGINE_KINDS if not kind.is_installed]
+        if lacking and not known_architecture:
+            raise MissingExtraError(
+                f"{lacking[-1].package} is not installed, and what is installed can't run this model ({reasons}). "
+                f"Install it with: {lacking[-1].remedy}"
+            )
         raise EngineNotAvailableError(
             f"No engine computes in {precision} on {device} for this model ({reasons})."
             f"{_remedy(wanted, device, precision)}"
@@ -132,26 +172,6 @@ def _remedy(engine: str, device: str, precision: str) -> str:
     if not able or device.split(":")[0] in able:
         return ""
     return f" Set device={' or '.join(map(repr, able))}, or leave device=None, which takes one that can."
-
-
-def _obstacle(kind: EngineKind, device: str, precision: str, known_architecture: bool, *, named: bool) -> str | None:
-    device_type = device.split(":")[0]
-    if device_type not in kind.devices:
-        return f"it runs on {' and '.join(kind.devices)}, not on {device}"
-    if device_type not in kind.automatic_devices and not named:
-        return f"on {device_type} it must be asked for by name"
-    if precision not in kind.precisions:
-        return f"it computes in {', '.join(kind.precisions)}, not in {precision}"
-    if not kind.is_installed:
-        remedy = f"{kind.package} is not installed. Install it with: {kind.remedy}"
-        if named:
-            raise MissingExtraError(remedy)
-        return remedy
-    if kind.name == "openvino" and precision == "bfloat16" and not _cpu_computes_bfloat16():
-        return "this processor has no bfloat16 instructions, without which OpenVINO would compute in float32"
-    if not kind.any_architecture and not known_architecture:
-        return "the model is no BERT or XLM-RoBERTa encoder"
-    return None
 
 
 def _cpu_computes_bfloat16() -> bool:

@@ -21,7 +21,9 @@ from bge_integrations.backend.engines.interface import Engine, Head, TokenBatch
 from bge_integrations.backend.guarantees.forks import ForkSafeLock, native_code
 from bge_integrations.backend.guarantees.interrupts import finish, uninterrupted
 from bge_integrations.backend.guarantees.logs import get_logger
-from bge_integrations.backend.loading.start import Started, start, start_prepared
+from bge_integrations.backend.loading.openvino import start_prepared
+from bge_integrations.backend.loading.start import start
+from bge_integrations.backend.loading.started import Started
 from bge_integrations.backend.model.heads import one_score_a_pair
 from bge_integrations.backend.model.pooling import one_row_a_text
 from bge_integrations.backend.prepared.folder import PreparedFolder

@@ -10,20 +10,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bge_integrations.backend.engines.architecture import EncoderShape
+from bge_integrations.backend.checkpoint.files import Checkpoint
+from bge_integrations.backend.checkpoint.request import LoadRequest
 from bge_integrations.backend.engines.batching import plan_batches
 from bge_integrations.backend.engines.interface import TokenBatch
 from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine, computes_bfloat16, graph_inputs
 from bge_integrations.backend.engines.openvino.graph import build_graph
 from bge_integrations.backend.guarantees.interrupts import uninterrupted
 from bge_integrations.backend.guarantees.logs import get_logger
+from bge_integrations.backend.model.description import Description
 from bge_integrations.backend.model.lookups import texts_with_embeddings
 from bge_integrations.backend.model.pooling import cosines, one_row_a_text
 from bge_integrations.backend.prepared.folder import Agreement, Manifest, PreparedModel, Quantization
+from bge_integrations.catalogue import ModelSpec
 
 if TYPE_CHECKING:
     from bge_integrations.backend.engines.openvino.library import ov
-    from bge_integrations.backend.torch_models.base import Source
 
 logger = get_logger(__name__)
 
@@ -43,7 +45,10 @@ def default_calibration_texts() -> list[str]:
 
 
 def prepared_from(
-    source: Source,
+    model: Description,
+    request: LoadRequest,
+    checkpoint: Checkpoint,
+    spec: ModelSpec | None,
     *,
     precision: str,
     quantization: Quantization | None = None,
@@ -54,7 +59,10 @@ def prepared_from(
     """Makes a prepared model.
 
     Args:
-        source: The model, in float32, one that `has_known_encoder`.
+        model: The model.
+        request: What was asked for.
+        checkpoint: Its files.
+        spec: The catalogue's row, or None for a model that is no BGE.
         precision: "float32", "bfloat16" or "int8".
         quantization: How to get int8; None takes `DEFAULT_QUANTIZATION`.
         calibration: Texts like those to come; None takes `default_calibration_texts`.
@@ -64,42 +72,40 @@ def prepared_from(
     Returns:
         The model; its manifest holds the measured agreement.
     """
-    shape = source.facts.encoder
-    if shape is None:
-        raise AssertionError("has_known_encoder says otherwise")
-    weights = {name: tensor.numpy() for name, tensor in source.transformer.state_dict().items()}
-    exact = build_graph(weights, shape, cls_only=source.rows == "cls")
+    exact = build_graph(model.weights, model.shape, cls_only=model.rows == "cls")
     graph, calibrated_on, agreement = exact, None, None
     if precision != "float32":
         texts = list(calibration) if calibration is not None else default_calibration_texts()
         if precision == "int8":
             # Of a clone, since the quantiser may work in place and agreement needs the exact graph too.
             quantization = quantization or DEFAULT_QUANTIZATION
-            graph, calibrated_on = _quantize(exact.clone(), source, shape, quantization, texts)
+            graph, calibrated_on = _quantize(exact.clone(), model, quantization, texts)
         if precision == "int8" or computes_bfloat16():
             # Engines have locks, which an interrupt must not leave held.
-            agreement = uninterrupted(partial(_agreement, source, shape, exact, graph, precision, texts[::_HELD_OUT]))
-    spec, name = source.spec, source.request.model_name
+            agreement = uninterrupted(
+                partial(_agreement, model, exact, graph, precision, texts[::_HELD_OUT], request.threads)
+            )
+    name = request.model_name
     manifest = Manifest(
-        purpose=source.request.purpose,
+        purpose=request.purpose,
         source=Path(name).expanduser().resolve().name if Path(name).expanduser().is_dir() else name,
-        revision=source.request.revision,
-        content=source.checkpoint.fingerprint,
+        revision=request.revision,
+        content=checkpoint.fingerprint,
         model_id=spec.model_id if spec else None,
         query_instruction=query_instruction,
         precision=precision,
         quantization=quantization,
         calibration_texts=calibrated_on,
         agreement=agreement,
-        rows=source.rows,
-        facts=source.facts,
+        rows=model.rows,
+        facts=model.facts,
         cache_key=cache_key,
     )
-    return PreparedModel(manifest=manifest, graph=graph, tokenizer=source.tokenizer, heads=source.heads)
+    return PreparedModel(manifest=manifest, graph=graph, tokenizer=model.tokenizer, heads=model.heads)
 
 
 def _quantize(
-    graph: ov.Model, source: Source, shape: EncoderShape, quantization: Quantization, texts: Sequence[str]
+    graph: ov.Model, model: Description, quantization: Quantization, texts: Sequence[str]
 ) -> tuple[ov.Model, int | None]:
     """Returns the int8 graph, and how many texts it was calibrated on."""
     from bge_integrations.backend.engines.openvino.quantization import quantize_statically, quantize_weights
@@ -107,15 +113,15 @@ def _quantize(
     if quantization == "dynamic":
         return quantize_weights(graph), None
     seen = [text for index, text in enumerate(texts) if index % _HELD_OUT] or texts
-    samples = [graph_inputs(batch, shape) for batch in _batches(source, seen)]
+    samples = [graph_inputs(batch, model.shape) for batch in _batches(model, seen)]
     return quantize_statically(graph, samples), len(seen)
 
 
-def _batches(source: Source, texts: Sequence[str]) -> Iterator[TokenBatch]:
+def _batches(model: Description, texts: Sequence[str]) -> Iterator[TokenBatch]:
     """Yields small batches of neighbouring lengths, some of them padded, as they will come in use."""
-    limit = min(_LONGEST_SAMPLE, source.facts.max_tokens)
-    tokens = source.tokenizer.tokenize(texts, limit)
-    usable = texts_with_embeddings(tokens, source.facts)
+    limit = min(_LONGEST_SAMPLE, model.facts.max_tokens)
+    tokens = model.tokenizer.tokenize(texts, limit)
+    usable = texts_with_embeddings(tokens, model.facts)
     if len(usable) < len(texts):
         logger.warning(
             "%d of %d texts have tokens that the model has no embedding for", len(texts) - len(usable), len(texts)
@@ -125,18 +131,18 @@ def _batches(source: Source, texts: Sequence[str]) -> Iterator[TokenBatch]:
 
 
 def _agreement(
-    source: Source, shape: EncoderShape, exact: ov.Model, rounded: ov.Model, precision: str, texts: Sequence[str]
+    model: Description, exact: ov.Model, rounded: ov.Model, precision: str, texts: Sequence[str], threads: int
 ) -> Agreement:
-    batches = list(_batches(source, texts))
+    batches = list(_batches(model, texts))
     expected, got = (
         np.concatenate(
             [
-                one_row_a_text(engine.rows, source.facts.pooling, batch, engine.submit(batch).result())
+                one_row_a_text(engine.rows, model.facts.pooling, batch, engine.submit(batch).result())
                 for batch in batches
             ]
         )
         for engine in (
-            OpenVinoEngine(graph, shape, rows=source.rows, precision=how, threads=source.request.threads)
+            OpenVinoEngine(graph, model.shape, rows=model.rows, precision=how, threads=threads)
             for graph, how in ((exact, "float32"), (rounded, precision))
         )
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bge_integrations._optional import require
+from bge_integrations._optional import TORCH, require
 from bge_integrations.backend.checkpoint.files import Checkpoint
 from bge_integrations.backend.checkpoint.request import LoadRequest
 from bge_integrations.catalogue import ModelSpec
@@ -33,10 +33,10 @@ def load_source(request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | 
         UnsupportedModelError: A model of another kind.
     """
     for library in ("torch", "transformers"):
-        require(library, extra=None)
+        require(library, extra=TORCH)
     is_decoder = request.purpose == "scores" and checkpoint.is_decoder
     if not is_decoder:
-        require("sentence_transformers", extra=None)
+        require("sentence_transformers", extra=TORCH)
     kind: type[Source]
     if request.purpose == "m3":
         from bge_integrations.backend.torch_models.m3 import M3Source as kind

@@ -7,11 +7,13 @@ from typing import Any, ClassVar
 
 import torch
 
+from bge_integrations.backend.checkpoint.facts import Lookups
 from bge_integrations.backend.checkpoint.files import Checkpoint
 from bge_integrations.backend.checkpoint.request import LoadRequest
 from bge_integrations.backend.checkpoint.weights import PICKLED_ADAPTER, SAFE_ADAPTER, WeightRules
 from bge_integrations.backend.display.quiet import quiet_transformers
 from bge_integrations.backend.engines.interface import Engine, Rows
+from bge_integrations.backend.model.description import Description
 from bge_integrations.backend.model.facts import ModelFacts
 from bge_integrations.backend.model.heads import Heads
 from bge_integrations.backend.text.tokenizer import TextTokenizer
@@ -20,7 +22,7 @@ from bge_integrations.backend.torch_models.loadable import loadable_folder
 from bge_integrations.backend.torch_models.missing_weights import require_all_weights
 from bge_integrations.backend.torch_models.tables import position_capacity, type_rows, word_rows
 from bge_integrations.catalogue import ModelSpec
-from bge_integrations.errors import BgeError, ModelLoadError, UnsupportedModelError
+from bge_integrations.errors import BgeError, ModelLoadError
 
 
 class Source(ABC):
@@ -82,28 +84,27 @@ class Source(ABC):
     def _load(self, precision: str) -> None:
         """Sets `original`, `tokenizer`, `facts` and `heads`."""
 
-    def _lookups(self) -> dict[str, Any]:
-        """Returns what the facts say of the tables that texts look up; sees to it that padding has an embedding."""
-        rows = word_rows(self.transformer)
-        if rows is not None and self.tokenizer.pad_id >= rows:
-            self.tokenizer.pad_id = 0  # it is masked out
-        return {
-            "positions": position_capacity(self.transformer),
-            "word_rows": rows,
-            "type_rows": type_rows(self.transformer),
-            "pad_id": self.tokenizer.pad_id,
-            "truncation_side": self.tokenizer.truncation_side,
-            "splits_special_tokens": self.tokenizer.splits_special_tokens,
-        }
+    def _lookups(self) -> Lookups:
+        """Returns what the facts say of the tables that texts look up."""
+        return Lookups.of(
+            self.tokenizer,
+            positions=position_capacity(self.transformer),
+            word_rows=word_rows(self.transformer),
+            type_rows=type_rows(self.transformer),
+        )
 
-    def _require_room(self, limit: int, taken: int) -> None:
-        """Refuses a limit that leaves no room for a text."""
-        if limit <= taken:
-            raise UnsupportedModelError(
-                f"{self.request.model_name} can't be used: it reads {limit} tokens, which leaves no room beside its "
-                f"{taken} special tokens. See model_max_length in tokenizer_config.json, max_position_embeddings in "
-                "config.json, and max_seq_length and processing_kwargs in sentence_bert_config.json."
-            )
+    def description(self) -> Description | None:
+        """Returns what the fast engines need of it; None if they can't run it. For a model in float32 on the CPU."""
+        if not self.has_known_encoder or self.facts.encoder is None:
+            return None
+        return Description(
+            facts=self.facts,
+            shape=self.facts.encoder,
+            tokenizer=self.tokenizer,
+            rows=self.rows,
+            heads=self.heads,
+            weights={name: tensor.numpy() for name, tensor in self.transformer.state_dict().items()},
+        )
 
     @property
     @abstractmethod

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from bge_integrations.backend.checkpoint.facts import score_facts
 from bge_integrations.backend.checkpoint.questions import trained_question
 from bge_integrations.backend.engines.decoder import DecoderEngine
 from bge_integrations.backend.engines.interface import Engine, Rows
-from bge_integrations.backend.model.facts import DecoderFacts, ModelFacts
+from bge_integrations.backend.model.facts import DecoderFacts
 from bge_integrations.backend.text.tokenizer import TextTokenizer
 from bge_integrations.backend.torch_models.base import Source, from_pretrained_kwargs
 from bge_integrations.backend.torch_models.tokenizer_check import require_same_contents
@@ -80,18 +80,14 @@ class DecoderScoreSource(Source):
         self._answer()  # refused now, rather than when the engine is made
         forward = inspect.signature(self.original.forward).parameters
         require_same_contents(request.model_name, tokenizer, self.tokenizer)
-        lookups = self._lookups()
-        limits = [tokenizer.model_max_length, lookups["positions"], self.spec.max_tokens if self.spec else None]
-        self.facts = ModelFacts(
-            dimension=1,
-            max_tokens=min((int(limit) for limit in limits if limit), default=sys.maxsize),
+        self.facts = score_facts(
+            self.checkpoint,
+            self.spec,
+            self._lookups(),
+            max_length=int(tokenizer.model_max_length),
             second_type=0,
-            normalizes=False,
-            normalizes_by_default=False,
-            recognized_by=self.checkpoint.recognition.by if self.checkpoint.recognition else None,
-            pooling=None,
-            pools_without_prompt=False,
-            unweighted_ids=(),
+            prompts={},
+            default_prompt_name=None,
             encoder=None,
             decoder=DecoderFacts(
                 prompt=trained_question(self.spec),
@@ -99,5 +95,4 @@ class DecoderScoreSource(Source):
                 layers=self.original.config.num_hidden_layers,
                 options=tuple(name for name in _OPTIONS if name in forward),
             ),
-            **lookups,
         )

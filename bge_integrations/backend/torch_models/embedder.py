@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,11 +10,13 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
+from bge_integrations.backend.checkpoint.facts import require_room, vector_facts
 from bge_integrations.backend.checkpoint.files import made_of_others
 from bge_integrations.backend.checkpoint.request import LoadRequest
 from bge_integrations.backend.engines.architecture import describe_encoder
 from bge_integrations.backend.engines.interface import Engine, Rows
 from bge_integrations.backend.engines.sentence_transformers import SentenceTransformersEngine
+from bge_integrations.backend.model.description import rows_for_vectors
 from bge_integrations.backend.model.facts import ModelFacts
 from bge_integrations.backend.model.pooling import NAMES_OF_CATALOGUE, NAMES_OF_SETTING, TOKEN_POOLINGS
 from bge_integrations.backend.torch_models.base import Source, from_pretrained_kwargs
@@ -43,8 +44,7 @@ class VectorSource(Source):
     @property
     def rows(self) -> Rows:
         """See `Source.rows`."""
-        # The first row that is left once the instruction is left out, is not the first of all.
-        return "cls" if self.facts.pooling == "cls" and not self.facts.pools_without_prompt else "tokens"
+        return rows_for_vectors(self.facts)
 
     def own_engine(self) -> Engine:
         """See `Source.own_engine`; leaves out a closing L2 normalisation, which belongs to the encoder."""
@@ -70,7 +70,7 @@ class VectorSource(Source):
         settings = CallSettings.of(module)
         self.tokenizer = settings.tokenizer(module)
         self.facts = self._facts(settings)
-        self._require_room(self.facts.max_tokens, self.tokenizer.special_tokens)
+        require_room(self.request.model_name, self.facts.max_tokens, self.tokenizer.special_tokens)
         require_same_texts(self.request.model_name, module, self.tokenizer, self.facts.max_tokens)
 
     def _complete_text_ends(self) -> None:
@@ -127,31 +127,19 @@ class VectorSource(Source):
             width = module.get_embedding_dimension() if isinstance(module, (Pooling, Dense)) else width
 
     def _facts(self, settings: CallSettings) -> ModelFacts:
-        model, spec, recognition = self.original, self.spec, self.checkpoint.recognition
-        modules = list(model)
-        normalizes = isinstance(modules[-1], Normalize)
-        follows_own_files = recognition is None or (recognition.by == "record" and self.checkpoint.modules is not None)
-        lookups = self._lookups()
-        limits = [
-            settings.max_length,
-            lookups["positions"],
-            spec.max_tokens if spec and not follows_own_files else None,
-        ]
-        known = [int(limit) for limit in limits if limit]
-        return ModelFacts(
+        model, modules = self.original, list(self.original)
+        return vector_facts(
+            self.checkpoint,
+            self.spec,
+            self._lookups(),
+            max_length=settings.max_length,
             dimension=int(model.get_embedding_dimension() or 0),
-            max_tokens=min(known) if known else sys.maxsize,
-            second_type=0,
-            normalizes=normalizes,
-            normalizes_by_default=normalizes or not follows_own_files,
-            recognized_by=recognition.by if recognition else None,
+            normalizes=isinstance(modules[-1], Normalize),
             pooling=_plain_pooling(modules),
             pools_without_prompt=any(isinstance(m, Pooling) and not m.include_prompt for m in modules),
-            prompts={name: text or "" for name, text in model.prompts.items()},
+            prompts=model.prompts,
             default_prompt_name=model.default_prompt_name,
-            unweighted_ids=(),
             encoder=describe_encoder(_transformer_of(model)),
-            **lookups,
         )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import torch
 from sentence_transformers import CrossEncoder
 
+from bge_integrations.backend.checkpoint.facts import require_room, score_facts
 from bge_integrations.backend.engines.architecture import ARCHITECTURES, describe_encoder
 from bge_integrations.backend.engines.interface import Engine, Rows
 from bge_integrations.backend.engines.sentence_transformers import SentenceTransformersEngine
@@ -75,29 +75,21 @@ class ScoreSource(Source):
         self.facts = self._facts(settings)
         pairs = PairTokenizer(self.tokenizer, layout_of_encoder(self.tokenizer))
         limit = self.facts.max_tokens
-        self._require_room(limit, pairs.layout.tokens + 1)
+        require_room(name, limit, pairs.layout.tokens + 1)
         require_same_pairs(name, module, pairs.tokenize, limit, self.facts.second_type)
 
     def _facts(self, settings: CallSettings) -> ModelFacts:
-        lookups = self._lookups()
-        limits = [settings.max_length, lookups["positions"], self.spec.max_tokens if self.spec else None]
-        known = [int(limit) for limit in limits if limit]
         gives_types = "token_type_ids" in self.original.tokenizer.model_input_names
         second_type = max(self.tokenizer.sample_pair().types) if gives_types else 0
-        return ModelFacts(
-            dimension=1,
-            max_tokens=min(known) if known else sys.maxsize,
+        return score_facts(
+            self.checkpoint,
+            self.spec,
+            self._lookups(),
+            max_length=settings.max_length,
             second_type=second_type,
-            normalizes=False,
-            normalizes_by_default=False,
-            recognized_by=self.checkpoint.recognition.by if self.checkpoint.recognition else None,
-            pooling="cls",
-            pools_without_prompt=False,
-            prompts={name: text or "" for name, text in self.original.prompts.items()},
+            prompts=self.original.prompts,
             default_prompt_name=self.original.default_prompt_name,
-            unweighted_ids=(),
             encoder=describe_encoder(self.transformer, reads_pairs=second_type == 1),
-            **lookups,
         )
 
 
