@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import importlib
+from importlib.metadata import PackageNotFoundError, distribution
 from types import ModuleType
 
 from bge_integrations.errors import MissingExtraError
+
+WHOLE, SLIM = "bge-integrations", "bge-integrations-slim"
+"""The two distributions of this package."""
+
+TORCH = "torch"
+"""The extra that brings torch, transformers and sentence-transformers. They come with the whole distribution itself."""
 
 
 def require(module: str, extra: str | None) -> ModuleType:
@@ -13,7 +20,7 @@ def require(module: str, extra: str | None) -> ModuleType:
 
     Args:
         module: Its name.
-        extra: The extra; None for what comes with the package itself.
+        extra: The extra; None for what comes with both distributions.
 
     Returns:
         The module.
@@ -27,7 +34,21 @@ def require(module: str, extra: str | None) -> ModuleType:
 
 def requirement(extra: str | None) -> str:
     """Returns what to give pip for an extra of this package, or for the package itself, quoted for a shell."""
-    return f"'bge-integrations[{extra}]'" if extra else "bge-integrations"
+    name = SLIM if installed_distributions() == [SLIM] else WHOLE
+    return name if extra is None or (extra, name) == (TORCH, WHOLE) else f"'{name}[{extra}]'"
+
+
+def installed_distributions() -> list[str]:
+    """Returns which of the two distributions are installed; none where this package was copied without metadata."""
+    return [name for name in (WHOLE, SLIM) if _is_distribution(name)]
+
+
+def _is_distribution(name: str) -> bool:
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def require_package(module: str, package: str) -> None:

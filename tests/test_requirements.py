@@ -14,6 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from bge_integrations._optional import TORCH
 from bge_integrations.backend.engines.choice import ENGINE_KINDS
 
 if sys.version_info >= (3, 11):
@@ -162,10 +163,11 @@ def test_pydantic_still_needs_one_version_of_its_core() -> None:
 def test_the_extra_that_an_error_names_brings_what_is_missing() -> None:
     named: list[tuple[str, object]] = [(kind.package, kind.extra) for kind in ENGINE_KINDS]
     for _, tree in sources("bge_integrations"):
-        named += [(module, words["extra"]) for module, words in calls(tree, "require") if "extra" in words]
-    assert {"langchain", "llama-index", "openvino", "prepare", None} <= {extra for _, extra in named}
+        named += [(module, words["extra"] or TORCH) for module, words in calls(tree, "require") if "extra" in words]
+    assert {"langchain", "llama-index", "prepare", TORCH, None} <= {extra for _, extra in named}
     for module, extra in named:
-        assert distribution_of(module) in declared(*([str(extra)] if extra else []))
+        # What the extra of the slim distribution brings comes with the whole one itself.
+        assert distribution_of(module) in declared(*([str(extra)] if extra not in (None, TORCH) else []))
 
 
 @pytest.mark.parametrize("extra", [None, *EXTRAS])

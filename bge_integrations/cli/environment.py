@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bge_integrations._optional import requirement
+from bge_integrations._optional import SLIM, WHOLE, installed_distributions, requirement
+from bge_integrations._version import __version__
 from bge_integrations.backend.checkpoint.manifest import MANIFEST
 from bge_integrations.backend.engines.choice import ENGINE_KINDS, EngineKind, require_usable
 from bge_integrations.backend.machine.cpu import thread_limits, usable_cores, usable_memory
@@ -23,7 +24,6 @@ from bge_integrations.catalogue import MODELS
 from bge_integrations.errors import EngineNotAvailableError
 
 _PACKAGES = (
-    "bge-integrations",
     "sentence-transformers",
     "transformers",
     "tokenizers",
@@ -45,7 +45,11 @@ def describe() -> dict[str, Any]:
     """
     limits = thread_limits()  # before torch is imported, which would have a number of its own
     return {
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            **_own_versions(),
+            **{name: _version(name) for name in _PACKAGES},
+        },
         "machine": {
             "system": platform.platform(),
             "processor": _processor(),
@@ -59,6 +63,18 @@ def describe() -> dict[str, Any]:
         "caches": [_cache(folder) for folder in _cache_folders()],
         "graph_cache": _graph_cache(),
     }
+
+
+def _own_versions() -> dict[str, str]:
+    """Tells the distribution that is installed. Two of them hold the same files, and removing one breaks the other."""
+    installed = installed_distributions()
+    if installed == [WHOLE, SLIM]:
+        remedy = f"pip uninstall -y {SLIM} && pip install --force-reinstall --no-deps {WHOLE}"
+        return {
+            WHOLE: __version__,
+            SLIM: f"{_version(SLIM)}; both are installed, which share their files. Keep one: {remedy}",
+        }
+    return {installed[0] if installed else WHOLE: __version__}
 
 
 def _version(package: str) -> str:
