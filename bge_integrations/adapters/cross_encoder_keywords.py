@@ -9,22 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bge_integrations.adapters.keywords import (
-    LOADING_KEYS,
-    REFUSED_IN_LOADING,
-    read_loading_kwargs,
-    require_known,
-)
+from bge_integrations.adapters.keyword_tables import Row, Table, known_keys
+from bge_integrations.adapters.keywords import LOADING, read_loading_kwargs
 from bge_integrations.errors import SettingsError
 
-_FOR_DENSE_VECTORS = {
-    "truncate_dim": "it belongs to dense vectors",
-    "similarity_fn_name": "it belongs to dense vectors",
-    "prompts": "give the text before each query as query_instruction",
-    "default_prompt_name": "give the text before each query as query_instruction",
+_COMMON: Table = {
+    **LOADING,
+    **dict.fromkeys(("truncate_dim", "similarity_fn_name"), Row(refused="it belongs to dense vectors")),
+    **dict.fromkeys(
+        ("prompts", "default_prompt_name"), Row(refused="give the text before each query as query_instruction")
+    ),
 }
-_REFUSED = {**REFUSED_IN_LOADING, **_FOR_DENSE_VECTORS}
-COMMON_KEYS = tuple(key for key in LOADING_KEYS if key not in _FOR_DENSE_VECTORS)
+"""Those arguments of `SentenceTransformer(...)` that do not belong to dense vectors."""
+
+COMMON_KEYS = known_keys(_COMMON)
 
 # As sentence-transformers 6 still takes them.
 _FORMER_NAMES = {
@@ -34,17 +32,40 @@ _FORMER_NAMES = {
     "cache_dir": "cache_folder",
     "default_activation_function": "activation_fn",
 }
-_REFUSED_BY_CROSS_ENCODERS = {
-    **_REFUSED,
+_SIGMOID_BY_ACTIVATION = {"sigmoid": True, "identity": False}
+
+
+def _sigmoid(value: Any, where: str) -> bool | None:  # noqa: ANN401 - whatever the user passed
+    if value is None:
+        return None
+    sigmoid = _SIGMOID_BY_ACTIVATION.get(str(value).rpartition(".")[2].lower())
+    if sigmoid is None:
+        raise SettingsError(
+            f"{where}={value!r} can't be honoured: scores are logits, or go through the sigmoid with normalize=True."
+        )
+    return sigmoid
+
+
+def _one_label(value: Any, where: str) -> None:  # noqa: ANN401 - whatever the user passed
+    if value not in (None, 1):
+        raise SettingsError(f"{where}={value!r} can't be honoured: a reranker gives one score; leave it out.")
+
+
+_CROSS_ENCODER: Table = {
+    **_COMMON,
+    "activation_fn": Row("normalize", _sigmoid),
+    "max_length": Row("max_length"),
+    "num_labels": Row(None, _one_label),
     **{
-        former: f"it is the former name of {name}, which is given too; say it once"
+        former: Row(refused=f"it is the former name of {name}, which is given too; say it once")
         for former, name in _FORMER_NAMES.items()
     },
-    "keep_in_fp32_modules": "choose with precision",
-    "classifier_dropout": "it only matters for training",
+    "keep_in_fp32_modules": Row(refused="choose with precision"),
+    "classifier_dropout": Row(refused="it only matters for training"),
 }
-CROSS_ENCODER_KEYS = tuple(sorted((*COMMON_KEYS, "activation_fn", "max_length", "num_labels")))
-_SIGMOID_BY_ACTIVATION = {"sigmoid": True, "identity": False}
+"""The arguments of `CrossEncoder(...)`, by their present names."""
+
+CROSS_ENCODER_KEYS = known_keys(_CROSS_ENCODER)
 
 
 def read_common_kwargs(kwargs: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -60,8 +81,7 @@ def read_common_kwargs(kwargs: Mapping[str, Any], name: str) -> dict[str, Any]:
     Raises:
         SettingsError: An unknown key, one that can't be honoured, or two that contradict each other.
     """
-    require_known(kwargs, name, COMMON_KEYS, _REFUSED)
-    return dict(read_loading_kwargs(kwargs, name).settings)
+    return dict(read_loading_kwargs(kwargs, name, _COMMON).settings)
 
 
 def read_cross_encoder_kwargs(kwargs: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -77,25 +97,7 @@ def read_cross_encoder_kwargs(kwargs: Mapping[str, Any], name: str) -> dict[str,
     Raises:
         SettingsError: An unknown key, one that can't be honoured, or two that contradict each other.
     """
-    own = with_current_names(kwargs)
-    require_known(own, name, CROSS_ENCODER_KEYS, _REFUSED_BY_CROSS_ENCODERS)
-    activation, labels, max_length = (own.pop(key, None) for key in ("activation_fn", "num_labels", "max_length"))
-    settings = read_common_kwargs(own, name)
-    if labels not in (None, 1):
-        raise SettingsError(
-            f"{name}['num_labels']={labels!r} can't be honoured: a reranker gives one score; leave it out."
-        )
-    if max_length is not None:
-        settings["max_length"] = max_length
-    if activation is not None:
-        sigmoid = _SIGMOID_BY_ACTIVATION.get(str(activation).rpartition(".")[2].lower())
-        if sigmoid is None:
-            raise SettingsError(
-                f"{name}['activation_fn']={activation!r} can't be honoured: scores are logits, or go through the "
-                "sigmoid with normalize=True."
-            )
-        settings["normalize"] = sigmoid
-    return settings
+    return dict(read_loading_kwargs(with_current_names(kwargs), name, _CROSS_ENCODER).settings)
 
 
 def with_current_names(kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import PrivateAttr
 
 from bge_integrations.adapters.fields import EncoderFields, RerankerFields
-from bge_integrations.adapters.keywords import EncodingKwargs, LoadingKwargs, build_encoders
+from bge_integrations.adapters.keywords import EncodingKwargs, LoadingKwargs
+from bge_integrations.adapters.prompts import build_encoders
 from bge_integrations.adapters.remade import Adapter, Made
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.m3 import BgeM3Encoder

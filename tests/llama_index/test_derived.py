@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bge_integrations import BgeEncoder
-from bge_integrations.adapters import keywords, models
+from bge_integrations.adapters import models, prompts
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
 from tests.checkpoints import make_checkpoint
@@ -104,7 +104,7 @@ async def test_a_changed_model_is_loaded_off_the_event_loop(
     short: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads = []
-    build = keywords.build_encoders
+    build = prompts.build_encoders
 
     def watched(*settings: Any) -> tuple[BgeEncoder, BgeEncoder]:  # noqa: ANN401
         threads.append(threading.current_thread())
