@@ -5,7 +5,7 @@
 | `__main__` | the command `python -m benchmarks` |
 | `suite`, `profiles` | what is measured, in which order and how long |
 | `shapes`, `texts` | models of the true sizes, and texts of several lengths |
-| `contenders`, `onnx_models`, `lineup` | who takes part, and whether all of them give the same vectors |
+| `entrants`, `contenders`, `onnx_models`, `lineup` | who takes part, and whether all of them give the same vectors |
 | `throughput`, `latency`, `cold`, `memory`, `limit` | one part each |
 | `fresh` | runs a contender in a process of its own |
 | `stats`, `noise`, `machine` | the arithmetic, whether the machine was quiet enough, and what machine it was |

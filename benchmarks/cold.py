@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.contenders import BASELINE, Place, by_name
+from benchmarks.contenders import BASELINE, by_name
+from benchmarks.entrants import Place
 from benchmarks.fresh import FreshRun, run
 from benchmarks.lineup import reason
 from benchmarks.noise import Reference, judge

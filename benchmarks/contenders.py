@@ -12,43 +12,13 @@ import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-BATCH = 32
+from benchmarks.entrants import BATCH, Loaded, Place
+
 BASELINE = "langchain-huggingface"
 REFERENCE = "sentence-transformers"
 """Whose vectors are the right ones."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a contender finds its model.
-
-    Attributes:
-        model: The folder that everybody loads.
-        workdir: Where something made out of it, such as an ONNX graph, may be kept for the next run.
-    """
-
-    model: Path
-    workdir: Path
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A contender that is ready.
-
-    Attributes:
-        documents: Embeds texts; returns a vector each, as arrays or lists, whatever its users get.
-        query: Embeds one query.
-        adocuments: The same as `documents`, to be awaited, where there is such a method.
-        aquery: The same as `query`, to be awaited.
-    """
-
-    documents: Callable[[list[str]], Any]
-    query: Callable[[str], Any]
-    adocuments: Callable[[list[str]], Any] | None = None
-    aquery: Callable[[str], Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.contenders import Loaded, Place, by_name
+from benchmarks.contenders import by_name
+from benchmarks.entrants import Loaded, Place
 
 _FIRST_VECTOR = "first-vector"
 _QUERY = "how do I copy a whole directory tree?"

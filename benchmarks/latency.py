@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.contenders import BASELINE, Loaded
+from benchmarks.contenders import BASELINE
+from benchmarks.entrants import Loaded
 from benchmarks.noise import Reference, judge
 from benchmarks.stats import interleaved, percentile, ratio_of_medians, spread
 from benchmarks.texts import TextMix

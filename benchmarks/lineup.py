@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.contenders import REFERENCE, Contender, Loaded, Place, by_name
+from benchmarks.contenders import REFERENCE, Contender, by_name
+from benchmarks.entrants import Loaded, Place
 
 LEAST_COSINE = {"float32": 0.9999, "bfloat16": 0.99, "int8": 0.9}
 """What a precision may cost before the vectors count as wrong ones. Random weights suffer most from int8."""

@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.contenders import BASELINE, Loaded
+from benchmarks.contenders import BASELINE
+from benchmarks.entrants import Loaded
 from benchmarks.noise import Reference, judge
 from benchmarks.stats import interleaved, percentile, spread
 from benchmarks.texts import TextMix

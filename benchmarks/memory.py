@@ -6,7 +6,7 @@ import statistics
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.contenders import Place
+from benchmarks.entrants import Place
 from benchmarks.fresh import run
 from benchmarks.lineup import reason
 

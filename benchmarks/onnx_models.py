@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.contenders import BATCH, Loaded, Place
+from benchmarks.entrants import BATCH, Loaded, Place
 from bge_integrations.backend.machine.cpu import usable_threads
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import cold, latency, limit, load, machine, memory, throughput
-from benchmarks.contenders import Contender, Place
+from benchmarks.contenders import Contender
+from benchmarks.entrants import Place
 from benchmarks.lineup import Lineup, assemble
 from benchmarks.noise import Reference
 from benchmarks.profiles import Profile

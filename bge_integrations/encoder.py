@@ -15,7 +15,7 @@ from bge_integrations.backend.checkpoint.digests import key_of
 from bge_integrations.backend.text.chunks import ChunkRuler
 from bge_integrations.calls.call import ITEMS_A_SLICE, Call
 from bge_integrations.calls.embedding import embedding_call
-from bge_integrations.calls.handle import ModelHolder
+from bge_integrations.calls.handle import ModelHandle
 from bge_integrations.calls.inputs import check_text, slices_of_texts
 from bge_integrations.catalogue.instructions import Instruction, Role, read_role
 from bge_integrations.errors import SettingsError
@@ -30,7 +30,7 @@ _NAMESPACE_FORMAT = 1
 """Of what `cache_namespace` names; another number makes every cached vector one of the past."""
 
 
-class BgeEncoder(ModelHolder[EncoderSettings]):
+class BgeEncoder(ModelHandle[EncoderSettings]):
     """Encodes texts with a BGE model, or any other that sentence-transformers can load.
 
     Encoders with equal loading settings share one model in memory; instruction, normalisation, truncation and limits
@@ -81,8 +81,8 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
             InputTypeError: A bare `str`, or an element that is no `str`.
             InputValueError: A text that UTF-8 can't write.
             TruncationError: A text over the limit, under `on_truncation="error"`.
-            NonFiniteEmbeddingError: The model gave NaN or infinity.
-            EncoderClosedError: After `close()`.
+            NonFiniteOutputError: The model gave NaN or infinity.
+            ModelClosedError: After `close()`.
         """
         return self._encode(texts, "query", "encode_queries")
 
@@ -141,7 +141,7 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
             InputTypeError: A bare `str`, or an element that is no `str`.
             InputValueError: A text that UTF-8 can't write.
             SettingsError: A role that there isn't.
-            EncoderClosedError: After `close()`.
+            ModelClosedError: After `close()`.
         """
         tokenizer, instruction = self._loaded().tokenizer, self.instruction(role)
         _, slices = slices_of_texts(texts, "count_tokens", ITEMS_A_SLICE)
@@ -175,7 +175,7 @@ class BgeEncoder(ModelHolder[EncoderSettings]):
         Raises:
             InputTypeError: No `str`.
             InputValueError: A text that UTF-8 can't write.
-            EncoderClosedError: After `close()`.
+            ModelClosedError: After `close()`.
         """
         return len(self.chunk_tokens(text))
 

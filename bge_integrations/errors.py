@@ -17,14 +17,15 @@ BgeError
 │   ├── UnsafeWeightsError             only pickled weights, or custom code, not allowed by name
 │   └── PreparedModelError             a prepared folder is damaged, or another version's
 ├── PoolingMismatchError               (also a ValueError)  called like a BGE model, but its files pool otherwise
-├── NonFiniteEmbeddingError            (also a ValueError)  the model gave NaN or infinity for a text
+├── NonFiniteOutputError               (also a ValueError)  the model gave NaN or infinity for a text
 ├── DeviceMemoryError                  (also a MemoryError) one text alone does not fit into the device's memory
 ├── EngineFailedError                  (also a RuntimeError) the engine fails on a text even alone, or has died
-├── EncoderClosedError                 (also a RuntimeError) used after `close()`
+├── ModelClosedError                   (also a RuntimeError) used after `close()`
 └── MissingExtraError                  (also an ImportError) an optional dependency is not installed
 ```
 
-Each one also derives from the built-in class in brackets, so `except ValueError` keeps working.
+Each one also derives from the built-in class in brackets, so `except ValueError` keeps working. Two former names are
+still there: `NonFiniteEmbeddingError` and `EncoderClosedError`.
 """
 
 from __future__ import annotations
@@ -43,10 +44,12 @@ __all__ = [
     "InvalidInputError",
     "MissingEmbeddingError",
     "MissingExtraError",
+    "ModelClosedError",
     "ModelLoadError",
     "ModelNotCachedError",
     "ModelNotFoundError",
     "NonFiniteEmbeddingError",
+    "NonFiniteOutputError",
     "PoolingMismatchError",
     "PoolingWarning",
     "PreparedModelError",
@@ -136,7 +139,7 @@ class PoolingMismatchError(BgeError, ValueError):
     """A checkpoint that is called like a BGE model, but whose own files ask for another pooling."""
 
 
-class NonFiniteEmbeddingError(BgeError, ValueError):
+class NonFiniteOutputError(BgeError, ValueError):
     """The model gave NaN or infinity for a text.
 
     Attributes:
@@ -147,8 +150,12 @@ class NonFiniteEmbeddingError(BgeError, ValueError):
         super().__init__(message)
         self.index = index
 
-    def __reduce__(self) -> tuple[type[NonFiniteEmbeddingError], tuple[str, int]]:
+    def __reduce__(self) -> tuple[type[NonFiniteOutputError], tuple[str, int]]:
         return type(self), (str(self), self.index)
+
+
+NonFiniteEmbeddingError = NonFiniteOutputError
+"""The former name."""
 
 
 class DeviceMemoryError(BgeError, MemoryError):
@@ -181,8 +188,12 @@ class EngineFailedError(BgeError, RuntimeError):
         return type(self), (str(self), self.index)
 
 
-class EncoderClosedError(BgeError, RuntimeError):
-    """An encoder was used after its `close()`."""
+class ModelClosedError(BgeError, RuntimeError):
+    """An encoder or a reranker was used after its `close()`."""
+
+
+EncoderClosedError = ModelClosedError
+"""The former name."""
 
 
 class MissingExtraError(BgeError, ImportError):

@@ -16,7 +16,7 @@ from bge_integrations.backend.checkpoint.questions import require_question
 from bge_integrations.backend.engines.interface import ScoringOptions
 from bge_integrations.backend.text.pairs import Pair, PairTokenizer
 from bge_integrations.calls.call import Call
-from bge_integrations.calls.handle import ModelHolder
+from bge_integrations.calls.handle import ModelHandle
 from bge_integrations.calls.inputs import check_text, check_texts
 from bge_integrations.calls.scoring import scoring_call
 from bge_integrations.calls.waiting import OnLoop
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bge_integrations.backend.scheduler import Priority
 
 
-class BgeReranker(ModelHolder[RerankerSettings]):
+class BgeReranker(ModelHandle[RerankerSettings]):
     """Scores how well passages answer a query, with a BGE reranker or any other classifier with one output.
 
     Reads query and passage together, so it is slower than comparing vectors, and better: let vectors find a hundred
@@ -80,9 +80,9 @@ class BgeReranker(ModelHolder[RerankerSettings]):
             InputTypeError: A query or passage that is no `str`, or a bare `str` where the list of passages belongs.
             InputValueError: A text that UTF-8 can't write.
             TruncationError: A pair over the limit, under `on_truncation="error"`.
-            NonFiniteEmbeddingError: The model gave NaN or infinity.
+            NonFiniteOutputError: The model gave NaN or infinity.
             EngineFailedError: The engine fails on a pair even alone.
-            EncoderClosedError: After `close()`.
+            ModelClosedError: After `close()`.
         """
         return self._call("interactive").run(_with_query(query, passages, "score"), "score")
 

@@ -20,7 +20,8 @@ from rich.console import Console
 
 from benchmarks import cold, latency, limit, stats, throughput
 from benchmarks.charts import draw
-from benchmarks.contenders import BASELINE, CONTENDERS, Contender, Loaded, Place, by_name, choose
+from benchmarks.contenders import BASELINE, CONTENDERS, Contender, by_name, choose
+from benchmarks.entrants import Loaded, Place
 from benchmarks.fresh import FreshRun
 from benchmarks.lineup import assemble, compare, reason
 from benchmarks.noise import judge

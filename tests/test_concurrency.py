@@ -26,7 +26,7 @@ from bge_integrations import BgeEncoder
 from bge_integrations.backend.engines.interface import TokenBatch
 from bge_integrations.backend.machine import devices
 from bge_integrations.calls import call
-from bge_integrations.errors import EncoderClosedError, EngineFailedError, InputTypeError, SettingsError
+from bge_integrations.errors import EngineFailedError, InputTypeError, ModelClosedError, SettingsError
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
 from bge_integrations.settings import EngineName
@@ -251,7 +251,7 @@ class TestEncoders:
             pending = [pool.submit(encoder.encode_documents, TEXTS) for _ in range(4)]
             encoder.close()
             for future in pending:
-                with contextlib.suppress(EncoderClosedError):
+                with contextlib.suppress(ModelClosedError):
                     assert future.result(_LONG).shape == (120, 32)
 
     def test_an_encoder_keeps_to_it_and_loses_nothing(

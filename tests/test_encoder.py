@@ -17,10 +17,10 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2Model
 from bge_integrations import BgeEncoder
 from bge_integrations.backend.engines.interface import PendingRows, TokenBatch
 from bge_integrations.errors import (
-    EncoderClosedError,
     InputTypeError,
     InputValueError,
-    NonFiniteEmbeddingError,
+    ModelClosedError,
+    NonFiniteOutputError,
     SettingsError,
     TruncationError,
     TruncationWarning,
@@ -382,7 +382,7 @@ def test_non_finite_output_names_the_text_and_gives_no_vector(make: MakeCheckpoi
     weights["embeddings.word_embeddings.weight"][broken] = float("inf")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     encoder = BgeEncoder(folder, engine=engine)
-    with pytest.raises(NonFiniteEmbeddingError, match="text 2") as caught:
+    with pytest.raises(NonFiniteOutputError, match="text 2") as caught:
         encoder.encode(["fox", "dog", "fox @ dog", "a much longer text than the others @"])
     assert caught.value.index == 2
     assert np.isfinite(encoder.encode(["fox", "dog"])).all()
@@ -441,13 +441,13 @@ class TestLifeCycle:
         encoder = BgeEncoder(bge_small_en)
         encoder.close()
         encoder.close()
-        with pytest.raises(EncoderClosedError, match="was closed"):
+        with pytest.raises(ModelClosedError, match="was closed"):
             encoder.encode(["fox"])
 
     def test_works_as_a_context_manager(self, bge_small_en: Path) -> None:
         with BgeEncoder(bge_small_en) as encoder:
             assert encoder.encode(["fox"]).shape == (1, 32)
-        with pytest.raises(EncoderClosedError):
+        with pytest.raises(ModelClosedError):
             encoder.encode(["fox"])
 
 

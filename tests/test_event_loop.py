@@ -24,7 +24,7 @@ from bge_integrations.backend.guarantees.interrupts import Ticket
 from bge_integrations.backend.text.tokenizer import TextTokenizer
 from bge_integrations.calls import embedding, inputs
 from bge_integrations.calls.embedding import Vectors
-from bge_integrations.calls.handle import ModelHolder
+from bge_integrations.calls.handle import ModelHandle
 from bge_integrations.errors import TruncationError
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.langchain.compressor import ScoringCompressor
@@ -228,7 +228,7 @@ _USES: dict[str, tuple[str, Callable[[str], Any], Callable[[Any], Awaitable[Any]
 
 def _changed(it: Any) -> Any:  # noqa: ANN401
     """Another one, which needs another model: what it asks for is not loaded yet."""
-    if isinstance(it, ModelHolder):
+    if isinstance(it, ModelHandle):
         return type(it).from_settings(it.settings.replace(threads=1), load=False)
     it.threads = 1
     return it

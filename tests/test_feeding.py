@@ -15,7 +15,7 @@ import pytest
 from bge_integrations import BgeEncoder, TruncationWarning
 from bge_integrations.backend.engines.interface import EngineOutOfMemory, PendingRows, TokenBatch
 from bge_integrations.calls import call
-from bge_integrations.errors import DeviceMemoryError, InputTypeError, NonFiniteEmbeddingError, TruncationError
+from bge_integrations.errors import DeviceMemoryError, InputTypeError, NonFiniteOutputError, TruncationError
 from tests.conftest import MakeCheckpoint
 
 TEXTS = [f"fox {'dog ' * (index * 7 % 29)}{index % 5}" for index in range(100)]
@@ -111,7 +111,7 @@ class TestSlices:
             return result
 
         monkeypatch.setattr(encoder.backend, "vectors", damaged)
-        with pytest.raises(NonFiniteEmbeddingError, match="text 40 ") as caught:
+        with pytest.raises(NonFiniteOutputError, match="text 40 ") as caught:
             encoder.encode_documents([*TEXTS[:40], "dog " * 60, *TEXTS[40:], "dog " * 60])
         assert caught.value.index == 40
 

@@ -24,7 +24,7 @@ from bge_integrations.backend.model.heads import m3_rows
 from bge_integrations.errors import (
     InputTypeError,
     ModelLoadError,
-    NonFiniteEmbeddingError,
+    NonFiniteOutputError,
     SettingsError,
     TruncationError,
     UnsafeWeightsError,
@@ -346,7 +346,7 @@ class TestInput:
         head = torch.load(folder / "sparse_linear.pt", weights_only=True)
         torch.save({**head, "bias": torch.tensor([float("nan")])}, folder / "sparse_linear.pt")
         broken = BgeM3Encoder(folder, device="cpu")
-        with pytest.raises(NonFiniteEmbeddingError, match="for text 0 "):
+        with pytest.raises(NonFiniteOutputError, match="for text 0 "):
             broken.encode_documents(["fox", "dog"])
         with warnings.catch_warnings():
             warnings.simplefilter("error")

@@ -15,7 +15,7 @@ import pytest
 import tokenizers
 
 import bge_integrations
-from bge_integrations import BgeEncoder
+from bge_integrations import BgeEncoder, errors
 from bge_integrations._optional import require
 from bge_integrations.backend.machine.versions import version_of
 from bge_integrations.cli.environment import describe
@@ -221,3 +221,8 @@ def test_command_is_installed_and_knows_its_subcommands() -> None:
 
     assert command.value == "bge_integrations.cli:main"
     assert callable(command.load())
+
+
+def test_former_names_of_errors_are_still_there() -> None:
+    assert errors.NonFiniteEmbeddingError is errors.NonFiniteOutputError
+    assert errors.EncoderClosedError is errors.ModelClosedError

@@ -18,10 +18,10 @@ from bge_integrations import BgeEncoder, BgeReranker, TruncationWarning
 from bge_integrations.backend.text.pairs import PairTokenizer, layout_of_encoder
 from bge_integrations.calls.scoring import sigmoid
 from bge_integrations.errors import (
-    EncoderClosedError,
     InputTypeError,
     InputValueError,
-    NonFiniteEmbeddingError,
+    ModelClosedError,
+    NonFiniteOutputError,
     SettingsError,
     TruncationError,
     UnsupportedModelError,
@@ -228,7 +228,7 @@ class TestInput:
             return found
 
         monkeypatch.setattr(reranker.backend, "_scores", damaged)
-        with pytest.raises(NonFiniteEmbeddingError, match="for pair 2 ") as caught:
+        with pytest.raises(NonFiniteOutputError, match="for pair 2 ") as caught:
             reranker.score(QUERY, ["fox", "dog", "fox " * 15, "lazy"])
         assert caught.value.index == 2
 
@@ -292,7 +292,7 @@ class TestSettings:
     def test_use_after_close_is_refused(self, bge_reranker_base: Path) -> None:
         with BgeReranker(bge_reranker_base, device="cpu") as closing:
             closing.score(QUERY, PASSAGES)
-        with pytest.raises(EncoderClosedError, match="This BgeReranker of"):
+        with pytest.raises(ModelClosedError, match="This BgeReranker of"):
             closing.score(QUERY, PASSAGES)
 
 

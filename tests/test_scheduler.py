@@ -20,7 +20,7 @@ from bge_integrations.backend.scheduler import scheduler as module
 from bge_integrations.backend.scheduler.admission import Admission
 from bge_integrations.backend.scheduler.policy import INTERACTIVE_BATCHES_IN_A_ROW, Turn, next_batch
 from bge_integrations.backend.scheduler.queue import Queue
-from bge_integrations.errors import EncoderClosedError, EngineFailedError
+from bge_integrations.errors import EngineFailedError, ModelClosedError
 from tests.fake_engine import LONG, NO_LIMIT, FakeClock, FakeEngine, make_job, make_scheduler, result, sums
 
 
@@ -277,7 +277,7 @@ class TestClosing:
         scheduler.submit(waiting, NO_LIMIT)
         closing = threading.Thread(target=scheduler.close)
         closing.start()
-        with pytest.raises(EncoderClosedError, match="was closed"):
+        with pytest.raises(ModelClosedError, match="was closed"):
             result(waiting)
         engine.may_go.set()
         assert sums(running) == [2]
@@ -288,7 +288,7 @@ class TestClosing:
         scheduler.close()
         scheduler.close()
         scheduler.submit(job := make_job(2), NO_LIMIT)
-        with pytest.raises(EncoderClosedError):
+        with pytest.raises(ModelClosedError):
             result(job)
 
     def test_ends_its_threads(self, engine: FakeEngine) -> None:
@@ -499,12 +499,12 @@ class TestRoom:
         assert engine.entered.acquire(timeout=LONG)
         closing = threading.Thread(target=scheduler.close)
         closing.start()
-        with pytest.raises(EncoderClosedError):
+        with pytest.raises(ModelClosedError):
             result(waiting)
         engine.may_go.set()
         closing.join()
         scheduler.submit(late := make_job(5), 8)
-        with pytest.raises(EncoderClosedError):
+        with pytest.raises(ModelClosedError):
             result(late)
 
     def test_a_cancelled_job_is_never_computed(self, scheduler: Scheduler, engine: FakeEngine) -> None:

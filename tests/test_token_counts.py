@@ -28,7 +28,7 @@ from bge_integrations.backend.engines.interface import PendingRows, TokenBatch
 from bge_integrations.backend.text.chunks import ChunkRuler
 from bge_integrations.backend.text.tokenizer import TextTokenizer
 from bge_integrations.catalogue.instructions import Instruction, Role
-from bge_integrations.errors import EncoderClosedError, InputTypeError, InputValueError, SettingsError
+from bge_integrations.errors import InputTypeError, InputValueError, ModelClosedError, SettingsError
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
 from bge_integrations.prepare import prepare
@@ -136,7 +136,7 @@ class TestCounting:
             lambda: encoder.chunk_length("fox"),
             lambda: encoder.chunk_size,
         ):
-            with pytest.raises(EncoderClosedError):
+            with pytest.raises(ModelClosedError):
                 count()
 
     def test_a_tokenizer_without_special_tokens_counts_the_one_that_it_pads(self, minilm: str) -> None:

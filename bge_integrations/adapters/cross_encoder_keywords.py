@@ -35,7 +35,7 @@ _FORMER_NAMES = {
 _SIGMOID_BY_ACTIVATION = {"sigmoid": True, "identity": False}
 
 
-def _sigmoid(value: Any, where: str) -> bool | None:  # noqa: ANN401 - whatever the user passed
+def _sigmoid(value: object, where: str) -> bool | None:
     if value is None:
         return None
     sigmoid = _SIGMOID_BY_ACTIVATION.get(str(value).rpartition(".")[2].lower())
@@ -46,7 +46,7 @@ def _sigmoid(value: Any, where: str) -> bool | None:  # noqa: ANN401 - whatever 
     return sigmoid
 
 
-def _one_label(value: Any, where: str) -> None:  # noqa: ANN401 - whatever the user passed
+def _one_label(value: object, where: str) -> None:
     if value not in (None, 1):
         raise SettingsError(f"{where}={value!r} can't be honoured: a reranker gives one score; leave it out.")
 
@@ -111,7 +111,7 @@ def with_current_names(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return current
 
 
-def _activation_name(activation: Any) -> str:  # noqa: ANN401 - a torch module, a function, or text
+def _activation_name(activation: object) -> str:
     if isinstance(activation, str):
         return activation
     named = activation if hasattr(activation, "__name__") else type(activation)

@@ -10,11 +10,11 @@ from bge_integrations.errors import SettingsError
 
 __all__ = ["Row", "Table", "known_keys", "read_table"]
 
-Converter = Callable[[Any, str], Any]
+Converter = Callable[[object, str], object]
 """Takes a value, and where it stands (in words for errors); returns a setting's value, or None to say nothing."""
 
 
-def _unchanged(value: Any, _: str) -> Any:  # noqa: ANN401 - any argument of another library
+def _unchanged(value: object, _: str) -> object:
     return value
 
 
@@ -69,5 +69,8 @@ def read_table(table: Table, kwargs: Mapping[str, Any], name: str) -> dict[str, 
         if row.setting is None or value is None:
             continue
         before = said.get(row.setting)
-        said[row.setting] = {**before, **value} if isinstance(before, dict) else value if before is None else before
+        if isinstance(before, dict) and isinstance(value, dict):
+            said[row.setting] = {**before, **value}
+        elif before is None:
+            said[row.setting] = value
     return said

@@ -24,13 +24,15 @@ _TOKEN_KEYS = ("token", "use_auth_token")
 _GROUPS_OF_TRANSFORMERS = ("model_kwargs", "tokenizer_kwargs", "processor_kwargs", "config_kwargs")
 
 
-def _dictionary(value: Any, where: str) -> dict[str, Any]:  # noqa: ANN401 - whatever the user passed
-    if value is not None and not isinstance(value, Mapping):
+def _dictionary(value: object, where: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
         raise SettingsError(f"{where}={shown(value, where)} is {kind_of(value)}; give a dictionary.")
-    return dict(value or {})
+    return dict(value)
 
 
-def _without_tokens(value: Any, where: str) -> dict[str, Any]:  # noqa: ANN401 - whatever the user passed
+def _without_tokens(value: object, where: str) -> dict[str, Any]:
     return {key: inner for key, inner in _dictionary(value, where).items() if key not in _TOKEN_KEYS}
 
 
@@ -39,16 +41,16 @@ def _lifted(key: str) -> Row:
     return Row("model", lambda value, _: {key: value})
 
 
-def _texts(value: Any, where: str) -> dict[str, str]:  # noqa: ANN401 - whatever the user passed
+def _texts(value: object, where: str) -> dict[str, str]:
     named = {key: text_setting(f"{where}[{key!r}]", text) for key, text in _dictionary(value, where).items()}
     return {plain(key) if is_text(key) else key: text for key, text in named.items() if text is not None}
 
 
-def _text(value: Any, where: str) -> str | None:  # noqa: ANN401 - whatever the user passed
+def _text(value: object, where: str) -> str | None:
     return text_setting(where, value)
 
 
-def _engine(value: Any, where: str) -> str | None:  # noqa: ANN401 - whatever the user passed
+def _engine(value: object, where: str) -> str | None:
     if value not in (None, "torch", "openvino"):
         raise SettingsError(f"{where}={shown(value)} can't be honoured; leave it out and choose with engine.")
     return "openvino" if value == "openvino" else None
@@ -80,7 +82,7 @@ LOADING: Table = {
 LOADING_KEYS = known_keys(LOADING)
 
 
-def _floats(value: Any, where: str) -> None:  # noqa: ANN401 - whatever the user passed
+def _floats(value: object, where: str) -> None:
     if value not in (None, "float32"):
         raise SettingsError(
             f"{where}={shown(value)} asks for quantised vectors, but the framework wants floats; quantise in the "
@@ -88,12 +90,12 @@ def _floats(value: Any, where: str) -> None:  # noqa: ANN401 - whatever the user
         )
 
 
-def _sentence(value: Any, where: str) -> None:  # noqa: ANN401 - whatever the user passed
+def _sentence(value: object, where: str) -> None:
     if value != "sentence_embedding":
         raise SettingsError(f"{where}={shown(value)} is no text embedding; leave it out, or use .client.")
 
 
-def _normalization(value: Any, _: str) -> bool | str | None:  # noqa: ANN401 - whatever the user passed
+def _normalization(value: object, _: str) -> bool | str | None:
     # As there: False adds no normalisation, but doesn't take away the one that is among the checkpoint's modules.
     return None if value is None else True if value else "checkpoint"
 
@@ -267,11 +269,11 @@ def _from_model_kwargs(kwargs: dict[str, Any], name: str) -> dict[str, Any]:
     return settings
 
 
-def _dtype_name(dtype: Any) -> str | None:  # noqa: ANN401 - a torch.dtype, which must not be imported for this
+def _dtype_name(dtype: object) -> str | None:
     return None if dtype is None else _written(dtype).removeprefix("torch.")
 
 
-def _device_name(device: Any) -> str | list[str] | None:  # noqa: ANN401 - a torch.device, text, or several of them
+def _device_name(device: object) -> str | list[str] | None:
     if isinstance(device, (list, tuple)):
         return [_written(one) for one in device]
     return None if device is None else _written(device)

@@ -26,7 +26,7 @@ from bge_integrations.errors import (
     DeviceMemoryError,
     EngineFailedError,
     MissingEmbeddingError,
-    NonFiniteEmbeddingError,
+    NonFiniteOutputError,
 )
 from bge_integrations.settings import ModelSettings
 
@@ -216,7 +216,7 @@ class Call(Generic[Item, Result]):
         finite = self.head.is_finite(found)
         if not finite.all():
             first, settings = part.first_index(np.flatnonzero(~finite)), self.terms.settings
-            raise NonFiniteEmbeddingError(
+            raise NonFiniteOutputError(
                 f"{settings.model_name} gave NaN or infinity for {self.terms.item} {first} (precision "
                 f"{settings.precision!r}). With float16 try precision='bfloat16' or 'float32'; with float32 the "
                 "checkpoint itself is damaged.",

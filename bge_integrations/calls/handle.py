@@ -16,7 +16,7 @@ from bge_integrations.backend.machine.cpu import set_torch_threads
 from bge_integrations.calls.call import Terms
 from bge_integrations.calls.progress import warn_user
 from bge_integrations.catalogue.instructions import Instruction, Role, resolve_instruction
-from bge_integrations.errors import EncoderClosedError, PoolingWarning, SettingsError
+from bge_integrations.errors import ModelClosedError, PoolingWarning, SettingsError
 from bge_integrations.settings import Example, ModelSettings, TransformersKwargs
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Settings = TypeVar("Settings", bound=ModelSettings)
 
 
-class ModelHolder(Generic[Settings]):
+class ModelHandle(Generic[Settings]):
     """Holds a loaded model, which others with equal loading settings share. Pickles and copies carry settings alone.
 
     Attributes:
@@ -157,7 +157,7 @@ class ModelHolder(Generic[Settings]):
 
     def _require_open(self) -> None:
         if self._closed:
-            raise EncoderClosedError(
+            raise ModelClosedError(
                 f"This {type(self).__name__} of {self.settings.model_name} was closed; make a new one, which is "
                 "quick while another still holds the model."
             )
@@ -216,5 +216,5 @@ class ModelHolder(Generic[Settings]):
         return model.tokenizer.special_tokens + 1
 
 
-def _restore(kind: type[ModelHolder[Any]], settings: ModelSettings) -> ModelHolder[Any]:
+def _restore(kind: type[ModelHandle[Any]], settings: ModelSettings) -> ModelHandle[Any]:
     return kind.from_settings(settings, load=False)

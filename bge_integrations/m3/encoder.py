@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from typing_extensions import Unpack
 
 from bge_integrations.calls.call import Call, call_span
-from bge_integrations.calls.handle import ModelHolder
+from bge_integrations.calls.handle import ModelHandle
 from bge_integrations.calls.inputs import check_text, check_texts, slices_of_pairs
 from bge_integrations.calls.lengths import LengthReport
 from bge_integrations.calls.m3 import M3Output, Wanted, m3_call
@@ -37,7 +37,7 @@ _Scoring = Callable[[str, dict[str, int], Waiter], Coroutine[Any, Any, NDArray[n
 """Computes what a public method returns: takes its name, the attributes of its span, and how to wait."""
 
 
-class BgeM3Encoder(ModelHolder[ModelSettings]):
+class BgeM3Encoder(ModelHandle[ModelSettings]):
     """Encodes texts with bge-m3, or what is fine-tuned from it, in any of its three ways at once.
 
     While it is alive, encoders and embeddings of the same model with equal loading settings use its model instead of
@@ -89,8 +89,8 @@ class BgeM3Encoder(ModelHolder[ModelSettings]):
             InputValueError: A text that UTF-8 can't write.
             SettingsError: Nothing is asked for.
             TruncationError: A text over the limit, under `on_truncation="error"`.
-            NonFiniteEmbeddingError: The model gave NaN or infinity.
-            EncoderClosedError: After `close()`.
+            NonFiniteOutputError: The model gave NaN or infinity.
+            ModelClosedError: After `close()`.
         """
         return self._call(Wanted(dense, sparse, colbert), "query").run(texts, "encode_queries")
 

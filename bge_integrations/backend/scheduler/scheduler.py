@@ -21,7 +21,7 @@ from bge_integrations.backend.scheduler.policy import Turn, next_batch
 from bge_integrations.backend.scheduler.queue import Queue
 from bge_integrations.backend.scheduler.statistics import Meter
 from bge_integrations.backend.scheduler.worker import EngineSlot, Worker
-from bge_integrations.errors import EncoderClosedError, EngineFailedError
+from bge_integrations.errors import EngineFailedError, ModelClosedError
 
 logger = get_logger(__name__)
 
@@ -113,7 +113,7 @@ class Scheduler:
             hand_over(job.cancel)
 
     def close(self) -> None:
-        """Ends the threads after the batches they are computing; jobs that wait get an `EncoderClosedError`."""
+        """Ends the threads after the batches they are computing; jobs that wait get an `ModelClosedError`."""
         notice_fork()
         self._closed = True
         self._turn_away()
@@ -255,7 +255,7 @@ class Scheduler:
             waiting += self._queue.clear()
             error = self._stuck
         for job in waiting:
-            job.fail(error or EncoderClosedError("The model was closed; make a new encoder."))
+            job.fail(error or ModelClosedError("The model was closed; make a new encoder."))
 
     def _start_workers(self) -> None:
         with self._lock:
