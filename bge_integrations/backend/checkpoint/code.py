@@ -85,7 +85,7 @@ def refuse_named_code(name: str, files: Iterable[tuple[Path, Any]], *, own_atten
                 raise UnsafeWeightsError(f"{name} is refused: {path} has {key} = {value!r}, {why}. {_REMEDY}.")
 
 
-def _named_anywhere(content: Any, *, own_attention: bool, where: str = "") -> Found:  # noqa: ANN401 - any JSON
+def _named_anywhere(content: object, *, own_attention: bool, where: str = "") -> Found:
     """Finds what is refused under its key at any depth, since composite models have configurations inside."""
     members = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for key, value in members:
@@ -101,7 +101,7 @@ def _named_anywhere(content: Any, *, own_attention: bool, where: str = "") -> Fo
         yield from _named_anywhere(value, own_attention=own_attention, where=place)
 
 
-def _refused_attention(where: str, value: Any, *, own_attention: bool) -> Found:  # noqa: ANN401 - any JSON
+def _refused_attention(where: str, value: object, *, own_attention: bool) -> Found:
     """Finds kernels: a text, or a text for each part of the model."""
     if isinstance(value, dict):
         for part, inner in value.items():
@@ -121,11 +121,11 @@ def _refused_attention(where: str, value: Any, *, own_attention: bool) -> Found:
             )
 
 
-def _are(value: Any, allowed: tuple[str, ...]) -> bool:  # noqa: ANN401 - any JSON
+def _are(value: object, allowed: tuple[str, ...]) -> bool:
     return value is None or value in allowed
 
 
-def _is_foreign_activation(value: Any) -> bool:  # noqa: ANN401 - any JSON
+def _is_foreign_activation(value: object) -> bool:
     return isinstance(value, str) and "." in value and not _ACTIVATION.fullmatch(value)
 
 
@@ -155,27 +155,27 @@ _REFUSED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 """By key, at any depth: which values are refused, and why."""
 
 
-def _in_modules(content: Any) -> Found:  # noqa: ANN401 - checked when it was read
+def _in_modules(content: list[dict[str, Any]]) -> Found:
     for index, module in enumerate(content):
         yield from _refused_class(f"[{index}].type", module["type"], _MODULES)
 
 
-def _in_router(content: Any) -> Found:  # noqa: ANN401 - checked when it was read
+def _in_router(content: dict[str, Any]) -> Found:
     for part, dotted in content.get("types", {}).items():
         yield from _refused_class(f"types.{part}", dotted, _MODULES)
 
 
-def _in_word_embeddings(content: Any) -> Found:  # noqa: ANN401 - checked when it was read
+def _in_word_embeddings(content: dict[str, Any]) -> Found:
     yield from _refused_class("tokenizer_class", content["tokenizer_class"], _TOKENIZERS)
 
 
-def _refused_class(where: str, dotted: Any, known: tuple[str, ...]) -> Found:  # noqa: ANN401 - any JSON
+def _refused_class(where: str, dotted: object, known: tuple[str, ...]) -> Found:
     package, _, name = str(dotted).rpartition(".")
     if name not in known or not re.fullmatch(r"sentence_transformers(\.[a-z_]+)*", package):
         yield where, dotted, "which would be imported, and is no part of sentence-transformers that is known here"
 
 
-def _in_transformer_settings(content: Any) -> Found:  # noqa: ANN401 - checked when it was read
+def _in_transformer_settings(content: dict[str, Any]) -> Found:
     for key, value in content.items():
         if key in _KEYWORDS:
             for keyword, inner in value.items():
@@ -190,7 +190,7 @@ def _in_transformer_settings(content: Any) -> Found:  # noqa: ANN401 - checked w
             yield key, value, "which is handed on to transformers, and is not known to be safe"
 
 
-def _in_adapter(content: Any) -> Found:  # noqa: ANN401 - checked when it was read
+def _in_adapter(content: dict[str, Any]) -> Found:
     kind = content.get("peft_type", "LORA")
     if kind not in _ADAPTERS:
         yield "peft_type", kind, "which may load further models, and is no kind of adapter that is known here"

@@ -45,17 +45,19 @@ _ID = whole(-1, 10**9)
 _SHARE = number(0, 1)
 
 
-def _is_relative(value: Any) -> bool:  # noqa: ANN401 - any JSON
-    path = PureWindowsPath(value) if isinstance(value, str) else None
-    return path is not None and not path.anchor and ".." not in path.parts and "\0" not in value
+def _is_relative(value: object) -> bool:
+    if not isinstance(value, str):
+        return False
+    path = PureWindowsPath(value)
+    return not path.anchor and ".." not in path.parts and "\0" not in value
 
 
-def _is_filled_list(value: Any) -> bool:  # noqa: ANN401 - any JSON
+def _is_filled_list(value: object) -> bool:
     return isinstance(value, list) and bool(value)
 
 
-def _are_modules(value: Any) -> bool:  # noqa: ANN401 - any JSON
-    if not _is_filled_list(value):
+def _are_modules(value: object) -> bool:
+    if not isinstance(value, list) or not value:
         return False
     names = [module.get("name") for module in value if isinstance(module, dict)]
     return len(set(map(str, names))) == len(names)

@@ -42,7 +42,7 @@ class Kind:
     required: Sequence[str] = ()
     members: Kind | None = None
 
-    def fault(self, value: Any, where: str = "") -> str | None:  # noqa: ANN401 - any JSON
+    def fault(self, value: object, where: str = "") -> str | None:
         """Returns what is wrong with a value, and where; None where nothing is."""
         if not self.fits(value):
             return f"{where or 'the content'} is {reprlib.repr(value)}, not {self.words}"
@@ -74,8 +74,10 @@ def number(least: float = -math.inf, most: float = math.inf) -> Kind:
     ends = " to ".join(f"{end:g}" for end in (least, most) if math.isfinite(end))
     words = f"a number from {ends}" if math.isfinite(most) else f"a number of at least {ends}" if ends else "a number"
 
-    def fits(value: Any) -> bool:  # noqa: ANN401 - any JSON
-        return type(value) in (int, float) and least <= value <= most and abs(value) < math.inf
+    def fits(value: object) -> bool:
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            return False
+        return least <= value <= most and abs(value) < math.inf
 
     return Kind(words, fits)
 
@@ -150,7 +152,7 @@ def read_json(path: Path, kind: Kind) -> Any:  # noqa: ANN401 - what the kind sa
     return content
 
 
-def as_dataclass(plain: type[Plain], content: Any, where: str = "") -> Plain:  # noqa: ANN401 - any JSON
+def as_dataclass(plain: type[Plain], content: object, where: str = "") -> Plain:
     """Makes a dataclass of what `dataclasses.asdict` and JSON made of it, checking every value against its annotation.
 
     Args:
@@ -202,13 +204,13 @@ _OF_TYPE: Mapping[Any, Kind] = {
 }
 
 
-def _require(kind: Kind, value: Any, where: str) -> None:  # noqa: ANN401 - any JSON
+def _require(kind: Kind, value: object, where: str) -> None:
     found = kind.fault(value, where)
     if found:
         raise MalformedJsonError(found)
 
 
-def _depth_exceeds(content: Any, levels: int) -> bool:  # noqa: ANN401 - any JSON
+def _depth_exceeds(content: object, levels: int) -> bool:
     inside = [content]
     for _ in range(levels):
         inside = [

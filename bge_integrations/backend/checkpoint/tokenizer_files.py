@@ -253,10 +253,11 @@ def _rebuild(
 ) -> None:
     """Puts what transformers builds around the vocabulary."""
     if named_class == "BertTokenizer":
+        strips = None if config.get("strip_accents") is None else _flag(config, "strip_accents", default=False)
         rust.normalizer = normalizers.BertNormalizer(
             clean_text=True,
             handle_chinese_chars=_flag(config, "tokenize_chinese_chars", default=True),
-            strip_accents=_flag(config, "strip_accents", default=None),
+            strip_accents=strips,
             lowercase=_flag(config, "do_lower_case", default=True),
         )
         rust.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -287,9 +288,9 @@ def _around(
     return processors.TemplateProcessing(single=single, pair=pair, special_tokens=list(ids.items()))
 
 
-def _flag(config: Mapping[str, Any], key: str, *, default: bool | None) -> Any:  # noqa: ANN401 - a flag or None
+def _flag(config: Mapping[str, Any], key: str, *, default: bool) -> bool:
     value = config.get(key, default)
-    if not isinstance(value, bool) and value is not default:
+    if not isinstance(value, bool):
         raise NotPlainError(f"its {_CONFIG} has {key} = {value!r}")
     return value
 
