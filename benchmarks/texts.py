@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.docstrings.corpus import collect
 from benchmarks.stats import percentile, token_weighted_mean
-from bge_integrations.cli.demo.corpus import collect
 
 _LONGEST, _SHORTEST = 512, 8
 

@@ -188,7 +188,7 @@ def test_version_is_the_packages() -> None:
 
 def test_an_error_is_one_unbroken_message_and_not_a_traceback(tmp_path: Path) -> None:
     missing = tmp_path / "a folder of a long name that isn't there [at all]" / "model"
-    run = bge("demo", "--model", str(missing), "--limit", "10")
+    run = bge("demo", "--model", str(missing), "--limit", "100")
     assert run.returncode == 1
     assert f"bge: There is no folder {str(missing)!r} " in run.stderr
     assert len(run.stderr.splitlines()) == 1

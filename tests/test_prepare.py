@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks.docstrings.corpus import collect
 from bge_integrations import BgeEncoder
 from bge_integrations.backend.engines.architecture import describe_encoder
 from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine, graph_inputs
 from bge_integrations.backend.engines.openvino.graph import build_graph
 from bge_integrations.backend.engines.openvino.quantization import quantize_statically, quantize_weights
 from bge_integrations.backend.prepared.build import default_calibration_texts
-from bge_integrations.cli.demo.corpus import collect
 from bge_integrations.errors import (
     EngineNotAvailableError,
     MissingExtraError,

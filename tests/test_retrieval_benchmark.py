@@ -18,15 +18,14 @@ import pytest
 from numpy.typing import NDArray
 
 import bge_integrations
+from benchmarks.docstrings.corpus import collect
 from benchmarks.fusion import reciprocal_rank_fusion
 from benchmarks.metrics import bootstrap_interval, hit_at, ndcg_at, recall_at, reciprocal_rank_at
-from benchmarks.retrieval import differences, main, run, spread_out
+from benchmarks.questions import QUESTIONS
+from benchmarks.retrieval import differences, main, run, select_entries, spread_out
 from benchmarks.retrieval_report import draw, notes
 from benchmarks.searches import by_vectors, by_words, fused, make_searches, reranked
 from bge_integrations import BgeEncoder
-from bge_integrations.cli.demo.corpus import collect
-from bge_integrations.cli.demo.questions import QUESTIONS
-from bge_integrations.cli.demo.run import select_entries
 
 REPOSITORY = Path(__file__).parents[1]
 MEASURES = ("ndcg@10", "recall@10", "mrr@10", "hit@1")

@@ -1,4 +1,4 @@
-"""The same passages in LangChain's and in LlamaIndex's own in-memory store, each behind its retriever."""
+"""The same passages in LangChain's and in LlamaIndex's own in-memory store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ require("llama_index.core", extra="llama-index")
 # ruff: noqa: E402 - the imports below stand after the check that gives their absence a name
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
-from langchain_core.runnables import RunnableLambda
 from langchain_core.vectorstores import InMemoryVectorStore
 from llama_index.core import VectorStoreIndex
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -22,22 +21,17 @@ from llama_index.core.schema import TextNode
 
 from bge_integrations.cli.demo.corpus import Entry
 
-__all__ = ["TOP_K", "Hit", "Index", "Retrieve", "index_with_langchain", "index_with_llama_index"]
+__all__ = ["Hit", "Index", "index_with_langchain", "index_with_llama_index"]
 
-TOP_K = 5
-"""Answers asked of a retriever."""
+_TOP_K = 5
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One answer of a retriever: the name of an entry and its score for the question, a cosine similarity here."""
+    """One answer: the name of an entry and its score for the question, a cosine similarity here."""
 
     name: str
     score: float
-
-
-Retrieve = Callable[[str], list[Hit]]
-"""Takes a question, returns its `TOP_K` hits, best first."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +39,12 @@ class Index:
     """A filled store.
 
     Attributes:
-        retrieve: Its retriever.
+        retrieve: Takes a question, returns five hits, best first.
         embedding_seconds: How long the model took for the passages.
         storing_seconds: How long everything else took, which is the framework's own work.
     """
 
-    retrieve: Retrieve
+    retrieve: Callable[[str], list[Hit]]
     embedding_seconds: float
     storing_seconds: float
 
@@ -63,23 +57,14 @@ def index_with_langchain(entries: Sequence[Entry], embeddings: Embeddings) -> In
     store.add_documents([Document(entry.text, metadata={"name": entry.name}) for entry in entries])
     seconds = time.perf_counter() - start
 
-    def with_scores(question: str) -> list[Document]:
-        found = store.similarity_search_with_score(question, k=TOP_K)
-        return [
-            Document(document.page_content, metadata={**document.metadata, "score": score}) for document, score in found
-        ]
-
-    # `store.as_retriever()` drops the scores; wrapping the search that has them is LangChain's documented way.
-    retriever = RunnableLambda(with_scores)
-
     def retrieve(question: str) -> list[Hit]:
-        found = retriever.invoke(question)
-        return [Hit(document.metadata["name"], float(document.metadata["score"])) for document in found]
+        found = store.similarity_search_with_score(question, k=_TOP_K)
+        return [Hit(document.metadata["name"], float(score)) for document, score in found]
 
     return Index(retrieve, timed.seconds, seconds - timed.seconds)
 
 
-def index_with_llama_index(entries: Sequence[Entry], embedding: BaseEmbedding, *, show_progress: bool = False) -> Index:
+def index_with_llama_index(entries: Sequence[Entry], embedding: BaseEmbedding, *, show_progress: bool) -> Index:
     """Embeds the entries into a `VectorStoreIndex`, in two steps as an ingestion pipeline does."""
     nodes = [TextNode(id_=entry.name, text=entry.text) for entry in entries]
     start = time.perf_counter()
@@ -87,7 +72,7 @@ def index_with_llama_index(entries: Sequence[Entry], embedding: BaseEmbedding, *
     middle = time.perf_counter()
     index = VectorStoreIndex(list(embedded), embed_model=embedding)
     end = time.perf_counter()
-    retriever = index.as_retriever(similarity_top_k=TOP_K)
+    retriever = index.as_retriever(similarity_top_k=_TOP_K)
 
     def retrieve(question: str) -> list[Hit]:
         return [Hit(found.node_id, float(found.score or 0.0)) for found in retriever.retrieve(question)]
@@ -104,10 +89,9 @@ class _Timed(Embeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         start = time.perf_counter()
-        try:
-            return self._embeddings.embed_documents(texts)
-        finally:
-            self.seconds += time.perf_counter() - start
+        vectors = self._embeddings.embed_documents(texts)
+        self.seconds += time.perf_counter() - start
+        return vectors
 
     def embed_query(self, text: str) -> list[float]:
         return self._embeddings.embed_query(text)

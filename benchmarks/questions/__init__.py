@@ -11,11 +11,11 @@ read too, and labelled where it answers, so that few right answers are without a
 
 from __future__ import annotations
 
-from bge_integrations.cli.demo.questions.elsewhere import ANALOGIES, FOREIGN
-from bge_integrations.cli.demo.questions.how_to import HOW_TO
-from bge_integrations.cli.demo.questions.labelling import KINDS, Kind, Question
-from bge_integrations.cli.demo.questions.lookups import IDENTIFIERS, KEYWORDS
-from bge_integrations.cli.demo.questions.problems import CONTRASTS, SYMPTOMS
+from benchmarks.questions.elsewhere import ANALOGIES, FOREIGN
+from benchmarks.questions.how_to import HOW_TO
+from benchmarks.questions.labelling import KINDS, Kind, Question
+from benchmarks.questions.lookups import IDENTIFIERS, KEYWORDS
+from benchmarks.questions.problems import CONTRASTS, SYMPTOMS
 
 __all__ = ["KINDS", "QUESTIONS", "Kind", "Question"]
 

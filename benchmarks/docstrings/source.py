@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import functools
 import logging
-import re
 import sys
 import sysconfig
 from collections.abc import Container, Iterator
@@ -19,8 +18,8 @@ __all__ = ["Found", "from_source", "preference"]
 
 logger = logging.getLogger(__name__)
 
-Found = tuple[str, str, str, str]
-"""Qualified public name, kind, signature and docstring."""
+Found = tuple[str, str]
+"""Qualified public name and docstring."""
 
 _SKIPPED = {
     *("antigravity", "encodings", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "this", "turtle", "turtledemo"),
@@ -49,7 +48,6 @@ _MAX_DEPTH = 8  # of base classes and of re-exports; cuts circles
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _Definition = _Function | ast.ClassDef
-_Method = tuple[_Function, str]  # and its docstring
 _Identity = tuple[str, str]  # the module that defines a thing, and its name there
 
 
@@ -83,7 +81,7 @@ def from_source() -> Iterator[Found]:
             continue
         public_name = _RENAMED.get(module_name, module_name)
         if module.doc and public_name == module_name:
-            yield module_name, "module", "", module.doc
+            yield module_name, module.doc
         for name, (home, node) in sorted(_exports(module).items()):
             # Packages come before their submodules, so the shortest of several names stays.
             public.setdefault((home.name, node.name), (f"{public_name}.{name}", home, node))
@@ -92,39 +90,36 @@ def from_source() -> Iterator[Found]:
         if isinstance(node, ast.ClassDef):
             yield from _describe_class(name, home, node, public)
         elif doc:
-            yield name, "function", _signature(node), doc
+            yield name, doc
 
 
 def _describe_class(name: str, home: _Module, node: ast.ClassDef, public: Container[_Identity]) -> Iterator[Found]:
     doc = ast.get_docstring(node)
-    methods = _methods(home, node, public)
     if doc:
-        initialiser = methods.get("__init__")
-        yield name, "class", _signature(initialiser[0]) if initialiser else "", doc
-    for method, (function, method_doc) in sorted(methods.items()):
+        yield name, doc
+    for method, method_doc in sorted(_methods(home, node, public).items()):
         if method_doc and not method.startswith("_"):
-            yield f"{name}.{method}", "method", _signature(function), method_doc
+            yield f"{name}.{method}", method_doc
 
 
-def _methods(home: _Module, node: ast.ClassDef, public: Container[_Identity], depth: int = 0) -> dict[str, _Method]:
-    """Find the methods that readers look up under this class: its own, and those of its private base classes."""
-    methods: dict[str, _Method] = {}
-    inherited: dict[str, _Method] = {}
+def _methods(home: _Module, node: ast.ClassDef, public: Container[_Identity], depth: int = 0) -> dict[str, str]:
+    """Find the docstrings of the methods that readers look up under a class: its own, and of private base classes."""
+    methods: dict[str, str] = {}
+    inherited: dict[str, str] = {}
     elsewhere = set()  # what a public base class shows already
     for statement in _statements(node.body):
         if isinstance(statement, _Function) and statement.name not in methods:
-            methods[statement.name] = (statement, ast.get_docstring(statement) or "")
+            methods[statement.name] = ast.get_docstring(statement) or ""
     for base_home, base in _bases(home, node) if depth < _MAX_DEPTH else ():
         is_public = (base_home.name, base.name) in public
-        for name, (function, doc) in _methods(base_home, base, public, depth + 1).items():
+        for name, doc in _methods(base_home, base, public, depth + 1).items():
             if name in methods:
-                own, own_doc = methods[name]
-                methods[name] = (own, own_doc or doc)
+                methods[name] = methods[name] or doc
             elif is_public:
                 elsewhere.add(name)
             else:
-                inherited.setdefault(name, (function, doc))
-    return methods | {name: method for name, method in inherited.items() if name not in elsewhere}
+                inherited.setdefault(name, doc)
+    return methods | {name: doc for name, doc in inherited.items() if name not in elsewhere}
 
 
 def _bases(home: _Module, node: ast.ClassDef) -> Iterator[tuple[_Module, ast.ClassDef]]:
@@ -252,8 +247,3 @@ def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
                 yield from _statements(getattr(statement, name, []))
             for handler in getattr(statement, "handlers", []):
                 yield from _statements(handler.body)
-
-
-def _signature(node: _Function) -> str:
-    arguments = ast.unparse(node.args)
-    return f"({re.sub(r'^(self|cls)(, (/, )?|$)', '', arguments)})"

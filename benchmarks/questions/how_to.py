@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bge_integrations.cli.demo.questions.labelling import label
+from benchmarks.questions.labelling import label
 
 __all__ = ["HOW_TO"]
 

@@ -31,12 +31,12 @@ class Question:
     Attributes:
         text: The question as it would be asked.
         answers: Qualified names of the entries that answer it, any of which counts as a hit.
-        kind: How it is put; None for a question of the user's own.
+        kind: How it is put.
     """
 
     text: str
     answers: frozenset[str]
-    kind: Kind | None
+    kind: Kind
 
 
 def label(kind: Kind, answers: Mapping[str, str]) -> tuple[Question, ...]:

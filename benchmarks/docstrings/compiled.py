@@ -33,7 +33,7 @@ import zlib
 from collections.abc import Iterator
 from types import ModuleType
 
-from bge_integrations.cli.demo.source import Found
+from benchmarks.docstrings.source import Found
 
 __all__ = ["from_compiled"]
 
@@ -53,19 +53,14 @@ def from_compiled() -> Iterator[Found]:
             if isinstance(value, type):
                 if value.__name__ != name:  # an alias: IOError is OSError
                     continue
-                yield f"{prefix}{name}", "class", _live_signature(value), value.__doc__ or ""
+                yield f"{prefix}{name}", value.__doc__ or ""
                 for method, member in sorted(vars(value).items()):
                     if not method.startswith("_") and (inspect.isroutine(member) or inspect.isdatadescriptor(member)):
-                        yield f"{prefix}{name}.{method}", "method", _live_signature(member), member.__doc__ or ""
+                        yield f"{prefix}{name}.{method}", member.__doc__ or ""
             elif inspect.isroutine(value):
-                yield f"{prefix}{name}", "function", _live_signature(value), value.__doc__ or ""
+                yield f"{prefix}{name}", value.__doc__ or ""
 
 
 def _belongs_to(value: object, module: ModuleType) -> bool:
     homes = {module.__name__, f"_{module.__name__}", "posix", "nt", None}
     return module is builtins or getattr(value, "__module__", None) in homes
-
-
-def _live_signature(value: object) -> str:
-    text = str(getattr(value, "__text_signature__", None) or "")
-    return re.sub(r"^\(\$?(self|type|module)?(, /)?(, )?", "(", " ".join(text.split()))
