@@ -144,6 +144,15 @@ def test_what_a_file_imports_is_declared_by_the_package_or_by_the_extra_that_the
     assert not undeclared
 
 
+def test_the_package_imports_neither_benchmarks_nor_tests() -> None:
+    """A wheel has none of them."""
+    for file, tree in sources("bge_integrations"):
+        for node in ast.walk(tree):
+            imported = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            imported += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not {name.split(".")[0] for name in imported} & {"benchmarks", "tests"}, file
+
+
 def test_what_is_used_only_where_it_is_installed_is_named_in_that_file() -> None:
     for file, package in IF_INSTALLED.items():
         assert f'"{package}"' in (ROOT / file).read_text(encoding="utf-8")
