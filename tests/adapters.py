@@ -1,17 +1,20 @@
-"""What the suites of both adapters share: a small corpus, a tolerance, and ways to treat an embedder."""
+"""What the suites of both frameworks' classes share: a small corpus, a tolerance, and ways to treat an embedder."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
+import json
 import pickle
 import threading
+import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import ArrayLike
+from pydantic import ValidationError
 
 from bge_integrations.backend.engines.interface import PendingRows, TokenBatch
 from bge_integrations.backend.loading.model import LoadedModel
@@ -36,6 +39,18 @@ each_way_to_copy = pytest.mark.parametrize(
 def assert_close(actual: ArrayLike, expected: ArrayLike) -> None:
     """Every element within 1e-5, the tolerance for vectors that were stored before."""
     np.testing.assert_allclose(np.asarray(actual), np.asarray(expected), atol=1e-5, rtol=0)
+
+
+def everything_of(error: BaseException) -> str:
+    """What logs, traces and recorders of errors take from an error and from those that came before it."""
+    parts = traceback.format_exception(error)
+    chain: BaseException | None = error
+    while chain is not None:
+        parts += [str(chain), repr(chain), repr(chain.args)]
+        if isinstance(chain, ValidationError):
+            parts += [json.dumps(chain.errors(), default=str), chain.json()]
+        chain = chain.__cause__ or chain.__context__
+    return "\n".join(parts)
 
 
 async def run_off_the_loop(

@@ -111,6 +111,27 @@ def bge_reranker_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_reranker(tmp_path_factory.mktemp("base") / "bge-reranker-base")
 
 
+@pytest.fixture(scope="module")
+def kept_models(bge_small_en: Path, bge_reranker_base: Path, bge_m3: Path) -> Iterator[None]:
+    """Keeps one model of each kind loaded for the tests of a file, so that equal settings join it.
+
+    For the file only: another file's tests may look at what a load does.
+    """
+    from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
+
+    with BgeEncoder(bge_small_en), BgeReranker(bge_reranker_base), BgeM3Encoder(bge_m3):
+        yield
+
+
+@pytest.fixture(scope="module")
+def kept_minilm(minilm: str) -> Iterator[None]:
+    """Keeps the real weights loaded for the tests of a file."""
+    from bge_integrations import BgeEncoder
+
+    with BgeEncoder(minilm):
+        yield
+
+
 @pytest.fixture
 def make(tmp_path: Path) -> MakeCheckpoint:
     """Makes checkpoints below the test's own folder."""
