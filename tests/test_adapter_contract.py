@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from langchain_core.documents import Document
 from langchain_qdrant import SparseVector
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
@@ -190,7 +191,7 @@ M3: dict[str, Any] = {
 }
 THRESHOLD = ({"score_threshold": float("nan")}, "score_threshold")
 TOP_N = ({"top_n": 0}, "top_n")
-WEIGHTS = ({"weights": (0, 0, 0)}, "weights")
+WEIGHTS = tuple(({"weights": given}, "weights") for given in ((0, 0, 0), (-1, 1, 1), (1, 1), (float("nan"), 1, 1)))
 NORMALIZE = ({"normalize": "checkpoint"}, "normalize")
 TRUNCATE = ({"truncate_dim": 0}, "truncate_dim=0 must be a whole number of at least 1")
 BATCHES = ({"embed_batch_size": 5000}, "embed_batch_size")
@@ -202,7 +203,11 @@ ROWS = (
         **EMBEDDER,
         calls=EMBEDDING,
         renamed={"document_instruction": "embed_instruction"},
-        given={"encode_kwargs": {"truncate_dim": 8}, "query_encode_kwargs": {"prompt": "ask: "}, "multi_process": True},
+        given={
+            "encode_kwargs": {"truncate_dim": 8, "device": torch.device("cpu")},
+            "query_encode_kwargs": {"prompt": "ask: "},
+            "multi_process": True,
+        },
         wrong=(
             TRUNCATE,
             ({"encode_kwargs": {"x": 1}}, r"encode_kwargs\['x'\] is unknown; the known keys are .*prompt"),
@@ -220,7 +225,7 @@ ROWS = (
         **M3,
         calls=COMPRESSING,
         given={"top_n": 1, "score_threshold": -9.5, "weights": (0.5, 0.25, 0.25)},
-        wrong=(TOP_N, THRESHOLD, WEIGHTS, NO_VECTORS),
+        wrong=(TOP_N, THRESHOLD, *WEIGHTS, NO_VECTORS),
     ),
     Row(langchain.BgeSparseEmbeddings, **M3, calls=(*EMBEDDING, *WEIGHING), wrong=(NORMALIZE, NO_VECTORS)),
     Row(
@@ -247,7 +252,7 @@ ROWS = (
         calls=POSTPROCESSING,
         keywords="sentence_transformer_kwargs",
         given={"top_n": 1, "keep_retrieval_score": True, "metadata_mode": "none", "weights": (0.5, 0.25, 0.25)},
-        wrong=(TOP_N, WEIGHTS, NO_VECTORS),
+        wrong=(TOP_N, *WEIGHTS, NO_VECTORS),
     ),
     Row(
         llama_index.BgeSparseEmbedding,
@@ -272,11 +277,17 @@ def folder(row: Row, request: pytest.FixtureRequest) -> Path:
     return found
 
 
-KEYWORDS = {"model_kwargs": {"attn_implementation": "eager"}, "processor_kwargs": {"truncation_side": "left"}}
+KEYWORDS: dict[str, Any] = {
+    "device": torch.device("cpu"),
+    "model_kwargs": {"attn_implementation": "eager", "torch_dtype": torch.float32},
+    "processor_kwargs": {"truncation_side": "left"},
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _kept(kept_models: object, request: pytest.FixtureRequest) -> Iterator[None]:
+def _kept(
+    kept_small_en: object, kept_m3: object, kept_reranker_base: object, request: pytest.FixtureRequest
+) -> Iterator[None]:
     """Equal settings join these models, as they are and with the keywords above."""
     rows = {row.checkpoint: row for row in ROWS}
     made = [row.make(request.getfixturevalue(name), **{row.keywords: KEYWORDS}) for name, row in rows.items()]

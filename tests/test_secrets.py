@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from bge_integrations.langchain import BgeReranker as LangChainReranker
 from bge_integrations.llama_index import BgeM3Rerank, BgeRerank, BgeSparseEmbedding, HuggingFaceBgeEmbedding
 from bge_integrations.redaction import holds_secret, is_secret_name, shown, without_secret_keys, without_secrets
 from bge_integrations.settings import EncoderSettings, TransformersKwargs
-from tests.checkpoints_of_pairs import make_reranker
+from tests.adapters import everything_of
 
 HUB_TOKEN = "hf_SECRETsecretSECRETsecret123456"
 PASSWORD = "open sesame, please"
@@ -63,18 +62,6 @@ def misplaced(secret: str) -> list[dict[str, Any]]:
         {"token": secret, "max_length": -1},
         {"examples": [{"token": secret}]},
     ]
-
-
-def everything_of(error: BaseException) -> str:
-    """What logs, traces and recorders of errors take from an error and from those that came before it."""
-    parts = traceback.format_exception(error)
-    chain: BaseException | None = error
-    while chain is not None:
-        parts += [str(chain), repr(chain), repr(chain.args)]
-        if isinstance(chain, ValidationError):
-            parts += [json.dumps(chain.errors(), default=str), chain.json()]
-        chain = chain.__cause__ or chain.__context__
-    return "\n".join(parts)
 
 
 @pytest.mark.parametrize("maker", MAKERS)
@@ -133,33 +120,6 @@ def test_an_error_of_loading_inside_another_models_validation_shows_no_token(bge
         with pytest.raises(ValidationError, match="bge-small-en") as caught:
             validate()
         assert PASSWORD not in everything_of(caught.value)
-
-
-@pytest.mark.parametrize("kind", ["embedder", "reranker"])
-def test_a_dictionary_that_is_edited_later_is_neither_shown_nor_saved_with_a_token(
-    bge_small_en: Path, tmp_path: Path, kind: str
-) -> None:
-    folder = str(bge_small_en) if kind == "embedder" else str(make_reranker(tmp_path / "bge-reranker-base"))
-    classes = {
-        "embedder": (HuggingFaceBgeEmbeddings, HuggingFaceBgeEmbedding),
-        "reranker": (LangChainReranker, BgeRerank),
-    }
-    for made in classes[kind]:
-        adapter: Any = made(model_name=folder)
-        field = "model_kwargs" if hasattr(adapter, "model_kwargs") else getattr(adapter, "further_field", "")
-        further = getattr(adapter, field)
-        further["token"] = PASSWORD
-        further["model_kwargs"] = {"use_auth_token": PASSWORD, "attn_implementation": "eager"}
-        adapter.token = HUB_TOKEN
-        shown_or_saved = [repr(adapter), str(adapter), str(adapter.model_dump()), adapter.model_dump_json()]
-        if hasattr(adapter, "to_dict"):
-            shown_or_saved += [str(adapter.to_dict()), adapter.to_json()]
-        pickled = pickle.dumps(adapter)
-        for secret in (PASSWORD, HUB_TOKEN):
-            assert secret not in "".join(shown_or_saved)
-            assert secret.encode() not in pickled
-        kept = {"model_kwargs": {"attn_implementation": "eager"}}
-        assert adapter.model_dump()[field] == getattr(pickle.loads(pickled), field) == kept
 
 
 def test_reprs_show_no_hub_token_wherever_it_was_put() -> None:

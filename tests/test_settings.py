@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import get_type_hints
 
 import pytest
-from pydantic import BaseModel
 
-from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker, langchain, llama_index
+from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
 from bge_integrations.settings import (
     EncoderOptions,
     EncoderSettings,
@@ -27,34 +26,6 @@ KINDS = [
     (EncoderSettings, EncoderOptions, BgeEncoder),
     (RerankerSettings, RerankerOptions, BgeReranker),
 ]
-# The other name under which a class of a framework takes a setting.
-ELSEWHERE: dict[str, dict[str, str]] = {
-    "HuggingFaceBgeEmbeddings": {"document_instruction": "embed_instruction", "transformers_kwargs": "model_kwargs"},
-    "HuggingFaceBgeEmbedding": {
-        "document_instruction": "text_instruction",
-        "show_progress": "show_progress_bar",
-        "transformers_kwargs": "sentence_transformer_kwargs",
-    },
-    "BgeRerank": {"transformers_kwargs": "cross_encoder_kwargs"},
-    "BgeM3Rerank": {"transformers_kwargs": "sentence_transformer_kwargs"},
-    "BgeSparseEmbedding": {"transformers_kwargs": "sentence_transformer_kwargs"},
-}
-CLASSES: list[tuple[type[BaseModel], type[ModelSettings]]] = [
-    (langchain.HuggingFaceBgeEmbeddings, EncoderSettings),
-    (langchain.BgeReranker, RerankerSettings),
-    (langchain.BgeM3Reranker, ModelSettings),
-    (langchain.BgeSparseEmbeddings, ModelSettings),
-    (llama_index.HuggingFaceBgeEmbedding, EncoderSettings),
-    (llama_index.BgeRerank, RerankerSettings),
-    (llama_index.BgeM3Rerank, ModelSettings),
-    (llama_index.BgeSparseEmbedding, ModelSettings),
-]
-# As in the classes that these replace.
-OWN_DEFAULTS = {("HuggingFaceBgeEmbedding", "normalize"): True}
-
-
-# llama-index shows no bar for a query.
-OWN_TEXTS = {("show_progress", "show_progress")}
 
 
 def names(kind: type[ModelSettings]) -> list[str]:
@@ -80,29 +51,6 @@ def test_every_setting_is_described(settings: type[ModelSettings]) -> None:
         text = description(name, settings)
         assert text, name
         assert text.endswith((".", ".)"))
-
-
-@pytest.mark.parametrize(("kind", "settings"), CLASSES, ids=[kind.__name__ for kind, _ in CLASSES])
-def test_the_frameworks_classes_take_every_setting_with_its_default_and_its_text(
-    kind: type[BaseModel], settings: type[ModelSettings]
-) -> None:
-    for field in dataclasses.fields(settings):
-        name = ELSEWHERE.get(kind.__name__, {"transformers_kwargs": "model_kwargs"}).get(field.name, field.name)
-        taken = kind.model_fields[name]
-        if field.name not in ("model_name", "transformers_kwargs"):  # each class has a model and keywords of its own
-            assert taken.default == OWN_DEFAULTS.get((kind.__name__, field.name), field.default), name
-            if (name, field.name) not in OWN_TEXTS:
-                assert taken.description == description(field.name, settings), name
-
-
-@pytest.mark.parametrize("options", [{"batch_size": 3}, {"threads": 1, "max_queued_texts": 7}])
-def test_limits_reach_the_encoder_from_both_frameworks(bge_small_en: Path, options: dict[str, int]) -> None:
-    for embeddings in (
-        langchain.HuggingFaceBgeEmbeddings(model_name=str(bge_small_en), **options),
-        llama_index.HuggingFaceBgeEmbedding(str(bge_small_en), **options),
-    ):
-        for name, value in options.items():
-            assert getattr(embeddings.encoder.settings, name) == value
 
 
 def test_an_option_that_there_is_not_is_refused(bge_small_en: Path) -> None:
