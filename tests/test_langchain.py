@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import json
-import pickle
 import shutil
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,19 +22,19 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnablePassthrough
 from langchain_core.stores import InMemoryByteStore
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
-from langchain_huggingface import HuggingFaceEmbeddings
 from langchain_tests.integration_tests import EmbeddingsIntegrationTests
 from langchain_tests.unit_tests import EmbeddingsUnitTests
 from pydantic import ValidationError
 from sentence_transformers import SentenceTransformer
 
 from bge_integrations.adapters.keywords import ENCODING_KEYS, LOADING_KEYS
-from bge_integrations.errors import DeviceNotAvailableError, InvalidInputError, PoolingMismatchError
+from bge_integrations.errors import DeviceNotAvailableError, PoolingMismatchError
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
-from tests.adapters import ANSWER, CORPUS, EN, QUESTION, assert_close, each_way_to_copy, run_off_the_loop
+from tests.adapters import ANSWER, CORPUS, EN, QUESTION, assert_close
 from tests.checkpoints import reference_vectors
 from tests.conftest import MakeCheckpoint
-from tests.langchain.former import community_bge
+
+pytestmark = pytest.mark.usefixtures("kept_small_en", "kept_minilm")
 
 
 class TestStandardUnit(EmbeddingsUnitTests):
@@ -78,66 +75,23 @@ def test_client_is_the_sentence_transformer(bge_small_en: Path) -> None:
     assert isinstance(HuggingFaceBgeEmbeddings(model_name=str(bge_small_en)).client, SentenceTransformer)
 
 
-def test_takes_the_alias_model(bge_small_en: Path) -> None:
-    assert HuggingFaceBgeEmbeddings(model=str(bge_small_en)).model_name == str(bge_small_en)
+class TestWhatTheFormerClassesGetWrong:
+    """That they do is shown in `tests/langchain/test_former_adapters.py`."""
 
-
-def test_takes_paths(bge_small_en: Path, tmp_path: Path) -> None:
-    embeddings = HuggingFaceBgeEmbeddings(model_name=bge_small_en, cache_folder=tmp_path)
-    assert (embeddings.model_name, embeddings.cache_folder) == (str(bge_small_en), str(tmp_path))
-    assert (
-        HuggingFaceBgeEmbeddings(model=bge_small_en, cache_folder=tmp_path).encoder.backend
-        is embeddings.encoder.backend
-    )
-
-
-class TestWhatTheOldClassesGetWrong:
-    """Each test shows the defect on the old class first, so that ours is known to differ from something real."""
-
-    def test_the_english_instruction_has_its_true_wording(self, bge_small_en: Path) -> None:
-        right = reference_vectors(bge_small_en, [EN + "fox"])
-        assert not np.allclose(community_bge(model_name=str(bge_small_en)).embed_query("fox"), right, atol=1e-3)
-        assert_close([HuggingFaceBgeEmbeddings(model_name=str(bge_small_en)).embed_query("fox")], right)
-
-    def test_a_users_own_instruction_is_kept_for_zh(self, bge_small_zh: Path) -> None:
-        mine = reference_vectors(bge_small_zh, ["找: fox"])
-        settings = {"model_name": str(bge_small_zh), "query_instruction": "找: "}
-        assert not np.allclose(community_bge(**settings).embed_query("fox"), mine, atol=1e-3)
-        assert_close([HuggingFaceBgeEmbeddings(**settings).embed_query("fox")], mine)
+    def test_a_folder_above_the_model_does_not_choose_its_language(self, make: MakeCheckpoint) -> None:
+        folder = make("models-zh/bge-small-en-v1.5", modules=("cls", "normalize"))
+        expected = reference_vectors(folder, [EN + "fox"])
+        assert_close([HuggingFaceBgeEmbeddings(model_name=str(folder)).embed_query("fox")], expected)
 
     def test_noinstruct_gets_none(self, make: MakeCheckpoint) -> None:
         folder = make("bge-large-zh-noinstruct", modules=("cls", "normalize"))
         plain = reference_vectors(folder, ["fox"])
-        assert not np.allclose(community_bge(model_name=str(folder)).embed_query("fox"), plain, atol=1e-3)
         assert_close([HuggingFaceBgeEmbeddings(model_name=str(folder)).embed_query("fox")], plain)
 
     def test_m3_gets_none(self, make: MakeCheckpoint) -> None:
         folder = make("bge-m3", "xlm-roberta", modules=("cls", "normalize"))
         plain = reference_vectors(folder, ["fox"])
-        assert not np.allclose(community_bge(model_name=str(folder)).embed_query("fox"), plain, atol=1e-3)
         assert_close([HuggingFaceBgeEmbeddings(model_name=str(folder)).embed_query("fox")], plain)
-
-    def test_model_kwargs_are_not_mutated(self, bge_small_en: Path) -> None:
-        theirs, ours = ({"device": "cpu", "torch_dtype": torch.float32} for _ in range(2))
-        community_bge(model_name=str(bge_small_en), model_kwargs=theirs)
-        embeddings = HuggingFaceBgeEmbeddings(model_name=str(bge_small_en), model_kwargs=ours)
-        embeddings.model_kwargs["device"] = "changed"
-        assert ours == {"device": "cpu", "torch_dtype": torch.float32}
-
-    def test_dumps_and_loads_as_json(self, bge_small_en: Path) -> None:
-        with pytest.raises(Exception, match="serialize"):
-            community_bge(model_name=str(bge_small_en)).model_dump_json()
-        embeddings = HuggingFaceBgeEmbeddings(
-            model_name=str(bge_small_en),
-            model_kwargs={"device": torch.device("cpu"), "torch_dtype": torch.float32},
-            encode_kwargs={"batch_size": 4},
-            query_instruction="find: ",
-        )
-        dumped = embeddings.model_dump_json()
-        assert len(dumped) < 10_000
-        loaded = HuggingFaceBgeEmbeddings.model_validate_json(dumped)
-        assert loaded.embed_query("fox") == embeddings.embed_query("fox")
-        assert json.loads(loaded.model_dump_json()) == json.loads(dumped)
 
     def test_query_encode_kwargs_add_to_encode_kwargs(self, bge_small_en: Path) -> None:
         settings: dict[str, Any] = {
@@ -145,7 +99,6 @@ class TestWhatTheOldClassesGetWrong:
             "encode_kwargs": {"truncate_dim": 8},
             "query_encode_kwargs": {"prompt": "find: "},
         }
-        assert len(HuggingFaceEmbeddings(**settings).embed_query("fox")) == 32
         embeddings = HuggingFaceBgeEmbeddings(**settings)
         expected = reference_vectors(bge_small_en, ["find: fox"], normalize=False)[:, :8]
         assert_close([embeddings.embed_query("fox")], expected / np.linalg.norm(expected))
@@ -159,8 +112,6 @@ class TestWhatTheOldClassesGetWrong:
             "model_name": str(bge_small_en),
             "encode_kwargs": {"show_progress_bar": True},
         }
-        with pytest.raises(TypeError):
-            HuggingFaceEmbeddings(**settings).embed_documents(["fox"])
         embeddings = HuggingFaceBgeEmbeddings(**settings)
         capfd.readouterr()
         embeddings.embed_query("fox")
@@ -181,29 +132,12 @@ class TestWhatTheOldClassesGetWrong:
     def test_a_bare_checkpoint_is_cls_pooled_and_normalised(self, make: MakeCheckpoint) -> None:
         folder = make("bge-small-en")
         expected = reference_vectors(folder, ["lazy fox"])
-        assert not np.allclose(community_bge(model_name=str(folder)).embed_documents(["lazy fox"]), expected, atol=1e-2)
         assert_close(HuggingFaceBgeEmbeddings(model_name=str(folder)).embed_documents(["lazy fox"]), expected)
 
     def test_truncation_is_not_silent(self, bge_small_en: Path) -> None:
         long = "fox " * 100
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            HuggingFaceEmbeddings(model_name=str(bge_small_en)).embed_documents([long])
         with pytest.warns(UserWarning, match="1 of 1 texts were cut"):
             HuggingFaceBgeEmbeddings(model_name=str(bge_small_en)).embed_documents([long])
-
-    def test_pickles_carry_no_weights(self, minilm: str) -> None:
-        assert len(pickle.dumps(HuggingFaceEmbeddings(model_name=minilm))) > 80_000_000
-        assert len(pickle.dumps(HuggingFaceBgeEmbeddings(model_name=minilm))) < 10_000
-
-    @pytest.mark.parametrize("bad", ["abc\ud83d", None], ids=["surrogate", "None"])
-    def test_bad_input_is_named(self, bge_small_en: Path, bad: Any) -> None:  # noqa: ANN401
-        embeddings = HuggingFaceBgeEmbeddings(model_name=str(bge_small_en))
-        with pytest.raises(InvalidInputError, match="Text 1") as caught:
-            embeddings.embed_documents(["fox", bad])
-        assert caught.value.index == 1
-        with pytest.raises(InvalidInputError, match="Text 0"):
-            embeddings.embed_query(bad)
 
     def test_a_cached_document_is_no_answer_to_a_query(self, bge_small_en: Path) -> None:
         embeddings = HuggingFaceBgeEmbeddings(model_name=str(bge_small_en))
@@ -226,21 +160,6 @@ class TestWhatTheOldClassesGetWrong:
             assert_close([cached.embed_query("fox")], reference_vectors(bge_small_en, [EN + "fox"]))
         assert len(list(documents.yield_keys())) == len(list(queries.yield_keys())) == 1
         assert embeddings.cache_namespace("query") != embeddings.cache_namespace("document")
-
-
-@pytest.mark.parametrize(
-    "encode_kwargs", [{}, {"normalize_embeddings": True}, {"normalize_embeddings": False}], ids=str
-)
-@pytest.mark.parametrize("modules", [("cls", "normalize"), ("cls",)], ids=str)
-def test_stored_document_vectors_stay_valid(
-    make: MakeCheckpoint, modules: tuple[str, ...], encode_kwargs: dict[str, Any]
-) -> None:
-    folder = str(make("bge-small-en", modules=modules))
-    # The one difference: where the checkpoint does not say, BGE vectors are normalised unless the user says otherwise.
-    theirs = community_bge(model_name=folder, encode_kwargs=encode_kwargs or {"normalize_embeddings": True})
-    ours = HuggingFaceBgeEmbeddings(model_name=folder, encode_kwargs=encode_kwargs)
-    texts = ["lazy fox", "The quick\nbrown fox", ""]
-    assert_close(ours.embed_documents(texts), np.array(theirs.embed_documents(texts), dtype=np.float32))
 
 
 def _config(embeddings: HuggingFaceBgeEmbeddings) -> Any:  # noqa: ANN401 - each architecture has its own
@@ -338,12 +257,6 @@ class TestKwargsKeyByKey:
         with pytest.raises(ValidationError, match=message):
             HuggingFaceBgeEmbeddings(model_name=str(bge_small_en), encode_kwargs=kwargs)
 
-    def test_an_unknown_field_or_key_is_refused_listing_the_known(self, bge_small_en: Path) -> None:
-        with pytest.raises(ValidationError, match=r"model_kwargs\['devise'\] is unknown; the known keys are .*device"):
-            HuggingFaceBgeEmbeddings(model_name=str(bge_small_en), model_kwargs={"devise": "cpu"})
-        with pytest.raises(ValidationError, match="devise"):
-            HuggingFaceBgeEmbeddings(model_name=str(bge_small_en), devise="cpu")
-
     def test_prompt_names_are_looked_up_and_unknown_ones_listed(self, make: MakeCheckpoint) -> None:
         folder = make("model", modules=("mean",), prompts={"topic": "group: "})
         embeddings = HuggingFaceBgeEmbeddings(
@@ -362,71 +275,12 @@ class TestKwargsKeyByKey:
         with pytest.raises(ValidationError, match="truncate_dim=4, but encode_kwargs says 8; say it once"):
             HuggingFaceBgeEmbeddings(model_name=str(bge_small_en), truncate_dim=4, encode_kwargs={"truncate_dim": 8})
 
-    def test_settings_are_typed_fields(self, bge_small_en: Path) -> None:
-        with pytest.raises(ValidationError, match="precision"):
-            HuggingFaceBgeEmbeddings(model_name=str(bge_small_en), precision="float8")
-        with pytest.raises(ValidationError, match="on_truncation"):
-            HuggingFaceBgeEmbeddings(model_name=str(bge_small_en), on_truncation="cry")
-
 
 def test_what_loading_raises_keeps_its_class(make: MakeCheckpoint, bge_small_en: Path) -> None:
     with pytest.raises(PoolingMismatchError):
         HuggingFaceBgeEmbeddings(model_name=str(make("bge-m3", modules=("mean",))))
     with pytest.raises(DeviceNotAvailableError):
         HuggingFaceBgeEmbeddings(model_name=str(bge_small_en), model_kwargs={"device": "cuda:99"})
-
-
-class TestToken:
-    @pytest.mark.parametrize(
-        "settings", [{"token": "hf_secret"}, {"model_kwargs": {"token": "hf_secret"}}], ids=["field", "model_kwargs"]
-    )
-    def test_is_never_shown_dumped_or_pickled(self, bge_small_en: Path, settings: dict[str, Any]) -> None:
-        embeddings = HuggingFaceBgeEmbeddings(model_name=str(bge_small_en), **settings)
-        assert embeddings.encoder.settings.token == "hf_secret"
-        shown = [repr(embeddings), str(embeddings), str(embeddings.model_dump()), embeddings.model_dump_json()]
-        assert "hf_secret" not in "".join(shown)
-        assert b"hf_secret" not in pickle.dumps(embeddings)
-
-    def test_is_not_shown_by_a_validation_error(self, bge_small_en: Path) -> None:
-        with pytest.raises(ValidationError) as caught:
-            HuggingFaceBgeEmbeddings(model_name=str(bge_small_en), model_kwargs={"token": "hf_secret", "x": 1})
-        assert "hf_secret" not in str(caught.value)
-
-
-@each_way_to_copy
-def test_copies_work_and_share_the_model(
-    bge_small_en: Path, way: Callable[[HuggingFaceBgeEmbeddings], HuggingFaceBgeEmbeddings]
-) -> None:
-    embeddings = HuggingFaceBgeEmbeddings(model_name=str(bge_small_en), query_instruction="find: ")
-    twin = way(embeddings)
-    assert twin.embed_query("fox") == embeddings.embed_query("fox")
-    assert twin.encoder.backend is embeddings.encoder.backend
-
-
-def test_embedders_share_one_model_however_they_differ(bge_small_en: Path) -> None:
-    settings: list[dict[str, Any]] = [
-        {},
-        {"query_instruction": ""},
-        {"encode_kwargs": {"normalize_embeddings": True, "truncate_dim": 8}},
-        {"query_encode_kwargs": {"prompt": "x"}},
-        {"max_length": 16, "show_progress": True},
-    ]
-    with ThreadPoolExecutor(len(settings)) as pool:
-        embedders = list(pool.map(lambda s: HuggingFaceBgeEmbeddings(model_name=str(bge_small_en), **s), settings))
-    backends = {id(encoder.backend) for e in embedders for encoder in e._role_encoders()}
-    assert len(backends) == 1
-
-
-async def test_async_runs_off_the_event_loop(bge_small_en: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    embeddings = HuggingFaceBgeEmbeddings(model_name=str(bge_small_en))
-    documents, query = await run_off_the_loop(
-        embeddings.encoder.backend,
-        monkeypatch,
-        embeddings.aembed_documents(["fox", "dog"]),
-        embeddings.aembed_query("fox"),
-    )
-    assert_close(documents, reference_vectors(bge_small_en, ["fox", "dog"]))
-    assert_close([query], reference_vectors(bge_small_en, [EN + "fox"]))
 
 
 class TestUsedForReal:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import pickle
 import subprocess
 import sys
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +15,28 @@ import pytest
 from llama_index.core import Settings, StorageContext, VectorStoreIndex, load_index_from_storage
 from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
 from llama_index.core.ingestion import DocstoreStrategy, IngestionPipeline
-from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
-from llama_index.core.instrumentation.span import SimpleSpan
 from llama_index.core.llms import MockLLM
 from llama_index.core.node_parser import SemanticSplitterNodeParser
 from llama_index.core.rate_limiter import BaseRateLimiter
 from llama_index.core.schema import Document, TextNode
 from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.storage.kvstore import SimpleKVStore
-from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 from numpy.typing import NDArray
 
-from bge_integrations.errors import InvalidInputError, SettingsError
-from bge_integrations.langchain import HuggingFaceBgeEmbeddings
+from bge_integrations.errors import SettingsError
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
-from tests.adapters import ANSWER, CORPUS, EN, QUESTION, assert_close, each_way_to_copy, run_off_the_loop
+from tests.adapters import ANSWER, CORPUS, EN, QUESTION, assert_close
 from tests.checkpoints import reference_vectors
 from tests.conftest import MakeCheckpoint
-from tests.llama_index.events import watched
+from tests.llama_index.events import observed
+
+pytestmark = pytest.mark.usefixtures("kept_small_en", "kept_minilm")
 
 
 @pytest.fixture
 def embedding(bge_small_en: Path) -> HuggingFaceBgeEmbedding:
     return HuggingFaceBgeEmbedding(str(bge_small_en))
-
-
-def test_takes_paths(bge_small_en: Path, tmp_path: Path) -> None:
-    embedding = HuggingFaceBgeEmbedding(bge_small_en, cache_folder=tmp_path)
-    assert (embedding.model_name, embedding.cache_folder) == (str(bge_small_en), str(tmp_path))
 
 
 def test_queries_and_texts_equal_the_reference(embedding: HuggingFaceBgeEmbedding, bge_small_en: Path) -> None:
@@ -57,9 +48,7 @@ def test_queries_and_texts_equal_the_reference(embedding: HuggingFaceBgeEmbeddin
     assert_close(aggregated, reference_vectors(bge_small_en, [EN + "fox", EN + "dog"]).mean(axis=0))
 
 
-async def test_async_methods_give_the_same(embedding: HuggingFaceBgeEmbedding) -> None:
-    assert_close([await embedding.aget_query_embedding("fox")], np.array([embedding.get_query_embedding("fox")]))
-    assert_close([await embedding.aget_text_embedding("fox")], np.array([embedding.get_text_embedding("fox")]))
+async def test_workers_of_async_batches_keep_the_order(embedding: HuggingFaceBgeEmbedding) -> None:
     texts = [f"fox {i}" for i in range(7)]
     small = HuggingFaceBgeEmbedding(embedding.model_name, embed_batch_size=2, num_workers=2)
     assert_close(await small.aget_text_embedding_batch(texts), np.array(embedding.get_text_embedding_batch(texts)))
@@ -70,33 +59,8 @@ def test_gives_python_floats(embedding: HuggingFaceBgeEmbedding) -> None:
     assert {type(value) for vector in vectors for value in vector} == {float}
 
 
-async def test_async_never_blocks_the_loop(embedding: HuggingFaceBgeEmbedding, monkeypatch: pytest.MonkeyPatch) -> None:
-    await run_off_the_loop(
-        embedding.encoder.backend,
-        monkeypatch,
-        embedding.aget_query_embedding("fox"),
-        embedding.aget_text_embedding("fox"),
-        embedding.aget_text_embedding_batch(["fox", "dog"]),
-    )
-
-
-class TestWhatTheOldClassGetsWrong:
-    """Each test shows the defect on the old class first, so that ours is known to differ from something real."""
-
-    def test_a_local_folder_gets_the_instruction(self, bge_small_en: Path) -> None:
-        right = reference_vectors(bge_small_en, [EN + "fox"])
-        old = HuggingFaceEmbedding(str(bge_small_en), device="cpu")
-        assert not np.allclose(old.get_query_embedding("fox"), right, atol=1e-3)
-        assert_close([HuggingFaceBgeEmbedding(str(bge_small_en)).get_query_embedding("fox")], right)
-
-    def test_the_english_instruction_has_its_true_wording(self) -> None:
-        from llama_index.embeddings.huggingface.utils import get_query_instruct_for_model_name
-
-        from bge_integrations import find_model
-
-        spec = find_model("BAAI/bge-small-en")
-        assert spec is not None
-        assert get_query_instruct_for_model_name("BAAI/bge-small-en") != spec.query_instruction == EN
+class TestWhatTheFormerClassGetsWrong:
+    """That it does is shown in `tests/llama_index/test_former_class.py`."""
 
     def test_the_instruction_can_be_switched_off(
         self, make: MakeCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -104,36 +68,12 @@ class TestWhatTheOldClassGetsWrong:
         make("BAAI/bge-small-en", modules=("cls", "normalize"))
         monkeypatch.chdir(tmp_path)
         plain = reference_vectors(tmp_path / "BAAI/bge-small-en", ["fox"])
-        old = HuggingFaceEmbedding("BAAI/bge-small-en", query_instruction="", device="cpu")
-        assert not np.allclose(old.get_query_embedding("fox"), plain, atol=1e-3)
         assert_close(
             [HuggingFaceBgeEmbedding("BAAI/bge-small-en", query_instruction="").get_query_embedding("fox")], plain
         )
 
-    def test_goes_to_a_dictionary_and_back(self, bge_small_en: Path) -> None:
-        old = HuggingFaceEmbedding(str(bge_small_en), device="cpu")
-        with pytest.raises(Exception, match=r"unexpected keyword|got multiple|num_workers"):
-            HuggingFaceEmbedding.from_dict(old.to_dict())
-        ours = HuggingFaceBgeEmbedding(
-            str(bge_small_en),
-            query_instruction="find: ",
-            truncate_dim=8,
-            num_workers=2,
-            device="cpu",
-            precision="bfloat16",
-            prompts={"x": "y"},
-        )
-        for loaded in (
-            HuggingFaceBgeEmbedding.from_dict(ours.to_dict()),
-            HuggingFaceBgeEmbedding.from_json(ours.to_json()),
-        ):
-            assert loaded.to_dict() == ours.to_dict()
-            assert loaded.get_query_embedding("fox") == ours.get_query_embedding("fox")
-
     @pytest.mark.parametrize("settings", [{"num_workers": 2}, {"embeddings_cache": SimpleKVStore()}], ids=list)
     def test_the_constructor_takes_every_field(self, bge_small_en: Path, settings: dict[str, Any]) -> None:
-        with pytest.raises(TypeError):
-            HuggingFaceEmbedding(str(bge_small_en), device="cpu", **settings)
         ours = HuggingFaceBgeEmbedding(str(bge_small_en), **settings)
         assert all(getattr(ours, name) is value for name, value in settings.items())
 
@@ -154,14 +94,9 @@ class TestWhatTheOldClassGetsWrong:
     def test_a_bare_checkpoint_is_cls_pooled_and_normalised(self, make: MakeCheckpoint) -> None:
         folder = make("bge-small-en")
         expected = reference_vectors(folder, ["lazy fox"])
-        old = HuggingFaceEmbedding(str(folder), device="cpu")
-        assert not np.allclose(old.get_text_embedding("lazy fox"), expected, atol=1e-2)
         assert_close([HuggingFaceBgeEmbedding(str(folder)).get_text_embedding("lazy fox")], expected)
 
-    def test_truncation_is_not_silent(self, bge_small_en: Path, embedding: HuggingFaceBgeEmbedding) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            HuggingFaceEmbedding(str(bge_small_en), device="cpu").get_text_embedding("fox " * 100)
+    def test_truncation_is_not_silent(self, embedding: HuggingFaceBgeEmbedding) -> None:
         with pytest.warns(UserWarning, match="1 of 1 texts were cut"):
             embedding.get_text_embedding("fox " * 100)
 
@@ -180,26 +115,11 @@ class TestWhatTheOldClassGetsWrong:
         assert calls == [2048, 52]
 
     def test_a_cached_text_is_no_answer_to_a_query(self, bge_small_en: Path) -> None:
-        old = HuggingFaceEmbedding(str(bge_small_en), device="cpu", query_instruction=EN)
-        old.embeddings_cache = SimpleKVStore()
-        text = old.get_text_embedding("fox")
-        assert old.get_query_embedding("fox") == text
         ours = HuggingFaceBgeEmbedding(str(bge_small_en), embeddings_cache=SimpleKVStore())
         for _ in range(2):
             assert_close([ours.get_text_embedding("fox")], reference_vectors(bge_small_en, ["fox"]))
             assert_close([ours.get_query_embedding("fox")], reference_vectors(bge_small_en, [EN + "fox"]))
             assert_close([asyncio.run(ours.aget_query_embedding("fox"))], reference_vectors(bge_small_en, [EN + "fox"]))
-
-    @pytest.mark.parametrize("bad", ["abc\ud83d", None, b"x"], ids=["surrogate", "None", "bytes"])
-    def test_bad_input_is_named(self, embedding: HuggingFaceBgeEmbedding, bad: Any) -> None:  # noqa: ANN401
-        with pytest.raises(InvalidInputError, match="Text 1"):
-            embedding.get_text_embedding_batch(["fox", bad])
-        for method in (embedding.get_query_embedding, embedding.get_text_embedding):
-            with pytest.raises(InvalidInputError, match="Text 0"):
-                method(bad)
-
-    def test_pickles_carry_no_weights(self, minilm: str) -> None:
-        assert len(pickle.dumps(HuggingFaceBgeEmbedding(minilm))) < 10_000
 
 
 class TestCache:
@@ -272,15 +192,6 @@ class TestArguments:
             [embedding.get_text_embedding("fox")], reference_vectors(bge_small_en, ["t: fox"], normalize=False)
         )
 
-    def test_changed_later_are_followed(self, embedding: HuggingFaceBgeEmbedding, bge_small_en: Path) -> None:
-        embedding.query_instruction = ""
-        assert_close([embedding.get_query_embedding("fox")], reference_vectors(bge_small_en, ["fox"]))
-
-    def test_may_hold_a_token_for_the_tokenizer(self, bge_small_en: Path) -> None:
-        embedding = HuggingFaceBgeEmbedding(str(bge_small_en), tokenizer_kwargs={"token": "hf_secret"})
-        assert embedding.encoder.settings.token == "hf_secret"
-        assert "hf_secret" not in repr(embedding) + embedding.to_json()
-
     def test_the_models_limit_can_be_read(self, embedding: HuggingFaceBgeEmbedding) -> None:
         assert embedding.max_length == 64
 
@@ -288,16 +199,6 @@ class TestArguments:
     def test_that_were_dropped_say_what_to_do(self, bge_small_en: Path, name: str) -> None:
         with pytest.raises(SettingsError, match=f"{name}='mean' can't be honoured: "):
             HuggingFaceBgeEmbedding(str(bge_small_en), **{name: "mean"})
-
-    def test_that_are_unknown_list_the_known(self, bge_small_en: Path) -> None:
-        with pytest.raises(SettingsError, match=r"devise='cpu' is unknown; the known arguments are .*device"):
-            HuggingFaceBgeEmbedding(str(bge_small_en), devise="cpu")
-
-    def test_of_the_wrong_type_are_refused(self, bge_small_en: Path) -> None:
-        with pytest.raises(ValueError, match="embed_batch_size"):
-            HuggingFaceBgeEmbedding(str(bge_small_en), embed_batch_size=5000)
-        with pytest.raises(ValueError, match="precision"):
-            HuggingFaceBgeEmbedding(str(bge_small_en), precision="float8")
 
     def test_parallel_process_computes_the_same_without_a_pool(self, bge_small_en: Path) -> None:
         embedding = HuggingFaceBgeEmbedding(str(bge_small_en), parallel_process=True, target_devices=["cpu", "cpu"])
@@ -315,28 +216,11 @@ class TestArguments:
 
 
 class TestInstrumentation:
-    @pytest.fixture
-    def seen(self) -> Iterator[tuple[list[BaseEvent], list[SimpleSpan]]]:
-        with watched() as seen:
-            yield seen
-
-    def test_events_and_spans_are_those_of_the_base_class(
-        self, bge_small_en: Path, seen: tuple[list[BaseEvent], list[SimpleSpan]]
-    ) -> None:
-        events, spans = seen
-
-        def observed(embedding: Any) -> tuple[list[type], list[str]]:  # noqa: ANN401
-            events.clear()
-            spans.clear()
-            embedding.get_query_embedding("fox")
-            embedding.get_text_embedding_batch(["fox", "dog"])
-            names = [span.id_.split("-")[0].split(".")[-1] for span in spans]
-            return [type(event) for event in events], sorted(names)
-
-        ours = observed(HuggingFaceBgeEmbedding(str(bge_small_en), token="hf_secret"))
-        assert "hf_secret" not in str([event.model_dump() for event in events]) + str(spans)
-        assert ours[0] == [EmbeddingStartEvent, EmbeddingEndEvent] * 2
-        assert ours == observed(HuggingFaceEmbedding(str(bge_small_en), device="cpu"))
+    def test_events_and_spans_are_those_of_the_base_class(self, embedding: HuggingFaceBgeEmbedding) -> None:
+        assert observed(embedding) == (
+            [EmbeddingStartEvent, EmbeddingEndEvent] * 2,
+            ["_get_query_embedding", "get_query_embedding", "get_text_embedding_batch"],
+        )
 
     def test_a_callback_manager_sees_what_was_embedded(self, bge_small_en: Path) -> None:
         handler = LlamaDebugHandler(print_trace_on_end=False)
@@ -362,32 +246,6 @@ class TestInstrumentation:
         await embedding.aget_query_embedding("fox")
         embedding.get_text_embedding_batch(["fox", "dog"])
         assert limiter.asked == 3
-
-
-class TestToken:
-    def test_is_never_shown_saved_or_pickled(self, bge_small_en: Path) -> None:
-        embedding = HuggingFaceBgeEmbedding(str(bge_small_en), token="hf_secret")
-        assert embedding.encoder.settings.token == "hf_secret"
-        shown = [repr(embedding), str(embedding.to_dict()), embedding.to_json()]
-        if hasattr(embedding, "to_payload"):  # since llama-index-core 0.14.23
-            shown.append(str(embedding.to_payload()))
-        assert "hf_secret" not in "".join(shown)
-        assert b"hf_secret" not in pickle.dumps(embedding)
-
-
-@each_way_to_copy
-def test_copies_work_and_share_the_model(
-    bge_small_en: Path, way: Callable[[HuggingFaceBgeEmbedding], HuggingFaceBgeEmbedding]
-) -> None:
-    embedding = HuggingFaceBgeEmbedding(str(bge_small_en), query_instruction="find: ")
-    twin = way(embedding)
-    assert twin.get_query_embedding("fox") == embedding.get_query_embedding("fox")
-    assert twin.encoder.backend is embedding.encoder.backend
-
-
-def test_shares_one_model_with_langchain(bge_small_en: Path) -> None:
-    langchain = HuggingFaceBgeEmbeddings(model_name=str(bge_small_en))
-    assert HuggingFaceBgeEmbedding(str(bge_small_en)).encoder.backend is langchain.encoder.backend
 
 
 MEMORY = """

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from langchain_huggingface import HuggingFaceEmbeddings
 from langchain_milvus import Milvus
 from llama_index.core import Document
 from llama_index.core.node_parser import SentenceSplitter
 from pymilvus import Function, FunctionType
+from sentence_transformers import SentenceTransformer
 
 import bge_integrations
 from bge_integrations import MODELS, errors
@@ -233,7 +233,8 @@ def test_documents_that_change_keep_their_vectors_by_the_remedy_named(make: Make
         make("another", modules=("mean", "normalize"), prompts=prompts): {"embed_instruction": ""},
     }
     for folder, remedy in remedies.items():
-        stored = HuggingFaceEmbeddings(model_name=str(folder)).embed_documents(["lazy fox"])
+        # As the class that is replaced does.
+        stored = SentenceTransformer(str(folder), device="cpu").encode(["lazy fox"])
         changed = HuggingFaceBgeEmbeddings(model_name=str(folder)).embed_documents(["lazy fox"])
         kept = HuggingFaceBgeEmbeddings(model_name=str(folder), **remedy).embed_documents(["lazy fox"])
         assert np.abs(np.subtract(changed, stored)).max() > 1e-3

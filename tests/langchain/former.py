@@ -1,4 +1,4 @@
-"""The adapters that ours replaces, and what both suites compare with."""
+"""The adapters that ours replace, and what both suites compare with."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import warnings
 from typing import Any
 
 import numpy as np
-from langchain_core._api import LangChainDeprecationWarning
-from langchain_huggingface import HuggingFaceEmbeddings
 from numpy.typing import ArrayLike
 
 from tests.adapters import EN, ZH, assert_close
@@ -17,6 +15,8 @@ __all__ = ["EN", "ZH", "are_close", "assert_close", "community_bge", "huggingfac
 
 def community_bge(**settings: Any) -> Any:  # noqa: ANN401 - it has no types
     """langchain-community's deprecated `HuggingFaceBgeEmbeddings`."""
+    from langchain_core._api import LangChainDeprecationWarning
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`langchain-community` is being sunset", DeprecationWarning)
         warnings.simplefilter("ignore", LangChainDeprecationWarning)
@@ -27,6 +27,8 @@ def community_bge(**settings: Any) -> Any:  # noqa: ANN401 - it has no types
 
 def huggingface(**settings: Any) -> Any:  # noqa: ANN401 - it has no types
     """langchain-huggingface's `HuggingFaceEmbeddings`."""
+    from langchain_huggingface import HuggingFaceEmbeddings
+
     return HuggingFaceEmbeddings(**settings)
 
 

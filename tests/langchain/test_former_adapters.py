@@ -1,8 +1,13 @@
-"""What people have today: which of its defects are gone, and that the vectors they stored stay valid."""
+"""What people have today: which of its defects are gone, and that the vectors they stored stay valid.
+
+Tests with the former classes themselves are slow; see `tests/test_former_vectors.py` for those without.
+"""
 
 from __future__ import annotations
 
 import copy
+import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,7 @@ from tests.conftest import MakeCheckpoint
 from tests.langchain.former import EN, are_close, assert_close, community_bge, huggingface
 
 
+@pytest.mark.slow
 class TestDefects:
     """Each is shown on the former class first, so that ours is known to differ from something real."""
 
@@ -26,6 +32,63 @@ class TestDefects:
         expected = reference_vectors(folder, [EN + "fox"])
         assert not are_close(community_bge(model_name=str(folder)).embed_query("fox"), expected[0])
         assert_close([HuggingFaceBgeEmbeddings(model_name=str(folder)).embed_query("fox")], expected)
+
+    def test_the_english_instruction_has_its_true_wording(self, bge_small_en: Path) -> None:
+        right = reference_vectors(bge_small_en, [EN + "fox"])
+        assert not are_close(community_bge(model_name=str(bge_small_en)).embed_query("fox"), right[0])
+        assert_close([HuggingFaceBgeEmbeddings(model_name=str(bge_small_en)).embed_query("fox")], right)
+
+    def test_a_users_own_instruction_is_kept_for_zh(self, bge_small_zh: Path) -> None:
+        mine = reference_vectors(bge_small_zh, ["找: fox"])
+        settings = {"model_name": str(bge_small_zh), "query_instruction": "找: "}
+        assert not are_close(community_bge(**settings).embed_query("fox"), mine[0])
+        assert_close([HuggingFaceBgeEmbeddings(**settings).embed_query("fox")], mine)
+
+    @pytest.mark.parametrize(("name", "architecture"), [("bge-large-zh-noinstruct", "bert"), ("bge-m3", "xlm-roberta")])
+    def test_models_without_an_instruction_get_none(
+        self, make: MakeCheckpoint, name: str, architecture: Architecture
+    ) -> None:
+        folder = make(name, architecture, modules=("cls", "normalize"))
+        plain = reference_vectors(folder, ["fox"])
+        assert not are_close(community_bge(model_name=str(folder)).embed_query("fox"), plain[0])
+        assert_close([HuggingFaceBgeEmbeddings(model_name=str(folder)).embed_query("fox")], plain)
+
+    def test_dumps_as_json(self, bge_small_en: Path) -> None:
+        with pytest.raises(Exception, match="serialize"):
+            community_bge(model_name=str(bge_small_en)).model_dump_json()
+        assert HuggingFaceBgeEmbeddings(model_name=str(bge_small_en)).model_dump_json()
+
+    def test_query_encode_kwargs_add_to_encode_kwargs(self, bge_small_en: Path) -> None:
+        settings: dict[str, Any] = {
+            "model_name": str(bge_small_en),
+            "encode_kwargs": {"truncate_dim": 8},
+            "query_encode_kwargs": {"prompt": "find: "},
+        }
+        assert len(huggingface(**settings).embed_query("fox")) == 32
+        assert len(HuggingFaceBgeEmbeddings(**settings).embed_query("fox")) == 8
+
+    def test_a_progress_bar_may_be_asked_for_in_encode_kwargs(self, bge_small_en: Path) -> None:
+        settings: dict[str, Any] = {"model_name": str(bge_small_en), "encode_kwargs": {"show_progress_bar": True}}
+        with pytest.raises(TypeError):
+            huggingface(**settings).embed_documents(["fox"])
+        assert len(HuggingFaceBgeEmbeddings(**settings).embed_documents(["fox"])) == 1
+
+    def test_a_bare_checkpoint_is_cls_pooled_and_normalised(self, make: MakeCheckpoint) -> None:
+        folder = make("bge-small-en")
+        expected = reference_vectors(folder, ["lazy fox"])
+        assert not are_close(community_bge(model_name=str(folder)).embed_documents(["lazy fox"]), expected)
+        assert_close(HuggingFaceBgeEmbeddings(model_name=str(folder)).embed_documents(["lazy fox"]), expected)
+
+    def test_truncation_is_not_silent(self, bge_small_en: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            huggingface(model_name=str(bge_small_en)).embed_documents(["fox " * 100])
+        with pytest.warns(UserWarning, match="1 of 1 texts were cut"):
+            HuggingFaceBgeEmbeddings(model_name=str(bge_small_en)).embed_documents(["fox " * 100])
+
+    def test_pickles_carry_no_weights(self, minilm: str) -> None:
+        assert len(pickle.dumps(huggingface(model_name=minilm))) > 80_000_000
+        assert len(pickle.dumps(HuggingFaceBgeEmbeddings(model_name=minilm))) < 10_000
 
     def test_queries_get_an_instruction_without_being_told(self, bge_small_en: Path) -> None:
         theirs = huggingface(model_name=str(bge_small_en))
@@ -105,6 +168,21 @@ TEXTS = [
 ]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "encode_kwargs", [{}, {"normalize_embeddings": True}, {"normalize_embeddings": False}], ids=str
+)
+def test_stored_documents_of_a_model_that_does_not_normalise_stay_valid(
+    make: MakeCheckpoint, encode_kwargs: dict[str, Any]
+) -> None:
+    folder = str(make("bge-small-en", modules=("cls",)))
+    # The one difference: where the checkpoint does not say, BGE vectors are normalised unless the user says otherwise.
+    theirs = community_bge(model_name=folder, encode_kwargs=encode_kwargs or {"normalize_embeddings": True})
+    ours = HuggingFaceBgeEmbeddings(model_name=folder, encode_kwargs=encode_kwargs)
+    assert_close(ours.embed_documents(TEXTS[:3]), theirs.embed_documents(TEXTS[:3]))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("former", [community_bge, huggingface])
 @pytest.mark.parametrize("architecture", ["bert", "xlm-roberta"])
 @pytest.mark.parametrize(
@@ -125,16 +203,6 @@ def test_stored_documents_stay_valid(
     stored = former(model_name=folder, encode_kwargs=encode_kwargs).embed_documents(texts)
     ours = HuggingFaceBgeEmbeddings(model_name=folder, encode_kwargs=encode_kwargs, on_truncation="ignore")
     assert_close(ours.embed_documents(texts), stored)
-
-
-@pytest.mark.parametrize(
-    "encode_kwargs", [{}, {"normalize_embeddings": True}, {"normalize_embeddings": False}], ids=str
-)
-def test_stored_documents_of_another_model_stay_valid(minilm: str, encode_kwargs: dict[str, Any]) -> None:
-    stored = huggingface(model_name=minilm, encode_kwargs=encode_kwargs).embed_documents(TEXTS)
-    ours = HuggingFaceBgeEmbeddings(model_name=minilm, encode_kwargs=encode_kwargs, on_truncation="ignore")
-    assert_close(ours.embed_documents(TEXTS), stored)
-    assert_close(ours.embed_query(TEXTS[0]), stored[0])
 
 
 def test_normalize_false_adds_none_but_keeps_the_checkpoints_own(make: MakeCheckpoint) -> None:

@@ -32,3 +32,12 @@ def watched() -> Iterator[tuple[list[BaseEvent], list[SimpleSpan]]]:
     finally:
         root.event_handlers.remove(events)
         root.span_handlers.remove(spans)
+
+
+def observed(embedding: Any) -> tuple[list[type], list[str]]:  # noqa: ANN401 - any embedding
+    """Returns the events, and the names of the spans, of a query and of a call with two texts."""
+    with watched() as (events, spans):
+        embedding.get_query_embedding("fox")
+        embedding.get_text_embedding_batch(["fox", "dog"])
+    names = [span.id_.split("-")[0].split(".")[-1] for span in spans]
+    return [type(event) for event in events], sorted(names)
