@@ -16,6 +16,8 @@ from tests.langchain.former import assert_close
 
 TEXTS = ["fox", "dog", "lazy", "quick", "brown", "vector"]
 
+pytestmark = pytest.mark.usefixtures("kept_small_en", "kept_m3", "kept_reranker_base")
+
 
 def batches(embeddings: Any, run: Callable[[], object]) -> tuple[int, object]:  # noqa: ANN401 - any of the classes
     holder = embeddings.reranker if hasattr(embeddings, "reranker") else embeddings.encoder
@@ -57,14 +59,3 @@ def test_may_be_said_in_the_dictionaries_as_well_but_not_differently(bge_small_e
             HuggingFaceBgeEmbeddings(model_name=name, batch_size=3, **keywords)
     embeddings = HuggingFaceBgeEmbeddings(model_name=name, encode_kwargs={"batch_size": 2})
     assert batches(embeddings, lambda: embeddings.embed_documents(TEXTS))[0] == 3
-
-
-@pytest.mark.parametrize("kind", [HuggingFaceBgeEmbeddings, BgeReranker, BgeSparseEmbeddings, BgeM3Reranker])
-def test_must_be_a_number_of_texts(kind: type[Any]) -> None:
-    with pytest.raises(ValidationError, match="batch_size=0 must be a whole number of at least 1"):
-        kind(model_name="./nowhere", batch_size=0)
-
-
-def test_is_saved_with_the_other_settings(bge_small_en: Path) -> None:
-    embeddings = HuggingFaceBgeEmbeddings(model_name=str(bge_small_en), batch_size=2)
-    assert HuggingFaceBgeEmbeddings.model_validate_json(embeddings.model_dump_json()).batch_size == 2

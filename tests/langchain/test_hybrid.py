@@ -18,7 +18,6 @@ from qdrant_client import QdrantClient
 from qdrant_client.models import Distance, SparseVectorParams, VectorParams
 
 from bge_integrations.langchain import (
-    BgeM3Reranker,
     BgeSparseEmbeddings,
     HuggingFaceBgeEmbeddings,
     bge_m3_hybrid,
@@ -85,9 +84,6 @@ class TestOneModel:
     def test_both_kinds_of_embeddings_use_one_loaded_model(self, hybrid: Hybrid) -> None:
         dense, sparse = hybrid
         assert dense.encoder.backend is sparse.encoder.backend
-
-    def test_a_reranker_joins_it(self, hybrid: Hybrid, folder: Path) -> None:
-        assert BgeM3Reranker(model_name=str(folder)).encoder.backend is hybrid[1].encoder.backend
 
     def test_the_dense_vectors_are_those_of_the_model_alone(self, hybrid: Hybrid, folder: Path) -> None:
         expected = reference_m3(folder, [QUERY, *CORPUS], max_length=128).dense

@@ -200,7 +200,10 @@ def test_the_users_dictionaries_are_left_alone(folder: str) -> None:
         "query_encode_kwargs": {"prompt_name": "topic"},
     }
     before = copy.deepcopy(given)
-    HuggingFaceBgeEmbeddings(model_name=folder, **given).embed_query("fox")
+    embeddings = HuggingFaceBgeEmbeddings(model_name=folder, **given)
+    embeddings.embed_query("fox")
+    assert given == before
+    embeddings.model_kwargs["device"] = "changed"
     assert given == before
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,6 +36,8 @@ CORPUS = [*ANSWERS.values(), "The stock market closed lower on Friday.", "Her br
 DOCUMENTS = [Document(text, metadata={"number": number}) for number, text in enumerate(CORPUS)]
 
 MakeStore = Callable[[HuggingFaceBgeEmbeddings, Path], VectorStore]
+
+pytestmark = pytest.mark.usefixtures("kept_small_en")
 
 
 @pytest.fixture(scope="module")
@@ -222,30 +222,6 @@ class TestCache:
 
 
 class TestAsync:
-    async def test_the_loop_keeps_ticking_while_documents_are_embedded(
-        self, embeddings: HuggingFaceBgeEmbeddings, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        engine = embeddings.encoder.backend.engine
-        pool, threads, ticks = engine.submit, [], itertools.count()
-        ticked = threading.Event()
-
-        def slow(batch: Any) -> Any:  # noqa: ANN401
-            threads.append(threading.current_thread())
-            assert ticked.wait(60)
-            return pool(batch)
-
-        async def tick() -> None:
-            while next(ticks) < 20 or not threads:
-                await asyncio.sleep(0.001)
-            ticked.set()
-
-        monkeypatch.setattr(engine, "submit", slow)
-        vectors, _ = await asyncio.gather(embeddings.aembed_documents(CORPUS), tick())
-        monkeypatch.undo()
-        assert threads
-        assert threading.main_thread() not in threads
-        assert_close(vectors, embeddings.embed_documents(CORPUS))
-
     async def test_many_calls_at_once_get_their_own_answers(self, embeddings: HuggingFaceBgeEmbeddings) -> None:
         queries = list(ANSWERS) * 3
         answers, documents = await asyncio.gather(

@@ -1,10 +1,8 @@
-"""Settings travel, may be changed later, and never give the token away."""
+"""Settings of embeddings may be changed later, travel to another process, and share one model between threads."""
 
 from __future__ import annotations
 
-import copy
 import json
-import logging
 import pickle
 import subprocess
 import sys
@@ -16,14 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 
-from bge_integrations.errors import SettingsError
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from tests.checkpoints import reference_vectors
-from tests.langchain.former import EN, ZH, are_close, assert_close
+from tests.langchain.former import ZH, are_close, assert_close
 
-SECRET = "hf_secret"
+pytestmark = pytest.mark.usefixtures("kept_small_en")
 
 
 class TestChangedLater:
@@ -45,30 +41,6 @@ class TestChangedLater:
         embeddings.embed_documents(["fox"])
         embeddings.encode_kwargs["prompt"] = "text: "
         assert_close(embeddings.embed_documents(["fox"]), reference_vectors(bge_small_en, ["text: fox"]))
-
-    def test_a_copy_with_an_update_gets_it_and_the_original_keeps_its_own(self, bge_small_en: Path) -> None:
-        embeddings = HuggingFaceBgeEmbeddings(model_name=str(bge_small_en))
-        without = embeddings.model_copy(update={"query_instruction": ""})
-        assert_close([without.embed_query("fox")], reference_vectors(bge_small_en, ["fox"]))
-        assert_close([embeddings.embed_query("fox")], reference_vectors(bge_small_en, [EN + "fox"]))
-        assert without.encoder.backend is embeddings.encoder.backend
-
-    def test_another_model_is_loaded(self, bge_small_en: Path, bge_small_zh: Path) -> None:
-        embeddings = HuggingFaceBgeEmbeddings(model_name=str(bge_small_en))
-        embeddings.model_name = str(bge_small_zh)
-        assert_close([embeddings.embed_query("北京")], reference_vectors(bge_small_zh, [ZH + "北京"]))
-
-    def test_a_bad_value_is_refused_at_the_next_use(self, bge_small_en: Path) -> None:
-        embeddings = HuggingFaceBgeEmbeddings(model_name=str(bge_small_en))
-        embeddings.truncate_dim = -1
-        with pytest.raises(SettingsError, match="truncate_dim=-1"):
-            embeddings.embed_query("fox")
-
-    def test_nothing_is_made_anew_while_nothing_changes(self, bge_small_en: Path) -> None:
-        embeddings = HuggingFaceBgeEmbeddings(model_name=str(bge_small_en), encode_kwargs={"prompt": "p: "})
-        first = embeddings.encoder
-        embeddings.embed_query("fox")
-        assert embeddings.encoder is first
 
 
 FULL: dict[str, Any] = {
@@ -96,23 +68,6 @@ print(json.dumps(vectors))
 
 
 class TestTravel:
-    @pytest.mark.parametrize("settings", [{}, FULL], ids=["default", "every kind of setting"])
-    @pytest.mark.parametrize("way", ["json", "json by alias", "dict", "pickle", "copy", "deepcopy"])
-    def test_settings_survive_every_way(self, bge_small_en: Path, settings: dict[str, Any], way: str) -> None:
-        embeddings = HuggingFaceBgeEmbeddings(model_name=str(bge_small_en), **settings)
-        twin = {
-            "json": lambda e: HuggingFaceBgeEmbeddings.model_validate_json(e.model_dump_json()),
-            "json by alias": lambda e: HuggingFaceBgeEmbeddings.model_validate_json(e.model_dump_json(by_alias=True)),
-            "dict": lambda e: HuggingFaceBgeEmbeddings(**e.model_dump()),
-            "pickle": lambda e: pickle.loads(pickle.dumps(e)),
-            "copy": copy.copy,
-            "deepcopy": copy.deepcopy,
-        }[way](embeddings)
-        assert twin.model_dump() == embeddings.model_dump()
-        assert twin.embed_query("fox") == embeddings.embed_query("fox")
-        assert twin.embed_documents(["fox", "dog"]) == embeddings.embed_documents(["fox", "dog"])
-        assert twin.encoder.backend is embeddings.encoder.backend
-
     def test_what_was_saved_gives_the_same_in_another_process(self, bge_small_en: Path) -> None:
         embeddings = HuggingFaceBgeEmbeddings(model_name=str(bge_small_en), **FULL)
         saved = pickle.dumps(embeddings) + b"<END>" + embeddings.model_dump_json().encode()
@@ -121,58 +76,6 @@ class TestTravel:
         revived = json.loads(run.stdout)
         expected = [embeddings.embed_query("fox"), *embeddings.embed_documents(["fox", "dog"])]
         assert_close(revived, [expected, expected])
-
-
-class TestToken:
-    PLACES: tuple[dict[str, Any], ...] = (
-        {"token": SECRET},
-        {"model_kwargs": {"token": SECRET}},
-        {"model_kwargs": {"use_auth_token": SECRET}},
-        {"model_kwargs": {"token": None, "use_auth_token": SECRET}},
-        {"model_kwargs": {"model_kwargs": {"token": SECRET}}},
-        {"model_kwargs": {"tokenizer_kwargs": {"use_auth_token": SECRET}}},
-        {"model_kwargs": {"config_kwargs": {"token": SECRET}}},
-    )
-
-    @pytest.mark.parametrize("settings", PLACES, ids=str)
-    def test_is_used_and_never_shown_dumped_or_pickled(
-        self, bge_small_en: Path, settings: dict[str, Any], caplog: pytest.LogCaptureFixture
-    ) -> None:
-        with caplog.at_level(logging.DEBUG, "bge_integrations"):
-            embeddings = HuggingFaceBgeEmbeddings(model_name=str(bge_small_en), **settings)
-        assert embeddings.encoder.settings.token == SECRET
-        shown = [
-            repr(embeddings),
-            str(embeddings),
-            str(embeddings.model_dump()),
-            embeddings.model_dump_json(),
-            repr(embeddings.__dict__),
-            repr(copy.deepcopy(embeddings)),
-            repr(embeddings.encoder.settings),
-            caplog.text,
-        ]
-        assert SECRET not in "".join(shown)
-        assert SECRET.encode() not in pickle.dumps(embeddings) + pickle.dumps(embeddings.encoder)
-
-    @pytest.mark.parametrize("settings", PLACES, ids=str)
-    @pytest.mark.parametrize(
-        "fault",
-        [{"encode_kwargs": {"x": 1}}, {"truncate_dim": 0}, {"precision": "float8"}, {"unknown": 1}],
-        ids=str,
-    )
-    def test_is_in_no_part_of_a_validation_error(
-        self, bge_small_en: Path, settings: dict[str, Any], fault: dict[str, Any]
-    ) -> None:
-        with pytest.raises(ValidationError) as caught:
-            HuggingFaceBgeEmbeddings(model_name=str(bge_small_en), **settings, **fault)
-        error = caught.value
-        assert SECRET not in str(error) + repr(error) + repr(error.errors()) + error.json()
-
-    def test_is_in_no_part_of_the_error_about_loaded_json(self, bge_small_en: Path) -> None:
-        saved = json.dumps({"model_name": str(bge_small_en), "model_kwargs": {"token": SECRET, "x": 1}})
-        with pytest.raises(ValidationError, match="known keys") as caught:
-            HuggingFaceBgeEmbeddings.model_validate_json(saved)
-        assert SECRET not in str(caught.value) + repr(caught.value.errors()) + caught.value.json()
 
 
 class TestOneModelInMemory:

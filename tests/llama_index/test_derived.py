@@ -6,7 +6,7 @@ import copy
 import json
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,17 @@ TEXT = "lazy fox " * 200
 
 
 @pytest.fixture(scope="module")
-def short(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(make_checkpoint(tmp_path_factory.mktemp("derived") / "short", modules=("cls",)))
+def short(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    made = str(make_checkpoint(tmp_path_factory.mktemp("derived") / "short", modules=("cls",)))
+    with BgeEncoder(made):  # stays loaded
+        yield made
 
 
 @pytest.fixture(scope="module")
-def long(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(make_checkpoint(tmp_path_factory.mktemp("derived") / "long", modules=("cls",), positions=128))
+def long(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    made = str(make_checkpoint(tmp_path_factory.mktemp("derived") / "long", modules=("cls",), positions=128))
+    with BgeEncoder(made):
+        yield made
 
 
 def _assigned(embedding: HuggingFaceBgeEmbedding, model: str) -> HuggingFaceBgeEmbedding:

@@ -31,7 +31,10 @@ TEXTS = [
     "12345 67890",
 ]
 
-pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
+pytestmark = [
+    pytest.mark.usefixtures("kept_m3"),
+    pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),
+]
 
 
 def _store(client: QdrantClient, sparse: BgeSparseEmbedding) -> QdrantVectorStore:
