@@ -233,7 +233,7 @@ def test_a_misspelt_model_is_an_error_in_the_commands_own_words(
     assert message.startswith("bge: ")
     assert f"{misspelt} is not in the cache {tmp_path / 'hub'}" in message
     assert "Did you mean 'BAAI/bge-small-en-v1.5'?" in message
-    assert f"giving its path as {place};" in message
+    assert f"give its path as {place};" in message
     assert "--cache-folder" in message
     assert "model_name" not in message
     assert "cache_folder" not in message
@@ -253,7 +253,7 @@ def test_a_model_is_found_in_the_cache_folder_named_and_its_warning_names_an_opt
     assert run.returncode == 0, run.stderr
     assert "made: me/tiny in float32" in run.stdout
     assert len(run.stderr.splitlines()) == 1
-    assert run.stderr.startswith("bge: Nothing says how me/tiny")
+    assert run.stderr.startswith("bge: The pooling of me/tiny is unknown")
     assert "--pooling cls" in run.stderr
 
 

@@ -386,7 +386,7 @@ class TestOfOthers:
         folder = without_weights(foreign, tmp_path / "saved")
         write_modules(folder, TRANSFORMER, kind)
         for prompt in (None, "Is B about A?"):
-            with pytest.raises(UnsupportedModelError, match=f"{named} makes the result"):
+            with pytest.raises(UnsupportedModelError, match=f"computes the result from its output by {named}"):
                 BgeReranker(folder, prompt=prompt)
 
     def test_what_records_a_bge_decoder_is_asked_as_that(self, gemma: Path, tmp_path: Path) -> None:
@@ -397,7 +397,7 @@ class TestOfOthers:
         (folder / "config.json").write_text(json.dumps(record))
         assert_close(BgeReranker(folder, device="cpu").score_pairs(PAIRS), gemma_scores(gemma, PAIRS))
         write_modules(folder, TRANSFORMER, LOGIT_SCORE)  # its own files come first
-        with pytest.raises(UnsupportedModelError, match="LogitScore makes the result"):
+        with pytest.raises(UnsupportedModelError, match="computes the result from its output by LogitScore"):
             BgeReranker(folder, device="cpu")
 
     def test_called_like_a_bge_decoder_it_is_asked_as_that(self, gemma: Path, tmp_path: Path) -> None:

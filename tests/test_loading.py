@@ -146,13 +146,13 @@ class TestFolders:
 
     def test_one_without_a_model_says_what_it_holds(self, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").touch()
-        with pytest.raises(ModelNotFoundError, match=r"holds no config.json.*notes.txt"):
+        with pytest.raises(ModelNotFoundError, match=r"has no config.json.*notes.txt"):
             BgeEncoder(tmp_path)
 
     def test_one_without_weights_is_refused(self, make: MakeCheckpoint) -> None:
         folder = make("bge-small-en")
         (folder / "model.safetensors").unlink()
-        with pytest.raises(ModelNotFoundError, match="holds no weights"):
+        with pytest.raises(ModelNotFoundError, match="has no weights"):
             BgeEncoder(folder)
 
     def test_damaged_json_is_named(self, make: MakeCheckpoint) -> None:

@@ -154,19 +154,19 @@ class TestHubCache:
         old, new = (str(repository / "snapshots" / commit) for commit in (OLD, NEW))
         with pytest.raises(ModelNotFoundError, match=f"2 snapshots, .*{re.escape(old)}, {re.escape(new)}"):
             BgeEncoder(repository)
-        with pytest.raises(ModelNotFoundError, match="none of them is of revision 'v9'"):
+        with pytest.raises(ModelNotFoundError, match="none has the revision 'v9'"):
             BgeEncoder(repository, revision="v9")
         shutil.rmtree(old)
         self._check(BgeEncoder(repository, engine="torch"), Path(new))
         shutil.rmtree(new)
-        with pytest.raises(ModelNotFoundError, match=r"holds no snapshot.*hf download BAAI/bge-small-en"):
+        with pytest.raises(ModelNotFoundError, match=r"contains no snapshot.*hf download BAAI/bge-small-en"):
             BgeEncoder(repository)
 
     @pytest.mark.parametrize("name", ["hub", "."])
     def test_the_cache_itself_is_no_model(self, repository: Path, name: str) -> None:
         cache = re.escape(str(repository.parent))
         with pytest.raises(
-            ModelNotFoundError, match=f"hub cache, which holds BAAI/bge-small-en.*cache_folder='{cache}'"
+            ModelNotFoundError, match=f"hub cache, which contains BAAI/bge-small-en.*cache_folder='{cache}'"
         ):
             BgeEncoder(repository.parents[1] / name)
 
@@ -183,13 +183,13 @@ class TestHubCache:
     @pytest.mark.parametrize("pickles", [False, True])
     def test_a_fetch_that_was_interrupted_is_called_so(self, repository: Path, pickles: bool) -> None:
         (repository / "snapshots" / OLD / "model.safetensors").unlink()
-        expected = r"It was fetched in part\. Fetch it again with `hf download BAAI/bge-small-en`\."
+        expected = r"It was fetched only in part\. Fetch it again with `hf download BAAI/bge-small-en`\."
         with pytest.raises(ModelNotFoundError, match=expected) as caught:
             BgeEncoder("BAAI/bge-small-en", cache_folder=str(repository.parent), allow_pickle_weights=pickles)
         assert ("pass allow_pickle_weights=True" in str(caught.value)) is not pickles
         (repository / "blobs").mkdir()
         (repository / "blobs" / "1234.incomplete").touch()
-        with pytest.raises(ModelNotFoundError, match=r"fetched in part: .*1234\.incomplete is left") as caught:
+        with pytest.raises(ModelNotFoundError, match=r"fetched only in part: .*1234\.incomplete is left") as caught:
             BgeEncoder("BAAI/bge-small-en", cache_folder=str(repository.parent), allow_pickle_weights=pickles)
         assert "allow_pickle_weights" not in str(caught.value)
 

@@ -77,7 +77,7 @@ def test_a_file_without_the_right_to_read_it(kind: str, name: str, models: dict[
     finally:
         file.chmod(0o644)
     assert f"{file} can't be read" in str(caught.value)
-    assert "right to read it" in str(caught.value)
+    assert "permission to read it" in str(caught.value)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows keeps rights otherwise")
@@ -93,7 +93,7 @@ def test_a_folder_without_the_right_to_look_into_it(mode: int, place: str, model
         folder.chmod(0o755)
     assert f"{folder}" in str(caught.value)
     assert "can't be read" in str(caught.value)
-    assert "right to read it" in str(caught.value)
+    assert "permission to read it" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ class TestPickles:
         folder = make("bge-small-en")
         (folder / SAFE).unlink()
         add_trap(folder / "training_args.bin")
-        with pytest.raises(ModelNotFoundError, match="holds no weights"):
+        with pytest.raises(ModelNotFoundError, match="has no weights"):
             BgeEncoder(folder)
 
     @pytest.mark.parametrize("file", ["../x/model.safetensors", "/etc/model.safetensors", "a/../../model.safetensors"])
@@ -131,7 +131,7 @@ class TestPickles:
         folder = make("bge-small-en")
         write_index(folder, file)
         (folder / SAFE).unlink()
-        with pytest.raises(UnsafeWeightsError, match=f"index.json names '{file}', which lies outside"):
+        with pytest.raises(UnsafeWeightsError, match=f"index.json names '{file}', which is outside"):
             BgeEncoder(folder, allow_pickle_weights=True)
 
     @pytest.mark.parametrize("path", ["../elsewhere", "/elsewhere", "C:\\elsewhere"])
@@ -158,14 +158,14 @@ class TestSafetensors:
         folder = make("bge-small-en")
         write_index(folder, "part-2.safetensors")
         (folder / SAFE).unlink()
-        with pytest.raises(ModelNotFoundError, match=r"names part-2\.safetensors, and .* does not hold it"):
+        with pytest.raises(ModelNotFoundError, match=r"names part-2\.safetensors, but .* does not have it"):
             BgeEncoder(folder)
 
     def test_of_a_variant_are_read_where_it_is_asked_for(self, make: MakeCheckpoint) -> None:
         folder = make("bge-small-en")
         expected = reference_vectors(folder, ["fox"])
         (folder / SAFE).rename(folder / "model.fp16.safetensors")
-        with pytest.raises(ModelNotFoundError, match=r"holds model\.fp16\.safetensors, which no loader looks for"):
+        with pytest.raises(ModelNotFoundError, match=r"has model\.fp16\.safetensors, a name that no loader looks for"):
             BgeEncoder(folder)
         encoder = BgeEncoder(folder, transformers_kwargs=TransformersKwargs.of(model={"variant": "fp16"}))
         np.testing.assert_allclose(encoder.encode(["fox"]), expected, atol=1e-5)
@@ -177,7 +177,7 @@ class TestContents:
     @pytest.mark.parametrize("name", [SAFE, "tokenizer.json", "config.json", "tokenizer_config.json"])
     @pytest.mark.parametrize(
         ("content", "message"),
-        [(POINTER, "is a pointer of Git LFS.*git lfs pull"), (PAGE, "is a web page, not the file"), (b"", "is empty")],
+        [(POINTER, "is a Git LFS pointer.*git lfs pull"), (PAGE, "is a web page, not the file"), (b"", "is empty")],
     )
     def test_are_named(self, make: MakeCheckpoint, name: str, content: bytes, message: str) -> None:
         folder = make("bge-small-en", modules=("cls", "normalize"))
@@ -189,7 +189,7 @@ class TestContents:
     def test_are_named_wherever_they_lie(self, make: MakeCheckpoint, name: str) -> None:
         folder = make("bge-small-en", modules=("cls", "normalize"), safetensors=False)
         (folder / name).write_bytes(POINTER)
-        with pytest.raises(ModelLoadError, match=f"{name} is a pointer of Git LFS"):
+        with pytest.raises(ModelLoadError, match=f"{name} is a Git LFS pointer"):
             BgeEncoder(folder, allow_pickle_weights=True)
 
     @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ class TestContents:
     def test_that_are_no_safetensors_are_called_so(self, make: MakeCheckpoint, content: bytes) -> None:
         folder = make("bge-small-en")
         (folder / SAFE).write_bytes(content)
-        with pytest.raises(ModelLoadError, match=r"model\.safetensors is no safetensors file"):
+        with pytest.raises(ModelLoadError, match=r"model\.safetensors is not a safetensors file"):
             BgeEncoder(folder)
 
     def test_that_nobody_reads_may_be_anything(self, make: MakeCheckpoint) -> None:
@@ -222,7 +222,7 @@ class TestContents:
 def test_a_missing_tokenizer_is_named(make: MakeCheckpoint) -> None:
     folder = make("bge-small-en", modules=("cls", "normalize"))
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(ModelNotFoundError, match=r"holds no tokenizer \(tokenizer\.json"):
+    with pytest.raises(ModelNotFoundError, match=r"has no tokenizer \(tokenizer\.json"):
         BgeEncoder(folder)
 
 
@@ -248,12 +248,12 @@ class TestSymlinks:
         folder = make("other", modules=("cls", "normalize"))
         (folder / name).unlink()
         (folder / name).symlink_to(folder / "gone")
-        with pytest.raises(ModelNotFoundError, match=f"{name} is a symlink to .*gone, where there is nothing"):
+        with pytest.raises(ModelNotFoundError, match=f"{name} is a symlink to .*gone, which does not exist"):
             BgeEncoder(folder)
 
     def test_to_a_whole_folder_that_is_gone_are_named(self, tmp_path: Path) -> None:
         (tmp_path / "link").symlink_to(tmp_path / "gone")
-        with pytest.raises(ModelNotFoundError, match=r"link is a symlink to .*gone, where there is no folder"):
+        with pytest.raises(ModelNotFoundError, match=r"link is a symlink to .*gone, which is not a folder"):
             BgeEncoder(tmp_path / "link")
 
     def test_are_followed_wherever_they_lead(self, make: MakeCheckpoint, tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ class TestModules:
         shutil.rmtree(folder / "1_Pooling")
         if empty:
             (folder / "1_Pooling").mkdir()
-        with pytest.raises(ModelNotFoundError, match=r"names the folder 1_Pooling for the model's Pooling, and it"):
+        with pytest.raises(ModelNotFoundError, match=r"names the folder 1_Pooling for the model's Pooling, but it"):
             BgeEncoder(folder)
 
     @pytest.mark.parametrize("engine", ENGINES)
@@ -347,13 +347,13 @@ class TestOtherFormats:
 
     def test_without_a_configuration_are_named_too(self, tmp_path: Path) -> None:
         (tmp_path / "bge-m3-q8_0.gguf").write_bytes(b"GGUF")
-        with pytest.raises(ModelNotFoundError, match=r"holds no config\.json.*the model for GGUF"):
+        with pytest.raises(ModelNotFoundError, match=r"has no config\.json.*the model for GGUF"):
             BgeEncoder(tmp_path)
 
     def test_nothing_is_advised_that_was_done(self, make: MakeCheckpoint) -> None:
         folder = make("bge-small-en")
         (folder / SAFE).unlink()
-        with pytest.raises(ModelNotFoundError, match="holds no weights") as caught:
+        with pytest.raises(ModelNotFoundError, match="has no weights") as caught:
             BgeEncoder(folder, allow_pickle_weights=True)
         assert "allow_pickle_weights" not in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""Finds the files that a request names, and refuses those that can't be used as an embedding model."""
+"""Finds the files of a requested model and refuses those that can't be used as an embedding model or a reranker."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from bge_integrations.texts import about_file_name
 
 
 def locate_requested(request: LoadRequest) -> Checkpoint:
-    """Finds a model's folder, asking the hub if it is not a local one; and that of its base, for an adapter.
+    """Finds a model's folder, on this machine or on the hub. For an adapter it finds the base model's folder too.
 
     Raises:
-        ModelNotFoundError: No such folder, no such model or revision, or no access to it.
-        ModelNotCachedError: Not in the cache, and the hub can't be reached or must not be asked.
-        ModelLoadError: The hub refused, or a file can't be what its name says.
-        UnsupportedModelError: An adapter of an adapter.
+        ModelNotFoundError: No such folder, model or revision, or no access to it.
+        ModelNotCachedError: The model is not in the cache, and the hub can't be reached or must not be asked.
+        ModelLoadError: The fetch failed, or the content of a file does not match its name.
+        UnsupportedModelError: The base of the adapter is an adapter.
     """
     folder = _located(request)
     base_request = request_for_base(folder, request)
@@ -40,7 +40,7 @@ def locate_requested(request: LoadRequest) -> Checkpoint:
 
 
 def request_for_base(folder: Path, request: LoadRequest) -> LoadRequest | None:
-    """Returns what to ask for an adapter's base: by the same settings as for the adapter; None for a whole model.
+    """Returns the request for an adapter's base, with the adapter's settings; `None` for a whole model.
 
     Raises:
         ModelLoadError: The adapter's configuration can't be read, or names no base.
@@ -49,7 +49,7 @@ def request_for_base(folder: Path, request: LoadRequest) -> LoadRequest | None:
     if base is None:
         return None
     name, recorded = base
-    # A revision that is given with a folder can only be meant for what is not in the folder.
+    # An adapter in a local folder is not fetched, so a given revision means its base.
     given = request.revision if local_folder(request.model_name, request.revision) else None
     return dataclasses.replace(request, model_name=name, revision=recorded or given)
 
@@ -58,13 +58,13 @@ def _located(request: LoadRequest) -> Path:
     folder = local_folder(request.model_name, request.revision)
     if folder is None:
         from bge_integrations.backend.checkpoint.hub import (
-            fetch,  # its client takes a while to import, for nothing in most cases
+            fetch,  # the import of the hub's client is slow, and most calls don't need it
         )
 
         folder = fetch(request).resolve()
-    if found := about_file_name(str(folder)):  # of a folder further up, such as the current one
+    if found := about_file_name(str(folder)):  # a parent folder's name, such as the current folder's, can be at fault
         raise ModelLoadError(f"{str(folder)!r} {found}")
-    if not is_prepared(folder):  # which is checked as a whole when it is opened
+    if not is_prepared(folder):  # `PreparedFolder.open` checks prepared folders
         require_open_folder(folder)
         require_genuine_texts(folder)
     return folder
@@ -75,13 +75,13 @@ def _base(request: LoadRequest, of: LoadRequest) -> Checkpoint:
         folder = _located(request)
     except (ModelNotFoundError, ModelNotCachedError) as error:
         raise type(error)(
-            f"{of.model_name} is an adapter of the base model {request.model_name!r}, which can't be had: {error} If "
-            "the base lies elsewhere, write its path into adapter_config.json as base_model_name_or_path."
+            f"{of.model_name} is an adapter of the base model {request.model_name!r}, which can't be found: {error} If "
+            "the base is in another folder, write its path into adapter_config.json as base_model_name_or_path."
         ) from None
     if (folder / ADAPTER_CONFIG).is_file():
         raise UnsupportedModelError(
-            f"{of.model_name} is an adapter of {request.model_name!r}, which is an adapter or holds one itself. Merge "
-            "that one into its base model, and give the folder of the whole model as base_model_name_or_path."
+            f"{of.model_name} is an adapter of {request.model_name!r}, which is or contains an adapter itself. Merge "
+            "that adapter into its base model, and give the folder of the whole model as base_model_name_or_path."
         )
     return Checkpoint(folder, request.model_name)
 
@@ -90,14 +90,14 @@ def vet(checkpoint: Checkpoint, request: LoadRequest) -> ModelSpec | None:
     """Checks a checkpoint before any weights are read.
 
     Returns:
-        The catalogue's row, or None for a model that is no BGE.
+        The catalogue's row; `None` for a model that is not a BGE model.
 
     Raises:
-        UnsupportedModelError: A model of another kind than was asked for.
+        UnsupportedModelError: The model is not of the requested kind.
         ModelNotFoundError: No model files, or no weights.
-        UnsafeWeightsError: Pickled weights or custom code, not allowed.
-        ModelLoadError: A file is damaged, or can't be what its name says.
-        PoolingMismatchError: A model that is called like a BGE model, but whose files ask for another pooling.
+        UnsafeWeightsError: Pickled weights or custom code that the user has not allowed.
+        ModelLoadError: A file is damaged, or its content does not match its name.
+        PoolingMismatchError: The model has the name of a BGE model, but its files ask for another pooling.
     """
     recognition = checkpoint.recognition
     spec = recognition.spec if recognition else None
@@ -122,16 +122,16 @@ def vet(checkpoint: Checkpoint, request: LoadRequest) -> ModelSpec | None:
 
 
 def pooling_is_guessed(checkpoint: Checkpoint, request: LoadRequest) -> str | None:
-    """Says that nothing tells how a model pools, and what to do about it; None where something does."""
+    """Returns a warning, with its fix, if the pooling of a model is unknown; `None` if it is known."""
     known = request.purpose != "vectors" or request.pooling or checkpoint.recognition or checkpoint.modules is not None
     if known:
         return None
     return (
-        f"Nothing says how {checkpoint.name} makes a vector of its hidden states: it has no modules.json, and neither "
-        "its name nor its files name a BGE model. As sentence-transformers does, the mean of all tokens is taken, "
-        "without unit length. A model that was fine-tuned from a BGE encoder needs pooling='cls', normalize=True; for "
-        "another one pass the pooling that it was trained with ('cls', 'mean' or 'last'). If its hub repository has a "
-        "modules.json, fetch the whole repository."
+        f"The pooling of {checkpoint.name} is unknown: it has no modules.json, and neither its name nor its files name "
+        "a BGE model. Mean pooling without normalisation is used, as in sentence-transformers. For a model that was "
+        "fine-tuned from a BGE encoder, pass pooling='cls', normalize=True. For any other model, pass the pooling that "
+        "it was trained with ('cls', 'mean' or 'last'). If its hub repository has a modules.json, fetch the whole "
+        "repository."
     )
 
 
@@ -163,8 +163,8 @@ def _require_scores(checkpoint: Checkpoint) -> None:
     if not checkpoint.scores_pairs:
         made_for = ", ".join(map(str, checkpoint.config.get("architectures") or ())) or "nothing that it names"
         raise UnsupportedModelError(
-            f"{checkpoint.name} is no reranker: its config.json says that it is made for {made_for}, while a reranker "
-            "is a sequence classifier with one output, or a decoder."
+            f"{checkpoint.name} is not a reranker: its config.json says that it is made for {made_for}. A reranker is "
+            "a sequence classifier with one output, or a decoder."
         )
 
 
@@ -181,7 +181,8 @@ def _require_m3_files(checkpoint: Checkpoint) -> None:
     if lacking:
         raise UnsupportedModelError(
             f"{checkpoint.name} has no {' and no '.join(lacking)}, from which lexical weights and token vectors are "
-            "computed; bge-m3 and what is fine-tuned from it have them. For dense vectors alone use BgeEncoder."
+            "computed. bge-m3 and models that are fine-tuned from it have these files. For dense vectors alone use "
+            "BgeEncoder."
         )
 
 
@@ -190,15 +191,14 @@ def _require_matching_pooling(spec: ModelSpec, checkpoint: Checkpoint) -> None:
     expected = NAMES_OF_CATALOGUE[spec.pooling or "cls"]
     if saved is not None and saved != (expected,):
         raise PoolingMismatchError(
-            f"{checkpoint.name} is called like {spec.model_id}, which uses {expected} pooling, but its modules.json "
+            f"{checkpoint.name} has the name of {spec.model_id}, which uses {expected} pooling, but its modules.json "
             f"asks for {' + '.join(saved)}. Pass {_choices(saved, expected)}."
         )
 
 
 def _choices(saved: tuple[str, ...], expected: str) -> str:
-    """Says which value of the setting `pooling` means what."""
     settings = {theirs: ours for ours, theirs in NAMES_OF_SETTING.items()}
     catalogue = f"pooling={settings[expected]!r} to use it as the BGE model"
     if len(saved) == 1 and saved[0] in settings:
         return f"pooling={settings[saved[0]]!r} if it was trained as its files say, or {catalogue}"
-    return f"{catalogue}; to use it as its files say, call its folder by a name of its own"
+    return f"{catalogue}; to use it as its files say, rename its folder"

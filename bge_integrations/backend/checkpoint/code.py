@@ -1,7 +1,7 @@
-"""What a checkpoint's JSON files name as code, or as another repository to fetch from: refused unless it is trusted.
+"""Refuses checkpoints whose JSON files name code, or another repository to fetch from, unless the user trusts them.
 
-sentence-transformers and transformers import, call or fetch it even where `trust_remote_code` is off. What the user
-passes is the user's own choice, and is not looked at here.
+sentence-transformers and transformers import, call or fetch such code even without `trust_remote_code`. The keywords
+that the user passes are not checked here.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 from bge_integrations.backend.checkpoint.contents import SETTINGS_OF_TRANSFORMER
 from bge_integrations.errors import UnsafeWeightsError
 
-# flash_attention_* is not among them: where its package is missing, transformers fetches it from the hub as a kernel.
+# Not flash_attention_*: if its package is not installed, transformers fetches a kernel from the hub.
 _ATTENTION = ("eager", "sdpa", "flex_attention")
 _ATTENTION_KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 _EXPERTS = ("eager", "grouped_mm", "batched_mm")
 _ACTIVATION = re.compile(r"torch\.nn(\.modules(\.[a-z_]+)?)?\.[A-Z]\w*")
-# Others fetch kernels. These import one package, known by name, which the user has installed.
+# Each of these imports one known package that the user has installed. Other methods fetch kernels.
 _QUANTIZATIONS = ("bitsandbytes", "gptq", "awq", "compressed-tensors", "torchao", "hqq", "quanto", "bitnet")
 _FETCHING_MODEL_TYPES = ("timm_backbone", "timm_wrapper")
 
@@ -55,27 +55,27 @@ _KEYWORDS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("tokenizer_args", "processor_kwargs"), _PROCESSOR_KEYWORDS),
     **dict.fromkeys(("config_args", "config_kwargs"), _CONFIG_KEYWORDS),
 }
-"""What a file may hand on to transformers' `from_pretrained`: nothing that says where from, or what runs."""
+"""Keywords that a file may pass to transformers' `from_pretrained`. None of them names a source or code to run."""
 _METHOD = re.compile(r"forward|get_[a-z_]+_features")
 
 _ADAPTERS = ("LORA", "ADALORA", "IA3", "LOHA", "LOKR", "OFT", "BOFT", "VERA", "LN_TUNING", "FOURIERFT", "HRA")
-_REMEDY = "Read it, and if you trust whoever made it pass trust_remote_code=True"
+_REMEDY = "Read the file; if you trust its author, pass trust_remote_code=True"
 
 Found = Iterator[tuple[str, Any, str]]
-"""A key, its value, and why it is refused."""
+"""Refused keys, each with its value and the reason."""
 
 
 def refuse_named_code(name: str, files: Iterable[tuple[Path, Any]], *, own_attention: bool) -> None:
     """Refuses a checkpoint whose files name code outside of the libraries, or a repository of such code.
 
     Args:
-        name: What the user called the model.
-        files: Its JSON files and their contents.
-        own_attention: Whether the user names the attention, which then overrides what the files say. A repository of
-            kernels is refused all the same.
+        name: The model's name as the user wrote it.
+        files: Paths and contents of the checkpoint's JSON files.
+        own_attention: Whether the user names the attention, which overrides the attention in the files. A repository
+            of kernels is refused in any case.
 
     Raises:
-        UnsafeWeightsError: With the file, the key and its value.
+        UnsafeWeightsError: A file names code. The message has the file, the key and its value.
     """
     for path, content in files:
         rules = [_named_anywhere(content, own_attention=own_attention)]
@@ -86,7 +86,7 @@ def refuse_named_code(name: str, files: Iterable[tuple[Path, Any]], *, own_atten
 
 
 def _named_anywhere(content: object, *, own_attention: bool, where: str = "") -> Found:
-    """Finds what is refused under its key at any depth, since composite models have configurations inside."""
+    """Finds refused keys at any depth, since the configuration of a composite model contains others."""
     members = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for key, value in members:
         place = f"{where}.{key}" if where else f"{key}"
@@ -102,7 +102,7 @@ def _named_anywhere(content: object, *, own_attention: bool, where: str = "") ->
 
 
 def _refused_attention(where: str, value: object, *, own_attention: bool) -> Found:
-    """Finds kernels: a text, or a text for each part of the model."""
+    """Finds kernels. The value is one text, or an object with a text for each part of the model."""
     if isinstance(value, dict):
         for part, inner in value.items():
             yield from _refused_attention(f"{where}.{part}", inner, own_attention=own_attention)
@@ -136,15 +136,15 @@ _REFUSED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     ),
     **dict.fromkeys(
         ("allow_all_kernels", "use_kernels", "kernel_config"),
-        (bool, "which has kernels fetched from the hub and run"),
+        (bool, "which makes transformers fetch kernels from the hub and run them"),
     ),
     **dict.fromkeys(
         ("activation_fn", "sbert_ce_default_activation_function", "activation_function"),
-        (_is_foreign_activation, "which would be imported and called, and is no activation of torch.nn.modules"),
+        (_is_foreign_activation, "which would be imported and called, and is not an activation of torch.nn.modules"),
     ),
     **dict.fromkeys(
         ("configuration_files", "fast_tokenizer_files"),
-        (bool, "which names other files to read in place of those that are checked"),
+        (bool, "which names other files to read instead of those that are checked"),
     ),
     "quant_method": (
         lambda value: not _are(value, _QUANTIZATIONS),
@@ -152,7 +152,7 @@ _REFUSED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "model_type": (lambda value: value in _FETCHING_MODEL_TYPES, "which fetches models from elsewhere"),
 }
-"""By key, at any depth: which values are refused, and why."""
+"""Refused values by key at any depth, each with the reason."""
 
 
 def _in_modules(content: list[dict[str, Any]]) -> Found:
@@ -172,7 +172,7 @@ def _in_word_embeddings(content: dict[str, Any]) -> Found:
 def _refused_class(where: str, dotted: object, known: tuple[str, ...]) -> Found:
     package, _, name = str(dotted).rpartition(".")
     if name not in known or not re.fullmatch(r"sentence_transformers(\.[a-z_]+)*", package):
-        yield where, dotted, "which would be imported, and is no part of sentence-transformers that is known here"
+        yield where, dotted, "which would be imported, and is not a known module of sentence-transformers"
 
 
 def _in_transformer_settings(content: dict[str, Any]) -> Found:
@@ -180,26 +180,26 @@ def _in_transformer_settings(content: dict[str, Any]) -> Found:
         if key in _KEYWORDS:
             for keyword, inner in value.items():
                 if keyword not in _KEYWORDS[key]:
-                    yield f"{key}.{keyword}", inner, "which is handed on to transformers, and is not known to be safe"
+                    yield f"{key}.{keyword}", inner, "which is passed to transformers, and is not known to be safe"
         elif key == "modality_config":
             for kind, settings in value.items():
                 method = settings.get("method", "forward")
                 if not isinstance(method, str) or not _METHOD.fullmatch(method):
                     yield f"{key}.{kind}.method", method, "which would be called, and computes no output"
         elif key not in _SETTINGS and (key, value) != ("tokenizer_name_or_path", None):
-            yield key, value, "which is handed on to transformers, and is not known to be safe"
+            yield key, value, "which is passed to transformers, and is not known to be safe"
 
 
 def _in_adapter(content: dict[str, Any]) -> Found:
     kind = content.get("peft_type", "LORA")
     if kind not in _ADAPTERS:
-        yield "peft_type", kind, "which may load further models, and is no kind of adapter that is known here"
+        yield "peft_type", kind, "which may load further models, and is not a known kind of adapter"
     if content.get("megatron_config"):
-        yield "megatron_config", content["megatron_config"], "with which the module megatron_core names is imported"
+        yield "megatron_config", content["megatron_config"], "which makes peft import the module in megatron_core"
     mapping = content.get("auto_mapping") or {}
     library = mapping.get("parent_library", "transformers")
     if str(library).split(".")[0] != "transformers":
-        yield "auto_mapping.parent_library", library, "which would be imported, and is no part of transformers"
+        yield "auto_mapping.parent_library", library, "which would be imported, and is not part of transformers"
 
 
 _RULES: Mapping[str, Callable[[Any], Found]] = {

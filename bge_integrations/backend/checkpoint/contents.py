@@ -1,7 +1,7 @@
-"""The JSON files of a checkpoint: which of them the libraries read, and what each must hold.
+"""The JSON files of a checkpoint that the libraries read, and what each must contain.
 
-Only what a library or this package relies on has a kind here; a key that is not named may hold anything. The ranges are
-far beyond every model there is. They keep a damaged number from taking the memory or the time of a machine.
+Only the keys that a library or this package relies on have a kind here. All other keys may contain anything. The ranges
+are far wider than in any existing model. They stop a damaged number from using up the machine's memory or time.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from bge_integrations.backend.checkpoint.json_files import (
-    ANYTHING,
     FLAG,
     OBJECT,
     TEXT,
@@ -32,13 +31,13 @@ SETTINGS_OF_TRANSFORMER = tuple(
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-"""Of sentence-transformers, which reads the first that says anything."""
+"""Settings files of sentence-transformers, which reads the first that is there and not empty."""
 
 TRANSFORMERS = ("Transformer", "MLMTransformer", "CLIPModel")
 """Modules of sentence-transformers that transformers loads."""
 
 ROUTERS = ("Router", "Asym")
-"""Modules of sentence-transformers with modules inside, by the purpose of a text."""
+"""Modules of sentence-transformers that contain other modules, one for each purpose of a text."""
 
 _WIDTH = whole(1, 10**6)
 _ID = whole(-1, 10**9)
@@ -126,7 +125,7 @@ POOLING = Kind(
 """config.json of a Pooling."""
 
 WEIGHTS_INDEX = object_with({"weight_map": object_of(TEXT)}, required=("weight_map",))
-"""model.safetensors.index.json, and that of pickled weights."""
+"""model.safetensors.index.json and pytorch_model.bin.index.json."""
 
 _TYPES = object_with(
     {"types": object_of(TEXT), "structure": object_of(list_of(TEXT)), "parameters": OBJECT},
@@ -141,9 +140,8 @@ _OF_MODULE: Mapping[str, Kind] = {
     "LayerNorm": object_with({"dimension": _WIDTH}),
     "Dropout": object_with({"dropout": _SHARE}),
 }
-"""By the class of a module, its config.json."""
+"""config.json by the class of a module."""
 
-_KWARGS = object_of(ANYTHING)
 _LENGTH = optional(whole(1, 10**9))
 _OF_TRANSFORMER = object_with(
     {
@@ -205,7 +203,7 @@ _OF_FOLDER: Mapping[str, Kind] = {
     "model.safetensors.index.json": WEIGHTS_INDEX,
     **dict.fromkeys(SETTINGS_OF_TRANSFORMER, _OF_TRANSFORMER),
 }
-"""By name, what is read from the folder of a transformer."""
+"""Files in the folder of a transformer, by name."""
 
 _OF_ANY_MODULE: Mapping[str, Kind] = {
     "router_config.json": _TYPES,
@@ -232,23 +230,23 @@ _OF_ROOT: Mapping[str, Kind] = {
 
 
 def read_json_files(root: Path, modules: Sequence[Mapping[str, Any]] | None) -> Iterator[tuple[Path, Any]]:
-    """Reads every JSON file of a checkpoint that says how it is to be loaded.
+    """Reads every JSON file of a checkpoint that says how it is loaded.
 
-    tokenizer.json is left to its own library: it is large, and not needed where a graph is cached.
+    It does not read tokenizer.json, which is large and not needed if a graph is cached.
 
     Args:
         root: The checkpoint's folder.
-        modules: Its modules.json, None where there is none.
+        modules: The content of modules.json; `None` if there is no such file.
 
     Yields:
         The file and its content.
 
     Raises:
-        MalformedJsonError: A file can't be read, or holds something else than it should.
+        MalformedJsonError: A file can't be read, or its content is not of the expected kind.
     """
     for name, kind in _OF_ROOT.items():
         yield from _read(root / name, kind)
-    # The root is read as a transformer's folder too where a model is saved for another purpose than it is loaded for.
+    # The libraries also read the root as a transformer's folder if a model was saved for another purpose.
     yield from _read_module(root, "Transformer")
     for module in modules or ():
         folder = root / module["path"]
@@ -257,21 +255,21 @@ def read_json_files(root: Path, modules: Sequence[Mapping[str, Any]] | None) -> 
 
 
 def module_class(dotted: str) -> str:
-    """Returns the class of a module of sentence-transformers; nothing for one of other code, which may be like none."""
+    """Returns the class name of a sentence-transformers module; "" for a class of any other package."""
     return dotted.rsplit(".", 1)[-1] if dotted.startswith("sentence_transformers.") else ""
 
 
 def _read_module(folder: Path, kind: str) -> Iterator[tuple[Path, Any]]:
     of_folder = _OF_FOLDER if kind in TRANSFORMERS else {"config.json": _OF_MODULE.get(kind, OBJECT)}
     if kind in ROUTERS and not (folder / "router_config.json").is_file():
-        of_folder = {"config.json": _TYPES}  # its name until sentence-transformers 5
+        of_folder = {"config.json": _TYPES}  # the file's name before sentence-transformers 5
     for name, expected in {**of_folder, **_OF_ANY_MODULE}.items():
         for path, content in _read(folder / name, expected):
             yield path, content
             if expected is _TYPES:
                 for part, dotted in content["types"].items():
                     if not _is_relative(part):
-                        raise MalformedJsonError(f"{path} is damaged: types names {part!r}, which is no relative path")
+                        raise MalformedJsonError(f"{path} is damaged: types names {part!r}, not a relative path")
                     yield from _read_module(folder / part, module_class(dotted))
 
 

@@ -1,14 +1,14 @@
-"""What a model is, decided from its files alone: no library loads it, and no weight is read before it is used.
+"""Describes a model from its files alone: no library loads it, and each weight is read only when it is used.
 
-That is possible for plain BERT and XLM-RoBERTa encoders and rerankers with safetensors weights. All else (modules that
-only sentence-transformers runs, pickled weights, code of their own, other architectures) is refused with the reason.
-A description equals what sentence-transformers and transformers make of the same files; where that is not certain, it
-is refused too.
+This works for plain BERT and XLM-RoBERTa encoders and rerankers with safetensors weights. Other models are refused with
+the reason: modules that only sentence-transformers runs, pickled weights, custom code, other architectures. A
+description equals what sentence-transformers and transformers load from the same files. If that is not certain, the
+model is refused too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,14 @@ from bge_integrations.backend.text.tokenizer import TextTokenizer
 from bge_integrations.catalogue import ModelSpec
 from bge_integrations.settings import TransformersKwargs
 
-# transformers has defaults for them, which differ between architectures and versions.
+# transformers has defaults for these keys, which differ between architectures and versions.
 _NEEDED_KEYS = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act"),
     *("max_position_embeddings", "type_vocab_size", "layer_norm_eps", "pad_token_id"),
 )
 _SPECIAL_KEYS = ("auto_map", "quantization_config", "pruned_heads", "is_encoder_decoder", "processor_class")
 
-# As sentence-transformers wrote them until version 5, and since.
+# The names that sentence-transformers wrote before version 5, and those that it writes since.
 _TRANSFORMER = (
     "sentence_transformers.models.Transformer",
     "sentence_transformers.base.modules.transformer.Transformer",
@@ -66,19 +66,19 @@ _OUTPUT_OF_TASK = {
     "feature-extraction": ("last_hidden_state", "token_embeddings"),
     "sequence-classification": ("logits", "scores"),
 }
-"""By sentence-transformers' task: transformers' name of the output, and its own."""
+"""Names of the output in transformers and in sentence-transformers, by sentence-transformers' task."""
 
-# As transformers renames them when it loads what was converted from TensorFlow.
+# transformers renames these when it loads weights that were converted from TensorFlow.
 _FORMER_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """What the files of sentence-transformers say of a text's way through the model.
+    """The settings of sentence-transformers for the transformer.
 
     Attributes:
-        max_length: Tokens per text, where it is set.
-        lowercases: Whether the case of every text is lowered first.
+        max_length: Tokens per text; `None` if the files don't say.
+        lowercases: Whether every text is lowercased before it is tokenized.
     """
 
     max_length: int | None = None
@@ -89,13 +89,13 @@ def describe(request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | Non
     """Describes a model.
 
     Args:
-        request: What was asked for.
-        checkpoint: Its files, already vetted.
-        spec: The catalogue's row, or None for a model that is no BGE.
+        request: The load request.
+        checkpoint: The model's files, already checked by `vet`.
+        spec: The catalogue's row; `None` for a model that is not a BGE model.
 
     Raises:
-        NotPlainError: Only sentence-transformers can load it.
-        UnsupportedModelError: Its limit leaves no room for a text.
+        NotPlainError: Only sentence-transformers can load the model.
+        UnsupportedModelError: The model's token limit leaves no room for a text.
     """
     if request.purpose == "m3":
         raise NotPlainError("the two further heads of bge-m3 are pickled")
@@ -164,7 +164,7 @@ def _embedder(
     tensors = _tensors(request, checkpoint)
     style = next((style for style in ("", known.prefix) if f"{style}{WORDS}" in tensors), "")
     if f"{WORDS}" in tensors and f"{known.prefix}{WORDS}" in tensors:
-        raise NotPlainError("its weights are there twice")
+        raise NotPlainError("its files contain the weights twice")
     weights = _found(tensors, _shapes(checkpoint, shape), style)
     return Description(
         facts=facts,
@@ -231,7 +231,7 @@ def _scorer(request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None
 
 
 def _modules(checkpoint: Checkpoint, shape: EncoderShape) -> tuple[str, bool, bool]:
-    """Returns the pooling, whether it takes an instruction in, and whether vectors are normalised after it."""
+    """Returns the pooling, whether it includes an instruction's tokens, and whether vectors are normalised after it."""
     listed = checkpoint.modules or []
     normalizes = len(listed) == 3
     _require_types(checkpoint, [_TRANSFORMER, _POOLING, _NORMALIZE][: max(2, len(listed))])
@@ -241,11 +241,11 @@ def _modules(checkpoint: Checkpoint, shape: EncoderShape) -> tuple[str, bool, bo
     widths = {pooling[key] for key in _KEYS_OF_POOLING[:2] if key in pooling}
     modes = checkpoint.pooling_modes or ()
     if unknown or widths != {shape.hidden_size} or len(modes) != 1:
-        raise NotPlainError(f"{folder.name}/config.json is no plain pooling of {shape.hidden_size} numbers")
+        raise NotPlainError(f"{folder.name}/config.json is not a plain pooling of {shape.hidden_size} numbers")
     if normalizes:
         said = _read(checkpoint.folder / listed[2]["path"] / "config.json") if listed[2]["path"] else {}
         if {**_NORMALIZES_VECTORS, **said} != _NORMALIZES_VECTORS:
-            raise NotPlainError("it does not normalise the vectors of texts")
+            raise NotPlainError("its Normalize module does not normalise the vectors of texts")
     return modes[0], pooling.get("include_prompt", True) is not False, normalizes
 
 
@@ -260,7 +260,7 @@ def _require_types(checkpoint: Checkpoint, expected: list[tuple[str, ...]]) -> N
 
 
 def _prompts(folder: Path, kind: str) -> tuple[dict[str, str | None], str | None]:
-    """Returns the saved prompts, and the name of the one for every text."""
+    """Returns the saved prompts, and the name of the default prompt."""
     said = _read(folder / "config_sentence_transformers.json")
     if said.get("model_type", "SentenceTransformer") != kind:
         raise NotPlainError(f"it was saved as a {said.get('model_type', 'SentenceTransformer')}")
@@ -269,12 +269,11 @@ def _prompts(folder: Path, kind: str) -> tuple[dict[str, str | None], str | None
             raise NotPlainError(f"its config_sentence_transformers.json has {key}")
     prompts, default = said.get("prompts", {}), said.get("default_prompt_name")
     if default is not None and default not in {"query", "document", *prompts}:
-        raise NotPlainError(f"its default prompt {default!r} is none of its prompts")
+        raise NotPlainError(f"its default prompt {default!r} is not among its prompts")
     return prompts, default
 
 
 def _settings(folder: Path, task: str) -> _Settings:
-    """Reads sentence-transformers' own settings of a transformer."""
     said = next((found for name in SETTINGS_OF_TRANSFORMER if (found := _read(folder / name))), {})
     output, name = _OUTPUT_OF_TASK[task]
     plain = {
@@ -298,7 +297,7 @@ def _tokenizer(checkpoint: Checkpoint, settings: _Settings) -> SavedTokenizer:
 
 
 def _max_length(checkpoint: Checkpoint, settings: _Settings, saved: SavedTokenizer) -> int:
-    """Returns where sentence-transformers cuts: at its own setting, else as tokenizer and positions say together."""
+    """Returns sentence-transformers' limit: its own setting, else the smaller of the tokenizer's and the positions'."""
     if settings.max_length is not None:
         return settings.max_length
     positions: int = checkpoint.config["max_position_embeddings"]
@@ -315,7 +314,7 @@ def _lookups(checkpoint: Checkpoint, shape: EncoderShape, tokenizer: TextTokeniz
 
 
 def _tensors(request: LoadRequest, checkpoint: Checkpoint) -> dict[str, StoredTensor]:
-    """Returns all tensors of the weight files, by their present names."""
+    """Returns all tensors of the weight files by their current names."""
     files = checkpoint.transformer_weights(WeightRules.of(request))
     pickled = [file.name for file in files if file.suffix != ".safetensors"]
     if pickled or not files:
@@ -344,22 +343,18 @@ def _shapes(checkpoint: Checkpoint, shape: EncoderShape) -> dict[str, tuple[int,
 def _found(
     tensors: Mapping[str, StoredTensor], wanted: Mapping[str, tuple[int, ...]], prefix: str
 ) -> dict[str, StoredTensor]:
-    return dict(_looked_up(tensors, wanted, prefix))
-
-
-def _looked_up(
-    tensors: Mapping[str, StoredTensor], wanted: Mapping[str, tuple[int, ...]], prefix: str
-) -> Iterator[tuple[str, StoredTensor]]:
+    found: dict[str, StoredTensor] = {}
     for name, shape in wanted.items():
         tensor = tensors.get(prefix + name)
         if tensor is None:
             raise NotPlainError(f"its weights have no {prefix}{name}")
         if tensor.shape != shape or not tensor.is_floating_point:
             raise NotPlainError(
-                f"{prefix}{name} in its weights is of the shape {list(tensor.shape)} and the type {tensor.kind}; "
+                f"{prefix}{name} in its weights has the shape {list(tensor.shape)} and the type {tensor.kind}; "
                 f"config.json says {list(shape)}"
             )
-        yield name, tensor
+        found[name] = tensor
+    return found
 
 
 def _read(file: Path) -> dict[str, Any]:

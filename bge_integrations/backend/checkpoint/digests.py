@@ -1,4 +1,4 @@
-"""Digests of large files, computed once and remembered for as long as a file stays as it is."""
+"""Digests of large files, computed once and remembered until the file changes."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def cache_root() -> Path:
     It is `BGE_INTEGRATIONS_CACHE`, else the system's usual place for caches.
 
     Raises:
-        FileNotFoundError: There is none: the user has no home folder, as in a container with a user id of its own.
+        FileNotFoundError: The user has no home folder, as in a container that runs under an unknown user id.
     """
     chosen = os.environ.get("BGE_INTEGRATIONS_CACHE")
     try:
         root = Path(chosen).expanduser() if chosen else user_cache_path("bge-integrations", appauthor=False)
     except RuntimeError as error:
         raise _no_home() from error
-    if root.parts[:1] == ("~",):  # by former versions of platformdirs
+    if root.parts[:1] == ("~",):  # older versions of platformdirs return this
         raise _no_home()
     return root
 
@@ -43,7 +43,7 @@ def _no_home() -> FileNotFoundError:
 
 
 def notes_folder() -> Path:
-    """Returns the folder of remembered digests, a small file for each.
+    """Returns the folder of remembered digests, one small file each.
 
     Raises:
         FileNotFoundError: As `cache_root`.
@@ -52,7 +52,7 @@ def notes_folder() -> Path:
 
 
 def forget_digests() -> None:
-    """Removes all remembered digests, which are read again from the files when they are needed.
+    """Removes all remembered digests. They are computed again when they are needed.
 
     Raises:
         OSError: There is no cache, or it can't be written to.
@@ -62,13 +62,16 @@ def forget_digests() -> None:
 
 
 def file_identity(path: Path) -> tuple[int, ...]:
-    """Returns numbers that change whenever a file is written to or replaced, wherever symlinks lead.
+    """Returns numbers that change when a file is written to or replaced. It follows symlinks.
 
-    The time of the last change of the inode (ctime) can't be set, unlike that of the content, which rsync, archives and
-    image layers set to what it was. Not covered: two changes within one tick of the file system's clock (some
-    milliseconds, on FAT two seconds) that leave the size as it is; Windows, where ctime is the time of creation, so
-    that a file must change its size or its time of content; and files of which a server or a virtual machine keeps no
-    ctime. A change of rights alone makes a new identity too, which only costs reading the file again.
+    The change time of the inode (ctime) can't be set. The modification time (mtime) can: rsync, archives and image
+    layers restore it. These changes are not noticed:
+
+    - two changes within one tick of the file system's clock (some milliseconds, two seconds on FAT), at equal size;
+    - a change of the content alone on Windows, where ctime is the creation time: size or mtime must change there;
+    - changes on servers and virtual machines that keep no ctime.
+
+    A change of permissions alone also changes the identity. It only costs reading the file again.
 
     Raises:
         OSError: There is no such file.
@@ -80,8 +83,7 @@ def file_identity(path: Path) -> tuple[int, ...]:
 def file_digest(path: Path) -> str:
     """Returns the SHA-256 of a file's content.
 
-    The hub's cache names large files by it already. Any other is read once, and again only after its identity has
-    changed.
+    The hub's cache uses it as the name of large files. Any other file is read again only if its identity has changed.
 
     Raises:
         OSError: There is no such file, or it can't be read.
@@ -94,11 +96,11 @@ def file_digest(path: Path) -> str:
     name = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
     try:
         remembered = _NOTE.fullmatch((notes_folder() / name).read_text(encoding="ascii"))
-        # A file that had changed just before it was read may have this identity with another content by now.
+        # If the file changed just before it was read, it may have changed once more under the same identity.
         if remembered and int(remembered["began"]) - max(identity[-2:]) > _SETTLED:
             return remembered["digest"]
     except (OSError, ValueError):
-        pass  # not seen yet, or the note is damaged
+        pass  # there is no note, or it is damaged
     began = time.time_ns()
     digest = content_digest(real)
     if file_identity(real) == identity:
@@ -107,19 +109,19 @@ def file_digest(path: Path) -> str:
 
 
 def key_of(facts: Mapping[str, object]) -> str:
-    """Returns the key of what a cached thing depends on: 32 letters and digits, equal for equal facts in any process.
+    """Returns a cache key: 32 letters and digits, equal for equal facts in any process.
 
     Args:
-        facts: Names and plain data, as JSON has it. Names of classes and of their fields are not among them, so that a
-            change of the code alone loses nobody's cache.
+        facts: Everything that the cache entry depends on, as plain data for JSON. Names of classes and fields must not
+            be in it: a change of the code alone must not invalidate the cache.
     """
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _is_blob_as_fetched(path: Path, real: Path) -> bool:
-    """Whether a file is one that the hub's client named by its content, and that nobody wrote into since.
+    """Whether the hub's client named this file by its content, and the file has not been written to since.
 
-    The client makes the symlink after the file. Who saves a model into a snapshot writes through the symlink.
+    The client makes the symlink after the file. A model that is saved into a snapshot is written through the symlink.
     """
     return (
         path.is_symlink()
@@ -130,7 +132,7 @@ def _is_blob_as_fetched(path: Path, real: Path) -> bool:
 
 
 def content_digest(path: Path) -> str:
-    """Returns the SHA-256 of a file's content as it is now, and remembers nothing; for files that are moved later.
+    """Returns the SHA-256 of a file's current content without remembering it, for files that are moved later.
 
     Raises:
         OSError: There is no such file, or it can't be read.
@@ -149,5 +151,5 @@ def _remember(name: str, text: str) -> None:
         note.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_text(text, encoding="ascii")
         unfinished.replace(note)
-    except OSError:  # a read-only home: the file is read again next time
+    except OSError:  # such as a read-only home folder; the file is then read again next time
         return

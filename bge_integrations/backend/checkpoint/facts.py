@@ -1,4 +1,4 @@
-"""What is known of a model once its parts are known, whoever found them out: a library, or its files alone."""
+"""Makes the facts of a model from its parts, which come from a library or from the files alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bge_integrations.errors import UnsupportedModelError
 
 @dataclass(frozen=True)
 class Lookups:
-    """The tables that texts look up, and how texts are read; as in `ModelFacts`."""
+    """Sizes of the embedding tables, and how texts are read; as in `ModelFacts`."""
 
     positions: int | None
     word_rows: int | None
@@ -30,9 +30,9 @@ class Lookups:
     def of(
         cls, tokenizer: TextTokenizer, *, positions: int | None, word_rows: int | None, type_rows: int | None
     ) -> Lookups:
-        """Takes what is known; sees to it that padding has an embedding."""
+        """Collects them. Sets the tokenizer's `pad_id` to 0 if the padding token has no embedding."""
         if word_rows is not None and tokenizer.pad_id >= word_rows:
-            tokenizer.pad_id = 0  # it is masked out
+            tokenizer.pad_id = 0  # any token can pad, since padding is masked out
         return cls(
             positions,
             word_rows,
@@ -57,20 +57,20 @@ def vector_facts(
     default_prompt_name: str | None,
     encoder: EncoderShape | None,
 ) -> ModelFacts:
-    """Returns what is known of a model that gives vectors.
+    """Returns the facts of a model that gives vectors.
 
     Args:
-        checkpoint: Its files.
-        spec: The catalogue's row, or None for a model that is no BGE.
-        lookups: Its tables.
-        max_length: Tokens per text, as sentence-transformers would cut them; None where it would not.
-        dimension: As in `ModelFacts`, like the others below.
-        normalizes: Whether its own modules end in an L2 normalisation.
-        pooling: How hidden states become a vector.
-        pools_without_prompt: Whether pooling leaves an instruction's tokens out.
-        prompts: The saved prompts.
-        default_prompt_name: The prompt for texts without another one.
-        encoder: The transformer's shape, if the fast engines know it.
+        checkpoint: The model's files.
+        spec: The catalogue's row; `None` for a model that is not a BGE model.
+        lookups: Sizes of the embedding tables.
+        max_length: Tokens per text at which sentence-transformers cuts; `None` if it does not cut.
+        dimension: As in `ModelFacts`, like all arguments below.
+        normalizes: Whether the checkpoint's own modules end in an L2 normalisation.
+        pooling: Name of the pooling.
+        pools_without_prompt: Whether pooling leaves out an instruction's tokens.
+        prompts: Saved prompts by name.
+        default_prompt_name: Name of the prompt for texts without another one.
+        encoder: Shape of the transformer, if the fast engines know it.
     """
     recognition = checkpoint.recognition
     follows_own_files = recognition is None or (recognition.by == "record" and checkpoint.modules is not None)
@@ -103,18 +103,18 @@ def score_facts(
     encoder: EncoderShape | None,
     decoder: DecoderFacts | None = None,
 ) -> ModelFacts:
-    """Returns what is known of a model that scores pairs.
+    """Returns the facts of a model that scores pairs.
 
     Args:
-        checkpoint: Its files.
-        spec: The catalogue's row, or None for a model that is no BGE.
-        lookups: Its tables.
+        checkpoint: The model's files.
+        spec: The catalogue's row; `None` for a model that is not a BGE model.
+        lookups: Sizes of the embedding tables.
         max_length: Tokens per pair.
-        second_type: The type of the tokens of a pair's second text.
-        prompts: The saved prompts.
-        default_prompt_name: The prompt for pairs without another one.
-        encoder: The transformer's shape, if the fast engines know it.
-        decoder: Of a decoder, what is known of it.
+        second_type: Token type of a pair's second text.
+        prompts: Saved prompts by name.
+        default_prompt_name: Name of the prompt for pairs without another one.
+        encoder: Shape of the transformer, if the fast engines know it.
+        decoder: Facts of a decoder; `None` for an encoder.
     """
     return ModelFacts(
         dimension=1,
@@ -135,16 +135,16 @@ def score_facts(
 
 
 def require_room(name: str, limit: int, taken: int) -> None:
-    """Refuses a limit that leaves no room for a text.
+    """Refuses a token limit that leaves no room for a text.
 
     Raises:
-        UnsupportedModelError: Special tokens alone take all of it.
+        UnsupportedModelError: The special tokens alone reach the limit.
     """
     if limit <= taken:
         raise UnsupportedModelError(
             f"{name} can't be used: it reads {limit} tokens, which leaves no room beside its {taken} special tokens. "
-            "See model_max_length in tokenizer_config.json, max_position_embeddings in config.json, and max_seq_length "
-            "and processing_kwargs in sentence_bert_config.json."
+            "Check model_max_length in tokenizer_config.json, max_position_embeddings in config.json, and "
+            "max_seq_length and processing_kwargs in sentence_bert_config.json."
         )
 
 

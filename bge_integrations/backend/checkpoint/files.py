@@ -1,4 +1,4 @@
-"""A checkpoint's files: what they say, and whether they may be loaded. Loads no weights itself."""
+"""A checkpoint's files: their content, and whether they may be loaded. Loads no weights itself."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ class Checkpoint:
     """A folder of model files.
 
     Attributes:
-        folder: Where the files are.
-        name: What the user called the model.
-        base: For an adapter without a model of its own, the model that it changes.
+        folder: Folder of the files.
+        name: The model's name as the user wrote it.
+        base: For an adapter that comes without its base model, that model; `None` otherwise.
     """
 
     folder: Path
@@ -72,31 +72,31 @@ class Checkpoint:
 
     @cached
     def recognition(self) -> Recognition | None:
-        """The BGE model that it is or was made from, and how that was found out; None for any other model."""
+        """The BGE model that it is or was made from, and how this was recognised; `None` for any other model."""
         return recognize(self.name) or recognize(self.folder)
 
     @cached
     def config(self) -> dict[str, Any]:
-        """The content of `config.json` of the transformer, or of an adapter's base; {} where there is none."""
+        """The content of `config.json` of the transformer or of an adapter's base; {} if there is no such file."""
         folder = self.base.folder if self.base else self.transformer_folder
         config: dict[str, Any] | None = self._json(folder / "config.json", CONFIG)
         return config or {}
 
     @cached
     def tokenizer_config(self) -> dict[str, Any]:
-        """The content of `tokenizer_config.json` beside the transformer, {} where there is none."""
+        """The content of `tokenizer_config.json` beside the transformer; {} if there is no such file."""
         config: dict[str, Any] | None = self._json(self.transformer_folder / "tokenizer_config.json", TOKENIZER)
         return config or {}
 
     @cached
     def modules(self) -> list[dict[str, Any]] | None:
-        """The content of `modules.json`; None for a bare transformers checkpoint."""
+        """The content of `modules.json`; `None` for a bare transformers checkpoint."""
         modules: list[dict[str, Any]] | None = self._json(self.folder / "modules.json", MODULES)
         return modules
 
     @property
     def transformer_folder(self) -> Path:
-        """The folder of the first module, which holds the weights."""
+        """The folder of the first module, which contains the transformer's weights."""
         return self.folder / self.modules[0]["path"] if self.modules else self.folder
 
     def transformer_weights(self, rules: WeightRules) -> list[Path]:
@@ -118,12 +118,12 @@ class Checkpoint:
 
     @property
     def lacking_m3_files(self) -> list[str]:
-        """Names of the files that bge-m3 has, but not this folder."""
+        """Names of the files of bge-m3's heads that are missing from this folder."""
         return [name for name in M3_HEAD_FILES.values() if not (self.folder / name).is_file()]
 
     @property
     def pooling_modes(self) -> tuple[str, ...] | None:
-        """The pooling that the checkpoint's own files ask for; None where they say nothing."""
+        """The pooling in the checkpoint's own files; `None` if they don't say."""
         for module in self.modules or ():
             if module_class(module["type"]) == "Pooling":
                 config = self._json(self.folder / module["path"] / "config.json", POOLING) or {}
@@ -135,7 +135,7 @@ class Checkpoint:
 
     @cached
     def fingerprint(self) -> str:
-        """Digest of weights, tokenizer and configuration, by name and content, wherever the folder lies.
+        """Digest of weights, tokenizer and configuration, by name and content. The folder's own path is not in it.
 
         Raises:
             ModelLoadError: A file can't be read.
@@ -152,20 +152,20 @@ class Checkpoint:
         return digest.hexdigest()
 
     def require_loadable(self, rules: WeightRules, *, trust_remote_code: bool, own_attention: bool = False) -> None:
-        """Refuses a folder without weights, damaged files, and what would run code that was not allowed by name.
+        """Refuses a folder without weights, damaged files, and code that the user has not allowed.
 
         Args:
-            rules: Which weights may be read.
-            trust_remote_code: Whether code may be run that the checkpoint holds or names.
+            rules: Rules for the weights that may be read.
+            trust_remote_code: Whether code in the checkpoint, or named by it, may run.
             own_attention: Whether the user names the implementation of attention.
 
         Raises:
-            ModelNotFoundError: No model files, or no weights, or only some of them.
-            UnsafeWeightsError: Pickled weights, a file outside the folder, or code that the checkpoint holds or names,
-                not allowed.
-            ModelLoadError: A file can't be what its name says, or a JSON file is damaged.
-            UnsupportedModelError: An adapter that can't be run here, or a model whose texts go into no transformer.
-            MissingExtraError: An adapter, and peft is not installed.
+            ModelNotFoundError: No model files, no weights, or only some of the weights.
+            UnsafeWeightsError: Pickled weights, a file outside the folder, or code in the checkpoint or named by it,
+                which the user has not allowed.
+            ModelLoadError: The content of a file does not match its name, or a JSON file is damaged.
+            UnsupportedModelError: The adapter can't be run here, or the first module is not a transformer.
+            MissingExtraError: The model is an adapter, and peft is not installed.
         """
         if self.base:
             self.base.require_loadable(
@@ -185,7 +185,7 @@ class Checkpoint:
         self._require_module_folders(modules)
         if not self.config and not rules.model_kwargs.get("gguf_file"):
             raise ModelNotFoundError(
-                f"{self.folder} holds no config.json, so it is no model folder. "
+                f"{self.folder} has no config.json, so it is not a model folder. "
                 f"{what_lies_there(self.folder, pickles_allowed=rules.allow_pickle)}"
             )
         self._require_safe_weights(modules, rules)
@@ -195,16 +195,16 @@ class Checkpoint:
 
     def _require_module_folders(self, modules: list[Module]) -> None:
         for module in modules:
-            # Normalize has nothing to save, and git keeps no empty folders.
+            # Normalize saves no files, and git does not keep empty folders.
             if module.folder == self.folder or module.kind == "Normalize":
                 continue
             if module.folder.is_dir():
                 require_open_folder(module.folder)
             if not any(module.folder.glob("*.json")):
-                state = "it holds no configuration" if module.folder.is_dir() else "it is missing"
+                state = "it has no configuration" if module.folder.is_dir() else "it is missing"
                 raise ModelNotFoundError(
                     f"{self.folder / 'modules.json'} names the folder {module.folder.relative_to(self.folder)} for "
-                    f"the model's {module.kind}, and {state}: the model was fetched or copied in part. "
+                    f"the model's {module.kind}, but {state}: the model was fetched or copied only in part. "
                     "Fetch or copy it again, with its folders."
                 )
 
@@ -212,7 +212,7 @@ class Checkpoint:
         if (self.transformer_folder / ADAPTER_CONFIG).is_file():
             if self.transformer_folder != self.folder:
                 raise UnsupportedModelError(
-                    f"{self.name} is an adapter in the folder {self.transformer_folder.name}; only one beside "
+                    f"{self.name} has an adapter in the folder {self.transformer_folder.name}; only an adapter beside "
                     "modules.json can be run. Merge it into its base model, and give the folder of the whole model."
                 )
             require_adapter_weights(self.folder, rules)
@@ -225,12 +225,12 @@ class Checkpoint:
                 require_weights(module, self.config, rules)
 
     def _require_vocabulary(self) -> None:
-        """Refuses an encoder without a vocabulary, of which transformers says that its model is unknown."""
+        """Refuses an encoder without a vocabulary, for which transformers reports an unknown model."""
         folders = [self.transformer_folder, *([self.base.folder] if self.base else [])]
         if self.config.get("model_type") in ARCHITECTURES and not any(map(has_vocabulary, folders)):
             raise ModelNotFoundError(
-                f"{self.transformer_folder} holds no tokenizer (tokenizer.json, or a vocabulary such as vocab.txt): "
-                "the model was saved without it, or was fetched or copied in part. Save or copy it there."
+                f"{self.transformer_folder} has no tokenizer (tokenizer.json, or a vocabulary such as vocab.txt): "
+                "the model was saved without it, or fetched or copied only in part. Save or copy the tokenizer there."
             )
 
     def _require_no_custom_code(self) -> None:
@@ -238,12 +238,12 @@ class Checkpoint:
             return
         for unknown in self._architectures_unknown_to_transformers():
             raise UnsafeWeightsError(
-                f"{self.name} needs its own code for the architecture {unknown!r}; read it, and if you trust it pass "
-                "trust_remote_code=True."
+                f"{self.name} needs its own code for the architecture {unknown!r}. Read the code; if you trust it, "
+                "pass trust_remote_code=True."
             )
 
     def _architectures_unknown_to_transformers(self) -> Iterator[str]:
-        """Yields names that transformers has no class for: without its code, another model would be loaded instead."""
+        """Yields names without a class in transformers, which would load another model instead."""
         transformers = require("transformers", extra=TORCH)
         model_type = self.config.get("model_type")
         if model_type not in transformers.CONFIG_MAPPING:
@@ -251,7 +251,7 @@ class Checkpoint:
         yield from (name for name in self.config.get("architectures") or () if not hasattr(transformers, str(name)))
 
     def _modules(self) -> list[Module]:
-        """Returns the modules, with what a router has inside it."""
+        """Returns the modules, including those inside a router."""
         if not self.modules:
             return [Module(self.folder, TRANSFORMER, is_first=True)]
         found = []
@@ -283,7 +283,7 @@ def _class_name(dotted: object) -> str:
 
 
 def made_of_others(name: str, kinds: Iterable[str]) -> UnsupportedModelError:
-    """Says that a model has other modules than those that can be run."""
+    """Returns the error for a model whose modules can't be run."""
     return UnsupportedModelError(
         f"{name} is made of {', '.join(kinds)}; only models with a text transformer and a pooling can be run."
     )

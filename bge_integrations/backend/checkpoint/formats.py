@@ -1,4 +1,4 @@
-"""What lies in a folder that holds no weights that can be loaded, in words for an error."""
+"""Describes, for an error message, a folder without loadable weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from bge_integrations.backend.checkpoint.location import hub_repository
 from bge_integrations.catalogue import find_model
 
-# Where each format has its files, in the folder itself or one below it.
+# Files of each format, in the folder itself or in a folder directly below it.
 _OTHER_FORMATS = (
     ("ONNX", ("*.onnx",)),
     ("GGUF (for llama.cpp)", ("*.gguf", "*.ggml")),
@@ -23,40 +23,38 @@ _ADAPTER = "adapter_model.*"
 
 
 def what_lies_there(folder: Path, *, pickles_allowed: bool) -> str:
-    """Says why a folder may hold no weights, from what it holds, and what to do about it."""
+    """Returns why a folder probably has no loadable weights, and the fix."""
     repository = hub_repository(folder)
     unfinished = _unfinished(folder)
     if unfinished:
         return (
-            f"It was fetched in part: {unfinished} is left of a fetch that was interrupted. {_fetch_again(repository)}"
+            f"It was fetched only in part: {unfinished} is left from an interrupted fetch. {_fetch_again(repository)}"
         )
     others = {name: file for name, patterns in _OTHER_FORMATS if (file := _first(folder, patterns))}
     if others:
         found = " and ".join(f"{name} ({file.relative_to(folder)})" for name, file in others.items())
         spec = find_model(folder)
-        original = (
-            f"the original, {spec.model_id!r}" if spec else "the original model, or the folder that it was made from"
-        )
-        return f"It holds the model for {found}, which can't be loaded here; give {original}, with safetensors weights."
+        original = f"the original, {spec.model_id!r}" if spec else "the original model"
+        return f"It has the model for {found}, which can't be loaded here; give {original}, with safetensors weights."
     adapter = _first(folder, (_ADAPTER,))
     if adapter and adapter.parent == folder:
-        return f"It holds an adapter ({adapter.name}) without adapter_config.json, which names the base model."
+        return f"It has an adapter ({adapter.name}) without adapter_config.json, which names the base model."
     named_otherwise = _first(folder, ("*.safetensors",))
     if named_otherwise and named_otherwise.parent == folder:
         return (
-            f"It holds {named_otherwise.name}, which no loader looks for: give the file its usual name, put "
-            "model.safetensors.index.json beside it if it is one of several, or name its variant in "
-            "transformers_kwargs."
+            f"It has {named_otherwise.name}, a name that no loader looks for. Rename the file to model.safetensors; "
+            "if it is one of several, put model.safetensors.index.json beside it; if it is a variant, name the variant "
+            "in transformers_kwargs."
         )
     if repository or (folder / ".cache" / "huggingface").is_dir():
-        in_part = f"It was fetched in part. {_fetch_again(repository)}"
+        in_part = f"It was fetched only in part. {_fetch_again(repository)}"
         if pickles_allowed:
             return in_part
         return (
-            f"{in_part} Where the repository has only pytorch_model.bin, pass allow_pickle_weights=True to fetch and "
-            "load that."
+            f"{in_part} If the repository has only pytorch_model.bin, pass allow_pickle_weights=True to fetch and "
+            "load that file."
         )
-    return f"It holds: {_listing(folder)}. Copy the rest of the model there, or give another folder."
+    return f"It has: {_listing(folder)}. Copy the rest of the model there, or give another folder."
 
 
 def _listing(folder: Path) -> str:
@@ -73,7 +71,7 @@ def _first(folder: Path, patterns: tuple[str, ...]) -> Path | None:
 
 
 def _unfinished(folder: Path) -> Path | None:
-    """Returns a file that huggingface_hub had begun to fetch, in its cache or in a folder of the user's."""
+    """Returns a file that huggingface_hub fetched only in part, in its cache or in a folder that the user chose."""
     places = [folder / ".cache" / "huggingface" / "download"]
     places += [snapshots.parent / "blobs" for snapshots in folder.parents[:3] if snapshots.name == "snapshots"]
     for place in places:

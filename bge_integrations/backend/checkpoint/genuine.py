@@ -1,4 +1,4 @@
-"""Whether files hold what their names say, as far as their first bytes tell: nothing is loaded and nothing is run."""
+"""Checks by their first bytes whether files are what their names say. Nothing is loaded or run."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from bge_integrations.errors import ModelLoadError, ModelNotFoundError
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _WEB_PAGE = (b"<!doctype", b"<html", b"<head", b"<body", b"<?xml", b"<!--")
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
-_LENGTH = 8  # bytes of a safetensors file that say how long its header is
-_LONGEST_HEADER = 100_000_000  # as in the library safetensors
+_LENGTH = 8  # bytes at the start of a safetensors file, with the length of its header
+_LONGEST_HEADER = 100_000_000  # limit of the library safetensors
 _JSON_FILES = (
     "config.json",
     "modules.json",
@@ -27,18 +27,18 @@ _JSON_FILES = (
     "added_tokens.json",
 )
 _TOKENIZER = "tokenizer.json"
-# What a tokenizer is made of where there is no tokenizer.json, and what nobody reads where there is one.
+# The libraries read these only if there is no tokenizer.json.
 _VOCABULARIES = ("vocab.*", "merges.txt", "*.model", "*.spm", "bpe.codes")
 _SHOWN = 16
 
 
 def require_genuine_texts(folder: Path) -> None:
-    """Checks the configuration and the tokenizer that lie in a folder, as `require_genuine` does.
+    """Checks the configuration and tokenizer files in a folder by `require_genuine`.
 
-    Files that no loader reads may be anything, and those that are not there are no matter of this function.
+    It does not check files that no loader reads, and does not look for missing files.
 
     Raises:
-        ModelNotFoundError: A file is a symlink that leads nowhere.
+        ModelNotFoundError: A file is a broken symlink.
         ModelLoadError: A file is not what its name says.
     """
     for name in _JSON_FILES:
@@ -50,19 +50,19 @@ def require_genuine_texts(folder: Path) -> None:
 
 
 def has_vocabulary(folder: Path) -> bool:
-    """Whether a folder holds something that a tokenizer can be made of."""
+    """Whether a folder has files for a tokenizer."""
     return (folder / _TOKENIZER).is_file() or any(True for pattern in _VOCABULARIES for _ in folder.glob(pattern))
 
 
 def require_genuine(path: Path) -> None:
     """Refuses a file that can't be what its name says.
 
-    Git LFS leaves pointers where it is not installed; a browser or `wget` saves the page about a file; a full disk or
-    a broken line leaves empty and cut-off files.
+    Frequent causes: git without LFS leaves pointers, a browser or `wget` saves a web page about the file, and a full
+    disk or a lost connection leaves an empty or truncated file.
 
     Raises:
-        ModelNotFoundError: There is no such file, or it is a symlink that leads nowhere.
-        ModelLoadError: It is not what its name says, or it can't be read.
+        ModelNotFoundError: There is no such file, or it is a broken symlink.
+        ModelLoadError: The file is not what its name says, or it can't be read.
     """
     if not os.path.isfile(path):
         raise _no_file(path)
@@ -77,13 +77,13 @@ def require_genuine(path: Path) -> None:
         raise ModelLoadError(f"{path} is empty. {again}")
     if beginning.startswith(_LFS_POINTER):
         raise ModelLoadError(
-            f"{path} is a pointer of Git LFS ({size} bytes), and the file itself was not fetched. Run `git lfs "
+            f"{path} is a Git LFS pointer ({size} bytes), and the file itself was not fetched. Run `git lfs "
             f"install` and `git lfs pull` in {path.parent}, or fetch the model with `hf download`."
         )
     if beginning.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_WEB_PAGE):
         raise ModelLoadError(
-            f"{path} is a web page, not the file: its address led to a login, an error or a page about the file. "
-            f"{again}"
+            f"{path} is a web page, not the file: its address led to a login page, an error page or a page about the "
+            f"file. {again}"
         )
     if path.suffix == ".safetensors":
         _require_safetensors(path, size, beginning, again)
@@ -94,14 +94,14 @@ def require_genuine(path: Path) -> None:
 
 
 def require_open_folder(folder: Path, *, listed: bool = True) -> None:
-    """Refuses a folder that the system does not let this user look into.
+    """Refuses a folder that this user has no permission to open.
 
     Args:
-        folder: The folder.
-        listed: Whether its files are to be found by listing it, and not by their names alone.
+        folder: Path of the folder.
+        listed: Whether the permission to list the folder's files is needed too.
 
     Raises:
-        ModelLoadError: It can't be looked into.
+        ModelLoadError: The folder can't be opened or listed.
     """
     try:
         os.stat(os.path.join(folder, os.curdir))
@@ -112,7 +112,7 @@ def require_open_folder(folder: Path, *, listed: bool = True) -> None:
 
 
 def unreadable(path: Path, error: OSError) -> ModelLoadError:
-    """Says that the system does not let a file or folder be read, and what to do about it."""
+    """Returns the error for a file or folder that the system can't read, with the fix."""
     return ModelLoadError(f"{path} can't be read: {error.strerror or error}. {_remedy(path, error)}")
 
 
@@ -120,7 +120,7 @@ def _remedy(path: Path, error: OSError) -> str:
     if isinstance(error, PermissionError):
         command = f"chmod a+{'rx' if path.is_dir() else 'r'} {shlex.quote(str(path))}"
         example = f", for example with `{command}`" if os.name == "posix" else ""
-        return f"Give the user that runs this the right to read it{example}."
+        return f"Give the user that runs this program permission to read it{example}."
     if isinstance(error, FileNotFoundError):
         return "Fetch or copy the model again."
     return "Check the disk or the network drive, or fetch the model again."
@@ -129,11 +129,11 @@ def _remedy(path: Path, error: OSError) -> str:
 def _no_file(path: Path) -> ModelLoadError:
     if path.is_symlink() and not path.exists():
         return ModelNotFoundError(
-            f"{path} is a symlink to {os.readlink(path)}, where there is nothing. Fetch or copy the model again, with "
-            "what its symlinks lead to."
+            f"{path} is a symlink to {os.readlink(path)}, which does not exist. Fetch or copy the model again, with "
+            "the targets of its symlinks."
         )
     if path.exists():
-        what = "a folder, not a file" if path.is_dir() else "no file"
+        what = "a folder, not a file" if path.is_dir() else "not a regular file"
         return ModelLoadError(f"{path} is {what}. Fetch or copy the model again.")
     return ModelNotFoundError(f"There is no file {path}. Fetch or copy the model again.")
 
@@ -145,7 +145,7 @@ def _require_safetensors(path: Path, size: int, beginning: bytes, again: str) ->
         raise ModelLoadError(f"{path} is cut off after {size} bytes, within its header. {again}")
     if first != b"{" or length > _LONGEST_HEADER:
         what = "it is pickled" if beginning.startswith((_ZIP, _PICKLE)) else f"it begins with {beginning[:_SHOWN]!r}"
-        raise ModelLoadError(f"{path} is no safetensors file: {what}. {again}")
+        raise ModelLoadError(f"{path} is not a safetensors file: {what}. {again}")
     try:
         with path.open("rb") as file:
             file.seek(_LENGTH)
@@ -155,7 +155,8 @@ def _require_safetensors(path: Path, size: int, beginning: bytes, again: str) ->
         )
         whole = _LENGTH + length + int(described)
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise ModelLoadError(f"{path} is no safetensors file: its header can't be read ({error}). {again}") from error
+        what = f"its header can't be read ({error})"
+        raise ModelLoadError(f"{path} is not a safetensors file: {what}. {again}") from error
     if size < whole:
         raise ModelLoadError(
             f"{path} is cut off: it has {size} of the {whole} bytes that its header describes. {again}"

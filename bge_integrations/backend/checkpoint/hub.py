@@ -1,4 +1,4 @@
-"""Fetches a model from the hub. This is the only place that reaches the network."""
+"""Fetches a model from the hub. No other module accesses the network."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from bge_integrations.errors import ModelLoadError, ModelNotCachedError, ModelNo
 
 logger = get_logger(__name__)
 
-# Everything an encoder needs, and none of the ONNX, OpenVINO, TensorFlow or Flax copies that repositories also hold.
+# Everything that an encoder needs, without the ONNX, OpenVINO, TensorFlow and Flax copies in many repositories.
 _PLAIN_FILES = ("*.json", "*.txt", "*.model", "README.md", "*.safetensors")
 _UNNEEDED_FILES = ("onnx/*", "openvino/*", "coreml/*", "gguf/*", "checkpoint-*")
 
 
 def fetch(request: LoadRequest) -> Path:
-    """Returns the folder of a hub model, fetching what is missing of it.
+    """Returns the folder of a hub model, and fetches its missing files.
 
-    Files go to the cache folder asked for, else to `SENTENCE_TRANSFORMERS_HOME`, else to huggingface_hub's own cache,
-    which transformers and sentence-transformers use too, so that nothing is fetched twice.
+    The files go to the request's cache folder, else to `SENTENCE_TRANSFORMERS_HOME`, else to huggingface_hub's own
+    cache. transformers and sentence-transformers use that cache too, so nothing is fetched twice.
 
     Raises:
         ModelNotFoundError: No such model or revision, or no access to it.
-        ModelNotCachedError: Not in the cache, and the hub can't be reached or must not be asked.
-        ModelLoadError: The hub refused.
+        ModelNotCachedError: The model is not in the cache, and the hub can't be reached or must not be asked.
+        ModelLoadError: The hub refused, or the fetch failed on the network or the disk.
     """
     repository, cache = _hub_id(request.model_name), _cache(request)
     try:
@@ -57,8 +57,8 @@ def fetch(request: LoadRequest) -> Path:
         ) from None
     except RepositoryNotFoundError:
         raise ModelNotFoundError(
-            f"{no_folder(request.model_name)} And there is no model {repository!r} on the hub that this token may see."
-            f"{did_you_mean(request.model_name)}"
+            f"{no_folder(request.model_name)} And there is no model {repository!r} on the hub that this token may "
+            f"access.{did_you_mean(request.model_name)}"
         ) from None
     except HFValidationError:
         raise ModelNotFoundError(
@@ -69,20 +69,20 @@ def fetch(request: LoadRequest) -> Path:
         raise ModelNotCachedError(_not_cached_message(request, repository, cache, error)) from None
     except HfHubHTTPError as error:
         raise ModelLoadError(f"The hub refused to give {repository}: {error}") from error
-    except Exception as error:  # of the network, of a proxy, or of a disk that is full or must not be written to
+    except Exception as error:  # errors of the network, a proxy, or a full or read-only disk have no common class
         raise ModelLoadError(f"{repository} can't be fetched into {cache}: {type(error).__name__}: {error}") from error
     logger.info("%s: using %s", repository, found)
     return Path(found)
 
 
 def _snapshot(request: LoadRequest, repository: str, cache: str) -> str:
-    """Fetches the files, or finds them in the cache; bge-m3's heads may be missing there where they are not needed."""
+    """Fetches the files or finds them in the cache. bge-m3's heads may be missing there if they are not needed."""
     patterns = [*_PLAIN_FILES]
     if request.allow_pickle_weights:
         patterns += PICKLE_FILES
     if request.trust_remote_code:
         patterns.append("*.py")
-    # Small, and that they are there tells how a model made from bge-m3 pools, whatever it is used for.
+    # Always fetched: the files are small, and they show that a model was made from bge-m3, whose pooling is known.
     heads = list(M3_HEAD_FILES.values())
     download = partial(
         huggingface_hub.snapshot_download,
@@ -105,7 +105,7 @@ def _snapshot(request: LoadRequest, repository: str, cache: str) -> str:
 
 
 def cached_snapshot(request: LoadRequest) -> Path | None:
-    """Returns the folder that a hub model was last fetched into, None if it was not. Asks only the disk."""
+    """Returns the folder that a hub model was last fetched into; `None` if it was not fetched. Uses no network."""
     repository = _hub_id(request.model_name)
     folder = Path(_cache(request)) / f"models--{repository.replace('/', '--')}"
     revision = request.revision or "main"
@@ -122,12 +122,12 @@ def _hub_id(name: str) -> str:
     if "/" in name:
         return name
     spec = find_model(name)
-    # sentence-transformers reads a name without an organisation as one of its own.
+    # As in sentence-transformers, a name without an organisation is one of its own models.
     return spec.model_id if spec else f"sentence-transformers/{name}"
 
 
 def _is_partly_there(error: LocalEntryNotFoundError) -> bool:
-    return getattr(error, "snapshot_path", None) is not None  # of IncompleteSnapshotError, which older clients lack
+    return getattr(error, "snapshot_path", None) is not None  # IncompleteSnapshotError is missing in older clients
 
 
 def _not_cached_message(request: LoadRequest, repository: str, cache: str, error: LocalEntryNotFoundError) -> str:
@@ -143,12 +143,12 @@ def _not_cached_message(request: LoadRequest, repository: str, cache: str, error
     if not _is_partly_there(error):
         state = f"{repository}{at} is not in the cache {cache}, and {why}."
     else:
-        # Of the client's text only what is missing, which stands in its first sentence.
+        # The first sentence of the client's text names the missing files.
         state = f"{repository}{at} is in the cache {cache} only in part, and {why}: {str(error).split('. ')[0]}."
     meant = did_you_mean(name)
     either = f"{meant} If the name is right, either" if meant else " Either"
     return (
-        f"{folder}{state}{either} fetch it once on a machine with a network (`hf download {repository}`) and copy the "
-        "folder, giving its path as model_name; or set cache_folder to where it is; or set HF_ENDPOINT to a mirror "
-        "that you can reach."
+        f"{folder}{state}{either} fetch it once on a machine with a network (`hf download {repository}`), copy the "
+        "folder and give its path as model_name; or set cache_folder to the cache that has it; or set HF_ENDPOINT to "
+        "a mirror that you can reach."
     )

@@ -1,4 +1,4 @@
-"""JSON files that others wrote: every fault in them is named with the file, the key and what should stand there.
+"""Reads and checks JSON files. Each error names the file, the key and the expected kind of value.
 
 A `Kind` says what a value must be. `as_dataclass` reads the kinds from a dataclass's own annotations.
 """
@@ -21,7 +21,7 @@ Plain = TypeVar("Plain")
 
 
 class MalformedJsonError(Exception):
-    """A file is no JSON, or holds something else than it should. The message names the file and the key."""
+    """A file is not JSON, or a value is not of the expected kind. The message names the file and the key."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Kind:
     """What a value must be.
 
     Attributes:
-        words: The same in words, for errors.
-        fits: Whether a value is of this kind; its members have kinds of their own.
-        keys: Of an object, the kinds of its members by name. Members that are not named may be anything.
-        required: Of an object, the keys that must be there.
-        members: The kind of every other member of an object, and of every element of a list.
+        words: Description for errors.
+        fits: Function that tells whether a value is of this kind. It does not check the value's members.
+        keys: Kinds of an object's members by name.
+        required: Keys that an object must have.
+        members: Kind of an object's other members and of a list's elements; `None` if they may be anything.
     """
 
     words: str
@@ -43,7 +43,7 @@ class Kind:
     members: Kind | None = None
 
     def fault(self, value: object, where: str = "") -> str | None:
-        """Returns what is wrong with a value, and where; None where nothing is."""
+        """Returns the place and the description of the first fault in a value; `None` if it has no fault."""
         if not self.fits(value):
             return f"{where or 'the content'} is {reprlib.repr(value)}, not {self.words}"
         if isinstance(value, dict):
@@ -64,13 +64,13 @@ class Kind:
 
 
 def whole(least: int, most: int) -> Kind:
-    """A whole number of a range, both ends included."""
+    """A whole number in a range that includes both ends."""
     words = f"a whole number from {least} to {most}"
     return Kind(words, lambda value: type(value) is int and least <= value <= most)
 
 
 def number(least: float = -math.inf, most: float = math.inf) -> Kind:
-    """A finite number of a range, both ends included."""
+    """A finite number in a range that includes both ends."""
     ends = " to ".join(f"{end:g}" for end in (least, most) if math.isfinite(end))
     words = f"a number from {ends}" if math.isfinite(most) else f"a number of at least {ends}" if ends else "a number"
 
@@ -83,35 +83,35 @@ def number(least: float = -math.inf, most: float = math.inf) -> Kind:
 
 
 def one_of(*values: str) -> Kind:
-    """One of some texts."""
+    """One of the given texts."""
     return Kind(" or ".join(map(repr, values)), lambda value: isinstance(value, str) and value in values)
 
 
 def optional(kind: Kind) -> Kind:
-    """Of this kind, or null."""
+    """A value of a kind, or null."""
     return dataclasses.replace(
         kind, words=f"{kind.words} or null", fits=lambda value: value is None or kind.fits(value)
     )
 
 
 def either(*kinds: Kind) -> Kind:
-    """Of one of some kinds, with the members that any of them names."""
+    """A value of at least one of the given kinds, members included."""
     words = " or ".join(kind.words for kind in kinds)
     return Kind(words, lambda value: any(kind.fault(value) is None for kind in kinds))
 
 
 def list_of(kind: Kind) -> Kind:
-    """A list with elements of one kind."""
+    """A list whose elements are all of one kind."""
     return Kind(f"a list ({kind.words} each)", lambda value: isinstance(value, list), members=kind)
 
 
 def object_of(kind: Kind) -> Kind:
-    """An object with members of one kind."""
+    """An object whose members are all of one kind."""
     return Kind(f"an object ({kind.words} each)", lambda value: isinstance(value, dict), members=kind)
 
 
 def object_with(keys: Mapping[str, Kind], *, required: Sequence[str] = ()) -> Kind:
-    """An object whose members of these names have these kinds."""
+    """An object with the given kinds of members by name. Members with other names may be anything."""
     return Kind("an object", lambda value: isinstance(value, dict), keys=keys, required=required)
 
 
@@ -122,24 +122,24 @@ OBJECT = object_with({})
 
 
 def read_json(path: Path, kind: Kind) -> Any:  # noqa: ANN401 - what the kind says
-    """Reads a file of one kind.
+    """Reads a file and checks its content against a kind.
 
     Returns:
-        Its content; None where there is no such file.
+        The content; `None` if there is no such file.
 
     Raises:
-        MalformedJsonError: It can't be read, is no JSON in UTF-8, or holds something else.
+        MalformedJsonError: The file can't be read, is not JSON in UTF-8, or its content is of another kind.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if path.is_symlink():
-            raise MalformedJsonError(f"{path} is a link to a file that is not there") from None
+            raise MalformedJsonError(f"{path} is a link to a file that does not exist") from None
         return None
     except RecursionError as error:
         raise MalformedJsonError(f"{path} can't be read as JSON (it is nested too deeply)") from error
     except PermissionError as error:
-        raise MalformedJsonError(f"{path} can't be read: the user that runs this has no right to read it") from error
+        raise MalformedJsonError(f"{path} can't be read: this user has no permission to read it") from error
     except OSError as error:
         raise MalformedJsonError(f"{path} can't be read: {error.strerror or error}") from error
     except ValueError as error:
@@ -153,15 +153,15 @@ def read_json(path: Path, kind: Kind) -> Any:  # noqa: ANN401 - what the kind sa
 
 
 def as_dataclass(plain: type[Plain], content: object, where: str = "") -> Plain:
-    """Makes a dataclass of what `dataclasses.asdict` and JSON made of it, checking every value against its annotation.
+    """Restores a dataclass that `dataclasses.asdict` and JSON saved. Checks every value against its annotation.
 
     Args:
-        plain: A dataclass of texts, numbers, flags, choices, tuples, lists, mappings and other such dataclasses.
-        content: The JSON.
-        where: The key at which it stands, for errors.
+        plain: Dataclass of texts, numbers, flags, choices, tuples, lists, mappings and other such dataclasses.
+        content: Content read from JSON.
+        where: Key of the content in its file, for errors.
 
     Raises:
-        MalformedJsonError: A value is of another kind, lacking, or unknown.
+        MalformedJsonError: A value is of another kind, missing, or unknown.
     """
     value: Plain = _typed(plain, content, where)
     return value
@@ -174,7 +174,7 @@ def _typed(annotation: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - an
         _require(kind, value, where)
         unknown = [key for key in value if key not in hints]
         if unknown:
-            raise MalformedJsonError(f"{where or 'the content'} holds {unknown[0]!r}, which is not known")
+            raise MalformedJsonError(f"{where or 'the content'} has the unknown key {unknown[0]!r}")
         prefix = f"{where}." if where else ""
         return annotation(**{key: _typed(hints[key], member, prefix + key) for key, member in value.items()})
     origin, inner = get_origin(annotation), get_args(annotation)

@@ -1,4 +1,4 @@
-"""Which folder on this machine a model's name means."""
+"""Finds the folder on this machine that a model's name means."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from bge_integrations.backend.checkpoint.genuine import require_open_folder
 from bge_integrations.catalogue import suggest
 from bge_integrations.errors import ModelNotFoundError
 
-# Any of these makes a folder a model, whatever it is called.
+# A folder with any of these files is a model, even if its name looks like a hub cache.
 _MODEL_FILES = ("config.json", "modules.json", "adapter_config.json", "bge.json")
 _REPOSITORY = "models--"
 
 
 def local_folder(name: str, revision: str | None = None) -> Path | None:
-    """Returns the folder that a name means, None where it can only be a model on the hub.
+    """Returns the folder that a name means; `None` if the name can only be a model on the hub.
 
-    A repository's folder in a hub cache (`models--ORG--NAME`, or `snapshots` in it) means one of its snapshots: that of
-    `revision` or of `main`, or the only one.
+    A repository's folder in a hub cache (`models--ORG--NAME`, or `snapshots` in it) means one of its snapshots: the
+    snapshot of `revision` or of `main`, or the only one.
 
     Args:
         name: A hub id or a path.
-        revision: Which snapshot to take of several.
+        revision: Revision of the snapshot, if the folder has several.
 
     Raises:
-        ModelNotFoundError: The path leads to no folder, or to one that holds several models.
-        ModelLoadError: The system does not let this user look into the folder.
+        ModelNotFoundError: The path is not a folder, or the folder contains several models.
+        ModelLoadError: This user has no permission to open the folder.
     """
-    # os.path says False where pathlib raises: for names too long, unknown users and folders that must not be read.
+    # pathlib raises for too long names, unknown users and closed folders; os.path returns False.
     folder = Path(os.path.expanduser(name))
     if os.path.isdir(folder):
         require_open_folder(folder, listed=False)
         return _followed(folder.resolve(), name, revision)
     if os.path.isfile(folder):
         raise ModelNotFoundError(
-            f"{name} is a file; model_name takes a folder or a hub id. If the model lies beside it, give its folder, "
-            f"{folder.parent}."
+            f"{name} is a file; model_name takes a folder or a hub id. If the file is part of the model, give its "
+            f"folder, {folder.parent}."
         )
     if os.path.islink(folder):
-        raise ModelNotFoundError(f"{name} is a symlink to {os.readlink(folder)}, where there is no folder.")
+        raise ModelNotFoundError(f"{name} is a symlink to {os.readlink(folder)}, which is not a folder.")
     if _looks_like_path(name):
         raise ModelNotFoundError(
             f"{no_folder(name)} Check the path, or give a hub id such as 'BAAI/bge-small-en-v1.5'.{did_you_mean(name)}"
@@ -49,18 +49,18 @@ def local_folder(name: str, revision: str | None = None) -> Path | None:
 
 
 def no_folder(name: str) -> str:
-    """Says that there is no such folder, and where it was looked for."""
+    """Returns a sentence for errors: there is no such folder."""
     return f"There is no folder {name!r} (looked in {Path.cwd()})."
 
 
 def did_you_mean(name: str) -> str:
-    """Asks for a folder or a model with nearly the same name; "" where there is none."""
+    """Returns a question for errors that suggests a folder or model with a similar name; "" if there is none."""
     meant = _near_folder(name) or suggest(name)
     return f" Did you mean {meant!r}?" if meant else ""
 
 
 def hub_repository(folder: Path) -> str | None:
-    """Returns the hub id that a hub cache's folder belongs to, None for any other folder."""
+    """Returns the hub id of a folder in a hub cache; `None` for any other folder."""
     for part in (folder, *folder.parents[:3]):
         if part.name.startswith(_REPOSITORY) and (part / "snapshots").is_dir():
             return part.name.removeprefix(_REPOSITORY).replace("--", "/")
@@ -96,7 +96,7 @@ def _followed(folder: Path, name: str, revision: str | None) -> Path:
         if models:
             others = " and others" if len(models) > 3 else ""
             raise ModelNotFoundError(
-                f"{name} is a hub cache, which holds {', '.join(models[:3])}{others}. "
+                f"{name} is a hub cache, which contains {', '.join(models[:3])}{others}. "
                 f"Give the model's id as model_name, and cache_folder={str(cache)!r}."
             )
     return folder
@@ -117,20 +117,20 @@ def _snapshot(repository: Path, name: str, revision: str | None) -> Path:
             return snapshot
     if not snapshots:
         raise ModelNotFoundError(
-            f"{name} holds no snapshot of a model: it was not fetched, or not to the end. "
+            f"{name} contains no snapshot of a model: the fetch failed or was interrupted. "
             f"Fetch it with `hf download {hub_repository(repository) or 'ORGANISATION/NAME'}`."
         )
     if len(snapshots) == 1 and revision is None:
         return snapshots[0]
-    which = f"and none of them is of revision {revision!r}" if revision else "and refs/main does not say which to take"
+    which = f"but none has the revision {revision!r}" if revision else "but refs/main does not say which to use"
     raise ModelNotFoundError(
-        f"{name} holds {len(snapshots)} snapshots, {which}; give one of them as model_name: "
+        f"{name} contains {len(snapshots)} snapshots, {which}; give one of them as model_name: "
         f"{', '.join(map(str, snapshots))}."
     )
 
 
 def read_ref(repository: Path, revision: str) -> str | None:
-    """Returns the commit that a branch or tag of a cached repository stood at when it was last fetched."""
+    """Returns the commit of a branch or tag when it was last fetched into the cache; `None` if it was not."""
     try:
         return (repository / "refs" / revision).read_text(encoding="utf-8").strip() or None
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What tells a prepared folder from a checkpoint: its manifest, of which every format has a part."""
+"""The manifest, by which a prepared folder differs from a checkpoint. Only the part that every format has is read."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _CONTENT_OF_ANY_FORMAT = object_with({"manifest": OBJECT, "versions": object_of(
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether a folder claims to be a prepared model."""
-    return os.path.isfile(folder / MANIFEST)  # pathlib raises for names that are too long, or in closed folders
+    """Whether a folder has the manifest of a prepared model."""
+    return os.path.isfile(folder / MANIFEST)  # pathlib raises for too long names and closed folders
 
 
 def recorded_precision(model_name: str) -> str | None:
-    """Returns the precision of a prepared folder, None for any other name. Checks nothing else of it."""
+    """Returns the precision of a prepared folder; `None` for any other name. Checks nothing else in the folder."""
     folder = Path(os.path.expanduser(model_name))
     if not is_prepared(folder):
         return None
@@ -37,10 +37,10 @@ def recorded_precision(model_name: str) -> str | None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Reads what every format has.
+    """Reads the part of a manifest that every format has.
 
     Raises:
-        PreparedModelError: It is missing or damaged.
+        PreparedModelError: The manifest is missing or damaged.
     """
     try:
         content: dict[str, Any] | None = read_json(folder / MANIFEST, _CONTENT_OF_ANY_FORMAT)
@@ -52,5 +52,5 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def damaged(folder: Path, what: str) -> PreparedModelError:
-    """Says that a prepared folder is damaged."""
+    """Returns the error for a damaged prepared folder."""
     return PreparedModelError(f"{folder} is damaged: {what}. Copy or prepare it again.")

@@ -1,4 +1,4 @@
-"""What is asked of the backend: everything that a loaded model depends on."""
+"""The load request: everything that a loaded model depends on."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from bge_integrations.settings import EncoderSettings, ModelSettings, Purpose, R
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class LoadRequest:
-    """Everything that a loaded model depends on; equal requests share one.
+    """The key under which a loaded model is shared: equal requests share one model.
 
-    Left out of equality are the token, which only opens the door, and what a decoder is asked, which each call says.
-    `threads` is left out too: where the user gives no number, it depends on the process's state at the time, such as
-    torch's number or `OMP_NUM_THREADS`, and equal settings must share one model whatever has happened in between.
+    These fields are left out of equality:
+
+    - `token`, which only authorises downloads.
+    - `decoder_question`, which each call passes.
+    - `threads`. Without a number from the user it depends on the state of the process, such as torch's number of
+      threads or `OMP_NUM_THREADS`. Equal settings must share one model even if that state has changed.
     """
 
     model_name: str
@@ -39,29 +42,29 @@ class LoadRequest:
     decoder_question: str | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
-        """Shows no token, wherever it was put."""
+        """Shows no token, in any field."""
         return shown_fields(self)
 
     @property
     def device(self) -> str:
-        """The first device; further ones are of its kind."""
+        """The first device. Further devices are of the same kind."""
         return self.devices[0]
 
     @property
     def copies(self) -> int:
-        """Engines on the first device: one, or as many as the processor was named."""
+        """Number of engines on the first device: one, or how many times "cpu" was named."""
         return len(self.devices) if self.device == "cpu" else 1
 
     @classmethod
     def from_settings(cls, settings: ModelSettings, purpose: Purpose = "vectors") -> LoadRequest:
-        """Takes what concerns loading, with device, precision and threads resolved.
+        """Makes a request from settings. Device, precision and threads are resolved.
 
-        A prepared folder is made for the CPU and knows its own precision, so there `"auto"` means these. A device that
-        is left open is one that can compute as asked: int8 and engine="openvino" mean the processor.
+        For a prepared folder, `"auto"` means the CPU and the folder's own precision. Otherwise an automatic device is
+        one that can compute as requested: for int8 and engine="openvino" it is the CPU.
 
         Raises:
-            DeviceNotAvailableError: If a device is not on this machine.
-            SettingsError: Devices that can't work together.
+            DeviceNotAvailableError: A device is not on this machine.
+            SettingsError: The devices can't work together.
         """
         recorded = recorded_precision(settings.model_name)
         kinds = ("cpu",) if recorded else devices_that_compute(settings.engine, settings.precision)

@@ -1,4 +1,4 @@
-"""The files of a folder on which a model's output can depend, and what tells their state from any other."""
+"""The files in a folder on which a model's output can depend, and their state."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _SUFFIXES = (
 
 
 def model_files(folder: Path, further: Iterable[Path] = ()) -> list[Path]:
-    """Returns the files of a folder, and of those of its modules, that a model may be made of, sorted.
+    """Returns the files in a model's folder and in its modules' folders that can change its output, sorted.
 
-    Symlinks are followed; those that lead nowhere are left out, as are a trainer's own files.
+    Symlinks are followed. Broken symlinks and a trainer's own files are left out.
     """
     folders = dict.fromkeys([folder, *further])
     return sorted(
@@ -29,21 +29,21 @@ def model_files(folder: Path, further: Iterable[Path] = ()) -> list[Path]:
             for path in _entries(place)
             if path.suffix in _SUFFIXES and path.name not in TRAINING_FILES and os.path.isfile(path)
         },
-        key=Path.as_posix,  # paths themselves are sorted differently on Windows
+        key=Path.as_posix,  # the order of paths differs on Windows
     )
 
 
 def state_of(folder: Path) -> Hashable:
-    """Returns a value that changes with every change of the model's files in a folder, without reading them.
+    """Returns a value that changes when a model's files in a folder change. It does not read them.
 
-    What `file_identity` does not cover is not covered here either.
+    It does not notice the changes that `file_identity` does not notice.
     """
     files = model_files(folder, _folders_of_modules(folder))
     return tuple((str(path.relative_to(folder)), _identity(path)) for path in files)
 
 
 def _folders_of_modules(folder: Path) -> list[Path]:
-    """Returns the folders below a folder, two deep, as deep as sentence-transformers saves modules."""
+    """Returns the folders below a folder, two levels deep, which is how deep sentence-transformers saves modules."""
     below = [path for path in _entries(folder) if os.path.isdir(path)]
     return [*below, *(path for place in below for path in _entries(place) if os.path.isdir(path))]
 
@@ -52,11 +52,11 @@ def _identity(path: Path) -> tuple[int, ...] | None:
     try:
         return file_identity(path)
     except OSError:
-        return None  # gone since it was listed
+        return None  # the file was deleted after it was listed
 
 
 def _entries(folder: Path) -> list[Path]:
     try:
         return list(folder.iterdir())
     except OSError:
-        return []  # missing, or closed to this user
+        return []  # the folder is missing, or this user can't open it

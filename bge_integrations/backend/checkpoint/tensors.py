@@ -1,6 +1,6 @@
 """Reads safetensors files into numpy, without torch.
 
-The format: 8 bytes with the length of a JSON header, the header, and the numbers of all tensors.
+A file has 8 bytes with the length of a JSON header, then the header, then the numbers of all tensors.
 https://github.com/huggingface/safetensors#format
 """
 
@@ -28,13 +28,13 @@ _TYPES: Mapping[str, np.dtype[np.generic]] = {
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor is.
+    """The place of a tensor in a file.
 
     Attributes:
-        file: The file.
-        start: The first byte in it.
-        kind: Its type in the header, such as "F32".
-        shape: Its shape.
+        file: Path of the file.
+        start: Offset of the tensor's first byte in the file.
+        kind: Type in the header, such as "F32".
+        shape: Length of each dimension.
     """
 
     file: Path
@@ -48,7 +48,7 @@ class StoredTensor:
         return self.kind in _TYPES
 
     def read(self) -> NDArray[np.float32]:
-        """Returns its numbers; those of a float32 tensor stay in the file until they are used."""
+        """Returns its numbers in float32. A float32 tensor is mapped: its numbers are read from the file when used."""
         stored = np.memmap(self.file, _TYPES[self.kind], mode="r", offset=self.start, shape=self.shape)
         if self.kind == "BF16":
             return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
@@ -56,30 +56,26 @@ class StoredTensor:
 
 
 class StoredWeights(Mapping[str, NDArray[np.float32]]):
-    """The tensors of a model by the names that it is built with; each is read when it is asked for."""
+    """The tensors of a model by name. Each access reads the tensor from its file."""
 
     def __init__(self, tensors: Mapping[str, StoredTensor]) -> None:
-        """Takes where they are."""
         self._tensors = dict(tensors)
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
-        """Reads one."""
         return self._tensors[name].read()
 
     def __iter__(self) -> Iterator[str]:
-        """Yields the names."""
         return iter(self._tensors)
 
     def __len__(self) -> int:
-        """Returns how many there are."""
         return len(self._tensors)
 
 
 def stored_tensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
-    """Returns the tensors of all files of a model by their names there. Reads the headers alone.
+    """Returns the tensors in all files of a model by name. It only reads the files' headers.
 
     Raises:
-        NotPlainError: A file can't be read so, or two have a tensor of the same name.
+        NotPlainError: A header can't be read, or two files have a tensor of the same name.
     """
     found: dict[str, StoredTensor] = {}
     for file in files:

@@ -1,9 +1,9 @@
-"""A checkpoint's tokenizer, read from its files without transformers, and equal to the one that transformers makes.
+"""Reads a checkpoint's tokenizer without transformers. It equals the tokenizer that transformers makes.
 
-transformers 5 takes tokenizer.json as it is only for the generic class. `BertTokenizer` and `XLMRobertaTokenizer` take
-the vocabulary and the added tokens from it, and build the rest by tokenizer_config.json, where `do_lower_case` is true
-if nothing is said. The same is done here. Where transformers may do something that is not written down here, the
-files are refused, so that its own loader is used.
+transformers 5 uses all of tokenizer.json only for the generic class. `BertTokenizer` and `XLMRobertaTokenizer` use its
+vocabulary and its added tokens, and build the rest from tokenizer_config.json (`do_lower_case` is true by default).
+This module does the same. It refuses files for which transformers may do anything else, and transformers' own loader
+is used then.
 
 Sources: `TokenizersBackend.convert_to_native_format`, `PreTrainedTokenizerBase._from_pretrained` and
 `AutoTokenizer.from_pretrained` in transformers 5.
@@ -24,13 +24,13 @@ from bge_integrations.backend.checkpoint.plainness import NotPlainError
 from bge_integrations.backend.text.tokenizer import Side, TextTokenizer
 
 _FILE, _CONFIG, _SPECIAL = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
-# Each changes how texts are read, or is read by a processor for more than texts.
+# Each of these changes how texts are read, or belongs to a processor of more than texts.
 _FURTHER_FILES = (
     *("added_tokens.json", "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
     *("chat_template.jinja", "chat_template.json", "additional_chat_templates"),
 )
 _SPECIAL_NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-# What is read below, and what changes no ids: other keys are left to transformers.
+# Keys that are read below, and keys that change no ids. Files with other keys are refused.
 _KNOWN_KEYS = frozenset(
     (
         *(f"{name}_token" for name in _SPECIAL_NAMES),
@@ -54,17 +54,17 @@ _GENERIC = ("TokenizersBackend", "PreTrainedTokenizer")
 _CLASS_OF_ARCHITECTURE = {"bert": "BertTokenizer", "xlm-roberta": "XLMRobertaTokenizer"}
 _FLAGS_OF_TOKEN = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _UNBOUNDED = 10**9
-"""A limit above it is none: tokenizers are saved with 1e30 where nobody set one."""
+"""Limits from here on mean no limit: a tokenizer without a limit is saved with 1e30."""
 
 
 @dataclass(frozen=True)
 class _Class:
-    """What transformers builds for one of its classes.
+    """A tokenizer class of transformers.
 
     Attributes:
-        model: The kind of model in tokenizer.json.
-        tokens: The special tokens that it has where the files name none.
-        input_names: What it gives.
+        model: Kind of model in tokenizer.json.
+        tokens: Default special tokens by name.
+        input_names: Names of its outputs.
     """
 
     model: str
@@ -97,12 +97,12 @@ _ANY_INPUT_NAMES = ("input_ids", "token_type_ids", "attention_mask")
 
 @dataclass(frozen=True)
 class SavedTokenizer:
-    """A tokenizer, and what its files say beside it.
+    """A tokenizer, with settings from its files that are not part of it.
 
     Attributes:
-        tokenizer: The tokenizer.
-        model_max_length: Tokens per text; None where nothing is said.
-        gives_types: Whether it gives the type of each token, so that a pair's second text can have another one.
+        tokenizer: The tokenizer itself.
+        model_max_length: Tokens per text; `None` if the files don't say.
+        gives_types: Whether it gives token types, so that a pair's second text can have another type.
     """
 
     tokenizer: TextTokenizer
@@ -114,12 +114,12 @@ def read_tokenizer(folder: Path, architecture: str, *, lowercases: bool) -> Save
     """Makes a checkpoint's tokenizer.
 
     Args:
-        folder: Where its files are.
+        folder: Folder of the tokenizer's files.
         architecture: The `model_type` in config.json.
-        lowercases: Whether sentence-transformers lowers the case of every text first (`do_lower_case` in its own file).
+        lowercases: Whether sentence-transformers lowercases every text first (`do_lower_case` in its own file).
 
     Raises:
-        NotPlainError: transformers may make another tokenizer of these files.
+        NotPlainError: transformers may make another tokenizer from these files.
     """
     for name in _FURTHER_FILES:
         if (folder / name).exists():
@@ -143,7 +143,7 @@ def read_tokenizer(folder: Path, architecture: str, *, lowercases: bool) -> Save
         _rebuild(rust, saved, config, named_class, special)
     for name, token in special.items():
         if token not in added or not added[token]["special"]:
-            raise NotPlainError(f"its {name}_token {token!r} is no special token of {_FILE}")
+            raise NotPlainError(f"its {name}_token {token!r} is not a special token in {_FILE}")
     if lowercases:
         _lower_first(rust)
     rust.encode_special_tokens = config.get("split_special_tokens") is True
@@ -168,16 +168,16 @@ def _read(file: Path) -> dict[str, Any]:
 def _load(file: Path) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises nothing more special
+    except Exception as error:  # the library raises no narrower class
         raise NotPlainError(f"its {file.name} can't be read: {error}") from error
 
 
 def _added_tokens(saved: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Returns the tokens that are found in a text before it is split, by their text.
+    """Returns the added tokens, which are searched in a text before it is split, by their text.
 
     Raises:
-        NotPlainError: tokenizer_config.json and tokenizer.json don't name the same ones, or their ids are others than
-            they would get by being added one after another.
+        NotPlainError: tokenizer_config.json and tokenizer.json name different added tokens, or the ids are not those
+            that the tokens get when they are added in their order.
     """
     added = {token["content"]: token for token in saved.get("added_tokens") or ()}
     recorded = config.get("added_tokens_decoder")
@@ -251,7 +251,7 @@ def _rebuild(
     named_class: str,
     special: Mapping[str, str],
 ) -> None:
-    """Puts what transformers builds around the vocabulary."""
+    """Builds the same steps around the vocabulary as transformers."""
     if named_class == "BertTokenizer":
         strips = None if config.get("strip_accents") is None else _flag(config, "strip_accents", default=False)
         rust.normalizer = normalizers.BertNormalizer(
@@ -296,7 +296,7 @@ def _flag(config: Mapping[str, Any], key: str, *, default: bool) -> bool:
 
 
 def _precompiled_characters(normalizer: Mapping[str, Any] | None) -> bytes | None:
-    """Returns SentencePiece's own table of characters, which is all that the class takes over of a normaliser."""
+    """Returns SentencePiece's table of characters, the only part of a saved normaliser that transformers uses."""
     parts = (normalizer or {}).get("normalizers", [normalizer] if normalizer else [])
     for part in parts:
         if part.get("type") == "Precompiled" and "precompiled_charsmap" in part:
@@ -305,7 +305,7 @@ def _precompiled_characters(normalizer: Mapping[str, Any] | None) -> bytes | Non
 
 
 def _lower_first(rust: Tokenizer) -> None:
-    """Lowers the case before all else, unless that is one of the steps already, as sentence-transformers does it."""
+    """Adds lowercasing as the first step, unless there is such a step already, as sentence-transformers does."""
     now: Any = rust.normalizer
     is_sequence = isinstance(now, normalizers.Sequence)
     steps: list[Any] = list(now) if is_sequence else [now] if now is not None else []

@@ -1,8 +1,8 @@
-"""Which weight files the libraries will open for a module of a checkpoint, and whether they may.
+"""Finds the weight files that the libraries will open for a module of a checkpoint, and checks that they may.
 
 The rules are those of transformers' `PreTrainedModel.from_pretrained` and of sentence-transformers'
-`Module.load_torch_weights`. Names decide: what ends in `.safetensors` is opened as safetensors, all else is unpickled,
-wherever a symlink leads.
+`Module.load_torch_weights`. The file's own name decides, not the target of a symlink: a name that ends in
+`.safetensors` is opened as safetensors, any other file is unpickled.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TRANSFORMER = "Transformer"
 
 _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
 _INDEX = ".index.json"
-# transformers' own way to save what it trained on several machines; it takes all safetensors files of such a folder.
+# transformers saves so after training on several machines. It reads all safetensors files in such a folder.
 _OF_A_MACHINE = re.compile(r"shard-[0-9]{5}-model-[0-9]{5}-of-[0-9]{5}\.safetensors")
 _WITHOUT_WEIGHTS = (*ROUTERS, "Pooling", "Normalize", "Dropout", "WordWeights", "BoW")
 _WITH_WEIGHTS = (
@@ -47,9 +47,9 @@ class Module:
     """A module of a checkpoint, as modules.json lists it.
 
     Attributes:
-        folder: Where its files are.
-        kind: The last part of its class's name; `TRANSFORMER` for a checkpoint without modules.json.
-        is_first: Whether it is what the texts go into.
+        folder: Folder of its files.
+        kind: Name of its class without the package; `TRANSFORMER` for a checkpoint without modules.json.
+        is_first: Whether it is the first module, which reads the texts.
     """
 
     folder: Path
@@ -58,7 +58,7 @@ class Module:
 
     @property
     def is_transformer(self) -> bool:
-        """Whether transformers loads it. A first module of an unknown class most likely is one."""
+        """Whether transformers loads it. A first module of an unknown class is most likely a transformer."""
         return self.kind in TRANSFORMERS or (
             self.is_first and self.kind not in _WITHOUT_WEIGHTS and self.kind not in _WITH_WEIGHTS
         )
@@ -66,12 +66,12 @@ class Module:
 
 @dataclass(frozen=True)
 class WeightRules:
-    """What the user allows and asks for.
+    """The user's settings for weights.
 
     Attributes:
-        name: What the user called the model.
+        name: The model's name as the user wrote it.
         allow_pickle: Whether pickled weights may be read.
-        model_kwargs: The user's keywords for transformers.
+        model_kwargs: The user's keywords for transformers' models.
     """
 
     name: str
@@ -80,7 +80,7 @@ class WeightRules:
 
     @classmethod
     def of(cls, request: LoadRequest) -> WeightRules:
-        """Takes what a request says."""
+        """Returns the rules of a request."""
         model_kwargs = request.transformers_kwargs.as_dicts()["model_kwargs"]
         return cls(request.model_name, request.allow_pickle_weights, model_kwargs)
 
@@ -90,47 +90,47 @@ class WeightRules:
 
     @property
     def safe_first(self) -> bool:
-        """Whether safetensors are looked for at all, which the user can switch off together with allowing pickles."""
+        """Whether safetensors are searched. The user can switch this off if pickles are allowed."""
         return not self.allow_pickle or self.model_kwargs.get("use_safetensors") is not False
 
     @property
     def pickles_too(self) -> bool:
-        """Whether pickled files are looked for."""
+        """Whether pickled files are searched too."""
         return self.allow_pickle and not self.model_kwargs.get("use_safetensors")
 
 
 def inside(folder: Path, name: object, named_by: Path) -> Path:
     """Returns the path of a file or folder that a checkpoint's file names.
 
-    Symlinks may lead elsewhere: the hub's own cache is made of them, and whoever owns the folder has made them.
+    Symlinks may lead out of the folder: the hub's cache consists of them, and the owner of the folder has made them.
 
     Raises:
         UnsafeWeightsError: The name leads out of the folder.
-        ModelLoadError: It is no text.
+        ModelLoadError: The name is not a text, or contains a null character.
     """
     if not isinstance(name, str) or "\0" in name:
-        raise ModelLoadError(f"{named_by} names {name!r} where the name of a file or folder belongs; fetch it again.")
-    as_written = PureWindowsPath(name)  # knows both separators, drives too
+        raise ModelLoadError(f"{named_by} names {name!r}, which is not the name of a file or folder; fetch it again.")
+    as_written = PureWindowsPath(name)  # understands both separators and drives
     if as_written.anchor or ".." in as_written.parts:
         raise UnsafeWeightsError(
-            f"{named_by} names {name!r}, which lies outside {folder}. Nothing is read from there; if the model is "
+            f"{named_by} names {name!r}, which is outside {folder}. No file is read from there; if the model is "
             "yours, move the file into the folder."
         )
     return folder / name
 
 
 def require_weights(module: Module, config: Mapping[str, Any], rules: WeightRules) -> None:
-    """Refuses a module whose weights are missing, can't be what they say, or must not be read.
+    """Refuses a module whose weights are missing, damaged or not allowed.
 
     Args:
-        module: The module.
-        config: The content of the transformer's config.json.
-        rules: What the user allows and asks for.
+        module: The module to check.
+        config: Content of the transformer's config.json.
+        rules: The user's settings for weights.
 
     Raises:
-        UnsafeWeightsError: Pickled weights, not allowed, or a file outside the folder.
+        UnsafeWeightsError: Pickled weights that the user has not allowed, or a file outside the folder.
         ModelNotFoundError: No weights, or only some of them.
-        ModelLoadError: A file is damaged, or is something else.
+        ModelLoadError: A file is damaged, or is not what its name says.
     """
     files = opened_files(module, config, rules)
     pickled = [path for path in files if path.suffix != ".safetensors"]
@@ -143,35 +143,35 @@ def require_weights(module: Module, config: Mapping[str, Any], rules: WeightRule
 
 
 def require_adapter_weights(folder: Path, rules: WeightRules) -> None:
-    """Does for an adapter's own weights what `require_weights` does for a module's.
+    """Checks an adapter's own weights as `require_weights` checks a module's.
 
     Raises:
-        UnsafeWeightsError: Pickled weights, not allowed.
+        UnsafeWeightsError: Pickled weights that the user has not allowed.
         ModelNotFoundError: No weights.
-        ModelLoadError: The file is damaged, or is something else.
+        ModelLoadError: The file is damaged, or is not what its name says.
     """
     for name in (SAFE_ADAPTER, PICKLED_ADAPTER):
         if os.path.lexists(folder / name):
             if name == PICKLED_ADAPTER and not rules.allow_pickle:
                 raise UnsafeWeightsError(
                     f"{rules.name} is an adapter whose weights are pickled ({name} in {folder}), and unpickling can "
-                    "run code. If you trust whoever made it, pass allow_pickle_weights=True."
+                    "run code. If you trust its author, pass allow_pickle_weights=True."
                 )
             require_genuine(folder / name)
             return
     raise ModelNotFoundError(
-        f"{folder} holds {ADAPTER_CONFIG}, but not the adapter's weights ({SAFE_ADAPTER}). Fetch or copy it again."
+        f"{folder} has {ADAPTER_CONFIG}, but not the adapter's weights ({SAFE_ADAPTER}). Fetch or copy it again."
     )
 
 
 def opened_files(module: Module, config: Mapping[str, Any], rules: WeightRules) -> list[Path]:
-    """Returns the weight files that the libraries will open for a module, [] where they find none.
+    """Returns the weight files that the libraries will open for a module; [] if there are no such files.
 
-    A symlink that leads nowhere counts as a file, so that it is named in an error and nothing else is read in its
-    place.
+    A broken symlink counts as a file. An error then names it, and no other file is read in its place.
 
     Raises:
-        UnsafeWeightsError: A file names another one outside the folder.
+        UnsafeWeightsError: A file names another file outside the folder.
+        ModelNotFoundError: A file that an index names is missing.
         ModelLoadError: An index can't be read.
     """
     if module.is_transformer:
@@ -206,7 +206,7 @@ def _opened_by_transformers(folder: Path, config: Mapping[str, Any], rules: Weig
 
 
 def _named_by_config(config: Mapping[str, Any]) -> Iterator[object]:
-    """Yields what `transformers_weights` says, at any depth: whichever part is taken, its files are vetted."""
+    """Yields `transformers_weights` at any depth, so that the files of every part are checked."""
     for key, value in config.items():
         if key == "transformers_weights" and value is not None:
             yield value
@@ -222,13 +222,7 @@ def _with_variant(name: str, variant: object) -> str:
 
 
 def _shards(index: Path) -> list[Path]:
-    """Returns the files that an index names.
-
-    Raises:
-        UnsafeWeightsError: One is outside the index's folder.
-        ModelNotFoundError: One is missing.
-        ModelLoadError: The index can't be read.
-    """
+    """Returns the files that an index names. Raises the errors of `opened_files`."""
     require_genuine(index)
     try:
         named = dict.fromkeys(read_json(index, WEIGHTS_INDEX)["weight_map"].values())
@@ -241,14 +235,14 @@ def _shards(index: Path) -> list[Path]:
     if missing:
         them = "it" if len(missing) == 1 else "them"
         raise ModelNotFoundError(
-            f"{index} names {_some(missing)}, and {index.parent} does not hold {them}: it was fetched in part. "
-            "Fetch it again, for example with `hf download`."
+            f"{index} names {_some(missing)}, but {index.parent} does not have {them}: the model was fetched only in "
+            "part. Fetch it again, for example with `hf download`."
         )
     return sorted(shards)
 
 
 def _only_pickles(folder: Path) -> list[Path]:
-    """Returns a custom module's pickled files where it has nothing else: which it reads, its own code says."""
+    """Returns all pickled files of a custom module without safetensors, since its own code decides what it reads."""
     if any(folder.glob("*.safetensors")):
         return []
     left_out = (*TRAINING_FILES, *M3_HEAD_FILES.values())
@@ -267,9 +261,9 @@ def _pickled_message(module: Module, pickled: Sequence[Path], rules: WeightRules
     files = _some(sorted(path.name for path in pickled))
     library = "AutoModel.from_pretrained" if module.is_transformer and module.is_first else "SentenceTransformer"
     has_others = os.path.lexists(module.folder / _SAFE)
-    what = f"is to be read from {files} in" if has_others else f"has no safetensors weights, only {files}, in"
+    what = f"would be read from {files} in" if has_others else f"has no safetensors weights, only {files}, in"
     return (
-        f"{rules.name} {what} {module.folder}, and unpickling can run code. If you trust whoever made it, pass "
+        f"{rules.name} {what} {module.folder}, and unpickling can run code. If you trust its author, pass "
         f"allow_pickle_weights=True; or convert it once with `{library}(folder).save_pretrained(folder)`."
     )
 
@@ -282,4 +276,4 @@ def _refuse_without_weights(module: Module, rules: WeightRules) -> None:
         raise UnsafeWeightsError(_pickled_message(module, pickled, rules))
     wanted = _with_variant(_SAFE, rules.model_kwargs.get("variant") if module.is_transformer else None)
     found = what_lies_there(module.folder, pickles_allowed=rules.allow_pickle)
-    raise ModelNotFoundError(f"{module.folder} holds no weights ({wanted}). {found}")
+    raise ModelNotFoundError(f"{module.folder} has no weights ({wanted}). {found}")
