@@ -272,7 +272,7 @@ class TestChoice:
         self, make: MakeCheckpoint, engine: EngineName
     ) -> None:
         folder = make("other", modules=("cls", "mean"))
-        with pytest.raises(EngineNotAvailableError, match="is no plain BERT or XLM-RoBERTa encoder"):
+        with pytest.raises(EngineNotAvailableError, match="is not a plain BERT or XLM-RoBERTa encoder"):
             BgeEncoder(folder, device="cpu", engine=engine)
         assert BgeEncoder(folder, device="cpu").backend.engine.name == "sentence-transformers"
 

@@ -1,1 +1,1 @@
-"""Who holds which model, and how one is loaded and its engine started."""
+"""Loads models, starts their engines, and shares loaded models in the process."""

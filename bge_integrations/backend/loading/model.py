@@ -1,4 +1,4 @@
-"""Makes a model ready to encode: finds its files, vets them, and starts the engine that runs it."""
+"""Makes a model ready to encode: finds its files, checks them, and starts the engine that runs it."""
 
 from __future__ import annotations
 
@@ -40,36 +40,36 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-# Of instructions, which are measured once; a model in memory has few of them.
 _SHARES_KEPT = 64
+"""Number of instructions whose token counts are kept. A model is used with few instructions."""
 
 
 class LoadedModel:
     """One model in memory, shared by every encoder with an equal `LoadRequest`.
 
     Attributes:
-        request: What was asked for.
-        checkpoint: Where it came from.
-        spec: The catalogue's row, or None for a model that is no BGE.
-        identity: Tells its content from any other, so that a copied folder keeps its identity.
-        facts: What is known of it.
-        tokenizer: Its tokenizer.
-        heads: The weights on top of the encoder, where there are any.
-        meter: Counts what it does.
-        notes: What its first user is to be warned of.
-        torch_threads: The number of torch's threads that its first user is to set too, if one was set: what another
-            thread sets holds for new threads alone.
+        request: The load request.
+        checkpoint: The model's files.
+        spec: The catalogue's row; `None` for a model that is not a BGE model.
+        identity: Digest of the content. A copied folder keeps its identity.
+        facts: Facts of the model.
+        tokenizer: The model's tokenizer.
+        heads: Weights on top of the encoder; empty if there are none.
+        meter: Counter of the model's work.
+        notes: Warnings for the model's first user.
+        torch_threads: Number of torch's threads that was set while loading; `None` if none was set. The first user's
+            thread must set it too, since torch applies a number only to the thread that sets it and to new threads.
     """
 
     def __init__(self, request: LoadRequest) -> None:
-        """Loads the model; see `registry.acquire`, which does so once.
+        """Loads the model. `registry.acquire` calls this once for equal requests.
 
         Raises:
-            ModelLoadError: Or one of its kinds, if the files can't be had or read.
-            PoolingMismatchError: A BGE model whose files ask for another pooling.
-            UnsupportedModelError: Not an embedding model, or without a transformer.
-            EngineNotAvailableError: The engine named, or every engine, can't run it so.
-            MissingExtraError: The engine named is not installed, or int8 needs the quantiser, which is not.
+            ModelLoadError: The files can't be found or read. It may be a subclass.
+            PoolingMismatchError: The model has the name of a BGE model, but its files ask for another pooling.
+            UnsupportedModelError: The model is not of the requested kind, or has no transformer.
+            EngineNotAvailableError: The requested engine, or every engine, can't run the model with these settings.
+            MissingExtraError: The requested engine is not installed, or the quantiser that int8 needs is not.
         """
         self.request = request
         self.checkpoint = locate_requested(request)
@@ -105,12 +105,12 @@ class LoadedModel:
         self._held = _Held(started.engine, Scheduler(started.slots, self.meter), started.source)
         self._loading_source = ForkSafeLock()
         self._shares = lru_cache(_SHARES_KEPT)(partial(share_of, self.tokenizer))
-        # No `__del__`: while it ended the threads, another encoder could still be given this model by the registry.
+        # Not `__del__`: while it ends the threads, the registry could still give this model to another encoder.
         weakref.finalize(self, finish, self._held.release).atexit = False
 
     @property
     def engine(self) -> Engine:
-        """What runs it; the first, where there are several."""
+        """The engine that runs it; the first, if there are several."""
         return self._held.engine
 
     @property
@@ -120,22 +120,22 @@ class LoadedModel:
 
     @property
     def device(self) -> str:
-        """The device that it runs on."""
+        """The first device that it runs on."""
         return self.request.device
 
     @property
     def prompts(self) -> Mapping[str, str]:
-        """The prompts saved in the checkpoint."""
+        """The prompts that are saved in the checkpoint, by name."""
         return self.facts.prompts
 
     @property
     def original(self) -> Any:  # noqa: ANN401 - a library's model: a SentenceTransformer, a CrossEncoder, a decoder
-        """The model as its library loads it; loaded at the first use where the engine doesn't hold it.
+        """The model as its library loads it. If the engine does not need it, it is loaded at the first use.
 
-        It refuses to be changed, since all that share this model would share the change, or not follow it.
+        It refuses changes: all encoders that share it would get them, and a compiled engine would not follow them.
 
         Raises:
-            UnsupportedModelError: For a prepared folder, which holds none.
+            UnsupportedModelError: The model is a prepared folder, which no other library can load.
         """
         return uninterrupted(self._load_original)
 
@@ -144,8 +144,8 @@ class LoadedModel:
             if self._held.source is None:
                 if is_prepared(self.checkpoint.folder):
                     raise UnsupportedModelError(
-                        f"{self.request.model_name} is a prepared model, which no other library can load; load the "
-                        "model that it was made from for that (its bge.json names it)."
+                        f"{self.request.model_name} is a prepared model, which no other library can load; instead load "
+                        "the model that it was made from (its bge.json names it)."
                     )
                 precision = "float32" if self.request.precision == "int8" else self.request.precision
                 self._held.source = load_source(self.request, self.checkpoint, self.spec, precision)
@@ -153,16 +153,16 @@ class LoadedModel:
 
     @property
     def vector_head(self) -> Head:
-        """Gives one vector a text, as `vectors`."""
+        """The head that computes one vector per text, as `vectors` does."""
         return Head(self.vectors, self._room_for_vectors, _finite_rows)
 
     @property
     def score_head(self) -> Head:
-        """Gives one logit a pair, float32, shape [pairs]."""
+        """The head that computes one logit per pair, float32, shape [pairs]."""
         return Head(self._scores, partial(np.empty, dtype=np.float32), np.isfinite)
 
     def vectors(self, batch: TokenBatch, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns one vector a text, before normalisation, float32, shape [texts, dimension]."""
+        """Returns one vector per text, before normalisation, float32, shape [texts, dimension]."""
         return one_row_a_text(self.engine.rows, self.facts.pooling, batch, rows)
 
     def _room_for_vectors(self, count: int) -> NDArray[np.float32]:
@@ -172,13 +172,13 @@ class LoadedModel:
         return one_score_a_pair(self.engine.rows, self.heads, rows)
 
     def pair_layout(self, prompt: str | None) -> PairLayout:
-        """Returns what stands around the texts of a pair.
+        """Returns the tokens around the texts of a pair.
 
         Args:
-            prompt: What a decoder is asked; None takes its own.
+            prompt: Question for a decoder; `None`: the question that the model was trained with.
 
         Raises:
-            UnsupportedModelError: A decoder that has none of its own.
+            UnsupportedModelError: `prompt` is `None`, and the decoder's own question is unknown.
         """
         decoder = self.facts.decoder
         if decoder is None:
@@ -188,11 +188,11 @@ class LoadedModel:
         return PairLayout(decoder.first_ids, tuple(newline), (*newline, *asked), "A: ", "B: ")
 
     def share(self, prefix: str, suffix: str = "") -> Share:
-        """Returns what an instruction takes of each text's tokens."""
+        """Returns an instruction's share of each text's tokens."""
         return self._shares(prefix, suffix)
 
     def prompt_length(self, instruction: str) -> int:
-        """Returns how many leading tokens to leave out of pooling: 0 unless the checkpoint asks for it."""
+        """Returns the number of leading tokens that pooling leaves out: 0 unless the checkpoint asks for it."""
         if not instruction or not self.facts.pools_without_prompt:
             return 0
         return int(self.tokenizer.count([instruction])[0]) - self.tokenizer.suffix_tokens
@@ -204,17 +204,17 @@ def _finite_rows(found: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 @dataclass
 class _Held:
-    """What a loaded model takes along when it goes."""
+    """What a loaded model releases when it is garbage-collected."""
 
     engine: Engine
     scheduler: Scheduler
     source: Source | None
 
     def release(self) -> None:
-        """Ends the threads, and gives the weights back at once: the libraries' models are reference cycles."""
+        """Ends the threads and frees the weights at once. The libraries' models are reference cycles."""
         self.scheduler.close()
         had_cycles = self.source is not None
-        with native_code():  # whose threads end here
+        with native_code():  # the threads of native code end here
             self.__dict__.clear()
             if had_cycles:
                 gc.collect()

@@ -1,4 +1,4 @@
-"""Starts OpenVINO: with a graph from the cache, from a prepared folder, or made of a model's weights."""
+"""Starts OpenVINO with a graph from the cache, from a prepared folder, or built from a model's weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ logger = get_logger(__name__)
 
 
 def start_openvino(sources: Sources) -> Started | None:
-    """Starts OpenVINO; returns None for an encoder that it can't run."""
+    """Starts OpenVINO; returns `None` for an encoder that it can't run."""
     from bge_integrations.backend.engines.openvino.library import ov
 
     key = _cache_key(sources, ov.__version__)
@@ -37,7 +37,7 @@ def start_openvino(sources: Sources) -> Started | None:
 
 
 def _prepare_graph(sources: Sources, key: str) -> PreparedModel | None:
-    """Makes the graph of a model; None for an encoder that it can't be made of."""
+    """Builds the graph of a model; returns `None` for an encoder that OpenVINO can't run."""
     from bge_integrations.backend.engines.openvino.quantization import require_quantizer
     from bge_integrations.backend.prepared.build import prepared_from
 
@@ -49,10 +49,10 @@ def _prepare_graph(sources: Sources, key: str) -> PreparedModel | None:
         return None
     if not model.tokenizer.has_rust_form:
         raise EngineNotAvailableError(
-            f"{request.model_name} has a tokenizer that exists in Python only, and engine='openvino' (and with it "
-            "precision='int8') keeps a model's tokenizer as tokenizer.json; leave engine and precision at 'auto'."
+            f"{request.model_name} has a tokenizer that exists in Python only, but engine='openvino' (and with it "
+            "precision='int8') saves a model's tokenizer as tokenizer.json; leave engine and precision at 'auto'."
         )
-    logger.info("%s: preparing a graph in %s, which is done once", request.model_name, precision)
+    logger.info("%s: preparing a graph in %s; later loads find it in the cache", request.model_name, precision)
     return prepared_from(model, request, sources.checkpoint, sources.spec, precision=precision, cache_key=key)
 
 
@@ -61,7 +61,7 @@ def _graph_precision(request: LoadRequest) -> str:
 
 
 def _cache_key(sources: Sources, openvino_version: str) -> str:
-    """Names all that a graph depends on, but for its format, which the cache adds."""
+    """Returns the key of everything that a graph depends on, without its format, which the cache adds."""
     request, recognition = sources.request, sources.checkpoint.recognition
     return key_of(
         {
@@ -72,7 +72,7 @@ def _cache_key(sources: Sources, openvino_version: str) -> str:
             "transformers_kwargs": request.transformers_kwargs.as_dicts(),
             "trust_remote_code": request.trust_remote_code,
             "precision": _graph_precision(request),
-            "openvino": openvino_version,  # an older one need not read what a newer one wrote
+            "openvino": openvino_version,  # an older version may be unable to read a newer version's graph
         }
     )
 
@@ -84,7 +84,7 @@ def _run(prepared: PreparedModel, request: LoadRequest) -> Started:
     shape = manifest.facts.encoder
     if shape is None:
         raise PreparedModelError(
-            f"The graph in {prepared.place} is damaged: no encoder is described. Prepare it again."
+            f"The graph in {prepared.place} is damaged: it describes no encoder. Prepare it again."
         )
 
     def compile_for(threads: int) -> OpenVinoEngine:
@@ -99,8 +99,8 @@ def _run(prepared: PreparedModel, request: LoadRequest) -> Started:
 
     def say_late() -> None:
         logger.warning(
-            "%s: OpenVINO has compiled the model for more than %g s. If this process was forked while its parent "
-            "computed, that may never end: start processes by 'spawn' or 'forkserver', or fork before a model computes",
+            "%s: OpenVINO has been compiling the model for more than %g s. If this process was forked while its parent "
+            "computed, it may never end: start processes by 'spawn' or 'forkserver', or fork before a model computes",
             request.model_name,
             LONGEST_START_S,
         )
@@ -124,10 +124,11 @@ def start_prepared(prepared: PreparedFolder, request: LoadRequest) -> Started:
     """Starts a prepared model.
 
     Raises:
-        EngineNotAvailableError: Another engine or device is asked for.
+        EngineNotAvailableError: The request names another engine or device.
         MissingExtraError: OpenVINO is not installed.
-        PreparedModelError: OpenVINO can't read it.
-        SettingsError: Another precision is asked for than it was prepared for.
+        PreparedModelError: OpenVINO can't compile the graph.
+        SettingsError: The request has another precision or pooling than the model was prepared with.
+        UnsupportedModelError: The model was prepared for another purpose.
     """
     made_for = prepared.manifest.precision
     if request.engine not in ("auto", "openvino"):
@@ -144,13 +145,13 @@ def start_prepared(prepared: PreparedFolder, request: LoadRequest) -> Started:
         )
     if request.precision != made_for and "int8" in (request.precision, made_for):
         raise SettingsError(
-            f"precision={request.precision!r} can't be had from {request.model_name}, which was prepared for "
-            f"{made_for}; leave precision='auto', or prepare another folder."
+            f"precision={request.precision!r} does not fit {request.model_name}, which was prepared in {made_for}; "
+            "leave precision='auto', or prepare another folder."
         )
     pooling = NAMES_OF_SETTING.get(request.pooling or "")
     if pooling and pooling != prepared.manifest.facts.pooling:
         raise SettingsError(
-            f"pooling={request.pooling!r} can't be had from {request.model_name}, which was prepared with "
+            f"pooling={request.pooling!r} does not fit {request.model_name}, which was prepared with "
             f"{prepared.manifest.facts.pooling} pooling; leave pooling=None, or prepare another folder."
         )
     require_usable("openvino", request.device, request.precision)

@@ -1,4 +1,4 @@
-"""One loaded model a process for equal requests, however many encoders use it."""
+"""Shares loaded models: all encoders with equal requests in a process use one model."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _guard = ForkSafeLock()
 
 
 def acquire(request: LoadRequest) -> LoadedModel:
-    """Returns the model for a request, loading it if nobody holds it.
+    """Returns the loaded model for a request; loads it if it is not in memory.
 
-    It lives as long as somebody holds what is returned. Threads that ask for the same model at once wait for one of
-    them to load it; different models load side by side.
+    The model stays in memory as long as the returned object is referenced. Only one thread loads a model; others that
+    request it meanwhile wait. Different models load in parallel.
 
     Raises:
-        BgeError: Whatever loading raises; nothing is kept then, so that a later call tries again.
+        BgeError: Loading failed. Nothing is kept, and a later call tries again.
     """
     asked = _key_of(request)
     with _guard:
@@ -47,7 +47,7 @@ def acquire(request: LoadRequest) -> LoadedModel:
                 return model
         lock = _loading.setdefault(asked, ForkSafeLock())
     with lock:
-        key = _key_of(request)  # another thread may have fetched the model since, or somebody has replaced it
+        key = _key_of(request)  # meanwhile the model may have been fetched or replaced
         model = _models.get(key)
         if model is None:
             from bge_integrations.backend.loading.model import LoadedModel
@@ -56,7 +56,7 @@ def acquire(request: LoadRequest) -> LoadedModel:
                 model = LoadedModel(request)
                 with _guard:
                     _models[_key_of_loaded(model, key)] = model
-                    # Where it was not in the cache before, whoever asks while it is not there again joins it too.
+                    # If the hub's cache is emptied later, requests for this model still find it.
                     _models[key] = model
             finally:
                 with _guard:
@@ -65,16 +65,16 @@ def acquire(request: LoadRequest) -> LoadedModel:
 
 
 def _serving(key: _Key) -> Iterator[_Key]:
-    """Yields what a loaded model may be known under that serves a request: bge-m3 whole gives dense vectors too."""
+    """Yields the keys of models that serve a request. A model loaded for "m3" gives dense vectors too."""
     yield key
     if key.request.purpose == "vectors":
         yield key._replace(request=dataclasses.replace(key.request, purpose="m3"))
 
 
 def _key_of(request: LoadRequest) -> _Key:
-    """Tells apart two states of one folder, so that a model that was replaced or trained again is loaded again.
+    """Returns a key with the state of the model's files, so that a changed model is loaded again.
 
-    A model by its hub id is known by the snapshot that lies in the cache; None stands for one that does not yet.
+    For a hub id it is the state of the snapshot in the cache; `None` if the model is not in the cache yet.
     """
     folder = _folder_of(request)
     is_local = os.path.isdir(os.path.expanduser(request.model_name))
@@ -86,7 +86,7 @@ def _folder_of(request: LoadRequest) -> Path | None:
     folder = local_folder(request.model_name, request.revision)
     if folder is None:
         from bge_integrations.backend.checkpoint.hub import (
-            cached_snapshot,  # imports the hub's client, which loading needs anyway
+            cached_snapshot,  # the import of the hub's client is slow, and local folders don't need it
         )
 
         folder = cached_snapshot(request)
@@ -94,19 +94,19 @@ def _folder_of(request: LoadRequest) -> Path | None:
 
 
 def _content(folder: Path, request: LoadRequest) -> Hashable:
-    """Returns the state of a folder's files, and of those of its base where it is an adapter."""
+    """Returns the state of a folder's files and, for an adapter, of its base's files."""
     base_request = request_for_base(folder, request)
     try:
         base = _folder_of(base_request) if base_request else None
     except ModelNotFoundError:
-        base = None  # loading the adapter says so, in words of its own
+        base = None  # loading the adapter raises a clearer error
     return str(folder), state_of(folder), (str(base), state_of(base)) if base else None
 
 
 def _key_of_loaded(model: LoadedModel, key: _Key) -> _Key:
-    """Returns the key of a model whose folder was not yet known when it was asked for: it has been fetched since.
+    """Returns the key of a loaded model, with the state of its folder if loading has fetched it.
 
-    A folder that was known keeps the state that it had before it was read.
+    For a folder that was known before, the key keeps the state from before it was read.
     """
     folder = model.checkpoint.folder
     known = isinstance(key.content, tuple) and key.content[0] == str(folder)

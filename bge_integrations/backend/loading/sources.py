@@ -1,4 +1,4 @@
-"""Where a model's weights come from: its files alone where they say all, else a library that loads it."""
+"""The source of a model's weights: its files alone if they say everything, otherwise a library that loads it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,16 @@ logger = get_logger(__name__)
 
 
 class Sources:
-    """A model's weights, loaded when they are first needed, and not twice.
+    """A model's weights, loaded when they are first needed.
 
     Attributes:
-        request: What was asked for.
-        checkpoint: The model's files, already vetted.
-        spec: The catalogue's row, or None for a model that is no BGE.
-        runnable: What the model must be for the fast engines, in words.
+        request: The load request.
+        checkpoint: The model's files, already checked by `vet`.
+        spec: The catalogue's row; `None` for a model that is not a BGE model.
+        runnable: Description of the models that the fast engines can run, for errors.
     """
 
     def __init__(self, request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None) -> None:
-        """Takes what there is; loads nothing."""
         self.request = request
         self.checkpoint = checkpoint
         self.spec = spec
@@ -40,12 +39,12 @@ class Sources:
         self._loaded: tuple[str, Source] | None = None
 
     def description(self) -> Description | None:
-        """Returns the model in float32 as the fast engines need it; None if they can't run it.
+        """Returns the model in float32 as the fast engines need it; `None` if they can't run it.
 
         Raises:
-            MissingExtraError: Only a library can load it, which is not installed.
+            MissingExtraError: Only a library that is not installed can load it.
             ModelLoadError: The files can't be read.
-            UnsupportedModelError: A model of another kind.
+            UnsupportedModelError: The model is of another kind.
         """
         try:
             return describe(self.request, self.checkpoint, self.spec)
@@ -58,16 +57,16 @@ class Sources:
                 raise MissingExtraError(f"{needs}: {error}") from None
 
     def load(self, precision: str) -> Source:
-        """Returns the model as a library loads it, its weights in a precision."""
+        """Returns the model as a library loads it, with its weights in a precision."""
         if self._loaded is None or self._loaded[0] != precision:
-            self._loaded = None  # gone before the next one comes
+            self._loaded = None  # never two models in memory
             source = load_source(self.request, self.checkpoint, self.spec, precision)
             self.runnable = source.runnable
             self._loaded = precision, source
         return self._loaded[1]
 
     def release(self) -> None:
-        """Gives the weights back at once: the libraries' models are reference cycles."""
+        """Frees the weights at once. The libraries' models are reference cycles."""
         if self._loaded is not None:
             self._loaded = None
             gc.collect()

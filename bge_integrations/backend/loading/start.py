@@ -1,4 +1,4 @@
-"""Starts the engine that runs a model, loading no more for it than it needs."""
+"""Starts the engine that runs a model, and loads only what that engine needs."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ STARTERS: Mapping[str, Callable[[Sources], Started | None]] = {
     "torch": start_torch,
     "sentence-transformers": start_sentence_transformers,
 }
-"""What starts each row of `engines.choice.ENGINE_KINDS`; None comes back for an encoder that it can't run."""
+"""Functions that start the engines in `engines.choice.ENGINE_KINDS`; `None` for an encoder that one can't run."""
 
 
 def start(request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None) -> Started:
-    """Starts the engine asked for, or the fastest that can run the model.
+    """Starts the requested engine, or the fastest that can run the model.
 
     Args:
-        request: What was asked for.
-        checkpoint: The model's files, already vetted.
-        spec: The catalogue's row, or None for a model that is no BGE.
+        request: The load request.
+        checkpoint: The model's files, already checked by `vet`.
+        spec: The catalogue's row; `None` for a model that is not a BGE model.
 
     Raises:
-        EngineNotAvailableError: The engine named, or every engine, can't run it so.
-        MissingExtraError: Something that must be installed for it is not.
+        EngineNotAvailableError: The requested engine, or every engine, can't run the model with these settings.
+        MissingExtraError: A package that is needed is not installed.
         ModelLoadError: The files can't be read.
     """
     sources = Sources(request, checkpoint, spec)
@@ -49,26 +49,26 @@ def start(request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None) 
         except EngineNotAvailableError as error:
             if request.engine != "auto":
                 raise
-            logger.warning("%s: going on without %s: %s", request.model_name, kind.name, error)
+            logger.warning("%s: continuing without %s: %s", request.model_name, kind.name, error)
             refused = error
             continue
         if started is not None:
-            why = "the fastest that can run it here" if request.engine == "auto" else "as asked"
+            why = "the fastest that can run it here" if request.engine == "auto" else "as requested"
             logger.info("%s: engine %s, %s", request.model_name, kind.name, why)
             if started.source is None:
                 sources.release()
             return _with_replicas(started, request, checkpoint, spec)
-        logger.info("%s: not %s, which does not know this kind of encoder", request.model_name, kind.name)
+        logger.info("%s: not engine %s, which can't run this kind of encoder", request.model_name, kind.name)
     if refused is not None:
         raise refused
     raise EngineNotAvailableError(
-        f"engine={request.engine!r} with precision={request.precision!r} can't run {request.model_name}: it is no "
+        f"engine={request.engine!r} with precision={request.precision!r} can't run {request.model_name}: it is not a "
         f"{sources.runnable}. Leave both at 'auto'."
     )
 
 
 def _with_replicas(started: Started, request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None) -> Started:
-    """Adds an engine on each further device; those on one processor share its weights and are there already."""
+    """Adds an engine on each further device. Engines on one CPU share its weights, and are already started."""
     slots = list(started.slots)
     for device in request.devices[1:] if request.device != "cpu" else ():
         alone = dataclasses.replace(request, devices=(device,), engine=started.engine.name)

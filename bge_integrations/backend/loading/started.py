@@ -1,4 +1,4 @@
-"""What is there once a model's engine runs."""
+"""The result of starting a model's engine."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Started:
     """A running engine.
 
     Attributes:
-        slots: Places for the engines that run the model; the first is filled.
-        facts: What is known of the model.
-        tokenizer: Its tokenizer.
-        heads: The weights on top of the encoder, where there are any.
-        source: The model as a library loaded it, where the engine holds on to it.
-        torch_threads: The number of torch's threads that was set for it, if one was.
+        slots: Slots for the engines that run the model. The first has its engine.
+        facts: Facts of the model.
+        tokenizer: The model's tokenizer.
+        heads: Weights on top of the encoder; empty if there are none.
+        source: The model as a library loaded it, if the engine needs it; `None` otherwise.
+        torch_threads: Number of torch's threads that was set; `None` if none was set.
     """
 
     slots: tuple[EngineSlot, ...]

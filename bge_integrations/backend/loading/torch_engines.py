@@ -1,4 +1,4 @@
-"""Starts the engines that torch computes: our own, and sentence-transformers."""
+"""Starts the engines that compute with torch: our own, and sentence-transformers."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 _LEAST_COSINE_OF_CHECK = 0.999
-_TOLERANCE_OF_CHECK = 0.02, 0.02  # of scores: relative, absolute
+_TOLERANCE_OF_CHECK = 0.02, 0.02  # relative and absolute tolerance of scores
 
 
 def start_torch(sources: Sources) -> Started | None:
-    """Starts our own torch engine; returns None for an encoder that it can't run."""
+    """Starts our own torch engine; returns `None` for an encoder that it can't run."""
     from bge_integrations.backend.engines.torch.engine import TorchEngine
 
     request = sources.request
@@ -58,30 +58,27 @@ def start_sentence_transformers(sources: Sources) -> Started:
 
 
 def _usable_in_child(device: str, engine: Callable[[], Engine]) -> Engine:
-    """Makes a torch engine usable in a forked child.
+    """Makes a torch engine usable in a forked process.
 
     Raises:
-        EngineNotAvailableError: The device can't be used in a child.
+        EngineNotAvailableError: The device is not the CPU.
     """
     if device != "cpu":
         raise EngineNotAvailableError(
             f"{device} can't be used in a process that was forked after the model was loaded; load the model in the "
-            "child, or start processes by 'spawn' or 'forkserver'."
+            "child process, or start processes by 'spawn' or 'forkserver'."
         )
-    # OpenMP's threads stayed with the parent, and waiting for them would take for ever.
+    # OpenMP's threads don't exist in the child, which would wait for them for ever.
     set_torch_threads(1)
-    logger.warning("in a forked process torch computes with one thread; load the model in the child for more")
+    logger.warning("torch computes with one thread in a forked process; for more, load the model in the child process")
     return engine()
 
 
 def _limit_torch_threads(request: LoadRequest) -> int | None:
-    """Keeps torch within the threads that a model on the CPU may use.
+    """Limits torch to the threads that a model on the CPU may use; returns the number if it was changed.
 
-    torch has one number for the whole process, which other code may have set: it is raised only where the user asks
-    for so many threads.
-
-    Returns:
-        The number, if it was changed.
+    torch has one number for the whole process, which other code may have set. It is raised only if the user passed a
+    number of threads.
     """
     import torch
 
@@ -94,10 +91,10 @@ def _limit_torch_threads(request: LoadRequest) -> int | None:
 
 
 def _check_against_own_modules(started: Started, source: Source, request: LoadRequest) -> None:
-    """Compares the engine with the checkpoint's own modules once, since GPUs, drivers and kernels are many.
+    """Compares the engine's results with the checkpoint's own modules, since not every GPU and driver was tested.
 
     Raises:
-        EngineNotAvailableError: They disagree.
+        EngineNotAvailableError: The results differ, or the engine fails.
     """
     texts = ["A first text.", "Another one, which is a little longer than the first.", "Short."]
     tokens = started.tokenizer.tokenize(texts, started.facts.max_tokens)
@@ -108,7 +105,7 @@ def _check_against_own_modules(started: Started, source: Source, request: LoadRe
     batch = TokenBatch(tokens.of(order), tokens.lengths[order])
     try:
         rows = started.engine.submit(batch).result()
-    except Exception as error:  # whatever a driver or a kernel may raise on a device that we have not seen
+    except Exception as error:  # drivers and kernels raise many classes of errors
         raise EngineNotAvailableError(f"engine='torch' fails on {request.device}: {error}") from error
     own = source.own_engine()
     expected = own.submit(batch).result()
@@ -127,6 +124,7 @@ def _check_against_own_modules(started: Started, source: Source, request: LoadRe
         agrees, how = least >= _LEAST_COSINE_OF_CHECK, f"least cosine {least:.4f}"
     if not agrees:
         raise EngineNotAvailableError(
-            f"engine='torch' disagrees with the checkpoint's own modules on {request.device} in {request.precision} "
-            f"({how}); set engine='sentence-transformers', and please report it with the output of `bge info`."
+            f"engine='torch' gives other results than the checkpoint's own modules on {request.device} in "
+            f"{request.precision} ({how}); set engine='sentence-transformers', and please report this with the output "
+            "of `bge info`."
         )
