@@ -495,7 +495,7 @@ class TestSize:
         monkeypatch.setenv("BGE_INTEGRATIONS_CACHE_LIMIT", "1.5 GiB")
         assert cache_entries.cache_limit() == 3 * 2**29
         monkeypatch.setenv("BGE_INTEGRATIONS_CACHE_LIMIT", "much")
-        with pytest.raises(SettingsError, match="BGE_INTEGRATIONS_CACHE_LIMIT='much' is no size; give one such"):
+        with pytest.raises(SettingsError, match="BGE_INTEGRATIONS_CACHE_LIMIT='much' is not a size; set a size like"):
             BgeEncoder(make("bge-small-en"), device="cpu")
 
     def test_what_processes_that_died_have_left_is_removed(self, make: MakeCheckpoint, own_cache: Path) -> None:

@@ -90,13 +90,13 @@ class TestRefusedBeforeTheWork:
             ("a file", "exists already; name a new folder or an empty one"),
             ("a file/made", "can't be made: '.*a file' is a file"),
             ("a file/below/made", "can't be made: '.*a file' is a file"),
-            ("a link that leads nowhere", "is a symlink to 'nowhere', where there is no folder"),
+            ("a link that leads nowhere", "is a symlink to 'nowhere', which is not a folder"),
             ("no empty folder", "exists already"),
             ("no empty folder/", "exists already"),
             ("link to no empty folder", "exists already"),
             ("no empty folder/missing/..", "exists already"),
-            ("n" * 300, "can't be looked into: File name too long"),
-            ("nul\0character", "holds a null character"),
+            ("n" * 300, "can't be opened: File name too long"),
+            ("nul\0character", "has a null character"),
             ("half a \ud800 letter", "has a lone surrogate"),
         ],
     )
@@ -326,9 +326,9 @@ class TestMoving:
         refusing(monkeypatch, "copyfile", lambda path: path.name == "model.xml" and ".bge-" in str(path), errno.ENOSPC)
         if is_there:
             (place / "made").mkdir()
-        with pytest.raises(SettingsError, match=r"can't take the finished model: No space left") as caught:
+        with pytest.raises(SettingsError, match=r"finished model can't be moved to .*: No space left") as caught:
             prepare(bge_small_en, place / "made")
-        kept = Path(str(caught.value).split("was left in '")[1].split("'")[0])
+        kept = Path(str(caught.value).split("It is in '")[1].split("'")[0])
         assert names(kept) == FILES
         assert {path.name for path in place.rglob("*") if path.is_file()} == names(kept)
         assert len([path for path in place.rglob("*") if path.is_file()]) == len(FILES)
@@ -344,7 +344,7 @@ class TestMoving:
             return inner(*arguments, **keywords)
 
         monkeypatch.setattr("bge_integrations.prepare._write", slow)
-        with pytest.raises(SettingsError, match="can't take the finished model: something else is there by now"):
+        with pytest.raises(SettingsError, match=r"model can't be moved to .*: other files are in the folder now"):
             prepare(bge_small_en, place / "made")
         assert (place / "made" / "bge.json").read_text() == "theirs"
         assert names(place / "made") == {"bge.json"}

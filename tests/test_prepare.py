@@ -118,7 +118,7 @@ class TestFolder:
         ("settings", "error", "message"),
         [
             ({"engine": "torch"}, EngineNotAvailableError, "prepared models are for openvino"),
-            ({"precision": "int8"}, SettingsError, "was prepared for float32"),
+            ({"precision": "int8"}, SettingsError, "was prepared in float32"),
             ({"precision": "float16"}, EngineNotAvailableError, "not in float16"),
             ({"max_length": 65}, SettingsError, "more than the 64 positions"),
         ],
@@ -142,7 +142,7 @@ class TestDamage:
         content = bytearray((copied / name).read_bytes())
         content[len(content) // 2] ^= 1
         (copied / name).write_bytes(content)
-        with pytest.raises(PreparedModelError, match=rf"{name} is not as it was written"):
+        with pytest.raises(PreparedModelError, match=rf"{name} has changed since it was written"):
             BgeEncoder(copied)
 
     @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format": 4}', '{"format": 4, "files": {}}'])
@@ -267,7 +267,7 @@ class TestInt8:
         assert 0.9 < manifest.agreement.least_cosine <= manifest.agreement.mean_cosine <= 1
         encoder = BgeEncoder(tmp_path / "made")
         assert encoder.backend.request.precision == "int8"
-        with pytest.raises(SettingsError, match="was prepared for int8"):
+        with pytest.raises(SettingsError, match="was prepared in int8"):
             BgeEncoder(tmp_path / "made", precision="float32")
 
     @pytest.mark.slow

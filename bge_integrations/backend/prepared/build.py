@@ -1,4 +1,4 @@
-"""Makes a prepared model out of a checkpoint's weights: the graph, rounded if asked for, and how well it agrees."""
+"""Makes a prepared model from a checkpoint's weights: builds the graph, rounds it, and measures the agreement."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ DEFAULT_QUANTIZATION: Quantization = "dynamic"
 _DEFAULT_CALIBRATION = "calibration.txt"
 _SAMPLE_TOKENS = 256
 _LONGEST_SAMPLE = 256
-# Every fifth text is kept out of calibration, and agreement is measured on these.
 _HELD_OUT = 5
+"""Every fifth text is left out of calibration. Agreement is measured on these texts."""
 
 
 def default_calibration_texts() -> list[str]:
-    """Returns the texts that ship with the package: many languages, kinds and lengths."""
+    """Returns the calibration texts of the package, in many languages, kinds and lengths."""
     file = resources.files("bge_integrations") / "data" / _DEFAULT_CALIBRATION
     return file.read_text(encoding="utf-8").splitlines()
 
@@ -59,29 +59,29 @@ def prepared_from(
     """Makes a prepared model.
 
     Args:
-        model: The model.
-        request: What was asked for.
-        checkpoint: Its files.
-        spec: The catalogue's row, or None for a model that is no BGE.
+        model: Description of the model, with its weights.
+        request: The load request.
+        checkpoint: The model's files.
+        spec: The catalogue's row; `None` for a model that is not a BGE model.
         precision: "float32", "bfloat16" or "int8".
-        quantization: How to get int8; None takes `DEFAULT_QUANTIZATION`.
-        calibration: Texts like those to come; None takes `default_calibration_texts`.
-        query_instruction: What goes before a query by default, for the manifest.
-        cache_key: The key of this package's cache that it is made for, for the manifest.
+        quantization: Method for int8; `None`: `DEFAULT_QUANTIZATION`.
+        calibration: Texts like those that the model will read; `None`: `default_calibration_texts`.
+        query_instruction: Default instruction before a query, for the manifest.
+        cache_key: Key of the cache entry, for the manifest; `None` outside the cache.
 
     Returns:
-        The model; its manifest holds the measured agreement.
+        The prepared model. Its manifest has the measured agreement.
     """
     exact = build_graph(model.weights, model.shape, cls_only=model.rows == "cls")
     graph, calibrated_on, agreement = exact, None, None
     if precision != "float32":
         texts = list(calibration) if calibration is not None else default_calibration_texts()
         if precision == "int8":
-            # Of a clone, since the quantiser may work in place and agreement needs the exact graph too.
+            # A clone, since the quantiser may change the graph in place, and agreement needs the exact graph too.
             quantization = quantization or DEFAULT_QUANTIZATION
             graph, calibrated_on = _quantize(exact.clone(), model, quantization, texts)
         if precision == "int8" or computes_bfloat16():
-            # Engines have locks, which an interrupt must not leave held.
+            # An interrupt must not leave an engine's locks held.
             agreement = uninterrupted(
                 partial(_agreement, model, exact, graph, precision, texts[::_HELD_OUT], request.threads)
             )
@@ -107,7 +107,7 @@ def prepared_from(
 def _quantize(
     graph: ov.Model, model: Description, quantization: Quantization, texts: Sequence[str]
 ) -> tuple[ov.Model, int | None]:
-    """Returns the int8 graph, and how many texts it was calibrated on."""
+    """Returns the int8 graph and the number of calibration texts; `None` if it needed no calibration."""
     from bge_integrations.backend.engines.openvino.quantization import quantize_statically, quantize_weights
 
     if quantization == "dynamic":
@@ -118,7 +118,7 @@ def _quantize(
 
 
 def _batches(model: Description, texts: Sequence[str]) -> Iterator[TokenBatch]:
-    """Yields small batches of neighbouring lengths, some of them padded, as they will come in use."""
+    """Yields small batches of texts with similar lengths, some of them padded, like batches in use."""
     limit = min(_LONGEST_SAMPLE, model.facts.max_tokens)
     tokens = model.tokenizer.tokenize(texts, limit)
     usable = texts_with_embeddings(tokens, model.facts)

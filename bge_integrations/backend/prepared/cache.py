@@ -1,9 +1,9 @@
-"""Graphs that are kept on disk because they are slow to make again.
+"""The cache of graphs on disk, which saves the time to build them again.
 
-A folder of its own holds each, named after everything that its content depends on and the format that it is written in,
-so that two versions of this package leave each other's alone. Who finds it reads it, without a lock and without writing
-anything. Whatever stands in the way of keeping a graph (a folder that can't be written to, a full disk, another
-process that has a file open) costs no more than that it is made again next time.
+Each cache entry is a folder. Its name is the key of everything that the content depends on, with the format, so
+versions of this package with other formats use other entries. Reading an entry needs no lock and writes nothing. If a
+graph can't be kept (a read-only folder, a full disk, a file that another process has open), it is built again next
+time.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from bge_integrations.errors import PreparedModelError
 logger = get_logger(__name__)
 
 _PATIENCE_S = 5.0
-"""After waiting so long for another process, a warning says what is waited for."""
+"""Time to wait for another process's lock before a warning names the lock."""
 
 
 def cached_model(key: str, make: Callable[[], PreparedModel | None]) -> PreparedModel | None:
-    """Returns the prepared model of a key, made if there is none that can be used.
+    """Returns the prepared model of a key from the cache. If there is no usable entry, it is made.
 
-    Processes that ask for the same one at once wait for one of them to make it, where the disk knows locks.
+    If several processes need the same model at once, one makes it and the others wait, if the disk supports locks.
 
     Args:
-        key: Names everything that the content depends on, in letters and digits.
-        make: Makes it; None if it can't be made, which is not remembered.
+        key: Key of everything that the content depends on, in letters and digits.
+        make: Function that makes the model, or returns `None` if that is impossible. `None` is not remembered.
 
     Returns:
-        The model, from its folder, or from memory where it can't be kept; None if it can't be made.
+        The model from its folder, or from memory if it can't be kept; `None` if it can't be made.
 
     Raises:
-        SettingsError: `BGE_INTEGRATIONS_CACHE_LIMIT` is no size.
+        SettingsError: `BGE_INTEGRATIONS_CACHE_LIMIT` is not a size.
     """
     try:
         folder = graphs_folder() / f"{key}-{FORMAT}"
@@ -65,7 +65,7 @@ def cached_model(key: str, make: Callable[[], PreparedModel | None]) -> Prepared
         try:
             _store(made, folder, key)
             found = PreparedFolder.open(folder)
-        except Exception as error:  # OSError, and what OpenVINO and safetensors make of it
+        except Exception as error:  # OpenVINO and safetensors raise other classes than OSError
             _say_not_kept(f"in {folder}", error)
             return made
         prune(limit, keep=folder)
@@ -74,18 +74,18 @@ def cached_model(key: str, make: Callable[[], PreparedModel | None]) -> Prepared
 
 def _say_not_kept(where: str, error: Exception) -> None:
     logger.warning(
-        "the graph can't be kept %s for the next time: %s. Set BGE_INTEGRATIONS_CACHE to a folder that can be written "
-        "to and has room",
+        "the graph can't be kept %s for the next time: %s. Set BGE_INTEGRATIONS_CACHE to a writable folder on a disk "
+        "with free space",
         where,
-        str(error),  # a kept error would keep the model
+        str(error),  # a log handler that keeps the error would keep the model in memory
     )
 
 
 def _kept(folder: Path, key: str) -> PreparedFolder | None:
-    """Returns what is kept in a folder; None where nothing is.
+    """Returns the cache entry in a folder; `None` if there is no such folder.
 
     Raises:
-        PreparedModelError: What is there can't be used under this key.
+        PreparedModelError: The entry is damaged, or was made for another key.
     """
     if not os.path.lexists(folder):
         return None
@@ -96,32 +96,33 @@ def _kept(folder: Path, key: str) -> PreparedFolder | None:
 
 
 def _turn(file: Path) -> AbstractContextManager[object]:
-    """Waits until no other process makes the same graph; where no lock can be had, waits for nobody.
+    """Waits until no other process makes the same graph.
 
-    Without it, two may make the same, which costs time and memory alone.
+    If no lock is available it does not wait. Two processes may then make the same graph, which only costs time and
+    memory.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # A lock that is but a file could be a dead process's, on a machine that can't be asked.
+        # A soft lock is only a file, and could be left from a dead process on another machine.
         lock = FileLock(file, fallback_to_soft=False)
         with contextlib.suppress(Timeout):
             return lock.acquire(timeout=_PATIENCE_S)
         logger.warning("waiting for another process, which makes the same graph (its lock is %s)", file)
         return lock.acquire()
     except (OSError, NotImplementedError) as error:
-        logger.info("no lock can be had in the cache: %s", str(error))
+        logger.info("no lock is available in the cache: %s", str(error))
         return contextlib.nullcontext()
 
 
 def _store(made: PreparedModel, folder: Path, key: str) -> None:
-    """Writes a graph and moves it to its place as a whole.
+    """Writes a graph into a temporary folder, then renames that folder to its final name.
 
     Raises:
-        OSError: It can't be written, or something is in its place that can't be moved away.
+        OSError: The graph can't be written, or an existing entry can't be moved away.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = folder.with_name(f"{UNFINISHED}{secrets.token_hex(8)}")
-    unfinished.mkdir()  # readable for whom the umask says, unlike what tempfile makes
+    unfinished.mkdir()  # its permissions follow the umask; tempfile would make it private to this user
     try:
         made.write(unfinished)
         if os.path.lexists(folder):

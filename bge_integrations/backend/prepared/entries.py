@@ -1,4 +1,4 @@
-"""What the cache of graphs holds: to list it, to keep it within its limit, and to clear it."""
+"""The entries in the cache of graphs: lists them, removes them, and keeps the cache within its limit."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ LIMIT_VARIABLE = "BGE_INTEGRATIONS_CACHE_LIMIT"
 _DEFAULT_LIMIT = "20GB"
 
 UNFINISHED = "making-"
-"""How the name of a folder starts that is being written."""
+"""Prefix for the names of folders that are being written."""
 _SET_ASIDE = "removed-"
 _LEFT_BEHIND_S = 3600.0
-"""Writing an entry takes seconds, so that what is older was left by a process that died."""
+"""Age from which an unfinished folder counts as left by a dead process. Writing an entry takes only seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +32,11 @@ class CacheEntry:
     """A graph in the cache.
 
     Attributes:
-        folder: Where it is.
-        summary: What it says of itself; None if it is damaged.
+        folder: Folder of the entry.
+        summary: Summary of its manifest; `None` if it is damaged.
         size: Bytes on disk.
-        used: When it was last used, in seconds since 1970: when its tokenizer was read last, as far as the file system
-            notes that (often once a day, sometimes never), or written.
+        used: Time of the last use, in seconds since 1970: when its tokenizer file was last read or written. File
+            systems record the time of reading often only once a day, and some never.
     """
 
     folder: Path
@@ -51,19 +51,19 @@ class CacheEntry:
 
 
 def graphs_folder() -> Path:
-    """Returns the folder of cached graphs, one folder for each.
+    """Returns the folder of cached graphs, which has one folder for each.
 
     Raises:
-        OSError: There is no home folder, and none is named.
+        OSError: There is no home folder, and `BGE_INTEGRATIONS_CACHE` is not set.
     """
     return cache_root() / "graphs"
 
 
 def cache_limit() -> int | None:
-    """Returns the bytes that the cached graphs may take together, by `BGE_INTEGRATIONS_CACHE_LIMIT`; None: no limit.
+    """Returns `BGE_INTEGRATIONS_CACHE_LIMIT`, the bytes for all cached graphs together; `None`: no limit.
 
     Raises:
-        SettingsError: It is no size.
+        SettingsError: `BGE_INTEGRATIONS_CACHE_LIMIT` is not a size.
     """
     from pydantic import ByteSize, TypeAdapter, ValidationError
 
@@ -73,21 +73,21 @@ def cache_limit() -> int | None:
     try:
         return TypeAdapter(ByteSize).validate_python(given)
     except ValidationError as error:
-        raise SettingsError(f"{LIMIT_VARIABLE}={given!r} is no size; give one such as '20GB', or 'none'.") from error
+        raise SettingsError(f"{LIMIT_VARIABLE}={given!r} is not a size; set a size like '20GB', or 'none'.") from error
 
 
 def entries() -> list[CacheEntry]:
-    """Returns the entries of the cache, those used last first; none where there is no cache."""
+    """Returns the entries of the cache, last used first; [] if there is no cache."""
     found = []
     for folder in _folders():
         if not folder.name.startswith((UNFINISHED, _SET_ASIDE)):
-            with contextlib.suppress(OSError):  # gone meanwhile, or closed to this user
+            with contextlib.suppress(OSError):  # deleted meanwhile, or without permission for this user
                 found.append(_entry(folder))
     return sorted(found, key=lambda entry: entry.used, reverse=True)
 
 
 def _entry(folder: Path) -> CacheEntry:
-    read = folder / TOKENIZER  # unlike the manifest, it is not read by who lists entries
+    read = folder / TOKENIZER  # not the manifest, which is also read when entries are listed
     stat = (read if read.is_file() else folder).stat()
     return CacheEntry(
         folder=folder,
@@ -112,14 +112,14 @@ def _folders() -> list[Path]:
 
 
 def prune(limit: int | None, *, keep: Path) -> None:
-    """Removes what processes that died have left, and entries beyond a limit.
+    """Removes folders that dead processes have left, and entries beyond a limit.
 
-    Damaged entries and those of other versions go first, then those whose last use is longest ago. What can't be
-    removed stays.
+    Damaged entries and entries of other versions are removed first, then the least recently used. An entry that can't
+    be removed stays.
 
     Args:
-        limit: Bytes for all entries together; None: no limit.
-        keep: An entry that stays, whatever its size.
+        limit: Bytes for all entries together; `None`: no limit.
+        keep: Folder of an entry that stays in any case.
     """
     _remove_leftovers()
     if limit is None:
@@ -130,7 +130,7 @@ def prune(limit: int | None, *, keep: Path) -> None:
         if excess <= 0:
             return
         if entry.folder != keep and remove_entry(entry):
-            logger.info("removed %s: the cache holds more than %d bytes", entry.folder, limit)
+            logger.info("removed %s: the cache has more than %d bytes", entry.folder, limit)
             excess -= entry.size
 
 
@@ -143,7 +143,7 @@ def _remove_leftovers() -> None:
 
 
 def remove_entry(entry: CacheEntry) -> bool:
-    """Removes an entry, and says whether that went well. Processes that use it go on."""
+    """Removes an entry; returns whether it succeeded. Processes that use the entry are not affected."""
     try:
         remove_place(entry.folder)
     except OSError as error:
@@ -155,12 +155,12 @@ def remove_entry(entry: CacheEntry) -> bool:
 
 
 def remove_place(place: Path) -> None:
-    """Removes whatever is in a place of the cache; of a link the link alone, never what it leads to.
+    """Removes a folder, file or link in the cache. The target of a link stays.
 
-    A folder is moved aside first, so that nobody finds half of it. Windows refuses that while a file in it is open.
+    A folder is renamed first, so that no process finds half of it. Windows refuses this while a file in it is open.
 
     Raises:
-        OSError: It can't be moved.
+        OSError: It can't be renamed or removed.
     """
     if place.is_symlink() or place.is_file():
         place.unlink()

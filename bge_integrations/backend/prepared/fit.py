@@ -1,7 +1,7 @@
-"""Whether the parts of a prepared model belong together: its facts, graph, tokenizer and heads.
+"""Checks that the parts of a prepared model fit each other: its facts, graph, tokenizer and heads.
 
-Digests tell that files are as they were written, not that they were written for each other. What doesn't fit is found
-when a folder is opened, since it would otherwise end a thread that computes, or give another model's vectors.
+Digests show that files are unchanged, but not that they belong together. The check runs when a folder is opened.
+Otherwise, parts that don't fit would make a worker fail or give wrong vectors.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _INPUTS = {"ids", "positions", "mask"}
 
 
 def misfit_of_facts(purpose: Purpose, rows: Rows, facts: ModelFacts) -> str | None:
-    """Returns what can't be true of an encoder that OpenVINO runs; None where all can."""
+    """Returns the first fact that can't be true for an encoder that OpenVINO runs; `None` if there is no such fact."""
     shape = facts.encoder
     if shape is None or facts.decoder is not None:
         return "its facts describe no encoder"
@@ -43,26 +43,26 @@ def misfit_of_facts(purpose: Purpose, rows: Rows, facts: ModelFacts) -> str | No
     if facts.positions is not None and not 1 <= facts.positions <= shape.positions:
         return f"facts.positions is {facts.positions}, but the encoder has {shape.positions} positions"
     if facts.default_prompt_name is not None and facts.default_prompt_name not in facts.prompts:
-        return f"facts.default_prompt_name is {facts.default_prompt_name!r}, which is none of facts.prompts"
+        return f"facts.default_prompt_name is {facts.default_prompt_name!r}, which is not in facts.prompts"
     return None
 
 
 def misfit_of_parts(
     purpose: Purpose, rows: Rows, facts: ModelFacts, tokenizer: TextTokenizer, heads: Heads, graph: ov.Model
 ) -> str | None:
-    """Returns which file doesn't fit the facts, and how; None where all do.
+    """Returns the first file that doesn't fit the facts, and why; `None` if all fit.
 
     Args:
-        purpose: What the model can be used for.
-        rows: What the graph gives for a text.
-        facts: What is known of the model, in which `misfit_of_facts` found nothing.
-        tokenizer: Its tokenizer.
-        heads: The weights on top of its encoder.
-        graph: Its encoder.
+        purpose: Purpose that the model was prepared for.
+        rows: Kind of rows that the graph gives for a text.
+        facts: Facts of the model, already checked by `misfit_of_facts`.
+        tokenizer: The model's tokenizer.
+        heads: Weights on top of the encoder.
+        graph: Graph of the encoder.
     """
     shape = facts.encoder
     if shape is None:
-        raise AssertionError("misfit_of_facts says otherwise")
+        raise AssertionError("misfit_of_facts refuses facts without an encoder")
     return (
         _misfit_of_graph(graph, rows, shape)
         or _misfit_of_tokenizer(tokenizer, facts, words=_table(graph, "ids")[0])
@@ -73,7 +73,8 @@ def misfit_of_parts(
 def _misfit_of_graph(graph: ov.Model, rows: Rows, shape: EncoderShape) -> str | None:
     names = {name for port in graph.inputs for name in port.get_names()}
     if names != _INPUTS or len(graph.outputs) != 1:
-        return f"model.xml takes {', '.join(sorted(names))} and gives {len(graph.outputs)} outputs, so it is no encoder"
+        taken = ", ".join(sorted(names))
+        return f"model.xml takes {taken} and gives {len(graph.outputs)} outputs, so it is not an encoder"
     output = graph.outputs[0].get_partial_shape()
     given = [part.get_length() if part.is_static else None for part in output] if output.rank.is_static else []
     expected = [None, shape.hidden_size] if rows == "cls" else [None, None, shape.hidden_size]
@@ -88,7 +89,7 @@ def _misfit_of_graph(graph: ov.Model, rows: Rows, shape: EncoderShape) -> str | 
 
 
 def _table(graph: ov.Model, name: str) -> tuple[int, int]:
-    """Returns the shape of the table in which an input is looked up, zeros where it is looked up in none."""
+    """Returns the shape of the embedding table for an input; zeros if there is no table."""
     (port,) = [port for port in graph.inputs if name in port.get_names()]
     for target in port.get_target_inputs():
         node: Any = target.get_node()
@@ -108,7 +109,7 @@ def _misfit_of_tokenizer(tokenizer: TextTokenizer, facts: ModelFacts, *, words: 
         return (
             f"facts.max_tokens is {facts.max_tokens}, but tokenizer.json adds {tokenizer.special_tokens} special tokens"
         )
-    # Tokens that no text has may lie beyond the table; those of every text may not.
+    # Ids beyond the table are allowed for rare tokens, but not for the special tokens of every text.
     highest = int(tokenizer.tokenize(["a"], facts.max_tokens).ids.max())
     if highest >= words:
         return f"tokenizer.json gives the token {highest}, but model.xml knows {words}"
@@ -116,7 +117,7 @@ def _misfit_of_tokenizer(tokenizer: TextTokenizer, facts: ModelFacts, *, words: 
 
 
 def _misfit_of_heads(heads: Heads, purpose: Purpose, width: int) -> str | None:
-    expected: dict[str, int | None] = {}  # outputs; None for any number of them
+    expected: dict[str, int | None] = {}  # number of outputs; `None`: any number
     if purpose == "scores":
         expected = {SCORE_DENSE: width, SCORE_OUT: 1}
     elif purpose == "m3":
@@ -127,7 +128,7 @@ def _misfit_of_heads(heads: Heads, purpose: Purpose, width: int) -> str | None:
             return f"heads.safetensors has no {name}.{'weight' if weight is None else 'bias'}"
         rows = weight.shape[0] if outputs is None and weight.ndim else outputs
         if weight.shape != (rows, width) or bias.shape != (rows,) or not rows:
-            return f"heads.safetensors has {name} of the shapes {weight.shape} and {bias.shape} on rows of {width}"
+            return f"heads.safetensors has {name} with the shapes {weight.shape} and {bias.shape} for rows of {width}"
         if weight.dtype != "float32" or bias.dtype != "float32":
             return f"heads.safetensors has {name} in {weight.dtype} and {bias.dtype}, not in float32"
     return None

@@ -1,8 +1,8 @@
-"""A prepared model: a folder with a graph, a tokenizer and what is known of the model, which loads without torch.
+"""A prepared model: a folder with a graph, a tokenizer and the model's facts, which loads without torch.
 
 | file | content |
 |---|---|
-| `bge.json` | the manifest: what it is made from, by which versions, and the digests of the other files |
+| `bge.json` | the manifest: its source, the versions that made it, and the digests of the other files |
 | `model.xml`, `model.bin` | the graph and its weights, in OpenVINO's format |
 | `tokenizer.json` | the tokenizer, in the format of the library tokenizers |
 | `heads.safetensors` | the weights on top of the encoder, for rerankers and bge-m3 |
@@ -43,10 +43,10 @@ if TYPE_CHECKING:
     from bge_integrations.backend.engines.openvino.library import ov
 
 FORMAT = 4
-"""Of the folder and of the graphs in it. Raised with every change that makes older ones wrong or unreadable."""
+"""Format of the folder and its graph. Raised with every change that makes older folders wrong or unreadable."""
 
 Quantization = Literal["static", "dynamic"]
-"""How int8 comes about; `engines/openvino/quantization.py` compares the two."""
+"""Method of quantisation to int8; `engines/openvino/quantization.py` compares the two."""
 
 TOKENIZER = "tokenizer.json"
 _GRAPH, _WEIGHTS, _HEADS = "model.xml", "model.bin", "heads.safetensors"
@@ -64,12 +64,12 @@ _CONTENT = object_with(
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How near a rounded model's vectors are to the float32 ones, measured while it was prepared.
+    """Cosine similarity of a rounded model's vectors to the float32 vectors, measured while it was prepared.
 
     Attributes:
-        texts: How many texts were compared.
+        texts: Number of compared texts.
         mean_cosine: Mean of the cosines.
-        least_cosine: The least of them.
+        least_cosine: Least of the cosines.
     """
 
     texts: int
@@ -79,23 +79,23 @@ class Agreement:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a prepared model says of itself.
+    """The description of a prepared model in its folder.
 
     Attributes:
-        purpose: What it can be used for.
-        source: The name of the model that it is made from; of a local folder only the last part.
-        revision: The revision asked for, if any.
+        purpose: Purpose that it was prepared for.
+        source: Name of the model that it was made from; for a local folder only the last part of its path.
+        revision: Requested revision; `None` if no revision was requested.
         content: Digest of the source's files.
-        model_id: The BGE model's id in the catalogue; None for any other model.
-        query_instruction: What goes before a query by default, for people to read; None where nobody looked it up.
+        model_id: Id of the BGE model in the catalogue; `None` for any other model.
+        query_instruction: Default instruction before a query, for human readers; `None` for an entry of the cache.
         precision: "float32", "bfloat16" or "int8".
-        quantization: How it was quantised; None unless int8.
-        calibration_texts: How many texts the ranges of activations were measured on; None where none were needed.
-        agreement: With float32; None for float32 itself.
-        rows: What the graph gives for a text.
-        facts: What is known of the model.
-        versions: Of the packages that made it.
-        cache_key: Of a graph in this package's cache, the key that it was made for; None elsewhere.
+        quantization: Method of quantisation; `None` unless `precision` is "int8".
+        calibration_texts: Number of texts that the ranges of activations were measured on; `None` without calibration.
+        agreement: Agreement with float32; `None` if it was not measured, as for float32 itself.
+        rows: Kind of rows that the graph gives for a text.
+        facts: Facts of the model.
+        versions: Versions of the packages that made it.
+        cache_key: Key of the cache entry that it was made for; `None` outside the cache.
     """
 
     purpose: Purpose
@@ -119,10 +119,10 @@ class PreparedModel:
     """A model as OpenVINO runs it.
 
     Attributes:
-        manifest: What is known of it.
-        graph: The graph, which engines are compiled from, also later and in forked processes.
-        tokenizer: The tokenizer.
-        heads: The weights on top of the encoder; there are none for vectors.
+        manifest: Description of the model.
+        graph: Graph that engines are compiled from, also later and in forked processes.
+        tokenizer: The model's tokenizer.
+        heads: Weights on top of the encoder; empty for vectors.
     """
 
     manifest: Manifest
@@ -146,14 +146,14 @@ class PreparedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedFolder(PreparedModel):
-    """A prepared model that was opened in its folder, whose files were as they had been written.
+    """A prepared model that was opened from its folder. Its files matched their digests then.
 
-    The weights stay in their file and are read when they are needed. What becomes of the folder later changes nothing:
-    an open file stays as it is when its name is deleted.
+    The weights stay in their file and are read when they are needed. The folder may be deleted afterwards, since an
+    open file keeps its content.
 
     Attributes:
-        folder: Where it was.
-        identity: Digest of all its files.
+        folder: Folder that it was opened from.
+        identity: Digests of all its files.
     """
 
     folder: Path
@@ -166,13 +166,15 @@ class PreparedFolder(PreparedModel):
 
     @classmethod
     def open(cls, folder: Path) -> PreparedFolder:
-        """Reads and checks a folder: its manifest, its files against their digests, and that they fit each other.
+        """Reads a folder, and checks its manifest, the digests of its files, and that they fit each other.
 
         Raises:
-            PreparedModelError: It is damaged, of another version, or can't be read.
+            PreparedModelError: The folder is damaged, has another format, or can't be read.
         """
         try:
             return cls._open(folder)
+        except PreparedModelError:  # an OSError too, but its message is complete
+            raise
         except OSError as error:
             raise PreparedModelError(f"{folder} can't be read: {error}.") from error
 
@@ -182,8 +184,8 @@ class PreparedFolder(PreparedModel):
         if content.get("format") != FORMAT:
             maker = content.get("versions", {}).get("bge-integrations", "an unknown version")
             raise PreparedModelError(
-                f"{folder} was prepared by bge-integrations {maker} in format {content.get('format')!r}, this version "
-                f"reads format {FORMAT}. Prepare it again with `bge prepare`."
+                f"{folder} was prepared by bge-integrations {maker} in format {content.get('format')!r}, but this "
+                f"version reads format {FORMAT}. Prepare it again with `bge prepare`."
             )
         identity = _identity(folder, content)
         try:
@@ -229,7 +231,7 @@ def _read_tokenizer(folder: Path, facts: ModelFacts) -> TextTokenizer:
         rust = Tokenizer.from_file(str(folder / TOKENIZER))
         rust.encode_special_tokens = facts.splits_special_tokens
         return TextTokenizer(rust, pad_id=facts.pad_id, truncation_side=facts.truncation_side)
-    except Exception as error:  # the library raises nothing more special
+    except Exception as error:  # the library raises no narrower class
         raise damaged(folder, f"{TOKENIZER} can't be read ({error})") from error
 
 
@@ -247,7 +249,7 @@ def _read_heads(folder: Path) -> Heads:
 def write_prepared_model(
     folder: Path, graph: ov.Model, tokenizer: TextTokenizer, heads: Heads, manifest: Manifest
 ) -> None:
-    """Writes a prepared model into an empty folder, the manifest last: without it the folder is never loaded.
+    """Writes a prepared model into an empty folder. The manifest comes last: a folder without it is never loaded.
 
     Raises:
         OSError: The folder can't be written to.
@@ -257,13 +259,13 @@ def write_prepared_model(
     from bge_integrations.backend.engines.openvino.library import ov
 
     try:
-        # float32 weights are kept to the last bit; the default would round them to float16.
+        # The default would round float32 weights to float16.
         ov.save_model(graph, folder / _GRAPH, compress_to_fp16=False)
-    except RuntimeError as error:  # OpenVINO does not say which error of the system it met
+    except RuntimeError as error:  # OpenVINO does not report the system's error
         what = f"OpenVINO can't write the graph ({error}); the disk may be full"
         raise OSError(errno.EIO, what, str(folder / _GRAPH)) from error
     (folder / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
-    # The library's own way to write a file makes it readable by its owner alone, whatever the umask.
+    # safetensors' own function ignores the umask and writes a file that only its owner can read.
     (folder / _HEADS).write_bytes(save(dict(heads)))
     content = {
         "format": FORMAT,
@@ -276,11 +278,11 @@ def write_prepared_model(
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a folder of any format says of itself, for people to read.
+    """The summary of a folder of any format, for human readers.
 
     Attributes:
         is_current: Whether this version reads its format.
-        source: The name of the model that it is made from.
+        source: Name of the model that it was made from.
         precision: "float32", "bfloat16" or "int8".
         purpose: "vectors", "scores" or "m3".
     """
@@ -292,7 +294,7 @@ class Summary:
 
 
 def read_summary(folder: Path) -> Summary | None:
-    """Reads what a folder says of itself, and checks nothing else; None where it is damaged."""
+    """Reads a folder's summary, and checks nothing else; returns `None` if the folder is damaged."""
     try:
         content = read_manifest(folder)
     except PreparedModelError:
@@ -305,10 +307,10 @@ def read_summary(folder: Path) -> Summary | None:
 
 
 def _identity(folder: Path, content: Mapping[str, Any]) -> str:
-    """Returns the digests of all files, which are as they were written.
+    """Returns the digests of all files after comparing them with the manifest.
 
     Raises:
-        PreparedModelError: A file is not, or the manifest does not say how it was written.
+        PreparedModelError: A file is missing or has changed, or the manifest is damaged.
     """
     found = _CONTENT.fault(content)
     if found:
@@ -321,5 +323,5 @@ def _identity(folder: Path, content: Mapping[str, Any]) -> str:
         except OSError as error:
             raise PreparedModelError(str(unreadable(folder / name, error))) from error
         if digest != content["files"][name]:
-            raise damaged(folder, f"{name} is not as it was written")
+            raise damaged(folder, f"{name} has changed since it was written")
     return "+".join(content["files"][name] for name in _FILES)
