@@ -281,7 +281,7 @@ class TestModels:
     def test_heads_that_would_run_code_are_refused(self, tmp_path: Path) -> None:
         folder = make_m3(tmp_path / "bge-m3")
         torch.save(torch.nn.Linear(32, 1), folder / "sparse_linear.pt")
-        with pytest.raises(UnsafeWeightsError, match=r"sparse_linear\.pt holds more than weights"):
+        with pytest.raises(UnsafeWeightsError, match=r"sparse_linear\.pt contains more than weights"):
             BgeM3Encoder(folder, device="cpu")
 
     @pytest.mark.parametrize("content", [b"", b"no weights at all"])

@@ -162,13 +162,13 @@ class TestHeads:
         ("saved", "message"),
         [
             ({"linear.weight": torch.ones(1, 32), "linear.bias": torch.ones(1)}, r"'linear\.weight', 'linear\.bias'"),
-            ({"weight": torch.ones(1, 32)}, "holds 'weight', instead of 'weight' and 'bias'"),
-            ({"state_dict": {"weight": torch.ones(1, 32), "bias": torch.ones(1)}}, "holds 'state_dict', instead of"),
-            ({}, "holds nothing, instead of"),
-            (torch.ones(1, 32), "holds a Tensor, no dictionary"),
-            ([torch.ones(1, 32)], "holds a list, no dictionary"),
-            ({"weight": [1.0] * 32, "bias": torch.ones(1)}, r"'weight' in .* is no tensor of floating-point numbers"),
-            ({"weight": torch.ones(1, 32, dtype=torch.int8), "bias": torch.ones(1)}, "is no tensor of floating-point"),
+            ({"weight": torch.ones(1, 32)}, "contains 'weight', instead of 'weight' and 'bias'"),
+            ({"state_dict": {"weight": torch.ones(1, 32), "bias": torch.ones(1)}}, "contains 'state_dict', instead of"),
+            ({}, "contains nothing, instead of"),
+            (torch.ones(1, 32), "contains a Tensor, not a dictionary"),
+            ([torch.ones(1, 32)], "contains a list, not a dictionary"),
+            ({"weight": [1.0] * 32, "bias": torch.ones(1)}, r"'weight' in .* is not a tensor of floating-point"),
+            ({"weight": torch.ones(1, 32, dtype=torch.int8), "bias": torch.ones(1)}, "is not a tensor of floating"),
             ({"weight": torch.tensor(1.0), "bias": torch.ones(1)}, r"a weight of shape \(\)"),
             ({"weight": torch.ones(1, 32), "bias": torch.tensor(1.0)}, r"a bias of shape \(\)"),
             ({"weight": torch.ones(2, 32), "bias": torch.ones(2)}, "don't fit an encoder of 32 dimensions"),
@@ -185,7 +185,7 @@ class TestHeads:
         with pytest.raises(UnsafeWeightsError, match=r"\(torch\.nn\.modules\.linear\.Linear\), and would run code"):
             BgeM3Encoder(own_folder, device="cpu")
         (own_folder / "sparse_linear.pt").write_text("no weights at all")
-        with pytest.raises(ModelLoadError, match=r"is no file of torch's") as caught:
+        with pytest.raises(ModelLoadError, match=r"was not saved by torch") as caught:
             BgeM3Encoder(own_folder, device="cpu")
         assert not isinstance(caught.value, UnsafeWeightsError)
 

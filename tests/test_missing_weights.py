@@ -48,7 +48,7 @@ def copy(embedder: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_layer_is_named_on_every_engine(copy: Path, engine: EngineName) -> None:
-    with pytest.raises(ModelLoadError, match=rf"no {LAYER}, for which random numbers"):
+    with pytest.raises(ModelLoadError, match=rf"no {LAYER}, so random numbers"):
         BgeEncoder(without(copy, LAYER), engine=engine)
 
 

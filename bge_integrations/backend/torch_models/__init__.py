@@ -1,4 +1,4 @@
-"""Checkpoints as sentence-transformers and transformers load them: one class for each thing that models are used for.
+"""Checkpoints as sentence-transformers and transformers load them, with one class for each kind of model.
 
 `load_source` imports torch, and only the class that is needed.
 """
@@ -19,18 +19,18 @@ __all__ = ["load_source"]
 
 
 def load_source(request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None, precision: str) -> Source:
-    """Loads a checkpoint for what was asked for.
+    """Loads a checkpoint for the purpose of a request.
 
     Args:
-        request: What was asked for.
-        checkpoint: Its files, already vetted.
-        spec: The catalogue's row, or None for a model that is no BGE.
-        precision: Of the weights in memory: "float32", "bfloat16" or "float16".
+        request: The load request.
+        checkpoint: The model's files, already checked by `vet`.
+        spec: The catalogue's row; `None` for a model that is not a BGE model.
+        precision: Precision of the weights in memory: "float32", "bfloat16" or "float16".
 
     Raises:
         MissingExtraError: A library that loads it is not installed.
         ModelLoadError: The files can't be read.
-        UnsupportedModelError: A model of another kind.
+        UnsupportedModelError: The model is of another kind.
     """
     for library in ("torch", "transformers"):
         require(library, extra=TORCH)

@@ -1,4 +1,4 @@
-"""What every source has in common: weights as a library loaded them, and what is known of the model."""
+"""The base class of all sources: a model as a library loads it, with the model's facts."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Source(ABC):
     """A checkpoint that sentence-transformers or transformers loaded.
 
     Attributes:
-        request: What was asked for.
-        checkpoint: Its files.
-        spec: The catalogue's row, or None for a model that is no BGE.
-        folder: What the libraries load, while they do; an adapter and its base have one for the time.
+        request: The load request.
+        checkpoint: The model's files.
+        spec: The catalogue's row; `None` for a model that is not a BGE model.
+        folder: Folder that the libraries load. For an adapter and its base it is temporary.
         original: The library's own object.
-        tokenizer: A private copy of its tokenizer.
-        facts: What is known of it.
-        heads: The weights on top of the encoder, where the fast engines need them.
+        tokenizer: Private copy of the model's tokenizer.
+        facts: Facts of the model.
+        heads: Weights on top of the encoder that the fast engines need; empty if there are none.
     """
 
     folder: str
@@ -45,21 +45,10 @@ class Source(ABC):
     facts: ModelFacts
     heads: Heads
     runnable: ClassVar[str]
-    """What it must be for the fast engines, in words."""
+    """Description of the models of this class that the fast engines can run, for errors."""
 
     def __init__(self, request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None, precision: str) -> None:
-        """Loads it.
-
-        Args:
-            request: What was asked for.
-            checkpoint: Its files, already vetted.
-            spec: The catalogue's row, or None for a model that is no BGE.
-            precision: Of the weights in memory: "float32", "bfloat16" or "float16".
-
-        Raises:
-            ModelLoadError: The files can't be read.
-            UnsupportedModelError: A model of another kind.
-        """
+        """Loads the model; see `load_source` for the arguments and errors."""
         self.request = request
         self.checkpoint = checkpoint
         self.spec = spec
@@ -69,12 +58,12 @@ class Source(ABC):
                 self._load(precision)
         except BgeError:
             raise
-        except Exception as error:  # a value of the files that no library minded until it was used
+        except Exception as error:  # a wrong value in the files may only fail when a library uses it
             raise self._unreadable(error) from error
 
     def _unreadable(self, error: Exception) -> ModelLoadError:
-        """Says that a library can't load the checkpoint, and which file is at fault where that can be found out."""
-        said = str(error).encode("utf-8", "backslashreplace").decode()  # of damaged texts, and can be printed
+        """Returns the error for a checkpoint that a library can't load, with the faulty file if it can be found."""
+        said = str(error).encode("utf-8", "backslashreplace").decode()  # lone surrogates can't be printed
         return ModelLoadError(
             f"{self.request.model_name} can't be loaded: {type(error).__name__}: {said.rstrip('.')}. "
             f"{at_fault(self.checkpoint, self.request)}"
@@ -85,7 +74,6 @@ class Source(ABC):
         """Sets `original`, `tokenizer`, `facts` and `heads`."""
 
     def _lookups(self) -> Lookups:
-        """Returns what the facts say of the tables that texts look up."""
         return Lookups.of(
             self.tokenizer,
             positions=position_capacity(self.transformer),
@@ -94,7 +82,7 @@ class Source(ABC):
         )
 
     def description(self) -> Description | None:
-        """Returns what the fast engines need of it; None if they can't run it. For a model in float32 on the CPU."""
+        """Returns the model as the fast engines need it; `None` if they can't run it. It must be float32 on the CPU."""
         if not self.has_known_encoder or self.facts.encoder is None:
             return None
         return Description(
@@ -114,15 +102,15 @@ class Source(ABC):
     @property
     @abstractmethod
     def has_known_encoder(self) -> bool:
-        """Whether the fast engines can run it: one of their encoders, and nothing after it but what they know."""
+        """Whether the fast engines can run it: they know its encoder and all modules after it."""
 
     @property
     @abstractmethod
     def rows(self) -> Rows:
-        """What is needed of a fast engine."""
+        """The kind of rows that a fast engine must compute."""
 
     def _require_all_weights(self, model: Any, *, needs_pooler: bool = False) -> None:  # noqa: ANN401
-        """Refuses a transformers model of which weights are missing; see `require_all_weights`."""
+        """Refuses a transformers model with missing weights; see `require_all_weights`."""
         kwargs = from_pretrained_kwargs(self.request, str(model.dtype).removeprefix("torch."))
         for_model = kwargs.pop("model_kwargs")
         for name in ("processor_kwargs", "config_kwargs"):
@@ -145,12 +133,12 @@ class Source(ABC):
 
 
 def from_pretrained_kwargs(request: LoadRequest, precision: str) -> dict[str, Any]:
-    """Returns the keywords with which the libraries load a folder."""
+    """Returns the keywords for the libraries to load a folder."""
     kwargs = request.transformers_kwargs.as_dicts()
     kwargs["model_kwargs"]["dtype"] = getattr(torch, precision)
     if not request.allow_pickle_weights:
         kwargs["model_kwargs"]["use_safetensors"] = True
-    # Custom code may sit in another repository than the weights, so only then may files still be fetched.
+    # Custom code may be in another repository than the weights, so files may be fetched only if the code is trusted.
     return {
         "trust_remote_code": request.trust_remote_code,
         "local_files_only": request.local_files_only or not request.trust_remote_code,

@@ -1,4 +1,4 @@
-"""A library's own model as users get it: it refuses the settings that nothing which is computed here would follow."""
+"""A library's own model for users. It refuses changes of settings that this package's engines would not follow."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ _INSTEAD: Mapping[str, Mapping[str, str]] = {
     "pooling": _OF_POOLINGS,
     "tokenizer": _OF_TOKENIZERS,
 }
-"""What to set instead, by kind of object and by attribute."""
+"""The setting of this package to use instead, by kind of object and attribute."""
 
 _MOVES = ("to", "cpu", "cuda", "half", "bfloat16", "float", "double")
 
 
 def kept(model: Any) -> Any:  # noqa: ANN401 - a SentenceTransformer, a CrossEncoder or a decoder
-    """Makes a model refuse to be changed: itself, its modules and its tokenizer. May be called twice.
+    """Makes a model, its modules and its tokenizer refuse changes. A second call has no effect.
 
-    The objects stay what they are, each of a class made from its own. Pickles and deep copies have the library's class
-    again, and can be changed.
+    Each object gets a class that is derived from its own. Pickles and deep copies have the library's class again, and
+    can be changed.
 
     Args:
-        model: A SentenceTransformer, a CrossEncoder, or transformers' decoder.
+        model: A SentenceTransformer, a CrossEncoder, or a decoder of transformers.
 
     Returns:
         The same object.
@@ -70,13 +70,13 @@ def kept(model: Any) -> Any:  # noqa: ANN401 - a SentenceTransformer, a CrossEnc
             _keep(module, "pooling")
     if isinstance(getattr(model, "prompts", None), dict):
         model.prompts = _KeptPrompts(model.prompts)
-    getattr(model, "similarity_fn_name", None)  # sentence-transformers sets it when it is first read
+    getattr(model, "similarity_fn_name", None)  # its first read sets it, which would be refused later
     _keep(model, "model")
     return model
 
 
 class _Kept:
-    """Marks the classes that are made here."""
+    """Marks the classes that `_kept_class` makes."""
 
     __slots__ = ()
 
@@ -87,13 +87,16 @@ def _keep(instance: Any, kind: str) -> None:  # noqa: ANN401 - a library's objec
 
 
 def _kept_class(own: type, kind: str) -> type:
-    """Makes a class that objects of another can be given: all is in the class itself, since no base may come first."""
+    """Makes a class that can be assigned to an object's `__class__`.
+
+    Its methods are in the class itself: with a base before the object's own class, Python refuses the assignment.
+    """
     namespace = {
-        # What saves a model writes down the names of its classes.
+        # A saved model records the names of its classes.
         "__module__": own.__module__,
         "__qualname__": own.__qualname__,
         "__doc__": own.__doc__,
-        # What the libraries' own methods ask for, and hand to other processes.
+        # The libraries' own methods use the class, and pass it to other processes.
         "__class__": property(lambda _: own),
         "__setattr__": functools.partialmethod(_set, own, kind),
         "__reduce_ex__": functools.partialmethod(_reduce, own),
@@ -108,8 +111,8 @@ def _kept_class(own: type, kind: str) -> type:
 
 def _refuse(what: str, instead: str) -> NoReturn:
     raise SettingsError(
-        f"{what} can't be changed here: others share this object, and what they compute follows their settings. "
-        f"{instead} instead, or change a copy, which is yours (copy.deepcopy)."
+        f"{what} can't be changed here: other encoders share this object, and compute by their own settings. "
+        f"{instead} instead, or change a copy of your own (copy.deepcopy)."
     )
 
 
@@ -138,7 +141,7 @@ def _train(self: Any, own: Any, mode: bool = True) -> Any:  # noqa: ANN401 - as 
 
 
 def _move(self: Any, own: Any, name: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as above
-    """Moves and casts nothing, but lets the libraries ask for what is there already."""
+    """Refuses moves and casts, except to the device and dtype that the model already has, which libraries call."""
     import torch
 
     weight = next(self.parameters(), None)
@@ -154,7 +157,7 @@ def _move(self: Any, own: Any, name: str, *args: Any, **kwargs: Any) -> Any:  # 
 
 
 class _KeptPrompts(dict[str, str]):
-    """Prompts that are read, saved and copied as a dictionary, and not written to."""
+    """Prompts as a read-only dictionary, which is saved and copied as a plain one."""
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         _refuse("prompts", f"Set {_INSTRUCTION}")

@@ -1,4 +1,4 @@
-"""Rerankers that are decoders: asked whether B answers A, they score by the logit of "Yes". Imports torch."""
+"""Rerankers that are decoders: the score is the logit of "Yes" after the prompt's question. Imports torch."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class DecoderScoreSource(Source):
         return DecoderEngine(self.original, pad_id=self.facts.pad_id, answer=answer, options=options)
 
     def _answer(self) -> int:
-        """Returns the id whose logit is the score: the first of the answer's, as BGE's authors take it.
+        """Returns the token id whose logit is the score: the first id of the answer, as in BGE's own code.
 
         Raises:
-            UnsupportedModelError: The answer is no single token of a model that was trained by somebody else.
+            UnsupportedModelError: The model is not a BGE model, and the answer is not a single token.
         """
         tokenizer = self.tokenizer
         ids = tokenizer.contents([_ANSWER])[0].tolist()
@@ -73,11 +73,11 @@ class DecoderScoreSource(Source):
             tokenizer = AutoTokenizer.from_pretrained(folder, **kwargs, **groups[1])
             self.original = AutoModelForCausalLM.from_pretrained(folder, **kwargs, **groups[0], **groups[2])
             self.original.eval().to(request.device)
-        except Exception as error:  # loaders raise whatever they like at a damaged checkpoint
+        except Exception as error:  # loaders raise many classes of errors for a damaged checkpoint
             raise self._unreadable(error) from error
         self._require_all_weights(self.original)
         self.tokenizer = TextTokenizer.copy_of(tokenizer)
-        self._answer()  # refused now, rather than when the engine is made
+        self._answer()  # raises its error now, not later when an engine is made
         forward = inspect.signature(self.original.forward).parameters
         require_same_contents(request.model_name, tokenizer, self.tokenizer)
         self.facts = score_facts(

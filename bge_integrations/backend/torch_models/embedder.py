@@ -1,4 +1,4 @@
-"""Models that give one vector a text, as sentence-transformers loads them. Imports torch."""
+"""Models that give one vector per text, as sentence-transformers loads them. Imports torch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ class VectorSource(Source):
     @property
     def transformer(self) -> torch.nn.Module:
         """See `Source.transformer`."""
-        return _transformer_of(self.original)
+        inside: torch.nn.Module = _first(self.original).auto_model
+        return inside
 
     @property
     def has_known_encoder(self) -> bool:
@@ -47,7 +48,7 @@ class VectorSource(Source):
         return rows_for_vectors(self.facts)
 
     def own_engine(self) -> Engine:
-        """See `Source.own_engine`; leaves out a closing L2 normalisation, which belongs to the encoder."""
+        """See `Source.own_engine`; leaves out a final L2 normalisation, which the encoder computes."""
         modules = list(self.original)
         return self._engine_of(modules[:-1] if self.facts.normalizes else modules, rows="pooled")
 
@@ -98,7 +99,7 @@ class VectorSource(Source):
                 mode = asked or NAMES_OF_CATALOGUE[spec.pooling or "cls" if spec else "cls"]
                 modules = [transformer, Pooling(transformer.get_embedding_dimension(), mode)]
                 model = SentenceTransformer(modules=[*modules, Normalize()] if spec else modules, device=request.device)
-        except Exception as error:  # loaders of four libraries raise whatever they like at a damaged checkpoint
+        except Exception as error:  # loaders of four libraries raise many classes of errors for a damaged checkpoint
             raise self._unreadable(error) from error
         model.eval()
         if not isinstance(model[0], Transformer) or not any(isinstance(module, Pooling) for module in model):
@@ -108,10 +109,10 @@ class VectorSource(Source):
         return model
 
     def _require_fitting_modules(self) -> None:
-        """Compares the widths that modules say they take and give, which no library does before the first text.
+        """Compares the input and output widths of the modules, which no library does before the first text.
 
         Raises:
-            ModelLoadError: Two that follow each other don't fit.
+            ModelLoadError: A module's input width differs from the output width of the module before it.
         """
         width = _first(self.original).get_embedding_dimension()
         for place, module in enumerate(self.original):
@@ -121,7 +122,7 @@ class VectorSource(Source):
                 modules = self.checkpoint.modules or ()
                 file = self.checkpoint.folder / (modules[place]["path"] if place < len(modules) else "") / "config.json"
                 raise ModelLoadError(
-                    f"{file} is damaged: {takes} is {taken}, but what comes before gives {width} numbers; fetch the "
+                    f"{file} is damaged: {takes} is {taken}, but the module before it gives {width} numbers; fetch the "
                     "model again, or correct the file."
                 )
             width = module.get_embedding_dimension() if isinstance(module, (Pooling, Dense)) else width
@@ -139,13 +140,8 @@ class VectorSource(Source):
             pools_without_prompt=any(isinstance(m, Pooling) and not m.include_prompt for m in modules),
             prompts=model.prompts,
             default_prompt_name=model.default_prompt_name,
-            encoder=describe_encoder(_transformer_of(model)),
+            encoder=describe_encoder(self.transformer),
         )
-
-
-def _transformer_of(model: SentenceTransformer) -> torch.nn.Module:
-    inside: torch.nn.Module = _first(model).auto_model
-    return inside
 
 
 def _first(model: SentenceTransformer) -> Transformer:
@@ -155,10 +151,10 @@ def _first(model: SentenceTransformer) -> Transformer:
 
 
 def _set_pooling(model: SentenceTransformer, mode: str, request: LoadRequest) -> None:
-    """Puts the pooling that the user asked for in the place of the checkpoint's own.
+    """Replaces the checkpoint's own pooling by the pooling that the user requested.
 
     Raises:
-        SettingsError: What follows the checkpoint's own pooling doesn't fit behind another one.
+        SettingsError: The modules after the checkpoint's own pooling need that pooling.
     """
     poolings = {place: module for place, module in enumerate(model) if isinstance(module, Pooling)}
     place, own = next(iter(poolings.items()))
@@ -174,7 +170,7 @@ def _set_pooling(model: SentenceTransformer, mode: str, request: LoadRequest) ->
 
 
 def _plain_pooling(modules: list[torch.nn.Module]) -> str | None:
-    """Returns the pooling of a model that is nothing but transformer, one pooling and perhaps a normalisation."""
+    """Returns the pooling of a model with only a transformer, one pooling and at most a normalisation, else `None`."""
     between = modules[1:-1] if isinstance(modules[-1], Normalize) else modules[1:]
     if len(between) != 1 or not isinstance(between[0], Pooling):
         return None

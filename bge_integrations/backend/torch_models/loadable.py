@@ -1,4 +1,4 @@
-"""The folder that the libraries load: a checkpoint's own, or one that puts an adapter and its base together."""
+"""The folder that the libraries load: a checkpoint's own, or a temporary folder with an adapter and its base."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _BASE_FILES = ("config.json", *_MODEL_FILES, "*.py")
 
 @contextmanager
 def loadable_folder(checkpoint: Checkpoint) -> Iterator[str]:
-    """Gives a folder that the libraries load as it is: the checkpoint's own, or an adapter's together with its base.
+    """Yields a folder that the libraries can load: the checkpoint's own, or one with an adapter and its base.
 
-    The libraries would look for the base by the name that the adapter records, with settings of their own. Here they
-    find it in one folder with the adapter, which goes when the model is loaded.
+    The libraries would look for the base by the name that the adapter records, and with other settings. So they get
+    both in one temporary folder, which is removed after loading.
 
     Raises:
-        ModelLoadError: No such folder can be made.
+        ModelLoadError: The temporary folder can't be made, or the adapter's weights can't be read.
     """
     if not (checkpoint.folder / ADAPTER_CONFIG).is_file():
         yield str(checkpoint.folder)
@@ -46,7 +46,7 @@ def loadable_folder(checkpoint: Checkpoint) -> Iterator[str]:
 
 
 def _put_together(together: Path, adapter: Checkpoint) -> None:
-    # Of the whole model only the base's files, which were vetted: others beside the adapter would come before them.
+    # Model files beside the adapter would be read instead of the base's files, which were checked.
     left_out = set(_matching(adapter.folder, _MODEL_FILES)) if adapter.base else set()
     for entry in adapter.folder.iterdir():
         if entry not in left_out or entry.name.startswith("adapter_model."):
@@ -67,15 +67,15 @@ def _put_together(together: Path, adapter: Checkpoint) -> None:
 
 
 def _convert(pickled: Path, safe: Path) -> None:
-    """Writes pickled weights as safetensors, which is all that transformers reads of an adapter in a folder."""
+    """Writes pickled weights as safetensors, the only format that transformers reads for an adapter in a folder."""
     import torch
     from safetensors.torch import save_file
 
     try:
         weights = torch.load(pickled, map_location="cpu", weights_only=True)
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, safe)
-    except Exception as error:  # whatever a damaged file makes torch raise
-        raise ModelLoadError(f"{pickled} can't be read: {error}") from error
+    except Exception as error:  # torch raises many classes of errors for a damaged file
+        raise ModelLoadError(f"{pickled} can't be read: {error}. Fetch or copy the adapter again.") from error
 
 
 def _matching(folder: Path, patterns: Sequence[str]) -> Iterator[Path]:
@@ -86,7 +86,7 @@ def _matching(folder: Path, patterns: Sequence[str]) -> Iterator[Path]:
 def _link(source: Path, target: Path) -> None:
     try:
         target.symlink_to(source, target_is_directory=source.is_dir())
-    except OSError:  # Windows lets few users make symlinks
+    except OSError:  # on Windows, most users may not make symlinks
         if source.is_dir():
             shutil.copytree(source, target)
         elif source.is_file():

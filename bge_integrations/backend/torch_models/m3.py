@@ -1,4 +1,4 @@
-"""bge-m3 with its two further heads, beside the dense vector. Imports torch."""
+"""bge-m3 with its two heads for lexical weights and token vectors. Imports torch."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from bge_integrations.backend.torch_models.tokenizer_check import CallSettings
 from bge_integrations.catalogue import M3_HEAD_FILES
 from bge_integrations.errors import ModelLoadError, UnsafeWeightsError, UnsupportedModelError
 
-# What DistributedDataParallel and torch.compile put before the names of what they wrap.
+# Prefixes that DistributedDataParallel and torch.compile add to the names of weights.
 _WRAPPERS = ("module.", "_orig_mod.")
-# Of what torch.save writes: a zip file, or before torch 1.6 a pickle.
+# torch.save writes a zip file; before torch 1.6 it wrote a pickle.
 _BEGINNINGS = (b"PK", b"\x80")
 
 
 class M3Source(VectorSource):
-    """A SentenceTransformer, and the linear maps that lie beside it."""
+    """A SentenceTransformer with the linear maps beside it."""
 
     @property
     def rows(self) -> Rows:
@@ -43,8 +43,8 @@ class M3Source(VectorSource):
         super()._load(precision)
         if self.facts.pooling is None:
             raise UnsupportedModelError(
-                f"{self.request.model_name} makes its dense vector by more than a pooling, unlike bge-m3; load it with "
-                "BgeEncoder."
+                f"{self.request.model_name} computes its dense vector by more than a pooling, unlike bge-m3; load it "
+                "with BgeEncoder."
             )
         width = self.facts.dimension
         self.heads = {
@@ -56,7 +56,7 @@ class M3Source(VectorSource):
         return dataclasses.replace(super()._facts(settings), unweighted_ids=_unweighted_ids(self.original.tokenizer))
 
     def _linear(self, name: str, outputs: int | None, inputs: int) -> Heads:
-        """Reads a linear map of `inputs` numbers to `outputs`, of any number if None. Runs no code of the file's."""
+        """Reads a linear map from `inputs` to `outputs` numbers (`None`: any). It runs no code from the file."""
         file = self.checkpoint.folder / M3_HEAD_FILES[name]
         require_genuine(file)
         weight, bias = _weight_and_bias(file, _read(file))
@@ -70,10 +70,10 @@ class M3Source(VectorSource):
 
 
 def _unweighted_ids(tokenizer: Any) -> tuple[int, ...]:  # noqa: ANN401 - transformers' tokenizers share no public base
-    """Returns the ids of the tokens for begin, end, padding and unknown words, and of no other special tokens.
+    """Returns the ids of the begin, end, padding and unknown tokens, and of no other special tokens.
 
-    FlagEmbedding's `M3Embedder` leaves out the same (`_process_token_weights`). A tokenizer without an end token, such
-    as BERT's, ends a text with the separator.
+    FlagEmbedding's `M3Embedder` leaves out the same tokens (`_process_token_weights`). A tokenizer without an end
+    token, such as BERT's, ends a text with the separator.
     """
     end = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
     found = (tokenizer.cls_token_id, end, tokenizer.pad_token_id, tokenizer.unk_token_id)
@@ -81,18 +81,18 @@ def _unweighted_ids(tokenizer: Any) -> tuple[int, ...]:  # noqa: ANN401 - transf
 
 
 def _read(file: Path) -> Any:  # noqa: ANN401 - what a pickle of plain data may hold
-    """Reads what torch saved, as long as it is plain data."""
+    """Reads a file of torch that contains only plain data."""
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not _is_pickle(file):
-            raise ModelLoadError(f"{file} is no file of torch's ({error}); fetch the model again.") from error
+            raise ModelLoadError(f"{file} was not saved by torch ({error}); fetch the model again.") from error
         named = ", ".join(re.findall(r"GLOBAL (\S+)", str(error))) or "Python objects"
         raise UnsafeWeightsError(
-            f"{file} holds more than weights ({named}), and would run code. Its maker can save the weights alone: "
+            f"{file} contains more than weights ({named}), and would run code. Its author can save the weights alone: "
             "torch.save(linear.state_dict(), …) instead of torch.save(linear, …)."
         ) from error
-    except Exception as error:  # whatever a damaged file makes torch raise
+    except Exception as error:  # torch raises many classes of errors for a damaged file
         raise ModelLoadError(f"{file} can't be read ({error}); fetch the model again.") from error
 
 
@@ -102,27 +102,27 @@ def _is_pickle(file: Path) -> bool:
 
 
 def _weight_and_bias(file: Path, saved: Any) -> tuple[Floats, Floats]:  # noqa: ANN401 - as above
-    """Takes them out of a state dictionary.
+    """Returns the weight and the bias in a state dictionary.
 
     Raises:
-        ModelLoadError: It holds something else.
+        ModelLoadError: The file contains something else.
     """
     remedy = "Save it by torch.save(linear.state_dict(), …), where linear is the torch.nn.Linear."
     if not isinstance(saved, Mapping):
-        raise ModelLoadError(f"{file} holds a {type(saved).__name__}, no dictionary of weights. {remedy}")
+        raise ModelLoadError(f"{file} contains a {type(saved).__name__}, not a dictionary of weights. {remedy}")
     named = {_without_wrappers(str(name)): value for name, value in saved.items()}
     if set(named) != {"weight", "bias"} or len(named) != len(saved):
         raise ModelLoadError(
-            f"{file} holds {', '.join(map(repr, saved)) or 'nothing'}, instead of 'weight' and 'bias'. {remedy}"
+            f"{file} contains {', '.join(map(repr, saved)) or 'nothing'}, instead of 'weight' and 'bias'. {remedy}"
         )
     for name, value in named.items():
         if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-            raise ModelLoadError(f"{name!r} in {file} is no tensor of floating-point numbers. {remedy}")
+            raise ModelLoadError(f"{name!r} in {file} is not a tensor of floating-point numbers. {remedy}")
     weight, bias = (named[name].detach().float().numpy() for name in ("weight", "bias"))
     if weight.ndim != 2 or bias.ndim != 1:
         raise ModelLoadError(
-            f"{file} has a weight of shape {weight.shape} and a bias of shape {bias.shape}, which are no linear map's. "
-            f"{remedy}"
+            f"{file} has a weight of shape {weight.shape} and a bias of shape {bias.shape}, which don't belong to a "
+            f"linear map. {remedy}"
         )
     return weight, bias
 

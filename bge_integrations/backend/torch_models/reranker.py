@@ -59,7 +59,7 @@ class ScoreSource(Source):
             self.original = CrossEncoder(
                 folder, device=self.request.device, **from_pretrained_kwargs(self.request, precision)
             )
-        except Exception as error:  # loaders of four libraries raise whatever they like at a damaged checkpoint
+        except Exception as error:  # loaders of four libraries raise many classes of errors for a damaged checkpoint
             raise self._unreadable(error) from error
         self.original.eval()
         self._require_all_weights(_classifier_of(self.original), needs_pooler=True)
@@ -70,7 +70,7 @@ class ScoreSource(Source):
         module: Any = self.original[0]
         settings = CallSettings.of(module)
         self.tokenizer = settings.tokenizer(module)
-        # Modules after the classifier change its score, and only their own library runs them.
+        # Modules after the classifier change the score, and only sentence-transformers runs them.
         self.heads = _heads(_classifier_of(self.original)) if len(list(self.original)) == 1 else {}
         self.facts = self._facts(settings)
         pairs = PairTokenizer(self.tokenizer, layout_of_encoder(self.tokenizer))
@@ -97,13 +97,13 @@ def _require_plain_pairs(name: str, model: CrossEncoder) -> None:
     """Refuses a model that reads a pair as messages of a conversation.
 
     Raises:
-        UnsupportedModelError: It does.
+        UnsupportedModelError: The model has a chat template.
     """
     transformer: Any = model[0]
     if "message" in getattr(transformer, "modality_config", {}):
         raise UnsupportedModelError(
-            f"{name} has a chat template, by which sentence-transformers writes query and passage as messages. "
-            "BgeReranker scores plain pairs only. Score it with sentence_transformers.CrossEncoder, or remove the "
+            f"{name} has a chat template, with which sentence-transformers turns query and passage into messages. "
+            "BgeReranker scores only plain pairs. Score it with sentence_transformers.CrossEncoder, or remove the "
             "template (chat_template) from a copy of its tokenizer if it was trained on plain pairs."
         )
 
@@ -114,7 +114,7 @@ def _classifier_of(model: CrossEncoder) -> Any:  # noqa: ANN401 - one of transfo
 
 
 def _heads(classifier: torch.nn.Module) -> Heads:
-    """Returns the weights after the encoder; none for a class that the fast engines don't know."""
+    """Returns the weights after the encoder; {} for a class that the fast engines don't know."""
     config: Any = classifier.config
     known = ARCHITECTURES.get(config.model_type)
     if known is None or type(classifier).__name__ != known.classifier_class:

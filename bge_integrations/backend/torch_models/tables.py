@@ -1,4 +1,4 @@
-"""How many rows a loaded model's embedding tables have: for words, for positions and for types of tokens."""
+"""Numbers of rows in a loaded model's embedding tables for words, positions and token types."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from torch import nn
 
 
 def word_rows(model: nn.Module) -> int | None:
-    """Returns how many token ids have an embedding; None where the model has no such table."""
+    """Returns the number of token ids with an embedding; `None` if the model has no such table."""
     try:
         table = model.get_input_embeddings()  # type: ignore[operator]
-    except (AttributeError, NotImplementedError):  # of a class of its own, or one that reads no words
+    except (AttributeError, NotImplementedError):  # a custom class, or a model that reads no words
         return None
     weight = getattr(table, "weight", None)
     return int(weight.shape[0]) if weight is not None and weight.ndim == 2 else None
 
 
 def type_rows(model: nn.Module) -> int | None:
-    """Returns how many types of tokens have an embedding; None where the model has no such table."""
+    """Returns the number of token types with an embedding; `None` if the model has no such table."""
     return min((table.num_embeddings for table in _tables(model, "token_type_embeddings")), default=None)
 
 
 def position_capacity(model: nn.Module) -> int | None:
-    """Returns how many tokens a text may have by its positions; None where they are unbounded.
+    """Returns the number of tokens in a text that have positions; `None` if positions are unbounded.
 
-    The tables of RoBERTa and its kin start after the padding index, so that as many of their rows are never used.
-    Models without a table, such as those with rotary positions, say in their configuration what they were made for.
+    RoBERTa and similar models never use the rows of the table up to the padding index. For models without a table, such
+    as those with rotary positions, the number is in the configuration.
     """
     capacities = [
         table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)

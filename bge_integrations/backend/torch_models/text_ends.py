@@ -1,8 +1,8 @@
-"""Begin and end tokens of models whose vector is the state of the last token.
+"""Begin and end tokens of models with last-token pooling.
 
-transformers 4 wrote `add_bos_token` and `add_eos_token` into tokenizer_config.json and built the tokenizer by them.
-transformers 5 takes what tokenizer.json says and drops both flags, so that the vector of a checkpoint whose
-tokenizer.json adds no end token is the state of its last word.
+transformers 4 wrote `add_bos_token` and `add_eos_token` into tokenizer_config.json, and built the tokenizer from them.
+transformers 5 uses tokenizer.json and ignores both flags. If tokenizer.json adds no end token, the pooling then takes
+the state of the last word instead of the end token's.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ def complete_text_ends(
     given: Mapping[str, Any],
     spec: ModelSpec | None,
 ) -> None:
-    """Has a tokenizer add the begin and end tokens that its checkpoint asks for, if it leaves one of them out.
+    """Makes a tokenizer add the begin and end tokens that its checkpoint asks for, if one of them is missing.
 
     Args:
-        tokenizer: Of transformers, as it was loaded; changed in place.
-        saved: The content of tokenizer_config.json.
-        given: What the user passed to the tokenizer's `from_pretrained`. transformers has acted upon it.
-        spec: The catalogue's row of a model that is called so, which counts where the checkpoint says nothing.
+        tokenizer: Tokenizer of transformers, changed in place.
+        saved: Content of tokenizer_config.json.
+        given: The user's keywords for the tokenizer's `from_pretrained`. If they have one of the flags, which
+            transformers then follows, nothing is changed.
+        spec: The catalogue's row of a model with this name, used if the checkpoint doesn't say; `None` otherwise.
     """
     rust = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(rust, Tokenizer) or any(flag in given for flag in _FLAGS):
@@ -53,7 +54,7 @@ def complete_text_ends(
 
 
 def _token(tokenizer: Any, name: str) -> tuple[str, int] | None:  # noqa: ANN401 - see `complete_text_ends`
-    """Returns a token and its id; None where the tokenizer has none, so that it can't have been added in training."""
+    """Returns a token and its id; `None` if the tokenizer has no such token, which training then can't have added."""
     token, id_ = getattr(tokenizer, f"{name}_token"), getattr(tokenizer, f"{name}_token_id")
     return None if token is None or id_ is None else (str(token), int(id_))
 

@@ -1,8 +1,8 @@
-"""What sentence-transformers and transformers keep beside the tokenizer: read here, and then compared on three texts.
+"""Settings of sentence-transformers and transformers beside the tokenizer, and a check that they are all known.
 
-Some settings are no part of a tokenizer.json, such as `split_special_tokens`, or are applied with every call, such as a
-checkpoint's `processing_kwargs`. Those that are known are read. The comparison finds all others: a model whose texts
-the library reads differently would give other vectors than the library does.
+Some settings are not in tokenizer.json, such as `split_special_tokens`. Others are applied at every call, such as a
+checkpoint's `processing_kwargs`. The known settings are read. To find unknown ones, up to three texts are tokenized by
+our copy and by the library, and the ids are compared: other ids would give other vectors.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from bge_integrations.errors import UnsupportedModelError
 _CAPITALS = "  The QUICK Brown Fox, naïve CAFÉ and ÜBER-straße; İstanbul ﬁne 東京タワー １２３ don't\tA.B. \n\n End "
 _WORDS = "plants make sugar from light and water, "
 _SPECIAL_NAMES = ("bos", "eos", "cls", "sep", "pad", "unk", "mask")
-# A longer text takes seconds to read, and proves no more.
+# A longer text takes seconds to tokenize and shows no more.
 _LONGEST = 32768
 _TASKS = (None, "query", "document")
-"""Of sentence-transformers' `encode`, `encode_query` and `encode_document`."""
+"""Tasks of sentence-transformers' `encode`, `encode_query` and `encode_document`."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Read:
 
     Attributes:
         ids: Token ids without padding, shape [tokens].
-        types: The type of each; None where the model looks none up.
+        types: Type of each token; `None` if the model uses no types.
     """
 
     ids: NDArray[np.int64]
@@ -43,12 +43,12 @@ class Read:
 
 @dataclass(frozen=True)
 class CallSettings:
-    """What a checkpoint sets for every call of its tokenizer, by `processing_kwargs`.
+    """A checkpoint's settings for every call of its tokenizer (`processing_kwargs`).
 
     Attributes:
-        max_length: Tokens per text; None where nothing is cut.
-        adds_special_tokens: Whether special tokens go around a text.
-        splits_special_tokens: Whether special tokens in a text are read as plain text; None where nothing is said.
+        max_length: Tokens per text; `None` if texts are not cut.
+        adds_special_tokens: Whether special tokens are added around a text.
+        splits_special_tokens: Whether special tokens in a text are read as plain text; `None` if it is not set.
     """
 
     max_length: int | None
@@ -57,9 +57,9 @@ class CallSettings:
 
     @classmethod
     def of(cls, module: Transformer) -> CallSettings:
-        """Reads them; what is of another type than it should be is left to the comparison."""
+        """Reads the settings of a module. Values of a wrong type are ignored; the comparison finds their effect."""
         given: dict[str, Any] = {}
-        for group in ("text", "common"):  # in the order in which the later one counts
+        for group in ("text", "common"):  # the later group overrides the earlier one
             values = module.processing_kwargs.get(group)
             given |= values if isinstance(values, Mapping) else {}
         max_length = given.get("max_length", module.max_seq_length)
@@ -84,9 +84,9 @@ def require_same_texts(name: str, module: Transformer, tokenizer: TextTokenizer,
     """Compares how texts are read.
 
     Args:
-        name: Of the model, for messages.
-        module: The library's, with its tokenizer.
-        tokenizer: Ours.
+        name: Name of the model, for messages.
+        module: The library's transformer module, with its tokenizer.
+        tokenizer: Our copy of the tokenizer.
         limit: Tokens per text.
 
     Raises:
@@ -116,11 +116,11 @@ def require_same_pairs(
     """Compares how pairs of texts are read, each behind a short query.
 
     Args:
-        name: Of the model, for messages.
-        module: The library's, with its tokenizer.
-        tokenize: Turns pairs into ids, ours.
+        name: Name of the model, for messages.
+        module: The library's transformer module, with its tokenizer.
+        tokenize: Our function that turns pairs into ids.
         limit: Tokens per pair.
-        second_type: The type of the second texts.
+        second_type: Token type of the second texts.
 
     Raises:
         UnsupportedModelError: A pair is read differently.
@@ -138,12 +138,12 @@ def require_same_pairs(
 
 
 def require_same_contents(name: str, original: Any, tokenizer: TextTokenizer) -> None:  # noqa: ANN401
-    """Compares how texts without special tokens are read by transformers' tokenizer of a decoder.
+    """Compares how a decoder's tokenizer reads texts without adding special tokens.
 
     Args:
-        name: Of the model, for messages.
-        original: transformers' tokenizer.
-        tokenizer: Ours.
+        name: Name of the model, for messages.
+        original: Tokenizer of transformers.
+        tokenizer: Our copy of the tokenizer.
 
     Raises:
         UnsupportedModelError: A text is read differently.
@@ -166,13 +166,13 @@ def _compare(
     second_type: int,
 ) -> None:
     settings = CallSettings.of(module)
-    # By the table of positions, or the catalogue, less may be read than the library tries to.
+    # The table of positions or the catalogue may allow fewer tokens than the library tries to read.
     is_their_limit = settings.max_length == limit
     for what, text in texts.items():
         got = ours(text)
         try:
             expected = theirs(text)
-        except Exception as error:  # whatever a library raises at settings that it can't follow
+        except Exception as error:  # libraries raise many classes of errors for settings that they can't follow
             raise UnsupportedModelError(
                 f"{name} can't be used: sentence-transformers' `{method}` fails on {what}: {error!r}."
             ) from error
@@ -186,13 +186,14 @@ def _compare(
             )
         if expected.types is not None and not np.array_equal(types, expected.types):
             raise UnsupportedModelError(
-                f"{name} can't be used: its tokenizer gives {what} the types {_some(expected.types.tolist())} "
-                "(token_type_ids), which are read here as 0, and as 1 for the second text of a pair, only."
+                f"{name} can't be used: its tokenizer gives {what} the token types {_some(expected.types.tolist())} "
+                "(token_type_ids). Only 0, and 1 for the second text of a pair, are supported here; use the library "
+                "itself."
             )
 
 
 def _texts(tokenizer: Any, limit: int, *, long: bool = True) -> dict[str, str]:  # noqa: ANN401 - of transformers
-    """Returns texts that show a difference, by what they are called in messages."""
+    """Returns texts that show differences, by their names in messages."""
     named = [getattr(tokenizer, f"{name}_token", None) for name in _SPECIAL_NAMES]
     special = " ".join(dict.fromkeys(str(token) for token in named if token))
     texts = {
@@ -206,11 +207,11 @@ def _texts(tokenizer: Any, limit: int, *, long: bool = True) -> dict[str, str]: 
 
 
 def _read(module: Transformer, task: str | None, text: str | tuple[str, str]) -> Read:
-    # Two, since a list can be taken for a text; equal ones, which need no padding, that not all tokenizers can do.
+    # Two texts, since a list of one may be taken for a text; equal texts, since not all tokenizers can pad.
     unpadded: Any = {"text": {"padding": False}, "common": {"padding": False}}
     features = module.preprocess([text, text], processing_kwargs=unpadded, **({"task": task} if task else {}))
     ids = np.asarray(features["input_ids"])
-    if "attention_mask" not in features:  # one after the other, for kernels that need no padding
+    if "attention_mask" not in features:  # both texts are in one row, for kernels without padding
         ids = ids.reshape(2, -1)
     if ids.shape[0] != 2:
         raise ValueError(f"two texts are read as {ids.shape[0]}")
@@ -220,11 +221,11 @@ def _read(module: Transformer, task: str | None, text: str | tuple[str, str]) ->
 
 
 def _named_settings(module: Transformer) -> dict[str, Any]:
-    """Returns what the module applies with every call, where it is set."""
+    """Returns the settings that the module applies at every call."""
     names = ("processing_kwargs", "query_length", "document_length", "query_expansion")
     found = {name: getattr(module, name, None) for name in names}
     if "message" in module.modality_config:
-        found["modality"] = "message, by its chat_template; passing `pooling` leaves that out of a bare checkpoint"
+        found["modality"] = "message, by its chat_template; for a bare checkpoint, `pooling` switches it off"
     return {name: value for name, value in found.items() if value}
 
 
@@ -239,8 +240,8 @@ def _difference(
     )
     return (
         f"{name} can't be used: {what} is read differently by `{method}` of the library that it was saved with: "
-        f"{len(theirs)} tokens there and {len(ours)} here, and from token {at} on the ids {_some(theirs[at:])} there "
-        f"and {_some(ours[at:])} here. A setting beside tokenizer.json does that ({where}); take it out of "
+        f"{len(theirs)} tokens there and {len(ours)} here; from token {at} on the ids are {_some(theirs[at:])} there "
+        f"and {_some(ours[at:])} here. The cause is a setting beside tokenizer.json ({where}); remove it from "
         "sentence_bert_config.json or tokenizer_config.json, or use the library itself."
     )
 
