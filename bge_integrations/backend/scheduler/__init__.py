@@ -1,7 +1,7 @@
 """The queue of a loaded model: texts of all callers wait here, and engines take them in batches.
 
-`job` is what waits, `queue` holds it in its order, `admission` limits how much is in flight, `policy` says what an
-engine takes next, `worker` runs one engine, and `scheduler` puts them together.
+A `job` waits in a `queue`. `admission` limits the texts in flight, `policy` chooses the next batch of an engine, a
+`worker` runs one engine, and `scheduler` connects these parts.
 """
 
 from bge_integrations.backend.scheduler.job import Job, Priority, TextFailedError

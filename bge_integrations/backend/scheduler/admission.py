@@ -1,4 +1,4 @@
-"""Keeps the texts in flight within a limit: jobs beyond it wait for room, first come, first served."""
+"""Limits the texts in flight. Jobs beyond the limit wait for room, first come, first served."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bge_integrations.backend.scheduler.job import Job
 
 
 class Admission:
-    """The texts in flight, and the jobs that wait for room. For one thread at a time."""
+    """The texts in flight, and the jobs that wait for room. Not thread-safe."""
 
     def __init__(self) -> None:
         self._inside: set[Job] = set()
@@ -19,16 +19,16 @@ class Admission:
         """Texts in flight."""
 
     def ask(self, job: Job, limit: int) -> None:
-        """Puts a job at the end of those that wait.
+        """Puts a job at the end of the waiting jobs.
 
         Args:
             job: The job.
-            limit: Texts that may be in flight together. A job with more texts goes when nothing else is in flight.
+            limit: Maximum number of texts in flight. A job with more texts is admitted when nothing else is in flight.
         """
         self.waiting.append((job, limit))
 
     def admitted(self) -> Iterator[Job]:
-        """Yields the jobs that there is room for now, in the order in which they asked."""
+        """Yields the jobs that now have room, in the order of their `ask`."""
         while self.waiting:
             job, limit = self.waiting[0]
             if not job.is_over:
@@ -41,13 +41,13 @@ class Admission:
                 yield job
 
     def leave(self, job: Job) -> None:
-        """Frees the room of a job that has ended."""
+        """Frees the room of an ended job."""
         if job in self._inside:
             self._inside.remove(job)
             self.texts -= job.texts
 
     def clear(self) -> list[Job]:
-        """Returns the jobs that wait for room, which don't wait any more."""
+        """Removes all waiting jobs and returns them."""
         waiting = [job for job, _ in self.waiting]
         self.waiting.clear()
         return waiting

@@ -1,4 +1,4 @@
-"""What waits in the queue: the texts of a call, and the batches that engines make of them."""
+"""Jobs, which are the texts of one call in the queue, and the batches that engines compute."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from bge_integrations.backend.text.tokenizer import TokenizedTexts
 logger = get_logger(__name__)
 
 Priority = Literal["interactive", "bulk"]
-"""Interactive batches go before bulk ones: a user waits for a query, and nobody for one batch of an ingestion."""
+"""Interactive batches go before bulk batches: a user waits for a query, but not for one batch of an ingestion."""
 
 PRIORITIES: tuple[Priority, ...] = ("interactive", "bulk")
 
 
 class TextFailedError(Exception):
-    """The engine fails on one text, even alone.
+    """The engine failed on a text that was alone in its batch.
 
     Attributes:
-        position: Which text of the job.
-        out_of_memory: Whether the device's memory is too small for it.
+        position: Index of the text in the job.
+        out_of_memory: Whether the text needs more memory than the device has.
     """
 
     def __init__(self, position: int, *, out_of_memory: bool) -> None:
@@ -41,17 +41,17 @@ class TextFailedError(Exception):
 
 
 class Job:
-    """Texts of one call, on their way through the queue. It ends once: with results, with an error, or cancelled.
+    """Texts of one call in the queue. A job ends exactly once: with results, with an error, or cancelled.
 
     Attributes:
-        priority: Which queue it waits in.
-        texts: How many texts it has.
-        answer: The results, one a text, or the error. A forked child gives no answer to a job of its parent.
+        priority: The queue in which the job waits.
+        texts: Number of texts.
+        answer: The results, one per text, or the error. A forked child gives no answer to a job of its parent.
         notes: Warnings for the caller, complete when the job ends.
         waiting_tokens: Tokens that no engine has taken yet.
-        queued_at: When it was made, by `time.perf_counter`.
-        process: The id of the process that made it.
-        on_end: Called once when the job ends, before its caller learns of it.
+        queued_at: Time of creation in seconds, from `time.perf_counter`.
+        process: Id of the process that created the job.
+        on_end: Callback that runs once when the job ends, before the caller gets the answer.
     """
 
     def __init__(
@@ -71,14 +71,14 @@ class Job:
 
         Args:
             tokens: The texts.
-            head: Computes results from an engine's rows, in the engine's thread.
-            priority: Which queue it waits in.
+            head: Computation of results from an engine's rows, run in the engine's thread.
+            priority: The queue in which the job waits.
             prompt_length: Leading tokens of each text that come from an instruction.
-            options: What a decoder is told beside the tokens.
-            batch_tokens: Tokens, padding included, in one batch. `None`: the engine's own figure.
-            max_texts: Upper limit on the texts in a batch.
-            truncated: Texts of the call that were cut, for the statistics.
-            on_batch: Called with the positions of each finished batch, from another thread.
+            options: Further inputs of a decoder.
+            batch_tokens: Token budget of a batch, padding included. `None`: the engine's own budget.
+            max_texts: Maximum number of texts in a batch. `None`: no limit.
+            truncated: Number of truncated texts, for the statistics.
+            on_batch: Callback that gets the positions of each finished batch, in another thread.
         """
         self.tokens = tokens
         self.head = head
@@ -94,7 +94,7 @@ class Job:
         self.on_end: Callable[[Job], None] | None = None
         self._on_batch = on_batch
         self._results: NDArray[Any] | None = None
-        # Longest first: neighbours are of nearly equal length, and what needs most memory fails first, not last.
+        # Longest first: neighbours have nearly equal lengths, and the batch that needs most memory runs first.
         self._order = np.argsort(-tokens.lengths, kind="stable")
         self._taken = 0
         self._finished = 0
@@ -106,40 +106,40 @@ class Job:
 
     @property
     def waiting_texts(self) -> int:
-        """Texts that no engine has taken yet."""
+        """Number of texts that no engine has taken yet."""
         return self.texts - self._taken
 
     @property
     def next_length(self) -> int:
-        """Tokens of the longest text that waits."""
+        """Tokens of the longest waiting text."""
         return max(int(self.tokens.lengths[self._order[self._taken]]), 1)
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended."""
+        """Whether the job has ended."""
         return self._is_over
 
     def may_run_with(self, other: Job) -> bool:
-        """Whether texts of both may share a batch."""
+        """Whether texts of both jobs may share a batch."""
         mine, theirs = ((job.prompt_length, job.options, job.batch_tokens, job.max_texts) for job in (self, other))
         return mine == theirs
 
     def take(self, count: int) -> NDArray[np.int64]:
-        """Takes the next texts, at most `count`; returns their positions."""
+        """Takes up to `count` further texts and returns their positions."""
         positions = self._order[self._taken : self._taken + count]
         self._taken += len(positions)
         self.waiting_tokens -= int(self.tokens.lengths[positions].sum())
         return positions
 
     def finish(self, positions: NDArray[np.int64], results: NDArray[Any]) -> None:
-        """Stores the results of some texts; the last ones end the job."""
+        """Stores the results of some texts. The job ends when all results are stored."""
         if self._on_batch is not None and not self._is_over:
             try:
                 self._on_batch(positions)
             except Exception:
-                logger.exception("a progress display failed; going on without it")
+                logger.exception("a progress display failed; the call continues without it")
                 self._on_batch = None
-        with self._ending:  # several engines may finish parts of it at once
+        with self._ending:  # several engines may finish parts of the job at the same time
             if self._is_over:
                 return
             if self._results is None:
@@ -151,11 +151,11 @@ class Job:
             self._end(Outcome(self._results))
 
     def fail(self, error: BaseException) -> None:
-        """Ends it with an error instead of results."""
+        """Ends the job with an error."""
         self._end(Outcome(error=error))
 
     def cancel(self) -> None:
-        """Ends it without results: nobody waits for it any more."""
+        """Ends the job without results, because its caller has stopped waiting."""
         self._end(Outcome(error=CancelledError()))
 
     def _end(self, outcome: Outcome[NDArray[Any]]) -> None:
@@ -173,34 +173,34 @@ class Job:
 
 @dataclass(eq=False)
 class Batch:
-    """Texts of one or more jobs that run together.
+    """Texts of one or more jobs that are computed together.
 
     Attributes:
-        parts: Jobs, with the positions of their texts.
+        parts: Jobs, each with the positions of its texts.
     """
 
     parts: list[tuple[Job, NDArray[np.int64]]]
 
     @property
     def texts(self) -> int:
-        """How many texts."""
+        """Number of texts."""
         return sum(len(positions) for _, positions in self.parts)
 
     @property
     def priority(self) -> Priority:
-        """That of its jobs."""
+        """The priority of all jobs in the batch."""
         return self.parts[0][0].priority
 
     def waited(self, now: float) -> float:
-        """Returns what its texts have waited together, in seconds."""
+        """Returns the total waiting time of the texts, in seconds."""
         return sum(len(positions) * (now - job.queued_at) for job, positions in self.parts)
 
     def without_ended_jobs(self) -> Batch:
-        """Returns it without the texts of jobs that have ended."""
+        """Returns the batch without the texts of ended jobs."""
         return Batch([(job, positions) for job, positions in self.parts if not job.is_over])
 
     def tokens(self) -> TokenBatch:
-        """Returns it as engines take it."""
+        """Returns the input for an engine."""
         job, positions = self.parts[0]
         if len(self.parts) == 1:
             return TokenBatch(
@@ -220,16 +220,7 @@ class Batch:
         )
 
     def results(self, tokens: TokenBatch, rows: NDArray[np.float32], kind: Rows) -> list[NDArray[Any]]:
-        """Has each job's head compute results from its own rows.
-
-        Args:
-            tokens: What `tokens` returned.
-            rows: What an engine gave for it.
-            kind: What the engine gives.
-
-        Returns:
-            The results of each part.
-        """
+        """Returns the results of each part, which its job's head computes from the engine's rows for `tokens()`."""
         if len(self.parts) == 1:
             return [self.parts[0][0].head.apply(tokens, rows)]
         row_ends = np.cumsum(tokens.lengths) if kind == "tokens" else np.arange(1, self.texts + 1)
@@ -242,7 +233,7 @@ class Batch:
         return results
 
     def halves(self) -> tuple[Batch, Batch]:
-        """Cuts it in two; of at least two texts."""
+        """Splits a batch of at least two texts into two."""
         room = self.texts // 2
         first: list[tuple[Job, NDArray[np.int64]]] = []
         second: list[tuple[Job, NDArray[np.int64]]] = []

@@ -1,4 +1,4 @@
-"""What an engine computes next."""
+"""The choice of the next batch for an engine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bge_integrations.backend.scheduler.job import Batch, Job, Priority
 from bge_integrations.backend.scheduler.queue import Queue
 
 INTERACTIVE_BATCHES_IN_A_ROW = 4
-"""After so many, a bulk batch goes if one waits."""
+"""After this many interactive batches in a row, a waiting bulk batch goes first."""
 
 _INTERACTIVE_IS_RECENT_S = 1.0
 _SHARE_BETWEEN_INTERACTIVE = 4
@@ -16,16 +16,16 @@ _SHARE_BETWEEN_INTERACTIVE = 4
 
 @dataclass(frozen=True)
 class Turn:
-    """What an engine that asks for work is like, and what happens around it.
+    """An engine that asks for work, and the state of the other engines.
 
     Attributes:
-        batch_tokens: Tokens, padding included, that it computes best in one batch.
-        memory_limit: Tokens in a batch that fit into its memory, once a larger one did not.
-        is_helper: Whether it only computes bulk batches.
+        batch_tokens: The engine's best batch size in tokens, padding included.
+        memory_limit: Tokens in a batch that fit into memory. `None`: no batch was too large yet.
+        is_helper: Whether the engine only computes bulk batches.
         has_helpers: Whether helpers are ready to take bulk batches.
-        all_idle: Whether neither the first engine nor a helper computes.
+        all_idle: Whether the first engine and all helpers are idle.
         first_batch_tokens: `batch_tokens` of the model's first engine.
-        since_interactive: Seconds since the last interactive job came.
+        since_interactive: Seconds since the last interactive job was queued.
     """
 
     batch_tokens: int
@@ -38,23 +38,24 @@ class Turn:
 
 
 def next_batch(queue: Queue, turn: Turn) -> Batch | None:
-    """Takes what an engine computes next out of the queue.
+    """Takes the next batch of an engine out of the queue.
 
-    - A batch takes as many texts as its budget of tokens allows, across callers. It never waits to be filled.
-    - Interactive batches go before bulk ones; within a priority, first come, first served. After
-      `INTERACTIVE_BATCHES_IN_A_ROW` interactive batches one bulk batch goes, if any waits, so that bulk never starves.
-    - The budget is the caller's `batch_tokens`, else the engine's; never more than has fit into its memory. While
-      interactive jobs arrive (one came within a second), an engine that computes both kinds takes a quarter of its
-      budget of bulk texts at a time, so that an interactive job waits for a short batch only.
-    - Helpers take bulk batches alone. Where they are ready, other engines leave bulk batches to them, unless so few
-      texts wait that all cores together are the faster way, and nothing else is computed or waits.
+    - A batch holds as many texts as its token budget allows, also of several callers. It never waits to be filled.
+    - Interactive batches go before bulk batches. Within a priority the order is first come, first served. After
+      `INTERACTIVE_BATCHES_IN_A_ROW` interactive batches a waiting bulk batch goes first, so bulk jobs never starve.
+    - The token budget is the caller's `batch_tokens` or else the engine's, and never above `memory_limit`. For one
+      second after an interactive job, an engine that is no helper uses a quarter of its own budget for bulk batches.
+      Then the next interactive job waits for a short batch only.
+    - Helpers take only bulk batches. While helpers are ready, other engines leave bulk batches to them, with one
+      exception: if all engines are idle, no interactive job waits and the bulk texts fit into one batch of the first
+      engine, the helpers leave them to it, because a batch on all cores is faster then.
 
     Args:
-        queue: What waits.
-        turn: The engine, and what happens around it.
+        queue: The waiting jobs.
+        turn: The engine, and the state of the other engines.
 
     Returns:
-        The batch; `None` if there is nothing that this engine may take.
+        The batch. `None`: no work for this engine.
     """
     interactive = not turn.is_helper and queue.has("interactive")
     bulk = queue.has("bulk") and _may_take_bulk(queue, turn)

@@ -1,4 +1,4 @@
-"""The jobs that wait for an engine, in their order. Knows nothing of threads and engines."""
+"""The jobs that wait for an engine, in their order."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from bge_integrations.backend.scheduler.job import PRIORITIES, Batch, Job, Prior
 
 
 class Queue:
-    """Jobs in the order in which they came, each priority by itself. For one thread at a time."""
+    """Jobs of each priority, in the order of their arrival. Not thread-safe."""
 
     def __init__(self) -> None:
         self._jobs: dict[Priority, dict[Job, None]] = {priority: {} for priority in PRIORITIES}
         self.bulk_tokens = 0
-        """Tokens of bulk jobs that wait."""
+        """Tokens of waiting bulk jobs."""
         self.interactive_batches = 0
-        """Batches of interactive jobs taken since the last bulk one."""
+        """Interactive batches taken since the last bulk batch."""
 
     def has(self, priority: Priority) -> bool:
-        """Whether any job of a priority waits."""
+        """Whether a job of this priority waits."""
         return bool(self._jobs[priority])
 
     def jobs(self, priority: Priority) -> int:
-        """Returns how many jobs of a priority wait."""
+        """Returns the number of waiting jobs of a priority."""
         return len(self._jobs[priority])
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing waits."""
+        """Whether no job waits."""
         return not any(self._jobs.values())
 
     def add(self, job: Job) -> None:
@@ -41,12 +41,12 @@ class Queue:
             self.bulk_tokens += job.waiting_tokens
 
     def remove(self, job: Job) -> None:
-        """Takes a job out, if it still waits."""
+        """Removes a job if it still waits."""
         if self._jobs[job.priority].pop(job, job) is None and job.priority == "bulk":
             self.bulk_tokens -= job.waiting_tokens
 
     def clear(self) -> list[Job]:
-        """Takes everything out."""
+        """Removes all jobs and returns them."""
         jobs = [job for waiting in self._jobs.values() for job in waiting]
         for waiting in self._jobs.values():
             waiting.clear()
@@ -54,14 +54,14 @@ class Queue:
         return jobs
 
     def take(self, priority: Priority, budget: Callable[[Job], int]) -> Batch:
-        """Takes texts of the first job of a priority, and of those behind it, as many as fit together.
+        """Takes texts of the first job of a priority and of the jobs behind it, as many as fit into one batch.
 
         Args:
-            priority: One of which a job waits.
-            budget: Gives the tokens, padding included, that a batch with texts of a job may have.
+            priority: A priority with at least one waiting job.
+            budget: Function that returns the token budget, padding included, of a batch with texts of a job.
 
         Returns:
-            The batch; of at least one text, also where the budget is smaller.
+            The batch. It has at least one text, even if this text exceeds the budget.
         """
         self.interactive_batches = self.interactive_batches + 1 if priority == "interactive" else 0
         waiting = self._jobs[priority]

@@ -1,4 +1,4 @@
-"""One queue a loaded model, and the engines that work on it. What goes next is said in `policy`."""
+"""The queue of a loaded model, and the engines that work on it. `policy` chooses the next batch."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from bge_integrations.errors import EngineFailedError, ModelClosedError
 
 logger = get_logger(__name__)
 
-# Helpers take a second or two to start, and memory: only for a model that has worked on bulk jobs for so long in its
-# life, when so many batches of them wait.
+# Helpers cost memory and need one or two seconds to start. So they start only after the model has computed bulk batches
+# for this time in total, and only when this many batches wait.
 _SECONDS_WORTH_HELPERS = 5.0
 _BATCHES_WORTH_HELPERS = 4
 _LONGEST_WAIT_FOR_A_THREAD_S = 10.0
@@ -35,19 +35,19 @@ _LONGEST_WAIT_FOR_A_THREAD_S = 10.0
 class Scheduler:
     """The queue of one model. Its threads start with the first work and end with `close`.
 
-    Safe to use from any thread, also by finalisers that run in the middle of its own methods. Jobs come in by `submit`,
-    which takes no lock, so that it can be interrupted. They lie in a mailbox until a thread that computes reads it.
+    Thread-safe, also for finalisers that run in the middle of its own methods. `submit` takes no lock, so an interrupt
+    leaves nothing half done: it puts the job into a mailbox, which the computing threads read.
     """
 
     def __init__(
         self, slots: Sequence[EngineSlot], meter: Meter, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Takes engines into service.
+        """Prepares one worker for each engine.
 
         Args:
-            slots: Their places; the first engine is made already.
-            meter: Counts what is done.
-            clock: Gives the time in seconds.
+            slots: The engines. The first one is already created.
+            meter: The statistics of the model.
+            clock: The current time in seconds.
         """
         self._slots = slots
         self._meter = meter
@@ -59,7 +59,7 @@ class Scheduler:
         _schedulers.add(self)
 
     def _start_afresh(self, engines: Sequence[Engine | None]) -> None:
-        # Reentrant, since a finaliser that closes may run wherever memory is allocated.
+        # Reentrant: a finaliser that calls `close` may run in any statement that allocates memory.
         self._lock = threading.RLock()
         self._workers = [
             Worker(slot, engine, self, self._meter) for slot, engine in zip(self._slots, engines, strict=True)
@@ -72,15 +72,15 @@ class Scheduler:
         self._stuck: EngineFailedError | None = None
 
     def submit(self, job: Job, limit: int, *, may_lend: bool = False) -> None:
-        """Queues a job as soon as there is room for its texts. Its `answer` gets the results, or the error.
+        """Queues a job as soon as there is room for its texts. `job.answer` gets the results or the error.
 
         Args:
-            job: The job. Its texts count until they are done.
-            limit: Texts of its priority that may be in flight together.
-            may_lend: Whether the calling thread is going to wait for this job, and may compute it meanwhile.
+            job: The job. Its texts are in flight until it ends.
+            limit: Maximum number of texts in flight with the same priority.
+            may_lend: Whether the calling thread waits for this job, so that it may compute the job itself.
         """
         self._mail.put((job, limit))
-        # An interrupt in the middle of a batch would leave the engine in an unknown state.
+        # An interrupt during a batch would leave the engine in an unknown state.
         workers = self._workers
         if may_lend and workers and not is_interruptible() and workers[0].lend() and not self._has_work():
             return
@@ -88,58 +88,56 @@ class Scheduler:
 
     @property
     def threads(self) -> list[threading.Thread]:
-        """The threads that run its engines now."""
+        """The threads that currently run engines."""
         return [worker.thread for worker in self._workers if worker.thread is not None]
 
     @property
     def engines(self) -> list[Engine]:
-        """Its engines that are made."""
+        """The engines created so far."""
         return [worker.engine for worker in self._workers if worker.engine is not None]
 
     def texts_in_flight(self, priority: Priority) -> int:
-        """Returns how many texts of a priority have been admitted and are not done yet."""
+        """Returns the number of texts of a priority that are admitted and not finished."""
         with self._lock:
             return self._admissions[priority].texts
 
     def jobs_waiting(self, priority: Priority) -> int:
-        """Returns how many jobs of a priority wait for an engine, or for room."""
+        """Returns the number of jobs of a priority that wait for an engine or for room."""
         with self._lock:
             self._read_mail()
             return self._queue.jobs(priority) + len(self._admissions[priority].waiting)
 
     def cancel(self, job: Job) -> None:
-        """Drops what still waits of a job; one that has ended stays as it is."""
-        if job.process == os.getpid():  # of the parent's jobs a forked child knows nothing
+        """Drops the waiting texts of a job. An ended job does not change."""
+        if job.process == os.getpid():  # a forked child must not touch the parent's jobs
             hand_over(job.cancel)
 
     def close(self) -> None:
-        """Ends the threads after the batches they are computing; jobs that wait get an `ModelClosedError`."""
+        """Ends the threads after their current batches. Waiting jobs fail with a `ModelClosedError`."""
         notice_fork()
         self._closed = True
         self._turn_away()
         self._end_workers()
-        # They and this object refer to each other: left to the garbage collector, an engine would end at any moment.
+        # Workers and scheduler refer to each other. The garbage collector could free their engines at any moment.
         with native_code():
             self._workers = []
-        self._turn_away()  # what came in between
+        self._turn_away()  # jobs that arrived in between
 
     def after_fork(self) -> None:
-        """Forgets, in a forked child, all that belongs to the parent."""
+        """Forgets everything that belongs to the parent. Runs in a forked child."""
         for worker in self._workers:
             if worker.engine is not None:
                 worker.engine.abandon()
         self._is_forked = True
         self._start_afresh([None] * len(self._slots))
 
-    # What workers ask for and report; see `worker.Board`.
-
     @property
     def is_closed(self) -> bool:
-        """Whether no more work comes."""
+        """See `Board.is_closed`."""
         return self._closed
 
     def next_batch(self, worker: Worker) -> Batch | None:
-        """Returns what a worker computes next; `None` if there is nothing for it now."""
+        """See `Board.next_batch`."""
         with self._lock:
             self._read_mail()
             while True:
@@ -156,38 +154,38 @@ class Scheduler:
                     return batch
 
     def engine_is_made(self, worker: Worker) -> None:
-        """Learns that a worker has its engine, or is not going to have one: who may take bulk batches depends on it."""
+        """See `Board.engine_is_made`. The choice of the worker for bulk batches depends on it."""
         with self._lock:
             if not worker.slot.is_helper:
                 self._stuck = None
         self._call_workers("bulk")
 
     def start_is_late(self, worker: Worker) -> None:
-        """Says that an engine's start takes long; in a forked process also to those who wait for it."""
+        """See `Board.start_is_late`. In a forked process, jobs that wait for the engine fail."""
         seconds = forks.LONGEST_START_S
         logger.warning("the start of an engine has not returned for %g s", seconds)
         if not self._is_forked or worker.slot.is_helper:
             return
         with self._lock:
             self._stuck = EngineFailedError(
-                f"The start of the engine has not returned for {seconds:g} s in this forked process: the parent was in "
-                "the middle of native work when it forked. Start processes by 'spawn' or 'forkserver', or load the "
-                "model in the child.",
+                f"The start of the engine has not returned for {seconds:g} s in this forked process: native code was "
+                "running in the parent when it forked. Start processes with 'spawn' or 'forkserver', or load the model "
+                "in the child.",
                 None,
             )
         self._turn_away()
 
     def batch_has_ended(self, batch: Batch, seconds: float | None) -> None:
-        """Learns that a batch was computed, in so many seconds; `None` if it failed."""
+        """See `Board.batch_has_ended`."""
         if batch.priority == "bulk" and seconds is not None:
             with self._lock:
                 self._bulk_seconds += seconds
                 self._start_helpers()
-        if len(self._workers) > 1 and self._queue.has("bulk"):  # who may take it depends on who is idle
+        if len(self._workers) > 1 and self._queue.has("bulk"):  # the idle workers decide which worker may take it
             self._call_workers("bulk")
 
     def worker_died(self, worker: Worker, error: BaseException) -> None:
-        """Tells all callers that wait for a thread that died."""
+        """See `Board.worker_died`. Jobs that depended on the thread fail."""
         with self._lock:
             self._is_running = False
             if worker.thread is threading.current_thread():
@@ -207,7 +205,7 @@ class Scheduler:
         return not (self._mail.empty() and self._queue.is_empty) or any(worker.again for worker in self._workers)
 
     def _call_workers(self, priority: Priority) -> None:
-        """Has the workers that may compute a job look for it."""
+        """Wakes the workers that may compute jobs of a priority."""
         for worker in self._workers:
             if priority == "bulk" or not worker.slot.is_helper:
                 worker.wake()
@@ -217,7 +215,7 @@ class Scheduler:
             hand_over(self._start_workers)
 
     def _read_mail(self) -> None:
-        """Lets the jobs that have come in ask for room, and queues those that get it."""
+        """Moves new jobs from the mailbox to admission, and queues the admitted jobs."""
         while True:
             try:
                 job, limit = self._mail.get_nowait()
@@ -237,7 +235,7 @@ class Scheduler:
                     self._last_interactive = self._clock()
 
     def _job_has_ended(self, job: Job) -> None:
-        """Takes a job out of all lists, which frees room for others."""
+        """Removes a job from all lists, which frees room for other jobs."""
         with self._lock:
             self._queue.remove(job)
             self._admissions[job.priority].leave(job)
@@ -248,14 +246,14 @@ class Scheduler:
             self._call_workers(job.priority)
 
     def _turn_away(self) -> None:
-        """Tells all callers that wait that their jobs are not going to be computed."""
+        """Fails all waiting jobs."""
         with self._lock:
             self._read_mail()
             waiting = [job for admission in self._admissions.values() for job in admission.clear()]
             waiting += self._queue.clear()
             error = self._stuck
         for job in waiting:
-            job.fail(error or ModelClosedError("The model was closed; make a new encoder."))
+            job.fail(error or ModelClosedError("The model was closed; create a new encoder."))
 
     def _start_workers(self) -> None:
         with self._lock:
@@ -311,7 +309,7 @@ def _after_fork() -> None:
 
 @atexit.register
 def _close_all() -> None:
-    """Ends all threads while the interpreter still stands: native code must not run beside its dismantling."""
+    """Ends all threads before the interpreter shuts down: native code must not run during the shutdown."""
     notice_fork()
     for scheduler in list(_schedulers):
         scheduler.close()

@@ -1,4 +1,4 @@
-"""Counts what a model does: for `BgeEncoder.stats()`, and for OpenTelemetry where the application uses it."""
+"""Statistics of a model, for `BgeEncoder.stats()`, and for OpenTelemetry if the application uses it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from bge_integrations.backend.scheduler.job import Priority
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """What a loaded model has done so far, for all encoders and adapters that share it.
+    """The work of a loaded model so far, for all encoders and adapters that share it.
 
     Attributes:
-        texts: Texts computed.
-        tokens: Their tokens, special tokens and instructions included.
-        padding_tokens: Tokens computed beyond these, because short texts were padded.
+        texts: Computed texts.
+        tokens: Tokens of these texts, special tokens and instructions included.
+        padding_tokens: Padding tokens, computed in addition to `tokens`.
         batches: Forward passes.
-        truncated_texts: Texts that were cut.
-        failed_texts: Texts that the engine failed on even alone.
-        queue_seconds: What all texts together waited for an engine.
-        engine_seconds: What engines computed; several that run side by side count together.
+        truncated_texts: Truncated texts.
+        failed_texts: Texts on which the engine failed even when they were alone in a batch.
+        queue_seconds: Waiting time for an engine in seconds, summed over all texts.
+        engine_seconds: Computing time in seconds, summed over all engines, also over parallel ones.
     """
 
     texts: int = 0
@@ -36,36 +36,31 @@ class Statistics:
 
     @property
     def batch_fill(self) -> float:
-        """Share of what was computed that was no padding, 0 to 1; 1 before anything was."""
+        """Share of computed tokens that are not padding, 0 to 1; 1 before the first batch."""
         computed = self.tokens + self.padding_tokens
         return self.tokens / computed if computed else 1.0
 
 
 class Meter:
-    """Adds up the statistics of one model. Safe to use from any thread."""
+    """Adds up the statistics of one model. Thread-safe."""
 
     def __init__(self, model: str, device: str) -> None:
-        """Starts at nothing.
-
-        Args:
-            model: Its name, for telemetry.
-            device: Where it runs, for telemetry.
-        """
+        """Starts at zero. The names of the model and its device are for telemetry."""
         self._attributes = {"bge.model": model, "bge.device": device}
         self._lock = ForkSafeLock()
         self._counted: dict[str, float] = dataclasses.asdict(Statistics())
 
     def read(self) -> Statistics:
-        """Returns what was counted so far."""
+        """Returns the statistics so far."""
         with self._lock:
             return Statistics(**self._counted)  # type: ignore[arg-type]  # counts of texts stay whole numbers
 
     def add(self, *, priority: Priority | None = None, **amounts: float) -> None:
-        """Counts something.
+        """Adds amounts to the statistics.
 
         Args:
-            priority: Of the texts, where all have the same.
-            **amounts: By the names of fields of `Statistics`.
+            priority: Priority of the texts; `None` if it is not known.
+            **amounts: Amounts, each with the name of a field of `Statistics`.
         """
         with self._lock:
             for name, amount in amounts.items():

@@ -1,19 +1,19 @@
-"""OpenTelemetry metrics and spans, for applications that have loaded it; nothing at all for others.
+"""OpenTelemetry metrics and spans, only in applications that have imported OpenTelemetry.
 
 | metric | unit | |
 |---|---|---|
-| `bge.texts`, `bge.texts.truncated`, `bge.texts.failed` | texts | computed, cut, and failed on |
-| `bge.tokens`, `bge.tokens.padding` | tokens | computed, and computed in vain |
+| `bge.texts`, `bge.texts.truncated`, `bge.texts.failed` | texts | computed, truncated, and failed texts |
+| `bge.tokens`, `bge.tokens.padding` | tokens | tokens of texts, and padding tokens |
 | `bge.batches` | batches | forward passes |
-| `bge.batch.fill` | 1 | share of a batch that is no padding |
-| `bge.queue.duration` | s | what the texts of a batch waited for an engine, on average |
-| `bge.engine.duration` | s | what the engine took for a batch |
+| `bge.batch.fill` | 1 | share of a batch that is not padding |
+| `bge.queue.duration` | s | mean waiting time of the texts of a batch |
+| `bge.engine.duration` | s | computing time of a batch |
 
 Every call of an encoder is a span named after its method. Attributes: `bge.model`, `bge.device`, `bge.priority`
 ("interactive" or "bulk") of metrics; `bge.model`, `bge.texts`, `bge.tokens`, `bge.texts.truncated` of spans.
 
-What the application plugs into OpenTelemetry (views, exemplar filters, samplers, span processors) runs inside these
-functions. An error that it raises costs no result: it is logged, the first one of a process with its traceback.
+The application's own OpenTelemetry code (views, exemplar filters, samplers, span processors) runs inside these
+functions. Its errors are logged and never reach a call. The first error of a process is logged with its traceback.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _COUNTERS = {
     "truncated_texts": ("bge.texts.truncated", "{text}"),
     "failed_texts": ("bge.texts.failed", "{text}"),
 }
-# From a query on a GPU to a batch of long texts on a small CPU. The SDK's own boundaries are for milliseconds.
+# From a query on a GPU to a batch of long texts on a small CPU. The SDK's default boundaries suit milliseconds.
 _SECONDS = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0),
@@ -55,8 +55,8 @@ _has_failed = threading.Event()
 
 
 def record(amounts: Mapping[str, float], attributes: Mapping[str, str]) -> None:
-    """Hands amounts on, named as the fields of `Statistics`."""
-    # An application that collects metrics has imported it; importing it for others would cost them for nothing.
+    """Records amounts, named after the fields of `Statistics`."""
+    # An application that collects metrics has imported it. For others an import here would only cost time.
     if "opentelemetry.metrics" not in sys.modules:
         return
     for name, amount in amounts.items():
@@ -77,10 +77,10 @@ def record(amounts: Mapping[str, float], attributes: Mapping[str, str]) -> None:
 
 @contextmanager
 def span(name: str, attributes: Mapping[str, str]) -> Iterator[dict[str, int]]:
-    """Wraps a call in a span, which records the error that the call raises.
+    """Wraps a call in a span, which records an error of the call.
 
     Yields:
-        A dictionary whose content becomes attributes of the span when the call ends.
+        A dictionary. Its content becomes attributes of the span when the call ends.
     """
     later: dict[str, int] = {}
     if "opentelemetry.trace" not in sys.modules:
@@ -96,13 +96,13 @@ def span(name: str, attributes: Mapping[str, str]) -> Iterator[dict[str, int]]:
 
 
 def _opened_span(name: str, attributes: Mapping[str, str]) -> tuple[AbstractContextManager[Any] | None, Any]:
-    """Returns the context in which a span is the current one, and the span; None for both if none can be had."""
+    """Returns the context of a new current span, and the span. Both are `None` if OpenTelemetry raises."""
     try:
         from opentelemetry import trace
 
         opened = trace.get_tracer("bge_integrations").start_as_current_span(name, attributes=attributes)
         return opened, opened.__enter__()
-    except Exception as error:  # whatever a sampler or a span processor raises
+    except Exception as error:  # a sampler or a span processor may raise any error
         if is_from_signal(error):
             raise
         _log(error)
@@ -111,11 +111,11 @@ def _opened_span(name: str, attributes: Mapping[str, str]) -> tuple[AbstractCont
 
 def _close_span(
     opened: AbstractContextManager[Any] | None,
-    current: Any,  # noqa: ANN401 - imported where the application has done so
+    current: Any,  # noqa: ANN401 - OpenTelemetry is an optional import
     attributes: Mapping[str, int],
     error: BaseException | None,
 ) -> None:
-    """Ends a span, with the error that the call raises if there is one."""
+    """Ends a span, with the call's error if it raised one."""
     if opened is None:
         return
     with _without_errors():
@@ -133,25 +133,23 @@ def _without_errors() -> Iterator[None]:
     """Logs an error instead of raising it."""
     try:
         yield
-    except Exception as error:  # whatever a view, an exemplar filter or a span processor raises
+    except Exception as error:  # a view, an exemplar filter or a span processor may raise any error
         if is_from_signal(error):
             raise
         _log(error)
 
 
 def _log(error: Exception) -> None:
-    """Logs the first error of a process with its traceback, and later ones where somebody looks for them."""
+    """Logs the first error of a process with its traceback, and later errors at debug level."""
     if _has_failed.is_set():
-        logger.debug("OpenTelemetry, or what the application has plugged into it, raised again: %r", error)
+        logger.debug("OpenTelemetry, or a plug-in of the application, raised again: %r", error)
         return
     _has_failed.set()
-    logger.error(
-        "OpenTelemetry, or what the application has plugged into it, raised; results are not affected", exc_info=error
-    )
+    logger.error("OpenTelemetry, or a plug-in of the application, raised; results are not affected", exc_info=error)
 
 
 @cache
-def _counter(name: str) -> Any:  # noqa: ANN401 - imported where the application has done so
+def _counter(name: str) -> Any:  # noqa: ANN401 - OpenTelemetry is an optional import
     from opentelemetry import metrics
 
     return metrics.get_meter("bge_integrations").create_counter(*_COUNTERS[name])

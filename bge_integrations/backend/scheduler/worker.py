@@ -1,4 +1,4 @@
-"""One engine of a model, and the thread that feeds it."""
+"""One engine of a model, and its thread."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class EngineSlot:
     """A place for an engine.
 
     Attributes:
-        make: Makes the engine, in the thread that is to run it.
-        engine: The engine, if it is made already.
-        is_helper: Whether this engine only computes bulk batches. Helpers are made when many documents are queued;
+        make: Function that creates the engine. It is called in the thread that runs the engine.
+        engine: The engine, if it exists already.
+        is_helper: Whether this engine only computes bulk batches. Helpers are created when many documents are queued;
             from then on the other engines leave bulk batches to them.
     """
 
@@ -39,10 +39,10 @@ class EngineSlot:
 
 
 class Board(Protocol):
-    """Where workers find their work; see `Scheduler`."""
+    """The source of work for workers, and the receiver of their reports; see `Scheduler`."""
 
     def next_batch(self, worker: Worker) -> Batch | None:
-        """Returns what a worker computes next; `None` if there is nothing for it now."""
+        """Returns the next batch of a worker; `None` if there is no work for it now."""
         ...
 
     @property
@@ -51,19 +51,19 @@ class Board(Protocol):
         ...
 
     def engine_is_made(self, worker: Worker) -> None:
-        """Learns that a worker has its engine, or is not going to have one."""
+        """Called when a worker has created its engine, or cannot create it."""
         ...
 
     def start_is_late(self, worker: Worker) -> None:
-        """Learns that a worker's engine takes unusually long to be made."""
+        """Called when the creation of a worker's engine takes unusually long."""
         ...
 
     def batch_has_ended(self, batch: Batch, seconds: float | None) -> None:
-        """Learns that a batch was computed, in so many seconds; `None` if it failed."""
+        """Called after a batch, with its computing time; `None` if the batch failed."""
         ...
 
     def worker_died(self, worker: Worker, error: BaseException) -> None:
-        """Learns that a worker's thread has ended by an error."""
+        """Called when an error has ended a worker's thread."""
         ...
 
 
@@ -78,29 +78,22 @@ class _Running:
 
 
 class Worker:
-    """Runs one engine, in a thread of its own that starts with the first work.
+    """Runs one engine in its own thread, which starts with the first work.
 
-    Whoever holds `turn` feeds the engine: the worker's thread, or a caller that lends its own for one batch.
+    The holder of the lock `_turn` feeds the engine: the worker's thread, or a calling thread for one batch.
 
     Attributes:
-        slot: What it is for.
-        engine: The engine; `None` until it is made.
-        thread: Its thread, while one runs.
-        in_hand: Batches taken and not finished yet.
-        again: Parts of batches that failed, to be tried before anything else.
-        is_unusable: Whether the engine could not be made.
-        memory_limit: Tokens in a batch that fit, once a larger one did not.
+        slot: The place of the engine.
+        engine: The engine; `None` until it is created.
+        thread: The worker's thread, while it runs.
+        in_hand: Batches that were taken and are not finished.
+        again: Halves of failed batches. They are computed before other work.
+        is_unusable: Whether the engine could not be created.
+        memory_limit: Tokens in a batch that fit into memory. `None`: no batch was too large yet.
     """
 
     def __init__(self, slot: EngineSlot, engine: Engine | None, board: Board, meter: Meter) -> None:
-        """Takes an engine into service.
-
-        Args:
-            slot: What it is for.
-            engine: The engine, if it is made already.
-            board: Where it finds its work.
-            meter: Counts what it does.
-        """
+        """Prepares a worker that gets its work from `board` and counts it in `meter`. Its thread is started later."""
         self.slot = slot
         self.engine = engine
         self.thread: threading.Thread | None = None
@@ -117,21 +110,21 @@ class Worker:
 
     @property
     def is_ready(self) -> bool:
-        """Whether its engine can be used."""
+        """Whether the engine can compute now."""
         return self.engine is not None and self.thread is not None
 
     def wake(self) -> None:
-        """Has its thread look for work. One operation in C, which no interrupt leaves half done."""
+        """Wakes the thread to look for work. This is one operation in C, which no interrupt leaves half done."""
         self._calls.put(None)
 
     def start(self) -> None:
-        """Starts its thread, if none runs."""
+        """Starts the thread if it does not run."""
         if self.thread is None or not self.thread.is_alive():
             self.thread = threading.Thread(target=self._work, name="bge-engine", daemon=True)
             self.thread.start()
 
     def join(self, longest_wait: float) -> None:
-        """Waits until its thread has ended, and no caller feeds the engine; not from within either."""
+        """Waits until the thread has ended and no caller feeds the engine, except in these threads themselves."""
         own = threading.get_ident()
         if self.thread is not None and self.thread.ident != own:
             self.thread.join(longest_wait)
@@ -139,10 +132,10 @@ class Worker:
             self._turn.release()
 
     def lend(self) -> bool:
-        """Computes the next batch in the calling thread, which need not wait for another one then.
+        """Computes the next batch in the calling thread, which saves the switch to the worker's thread.
 
-        Only for a caller that is alone: where several come at once, texts that wait for each other's batches fill the
-        next one together, which is faster for all of them.
+        It does so only for a single caller. Texts of several callers wait while a batch runs and then share the next
+        batch, which is faster for all of them.
 
         Returns:
             Whether the calling thread has looked for work.
@@ -157,7 +150,7 @@ class Worker:
             batch = self._board.next_batch(self)
             if batch is not None:
                 self._compute(batch)
-        except BaseException as error:  # raised in the caller's thread, whose affair it is too
+        except BaseException as error:  # also raised in the calling thread
             self._die(error)
             raise
         finally:
@@ -166,7 +159,7 @@ class Worker:
         return True
 
     def _work(self) -> None:
-        """Runs in the worker's thread."""
+        """The loop of the worker's thread."""
         try:
             if not self._has_engine():
                 return
@@ -180,13 +173,13 @@ class Worker:
                 if not self._board.is_closed:
                     self._calls.get()
                     with suppress(Empty):
-                        while True:  # what came since is seen at once
+                        while True:  # one look for work answers all calls so far
                             self._calls.get_nowait()
         except BaseException as error:
             self._die(error)
 
     def _feed(self) -> None:
-        """Has the engine compute what there is for it."""
+        """Computes batches until no work is left."""
         running: deque[_Running] = deque()
         engine = self._running_engine()
         while True:
@@ -205,23 +198,23 @@ class Worker:
             self._complete(running.popleft())
 
     def _has_engine(self) -> bool:
-        """Makes an engine that is not there yet. Without a helper, the others do its work."""
+        """Creates a missing engine. If a helper cannot be created, other engines do its work."""
         if self.engine is not None:
             return True
         try:
             with watched(partial(self._board.start_is_late, self)):
                 self.engine = self.slot.make()
-        except Exception as error:  # whatever a driver, a file or too little memory may raise
+        except Exception as error:  # a driver, a file or too little memory may raise any error
             if not self.slot.is_helper:
                 raise
-            logger.warning("going on without a further engine for documents: %s", error)
+            logger.warning("a further engine for documents could not be created; other engines do its work: %s", error)
             self.is_unusable, self.thread = True, None
         self._board.engine_is_made(self)
         return self.engine is not None
 
     def _running_engine(self) -> Engine:
         if self.engine is None:
-            raise AssertionError("a worker works only with its engine")
+            raise AssertionError("a worker computes only after its engine is created")
         return self.engine
 
     def _submit(self, batch: Batch, running: deque[_Running]) -> None:
@@ -257,7 +250,7 @@ class Worker:
         self._board.batch_has_ended(batch, seconds)
 
     def _halve(self, batch: Batch, tokens: TokenBatch, error: Exception) -> None:
-        """Looks for the text at fault, or the size that fits."""
+        """Splits a failed batch, to find the text that fails or a size that fits into memory."""
         out_of_memory = isinstance(error, EngineOutOfMemory)
         if batch.texts == 1:
             job, positions = batch.parts[0]
@@ -266,25 +259,25 @@ class Worker:
         elif out_of_memory:
             self._shrink(batch, tokens)
         else:
-            logger.warning("a batch of %d texts failed, trying its halves: %r", batch.texts, error)
+            logger.warning("a batch of %d texts failed; its halves are tried next: %r", batch.texts, error)
         self.in_hand.remove(batch)
         if batch.texts > 1:
             self.again.extendleft(reversed(batch.halves()))
         self._board.batch_has_ended(batch, None)
 
     def _shrink(self, batch: Batch, tokens: TokenBatch) -> None:
-        """Halves the budget, so that later batches fit at once."""
+        """Halves the token budget, so that later batches fit."""
         engine, size = self._running_engine(), tokens.size
         engine.batch_tokens = self.memory_limit = max(min(engine.batch_tokens, size // 2), 1)
         note = (
-            f"ran out of memory with {size} tokens in a batch; going on with {engine.batch_tokens}. Set "
-            f"batch_tokens={engine.batch_tokens} to start there."
+            f"ran out of memory with {size} tokens in a batch; the budget of a batch is now {engine.batch_tokens} "
+            f"tokens. Set batch_tokens={engine.batch_tokens} to start with this budget."
         )
         for job, _ in batch.parts:
             job.notes.append(note)
 
     def _die(self, error: BaseException) -> None:
-        logger.exception("the thread that runs a model died; the next call starts another")
+        logger.exception("the thread that runs a model died; the next call starts a new one")
         self._board.worker_died(self, error)
 
 
