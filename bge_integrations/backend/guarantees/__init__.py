@@ -1,7 +1,7 @@
-"""What holds whatever a process does: three promises, and the one place where each is kept.
+"""Three guarantees, each kept in one module.
 
-- `forks`: in a forked process no lock is held, no thread is waited for, and no native code was in its work. Nor is any
-  when Python ends.
+- `forks`: a forked process needs no lock and no thread of its parent, and the fork interrupts no native code. The exit
+  of Python does not interrupt native code either.
 - `interrupts`: an interrupt leaves nothing half done, and nothing long runs in an event loop's thread.
-- `signals`: what a signal handler raises reaches the code that it interrupted.
+- `signals`: an error raised by a signal handler reaches the code that it interrupted.
 """

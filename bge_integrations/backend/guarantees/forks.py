@@ -1,14 +1,14 @@
-"""What holds in a forked process: no lock is held, no thread is waited for, and native code was not in its work.
+"""Safe forks: a forked process needs no lock and no thread of its parent, and the fork interrupts no native code.
 
-A lock that a thread held when another one forked is held for ever in the child. So all locks of this package are made
-anew there, and everything that belongs to threads that stayed with the parent. Python says when it forks, but servers
-that embed it (uWSGI, mod_wsgi, Passenger) fork without its knowledge; so every way into the package compares the
-process id too.
+If one thread holds a lock while another thread forks, the lock stays held in the child for ever. So the child replaces
+all locks of this package, and all objects of threads that exist only in the parent. Python reports its own forks, but
+servers that embed Python (uWSGI, mod_wsgi, Passenger) fork without its knowledge. So every entry into the package also
+compares the process id.
 
-OpenVINO's own locks can't be made anew: of children that were forked while another thread computed, 2 to 8 in a hundred
-died or hung in its compiler. So a fork waits until no thread is inside of it, as far as Python knows of the fork.
+OpenVINO's own locks cannot be replaced: 2 to 8 % of children that were forked while another thread computed died or
+hung in its compiler. So a fork that Python knows of waits until no thread runs OpenVINO.
 
-What is left belongs to one call, which the child knows nothing of, or to an engine, which the child makes anew.
+All other state belongs to one call, which does not exist in the child, or to an engine, which the child creates again.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ Value = TypeVar("Value")
 Action = TypeVar("Action", bound=Callable[[], None])
 
 _LONGEST_WAIT_S = 30.0
-"""For threads inside of OpenVINO; a batch takes less than a second, and a large model some seconds to compile."""
+"""For threads in OpenVINO. A batch takes less than a second; the compilation of a large model takes some seconds."""
 _LONGEST_SETTLING_S = 0.25
-"""OpenVINO's own threads go to sleep only after a call has returned, with locks in hand on their way."""
+"""OpenVINO's own threads go to sleep only after a call has returned, and hold locks until then."""
 _TASKS = Path("/proc/self/task")
 _LONGEST_WAIT_AT_THE_END_S = 10.0
 LONGEST_START_S = 60.0
-"""Of an engine, before its user is told that it may never be ready."""
+"""Start time of an engine after which a warning says that it may never be ready."""
 
 _process = os.getpid()
 _actions: list[Callable[[], None]] = []
 _noticing: dict[int, threading.RLock] = {}
-"""A lock for each process, so that no thread that stayed with the parent can hold it."""
+"""One lock per process, so that no thread of the parent can hold it."""
 
 
 def in_child(action: Action) -> Action:
-    """Registers what is to be done in every forked process before anything else; a decorator."""
+    """Registers a function that runs first in every forked process; a decorator."""
     _actions.append(action)
     return action
 
 
 def notice_fork() -> None:
-    """Does what is registered if this is another process than at the last call. Takes some hundred nanoseconds."""
+    """Runs the registered functions if the process id has changed since the last call. Takes some 100 ns."""
     global _process
     own = os.getpid()
     if own == _process:
         return
-    with _noticing.setdefault(own, threading.RLock()):  # several threads of the child may come at once
+    with _noticing.setdefault(own, threading.RLock()):  # several threads of the child may come at the same time
         if own != _process:
             for action in _actions:
                 action()
@@ -65,7 +65,7 @@ def notice_fork() -> None:
 
 
 class ForkSafeLock:
-    """A lock that in a forked child nobody holds, but for the thread that forked."""
+    """A lock that is free in a forked child, unless the forking thread itself holds it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -82,14 +82,14 @@ class ForkSafeLock:
         self._lock.release()
 
     def after_fork(self) -> None:
-        """Frees it in a forked child from a thread that is not there any more."""
+        """Frees the lock in a forked child if its owner exists only in the parent."""
         if self._owner != threading.get_ident():
             self._lock = threading.Lock()
             self._owner = None
 
 
 class cached(Generic[Value]):
-    """`functools.cached_property` without the lock that it has before Python 3.12, one for all objects of a class."""
+    """`functools.cached_property` without its lock before Python 3.12, which all objects of a class shared."""
 
     def __init__(self, compute: Callable[[Any], Value]) -> None:
         self._compute = compute
@@ -100,16 +100,16 @@ class cached(Generic[Value]):
 
     def __get__(self, owner: Any, _: type | None = None) -> Value:  # noqa: ANN401 - of any class
         value = self._compute(owner)
-        owner.__dict__[self._name] = value  # found before this is asked again
+        owner.__dict__[self._name] = value  # Python finds it there first at the next access
         return value
 
 
 class _Inside:
-    """Which threads are inside of native code, and whether one is about to fork. A context of those inside.
+    """Context manager of threads that run native code. A thread that forks closes it for the other threads.
 
-    Entering and leaving take no lock, since that would cost every batch more than the work of this class. Each thread
-    writes its own entry alone, and then looks whether somebody closes the door; who closes it does so first, and then
-    looks at the entries.
+    `__enter__` and `__exit__` take no lock unless a thread forks: a lock would cost every batch more than all else.
+    A thread first writes its own entry and then reads `_closed_by`. A forking thread first writes `_closed_by` and then
+    reads the entries. So at least one of the two sees the other.
     """
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ class _Inside:
         own = threading.get_ident()
         depth = self._depths.get(own, 0)
         self._depths[own] = depth + 1
-        # Who is inside already must be able to finish.
+        # A thread that is already inside must be able to finish.
         while not depth and self._closed_by not in (None, own):
             self._leave(own)
             with self._changed:
@@ -145,7 +145,7 @@ class _Inside:
                 self._changed.notify_all()
 
     def close(self, longest_wait: float) -> bool:
-        """Keeps all other threads out, and waits until none is inside; False if one still is after so many seconds."""
+        """Keeps other threads out and waits until none is inside; `False` if one is after `longest_wait` seconds."""
         own, until = threading.get_ident(), time.monotonic() + longest_wait
         with self._changed:
             while self._closed_by is not None:  # by another thread that forks
@@ -159,7 +159,7 @@ class _Inside:
         return True
 
     def open(self) -> None:
-        """Lets all in again, if it was this thread that kept them out."""
+        """Lets all threads in again if this thread has kept them out."""
         with self._changed:
             if self._closed_by == threading.get_ident():
                 self._closed_by = None
@@ -167,13 +167,13 @@ class _Inside:
 
 
 def _settle(until: float) -> None:
-    """Waits until the threads that Python doesn't know are asleep, but no longer than until a time."""
+    """Waits until all threads that Python does not know are asleep, at most until a time."""
     while time.monotonic() < until and _some_native_thread_runs():
         time.sleep(0.001)
 
 
 def _some_native_thread_runs() -> bool:
-    """Whether a thread that no Python code has started is running or about to; where that can't be told, it may be."""
+    """Whether a thread that Python does not know runs or is about to run; True if the system does not say it."""
     known = {thread.native_id for thread in threading.enumerate()}
     try:
         return any(_state(task) != "S" for task in _TASKS.iterdir() if int(task.name) not in known)
@@ -185,7 +185,7 @@ def _state(task: Path) -> str:
     try:
         return (task / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0]
     except OSError:
-        return "S" if _TASKS.exists() else "R"  # it has ended meanwhile
+        return "S" if _TASKS.exists() else "R"  # "S": the thread has ended meanwhile
 
 
 _locks: weakref.WeakSet[ForkSafeLock] = weakref.WeakSet()
@@ -194,7 +194,7 @@ _inside = _Inside()
 
 @contextmanager
 def watched(tell: Callable[[], None]) -> Iterator[None]:
-    """A block that starts an engine; calls a function if it has not ended after `LONGEST_START_S`."""
+    """A block that starts an engine. A function is called if the block has not ended after `LONGEST_START_S`."""
     watch = threading.Timer(LONGEST_START_S, tell)
     watch.daemon = True
     watch.start()
@@ -205,7 +205,7 @@ def watched(tell: Callable[[], None]) -> Iterator[None]:
 
 
 def native_code() -> AbstractContextManager[None]:
-    """A block of native code that must not be in the middle of work when a process is forked, or when Python ends."""
+    """A block of native code that a fork and the exit of Python must not interrupt."""
     return _inside
 
 
@@ -228,10 +228,10 @@ def _free_locks() -> None:
 
 @atexit.register
 def _before_the_end() -> None:
-    """Waits for daemon threads inside of native code, and lets none in any more.
+    """Waits for daemon threads that run native code, and lets no thread in any more.
 
-    Before 3.14, Python ends a thread that comes back to it too late by unwinding its stack, where code in Rust or C++
-    aborts the process.
+    Before 3.14, Python ends a thread that returns to it too late by unwinding its stack. Rust and C++ code then aborts
+    the process.
     """
     notice_fork()
     _inside.close(_LONGEST_WAIT_AT_THE_END_S)

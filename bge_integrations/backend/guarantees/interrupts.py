@@ -1,9 +1,10 @@
 """Work that no interrupt leaves half done.
 
 Python runs signal handlers in the main thread, between any two of its operations. A handler that raises, such as the
-one of Ctrl-C, leaves whatever the main thread was doing: a lock taken, a place in a queue given to nobody, a module
-half imported. A later call would wait for it for ever. So the main thread does no such thing for this package. It puts
-work into a queue and waits for its outcome, each in one operation of C; threads that no signal reaches do the work.
+handler of Ctrl-C, stops the main thread in the middle of its work. A lock then stays held, a place in a queue stays
+taken or a module stays half imported, and a later call waits for ever. So the main thread does no such work for this
+package. It puts work into a queue and waits for the outcome, each in one operation of C. Other threads, which no signal
+reaches, do the work.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ Result = TypeVar("Result")
 
 _MOST_THREADS = 4
 _POLL_S = 0.1 if os.name == "nt" else None
-"""On Windows a thread that waits in C notices no Ctrl-C before Python 3.14."""
+"""On Windows before Python 3.14, a thread that waits in C does not notice Ctrl-C."""
 
 
 class Outcome(Generic[Result]):
-    """What became of some work: its result, or the error that it raised."""
+    """The outcome of some work: its result, or the error that it raised."""
 
     def __init__(self, value: Result | None = None, error: BaseException | None = None) -> None:
         self._value = value
@@ -43,7 +44,7 @@ class Outcome(Generic[Result]):
 
     @classmethod
     def of(cls, work: Callable[[], Result]) -> Outcome[Result]:
-        """Does the work."""
+        """Does the work and returns its outcome."""
         try:
             return cls(work())
         except BaseException as error:
@@ -55,20 +56,20 @@ class Outcome(Generic[Result]):
             try:
                 raise self._error
             finally:
-                del self  # the error holds this frame
+                del self  # the error's traceback refers to this frame
         return cast("Result", self._value)
 
 
 def mailbox() -> SimpleQueue[Any] | Queue[Any]:
-    """Returns a queue into which a thread puts something in one operation of C, which no interrupt leaves half done.
+    """Returns a queue whose `put` is one operation in C, which no interrupt leaves half done.
 
-    Where threads are greenlets, they must not wait in C; another class is returned then.
+    Under gevent and eventlet the queue is of another class, because greenlets must not wait in C.
     """
     return Queue() if _threads_are_greenlets() else SimpleQueue()
 
 
 class Ticket(Generic[Result]):
-    """What a caller waits with for an outcome that another thread gives, once."""
+    """A single outcome, which one thread gives and another thread waits for."""
 
     def __init__(self) -> None:
         self._box: SimpleQueue[Outcome[Result]] | Queue[Outcome[Result]] = mailbox()
@@ -81,7 +82,7 @@ class Ticket(Generic[Result]):
             self._wake()
 
     def wait(self) -> Result:
-        """Waits in this thread, and takes the outcome."""
+        """Blocks this thread until the outcome arrives; returns the result or raises the error."""
         outcome = None
         while outcome is None:
             with suppress(Empty):
@@ -89,19 +90,19 @@ class Ticket(Generic[Result]):
         return outcome.take()
 
     async def arrival(self) -> Result:
-        """Waits without blocking the event loop, and takes the outcome."""
+        """Waits as `wait` does, without blocking the event loop."""
         loop = asyncio.get_running_loop()
         arrived: asyncio.Future[None] = loop.create_future()
         self._wake = partial(_in_loop, loop, partial(_mark_done, arrived))
-        if self._box.empty():  # else it was given before there was anything to wake
+        if self._box.empty():  # else the outcome came before `_wake` was set
             await arrived
         return self._box.get_nowait().take()
 
 
 def hand_over(work: Callable[[], object]) -> None:
-    """Does a short piece of work that must be done as a whole: here, or elsewhere if this is the main thread.
+    """Does a short piece of work that must not be interrupted: here, or in another thread if this is the main thread.
 
-    What the main thread hands over is done in the order in which it came, and not waited for.
+    The main thread does not wait for this work. Its pieces of work are done in the order of the calls.
     """
     if is_interruptible():
         _dispatcher().put(work)
@@ -110,9 +111,9 @@ def hand_over(work: Callable[[], object]) -> None:
 
 
 def uninterrupted(work: Callable[[], Result]) -> Result:
-    """Does a longer piece of work and returns its result; elsewhere if this is the main thread.
+    """Does a longer piece of work and returns its result; in another thread if this is the main thread.
 
-    Interrupted, the main thread goes on at once; the work is done to its end, and its result is dropped.
+    If the main thread is interrupted, it continues at once. The work is still completed, and its result is dropped.
     """
     if not is_interruptible():
         return work()
@@ -122,9 +123,9 @@ def uninterrupted(work: Callable[[], Result]) -> Result:
 
 
 def finish(work: Callable[[], object]) -> None:
-    """Does a last piece of work for something that nobody holds any more, and waits for it.
+    """Does the last piece of work for an object without references, and waits for it.
 
-    Only an event loop is not kept waiting, if one runs in this thread.
+    It does not wait if an event loop runs in this thread.
     """
     try:
         asyncio.get_running_loop()
@@ -135,11 +136,12 @@ def finish(work: Callable[[], object]) -> None:
 
 
 async def in_thread(work: Callable[[], Result], *, own: bool = False) -> Result:
-    """Does a piece of work beside the event loop.
+    """Does a piece of work in another thread, without blocking the event loop.
 
     Args:
         work: The work.
-        own: Whether it gets a thread of its own, since it may take long; else one of a few that all calls share.
+        own: Whether the work gets its own thread, because it may take long. Otherwise it runs in one of a few threads
+            that all calls share.
     """
     ticket: Ticket[Result] = Ticket()
     put = _start_thread if own else _put_to_shared
@@ -148,21 +150,21 @@ async def in_thread(work: Callable[[], Result], *, own: bool = False) -> Result:
 
 
 def is_interruptible() -> bool:
-    """Whether a signal handler may raise in this thread: it is the main thread."""
+    """Whether a signal handler may raise in this thread, which is the case in the main thread."""
     if sys.is_finalizing() or _threads_are_greenlets():
-        return False  # there are no other threads any more, or none that could do it while this one waits
+        return False  # no other thread exists any more, or none can do the work while this one waits
     return threading.get_ident() == threading.main_thread().ident
 
 
 def _threads_are_greenlets() -> bool:
-    """Whether gevent or eventlet has put its own functions in the place of `_thread`'s."""
+    """Whether gevent or eventlet has replaced the functions of `_thread`."""
     return not isinstance(_thread.start_new_thread, BuiltinFunctionType)
 
 
 def _in_loop(loop: asyncio.AbstractEventLoop, action: Callable[[], None]) -> None:
     try:
         loop.call_soon_threadsafe(action)
-    except RuntimeError:  # it was closed, and nobody waits
+    except RuntimeError:  # the loop is closed, so nothing waits for the result
         logger.debug("an event loop was closed before a result arrived")
 
 
@@ -179,13 +181,13 @@ _shared_threads = 0
 
 
 def _dispatcher() -> SimpleQueue[Task]:
-    """Returns the queue of a thread that does what is put into it, in order. It is started here at the first use."""
+    """Returns the queue of a thread that does the tasks in it, in order. The thread is started at the first use."""
     global _inbox
     notice_fork()
     inbox = _inbox
     if inbox is None:
         inbox = SimpleQueue()
-        # In one operation, unlike `threading.Thread.start`. Two may be started at first; each has a queue of its own.
+        # One operation, unlike `threading.Thread.start`. At first two threads may be started, each with its own queue.
         _thread.start_new_thread(_serve, (inbox,))
         _inbox = inbox
     return inbox
@@ -196,9 +198,9 @@ def _serve(tasks: SimpleQueue[Task]) -> None:
         task = tasks.get()
         try:
             task()
-        except BaseException:  # what it is about learns nothing of it, but all others go on
+        except BaseException:  # the next tasks must still be done
             logger.exception("a piece of work failed")
-        del task  # else kept until the next one comes
+        del task  # else its objects stay alive until the next task comes
 
 
 def _start_thread(work: Callable[[], Any], give: Callable[[Outcome[Any]], None]) -> None:
@@ -209,7 +211,7 @@ def _start_thread(work: Callable[[], Any], give: Callable[[Outcome[Any]], None])
 
 
 def _put_to_shared(work: Callable[[], Any], give: Callable[[Outcome[Any]], None]) -> None:
-    """Runs in the dispatcher alone."""
+    """Runs only in the dispatcher's thread."""
     global _shared_threads
     _shared.put(partial(_work, work, give))
     if _shared_threads < min(_MOST_THREADS, usable_cores()):

@@ -1,7 +1,7 @@
-"""Loggers whose handlers cost no result.
+"""Loggers that never raise.
 
-A handler that an application has added may raise, and so do Python's own where standard error is closed. Records are
-written by threads that compute for many callers, and between a result and its caller.
+An application's handler may raise, and Python's own handlers raise if standard error is closed. Such an error must not
+reach the threads that log here: they compute for many callers, or return a result to a caller.
 """
 
 from __future__ import annotations
@@ -18,21 +18,17 @@ else:
 
 
 class SafeLogger(_Adapter):
-    """A logger that raises nothing. What fails in a handler is the handler's to report, as everywhere in `logging`."""
+    """A logger that raises nothing. A handler must report its own errors, as everywhere in `logging`."""
 
     def log(self, level: int, msg: object, *args: object, stacklevel: int = 1, **kwargs: Any) -> None:  # noqa: ANN401
-        """See `logging.Logger.log`; all other methods end here."""
+        """See `logging.Logger.log`. All other methods call this one."""
         try:
             self.logger.log(level, msg, *args, stacklevel=stacklevel + 1, **kwargs)
-        except Exception as error:  # of a handler or a filter
+        except Exception as error:  # from a handler or a filter
             if is_from_signal(error):
                 raise
 
 
 def get_logger(name: str) -> SafeLogger:
-    """Returns the logger of a module.
-
-    Args:
-        name: The module's `__name__`.
-    """
+    """Returns the logger of a module, by the module's `__name__`."""
     return SafeLogger(logging.getLogger(name), {})

@@ -1,4 +1,4 @@
-"""Tells errors of signal handlers apart from those of the code that they interrupt."""
+"""Distinguishes errors of signal handlers from errors of the code that they interrupt."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from types import CodeType, FunctionType, MethodType
 
 
 def is_from_signal(error: BaseException) -> bool:
-    """Whether a signal handler raised an error, for code that swallows errors of what it calls in the main thread.
+    """Whether a signal handler raised this error. Code in the main thread that swallows errors must not swallow it.
 
-    A handler that ends a call after some time, as one of SIGALRM does, raises in the middle of whatever runs.
+    For example, a handler of SIGALRM may end a call after some time: it raises in the middle of any running code.
     """
     if threading.get_ident() != threading.main_thread().ident:
         return False
