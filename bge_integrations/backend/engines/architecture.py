@@ -1,8 +1,8 @@
-"""The encoders that the fast engines know: which architectures, of what shape, and the names of their weights.
+"""The encoders that the fast engines know: their architectures, shapes and names of weights.
 
-BERT and its RoBERTa-like kin differ in nothing but where positions start, so one description serves all of them. What
-is not exactly so (another activation, relative positions, adapters injected into the layers) is left to the
-sentence-transformers engine.
+BERT and the RoBERTa family differ only in the index of the first position, so one description serves all of them. The
+sentence-transformers engine runs all other encoders: those with another activation, with relative positions, or with
+adapters injected into the layers.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Architecture:
     Attributes:
         model_class: transformers' class of the bare model.
         positions_after_padding: Whether positions start after the padding index, as in fairseq.
-        prefix: What transformers puts before the names of the encoder's weights in models that have more than it.
-        classifier_class: transformers' class of the same with a classifier on the first row.
-        classifier_dense: Where that class has its dense layer, which tanh follows.
-        classifier_out: Where it has its last projection.
+        prefix: Prefix of the encoder's weights in transformers' models that have a head.
+        classifier_class: transformers' class of the encoder with a classifier on the first row.
+        classifier_dense: Name of that class's dense layer, which tanh follows.
+        classifier_out: Name of that class's last projection.
     """
 
     model_class: str
@@ -67,15 +67,15 @@ class EncoderShape:
     """An encoder's shape.
 
     Attributes:
-        layers: Transformer layers.
+        layers: Number of transformer layers.
         hidden_size: Width of the hidden states.
         feed_forward_size: Width inside the feed-forward part of a layer.
-        heads: Attention heads.
-        norm_eps: Added to the variance in layer normalisation.
+        heads: Number of attention heads.
+        norm_eps: Number added to the variance in layer normalisation.
         positions_after_padding: Whether the first position has the index `pad_id + 1` instead of 0.
         pad_id: Token id of padding.
         positions: Rows of the position table.
-        token_types: How many kinds of token it tells apart: 2 for pairs of texts that BERT reads, else 1.
+        token_types: Number of token types in use: 2 if the model reads pairs and has two types, else 1.
     """
 
     layers: int
@@ -95,38 +95,38 @@ class EncoderShape:
 
     @property
     def longest_text(self) -> int:
-        """How many tokens a text can have by its positions: as many rows as come before the first are never used."""
+        """Most tokens of a text that have a position: rows before the first position are never used."""
         return self.positions - (self.pad_id + 1 if self.positions_after_padding else 0)
 
     @property
     def layer_weights(self) -> int:
-        """Numbers in the matrices of all layers."""
+        """Number of weights in the matrices of all layers."""
         return self.layers * self.hidden_size * (4 * self.hidden_size + 2 * self.feed_forward_size)
 
     def position_tables(self, positions: Table, types: Table) -> list[Table]:
-        """Folds the types of tokens into the position table.
+        """Adds the token types to the position table.
 
         Args:
             positions: The position table, shape [positions, hidden size].
             types: The table of token types, shape [at least token_types, hidden size].
 
         Returns:
-            A table for each type; one after the other they are what `position_rows` looks up.
+            A table for each type. `position_rows` gives rows of their concatenation.
         """
         return [positions + types[kind] for kind in range(self.token_types)]
 
     def position_rows(self, ids: NDArray[np.int32], is_second: NDArray[np.bool_] | None = None) -> NDArray[np.int32]:
-        """Returns the row for each token in the tables of `position_tables`, taken as one.
+        """Returns the row of each token in the concatenated tables of `position_tables`.
 
-        Where positions start after the padding index, a padding token has that index and doesn't count, also if it
-        stands inside a text (`create_position_ids_from_input_ids` in transformers' modeling_xlm_roberta.py).
+        If positions start after the padding index, a padding token has that index and is not counted, even inside a
+        text (`create_position_ids_from_input_ids` in transformers' modeling_xlm_roberta.py).
 
         Args:
             ids: Token ids, padded with `pad_id`, shape [texts, tokens].
-            is_second: Of pairs, marks the second texts, shape [texts, tokens].
+            is_second: Mask of the second texts of pairs, shape [texts, tokens]; `None` for single texts.
 
         Returns:
-            int32, shape [texts, tokens], or [1, tokens] where every text has the same.
+            int32, shape [texts, tokens], or [1, tokens] if all texts have the same rows.
         """
         rows: NDArray[np.int32]
         if self.positions_after_padding:
@@ -140,16 +140,16 @@ class EncoderShape:
 
 
 def layer_weight(layer: int, part: str, kind: str = "weight") -> str:
-    """Names a weight of a layer."""
+    """Returns the name of a layer's weight."""
     return f"encoder.layer.{layer}.{part}.{kind}"
 
 
 def encoder_shape(config: Mapping[str, Any], *, reads_pairs: bool = False) -> EncoderShape | None:
-    """Returns the shape of an encoder, or None if the fast engines don't know it.
+    """Returns the shape of an encoder; `None` if the fast engines do not know it.
 
     Args:
-        config: The content of its config.json, nothing left out.
-        reads_pairs: Whether it is to read pairs of texts, and tells them apart by their type if it has two.
+        config: The complete content of config.json.
+        reads_pairs: Whether the model reads pairs of texts. Their tokens then have different types if it has two types.
     """
     known = ARCHITECTURES.get(config["model_type"])
     plain = (
@@ -174,16 +174,16 @@ def encoder_shape(config: Mapping[str, Any], *, reads_pairs: bool = False) -> En
 
 
 def describe_encoder(model: torch.nn.Module, *, reads_pairs: bool = False) -> EncoderShape | None:
-    """Returns the shape of a transformers model, or None if it is none that the fast engines know.
+    """Returns the shape of a transformers model; `None` if the fast engines do not know it.
 
     Args:
-        model: What `AutoModel.from_pretrained` returned.
+        model: A model from `AutoModel.from_pretrained`.
         reads_pairs: As for `encoder_shape`.
     """
     config: Any = model.config
     known = ARCHITECTURES.get(config.model_type)
     kind = type(model)
-    # A class of the checkpoint's own code may have any name.
+    # A class from the checkpoint's own code may have the same name.
     if known is None or kind.__name__ != known.model_class or not kind.__module__.startswith("transformers.models."):
         return None
     shape = encoder_shape(config.to_dict(), reads_pairs=reads_pairs)
@@ -192,12 +192,12 @@ def describe_encoder(model: torch.nn.Module, *, reads_pairs: bool = False) -> En
 
 
 def weight_shapes(shape: EncoderShape, *, words: int, types: int) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of every weight of an encoder, by its name in transformers' state dict.
+    """Returns the shape of every weight of an encoder, by name in transformers' state dict.
 
     Args:
         shape: The encoder's shape.
-        words: Rows of its table of words.
-        types: Rows of its table of token types.
+        words: Rows of the word embedding table.
+        types: Rows of the token type table.
     """
     width, inner = shape.hidden_size, shape.feed_forward_size
     shapes: dict[str, tuple[int, ...]] = {

@@ -1,4 +1,4 @@
-"""Groups texts into batches by a budget of tokens, longest first, so that padding stays small."""
+"""Groups texts into batches with a token budget, longest first, so that padding stays small."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 def plan_batches(
     lengths: NDArray[np.int64], *, batch_tokens: int, max_texts: int | None = None
 ) -> Iterator[NDArray[np.int64]]:
-    """Splits texts of known token counts into batches whose padded size stays within a budget.
+    """Splits texts into batches whose padded size stays within a token budget.
 
-    Texts are taken longest first: the first batch then needs the most memory (a budget that is too large fails at
-    once, not after an hour), and neighbours have nearly equal lengths, so little is padded.
+    The longest texts come first. So the first batch needs the most memory, and a too large budget fails at once instead
+    of after an hour. Neighbours have nearly equal lengths, so there is little padding.
 
     Args:
         lengths: Tokens per text, shape [n].
-        batch_tokens: Upper limit on (texts in the batch) x (longest of them). A single text above it goes alone.
-        max_texts: Upper limit on the texts in a batch.
+        batch_tokens: Maximum of (texts in the batch) x (tokens of the longest). A longer text is alone in its batch.
+        max_texts: Maximum number of texts in a batch.
 
     Yields:
-        Indices into `lengths`, one array a batch; together every index exactly once.
+        Indices into `lengths`, one array per batch. Every index occurs exactly once.
     """
     order = np.argsort(-lengths, kind="stable")
     start = 0

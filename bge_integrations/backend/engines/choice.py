@@ -1,4 +1,4 @@
-"""Which engine runs a model: a table of what each can do, read from top to bottom."""
+"""The choice of the engine for a model: a table of the engines' abilities, read from top to bottom."""
 
 from __future__ import annotations
 
@@ -15,18 +15,16 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True)
 class EngineKind:
-    """What an engine can do.
+    """The abilities of an engine. `loading/start.py` starts it.
 
     Attributes:
-        name: As in the setting `engine`.
-        package: What must be installed.
-        extra: The extra of this package that brings it; None: it comes with both distributions.
-        devices: The devices that it runs on.
-        automatic_devices: Those where `engine="auto"` may choose it.
-        precisions: The precisions that it computes in.
-        any_architecture: Whether it runs everything, or only the encoders of `architecture.py`.
-
-    `loading/start.py` has what starts each.
+        name: Name in the setting `engine`.
+        package: Required package.
+        extra: The extra of this package that installs `package`. `None`: both distributions install it.
+        devices: Supported devices.
+        automatic_devices: Devices on which `engine="auto"` may choose this engine.
+        precisions: Supported precisions.
+        any_architecture: Whether it runs all architectures, or only the encoders of `architecture.py`.
     """
 
     name: str
@@ -39,25 +37,21 @@ class EngineKind:
 
     @property
     def is_installed(self) -> bool:
-        """Whether its package is there."""
+        """Whether `package` is installed."""
         return importlib.util.find_spec(self.package) is not None
 
     @property
     def remedy(self) -> str:
-        """The command that installs it."""
+        """The command that installs `package`."""
         return f"pip install {requirement(self.extra)}"
 
     def obstacle(self, device: str, precision: str, *, known_architecture: bool, named: bool) -> str | None:
-        """Returns why it can't run a model, in words; None where it can.
+        """Returns the reason why this engine cannot run a model, for messages; `None` if it can.
 
-        Args:
-            device: Where to run, as resolved.
-            precision: How to compute, as resolved.
-            known_architecture: As for `candidates`.
-            named: Whether the user names it.
+        The arguments are those of `candidates`. `named` says whether the user has chosen this engine by name.
 
         Raises:
-            MissingExtraError: The user names it, and it is not installed.
+            MissingExtraError: The user has chosen this engine by name, and it is not installed.
         """
         device_type = device.split(":")[0]
         if device_type not in self.devices:
@@ -93,11 +87,11 @@ ENGINE_KINDS = (
         True,
     ),
 )
-"""Fastest first; `engine="auto"` takes the first that nothing stands against."""
+"""Fastest first. `engine="auto"` takes the first engine without an obstacle."""
 
 
 def devices_that_compute(engine: str, precision: str) -> tuple[str, ...]:
-    """Returns the kinds of device on which an engine computes so, whether there are such devices here or not.
+    """Returns the kinds of device that support an engine with a precision, also kinds that this machine lacks.
 
     Args:
         engine: The setting `engine`.
@@ -113,17 +107,17 @@ def devices_that_compute(engine: str, precision: str) -> tuple[str, ...]:
 
 
 def candidates(wanted: str, device: str, precision: str, *, known_architecture: bool) -> Iterator[EngineKind]:
-    """Yields the engines to try, best first; for a named engine only that one.
+    """Yields the engines to try, fastest first. A named engine is the only candidate.
 
     Args:
         wanted: The setting `engine`.
-        device: Where to run, as resolved.
-        precision: How to compute, as resolved.
-        known_architecture: Whether the checkpoint is one of those that the fast engines know, as far as its files say.
+        device: The resolved device.
+        precision: The resolved precision.
+        known_architecture: Whether the fast engines know the encoder, as far as the checkpoint's files say.
 
     Raises:
-        EngineNotAvailableError: The engine named can't do it, or none can.
-        MissingExtraError: The engine named is not installed.
+        EngineNotAvailableError: The named engine cannot run the model, or no engine can.
+        MissingExtraError: The required package is not installed.
     """
     obstacles = {}
     for kind in ENGINE_KINDS:
@@ -155,19 +149,19 @@ def candidates(wanted: str, device: str, precision: str, *, known_architecture: 
 
 
 def require_usable(name: str, device: str, precision: str) -> None:
-    """Checks that one engine can run a model that it knows.
+    """Checks that an engine can run a model of a known architecture on a device in a precision.
 
     Raises:
-        EngineNotAvailableError: It can't do it so.
-        MissingExtraError: It is not installed.
+        EngineNotAvailableError: The engine does not support the device or the precision here.
+        MissingExtraError: The engine is not installed.
     """
     for _ in candidates(name, device, precision, known_architecture=True):
         return
 
 
 def _remedy(engine: str, device: str, precision: str) -> str:
-    """Names the devices that can do it where this one can't."""
-    # precision="auto" may have become one that only this device is for.
+    """Returns a hint that names the supported devices if `device` is not one of them."""
+    # precision="auto" may stand for a precision that is only supported on this device.
     able = devices_that_compute(engine, precision) or devices_that_compute(engine, "auto")
     if not able or device.split(":")[0] in able:
         return ""

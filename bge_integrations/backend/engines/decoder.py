@@ -1,4 +1,4 @@
-"""Runs a decoder that answers with one token, and gives the logit of the answer looked for."""
+"""Runs a decoder that answers with one token, and returns the logit of one answer."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from bge_integrations.backend.engines.interface import Computed, Rows, TokenBatc
 from bge_integrations.backend.engines.memory import TensorLimit, memory_errors, rows_of_parts
 from bge_integrations.backend.engines.sentence_transformers import padded_batch_tokens
 
-# As the authors' own code pads.
+# As in the model authors' code.
 _PAD_TO_MULTIPLE = 8
 
 
 class DecoderEngine:
-    """Calls transformers' own model on batches padded on the left, so that the last position is the answer's."""
+    """Calls transformers' model on batches padded on the left, so that the answer is at the last position."""
 
     name = "sentence-transformers"
     rows: Rows = "pooled"
     parallel_batches = 1
 
     def __init__(self, model: Any, *, pad_id: int, answer: int, options: Sequence[str]) -> None:  # noqa: ANN401
-        """Takes a model that is on its device.
+        """Takes a model that is already on its device.
 
         Args:
-            model: A causal language model of transformers, or one of like interface.
-            pad_id: Token id of padding; masked out, so its value never matters.
-            answer: Token id whose logit is the score; not looked at where the model has a head of one output.
-            options: Those of `ScoringOptions` that its forward takes.
+            model: A causal language model of transformers, or a model with the same interface.
+            pad_id: Token id of padding. Padding is masked, so the value does not matter.
+            answer: Token id whose logit is the score. A model with a single output ignores it.
+            options: The names of `ScoringOptions` inputs that the model's `forward` takes.
         """
         self._model = model
         self._pad_id = pad_id
@@ -47,12 +47,12 @@ class DecoderEngine:
         self.batch_tokens = padded_batch_tokens(model.device)
 
     def submit(self, batch: TokenBatch) -> Computed:
-        """See `Engine.submit`. One batch at a time, since each already uses every core."""
+        """See `Engine.submit`. Batches run one at a time, because each uses all cores."""
         with memory_errors(self._model.device.type), self._lock, torch.inference_mode():
             return Computed(rows_of_parts(self._limit, batch, self._rows))
 
     def abandon(self) -> None:
-        """See `Engine.abandon`. On the CPU all of it is plain memory, which a child may use."""
+        """See `Engine.abandon`. On the CPU the model is plain memory, which a child may use."""
 
     def _rows(self, batch: TokenBatch) -> NDArray[np.float32]:
         texts, longest = batch.is_token.shape
@@ -88,14 +88,14 @@ class DecoderEngine:
     def _answer_logits(self, output: Any) -> torch.Tensor:  # noqa: ANN401 - each class has its own
         logits = output.logits
         masks = getattr(output, "attention_masks", None)
-        if isinstance(logits, (list, tuple)):  # one for each layer asked for
+        if isinstance(logits, (list, tuple)):  # one for each requested layer
             logits, masks = logits[-1], masks[-1] if masks else None
         if masks is not None and not bool(masks[:, -1].all()):
-            # Tokens were merged, which left padding on the right.
+            # The model merged tokens, so there is padding on the right.
             ends = masks.sum(dim=1) - 1
             last = logits[torch.arange(len(ends), device=ends.device), ends]
         else:
             last = logits[:, -1]
-        # A head of one output gives the score itself.
+        # A model with a single output gives the score itself.
         scores: torch.Tensor = last[:, self._answer] if last.ndim == 2 and last.shape[1] > 1 else last.reshape(-1)
         return scores

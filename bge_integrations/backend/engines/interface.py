@@ -1,4 +1,4 @@
-"""What computes: one class an engine, all behind the same interface."""
+"""The interface of engines, with their input and output."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from bge_integrations.backend.guarantees.forks import cached
 __all__ = ["Computed", "Engine", "EngineOutOfMemory", "Head", "PendingRows", "Rows", "ScoringOptions", "TokenBatch"]
 
 Rows = Literal["cls", "tokens", "pooled"]
-"""What an engine gives for a text: its first row, all its rows, or what the checkpoint's own modules make of them."""
+"""The output of an engine for a text: its first row, all its rows, or what the checkpoint's own modules pool."""
 
 
 class EngineOutOfMemory(Exception):
-    """A batch needs more memory than the device has; a smaller one may fit."""
+    """A batch needs more memory than the device has. A smaller batch may fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringOptions:
-    """What a decoder that scores pairs is told beside the tokens.
+    """Inputs of a decoder that scores pairs, in addition to the tokens.
 
     Attributes:
-        prompt_tokens: Tokens after the passage.
-        cutoff_layer: The layer to stop after.
-        compress_ratio: How many tokens become one.
-        compress_layers: After which layers.
+        prompt_tokens: Number of tokens after the passage.
+        cutoff_layer: The last layer that is computed. `None`: all layers are computed.
+        compress_ratio: Number of tokens that are merged into one.
+        compress_layers: The layers after which tokens are merged.
     """
 
     prompt_tokens: int
@@ -40,16 +40,15 @@ class ScoringOptions:
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """One forward pass worth of texts.
+    """The texts of one forward pass.
 
     Attributes:
-        ids: Token ids of all texts one after another, special tokens included, not padded; int32, shape [tokens].
-        lengths: Tokens of each text, int64, shape [texts]; together they are the length of `ids`.
-        prompt_length: Tokens at the start of every text that come from an instruction, special tokens before it
-            included. Only checkpoints that leave the instruction out of their mean look at it.
-        first_lengths: Of pairs of texts, the leading tokens that are no part of the second one, int64, shape [texts];
-            None for single texts.
-        options: For decoders that score pairs.
+        ids: Concatenated token ids of all texts, special tokens included, without padding; int32, shape [tokens].
+        lengths: Tokens of each text, int64, shape [texts]. Their sum is the length of `ids`.
+        prompt_length: Leading tokens of every text that come from an instruction, special tokens before it included.
+            Used only by checkpoints whose pooling leaves the instruction out.
+        first_lengths: Tokens of each pair before its second text, int64, shape [texts]; `None` for single texts.
+        options: Inputs of decoders that score pairs.
     """
 
     ids: NDArray[np.int32]
@@ -60,33 +59,33 @@ class TokenBatch:
 
     @cached
     def is_token(self) -> NDArray[np.bool_]:
-        """Marks what is no padding, shape [texts, longest]."""
+        """Mask of tokens that are not padding, shape [texts, longest]."""
         marks: NDArray[np.bool_] = np.arange(self.lengths.max()) < self.lengths[:, None]
         return marks
 
     @property
     def size(self) -> int:
-        """Tokens, padding included."""
+        """Number of tokens, padding included."""
         return len(self.lengths) * int(self.lengths.max())
 
     @property
     def prompt_lengths(self) -> NDArray[np.int64]:
-        """Leading tokens of each text that pooling leaves out, shape [texts]. At least one token of each is left.
+        """Leading tokens of each text that pooling leaves out, shape [texts]. At least one token of each text is kept.
 
-        Next to a short text an instruction may come out as fewer tokens than alone.
+        An instruction before a short text may have fewer tokens than the instruction alone.
         """
         return np.minimum(self.prompt_length, self.lengths - 1)
 
     @property
     def is_second(self) -> NDArray[np.bool_] | None:
-        """Marks the second texts of pairs, with all after them, shape [texts, longest]; None for single texts."""
+        """Mask of the second texts of pairs and all tokens after, shape [texts, longest]; `None` for single texts."""
         if self.first_lengths is None:
             return None
         marks: NDArray[np.bool_] = np.arange(self.lengths.max()) >= self.first_lengths[:, None]
         return marks & self.is_token
 
     def part(self, start: int, stop: int) -> TokenBatch:
-        """Returns some texts of it."""
+        """Returns the texts from `start` to before `stop`."""
         ends = np.cumsum(self.lengths)
         first = int(ends[start - 1]) if start else 0
         return TokenBatch(
@@ -98,14 +97,14 @@ class TokenBatch:
         )
 
     def of(self, texts: NDArray[np.int64], *, prompt_length: int) -> TokenBatch:
-        """Returns some texts of it, which have another prompt length."""
+        """Returns the texts at some indices, with another prompt length."""
         ends = np.cumsum(self.lengths)
         ids = [self.ids[ends[text] - self.lengths[text] : ends[text]] for text in texts]
         firsts = None if self.first_lengths is None else self.first_lengths[texts]
         return TokenBatch(np.concatenate(ids), self.lengths[texts], prompt_length, firsts, self.options)
 
     def padded(self, pad_id: int) -> NDArray[np.int32]:
-        """Returns the ids, short texts filled up at the end, shape [texts, longest]."""
+        """Returns the ids, padded at the end, shape [texts, longest]."""
         if self.lengths.min() == self.lengths.max():
             return self.ids.reshape(len(self.lengths), -1)
         padded = np.full(self.is_token.shape, pad_id, dtype=np.int32)
@@ -115,12 +114,12 @@ class TokenBatch:
 
 @dataclass(frozen=True)
 class Head:
-    """What a model makes of an engine's rows, one result a text.
+    """The computation of results from an engine's rows, one result per text.
 
     Attributes:
-        apply: Computes the results of a batch from its rows: an array whose first axis is the texts.
-        empty: Returns an array with room for the results of so many texts.
-        is_finite: Marks the results without NaN and infinity, shape [texts].
+        apply: Function that computes the results of a batch from its rows. The first axis of the results is the texts.
+        empty: Function that returns an array with room for the results of a number of texts.
+        is_finite: Function that marks the results without NaN and infinity, shape [texts].
     """
 
     apply: Callable[[TokenBatch, NDArray[np.float32]], NDArray[Any]]
@@ -129,24 +128,24 @@ class Head:
 
 
 class PendingRows(Protocol):
-    """A batch on its way."""
+    """The rows of a submitted batch."""
 
     def result(self) -> NDArray[np.float32]:
-        """Waits for the rows: float32, before normalisation.
+        """Waits for the rows.
 
         Returns:
-            Shape [texts, width] for an engine whose rows are "cls" or "pooled"; for "tokens" [tokens, width], without
-            padding.
+            float32, before normalisation. Shape [texts, width] for an engine with the rows "cls" or "pooled". Shape
+            [tokens, width], without padding, for "tokens".
 
         Raises:
-            EngineOutOfMemory: The batch does not fit.
+            EngineOutOfMemory: The batch does not fit into memory.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Computed:
-    """Rows that an engine which doesn't run beside its caller has finished already."""
+    """Finished rows, from an engine that computes within `submit`."""
 
     rows: NDArray[np.float32]
 
@@ -156,12 +155,12 @@ class Computed:
 
 
 class Engine(Protocol):
-    """Runs a loaded model. May be called from several threads.
+    """Runs a loaded model. Thread-safe.
 
     Attributes:
-        name: As in the setting `engine`.
-        rows: What it gives for a text.
-        batch_tokens: Tokens, padding included, in one forward pass, for best speed.
+        name: Name in the setting `engine`.
+        rows: The kind of output for a text.
+        batch_tokens: The best batch size in tokens, padding included.
     """
 
     name: str
@@ -170,20 +169,20 @@ class Engine(Protocol):
 
     @property
     def parallel_batches(self) -> int:
-        """How many batches a caller should have on their way to keep it busy."""
+        """Number of submitted batches that keep the engine busy."""
         ...
 
     def submit(self, batch: TokenBatch) -> PendingRows:
         """Starts one batch.
 
         Raises:
-            EngineOutOfMemory: The batch does not fit.
+            EngineOutOfMemory: The batch does not fit into memory.
         """
         ...
 
     def abandon(self) -> None:
-        """Lets go of everything native, in a forked child, where the threads behind it are gone.
+        """Drops all native objects. Called in a forked child, where their threads do not exist.
 
-        The engine is not used any more afterwards, unless its slot makes it usable again.
+        The engine is not used afterwards, unless its slot makes it usable again.
         """
         ...

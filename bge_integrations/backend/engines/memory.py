@@ -1,4 +1,4 @@
-"""What doesn't fit: errors that mean too little memory, and tensors that a device can't hold. Imports no torch."""
+"""Errors of too little memory, and tensors that are too large for a device. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from bge_integrations.backend.engines.interface import EngineOutOfMemory, TokenB
 
 __all__ = ["TensorLimit", "TextTooLong", "is_out_of_memory", "memory_errors", "rows_of_parts"]
 
-# What plain RuntimeErrors say. torch has a class for CUDA's allocator alone; its others, the libraries below it and
-# OpenVINO say it in words: c10/core/impl/alloc_cpu.cpp ("can't allocate memory", on Windows "not enough memory"),
-# aten/src/ATen/mps/MPSAllocator.mm ("MPS backend out of memory", "Invalid buffer size" for one tensor over what the
-# device takes), cuBLAS and cuDNN ("CUBLAS_STATUS_ALLOC_FAILED"), openvino's intel_cpu/src/cpu_memory.cpp ("Failed to
-# allocate … bytes of memory") and oneDNN in it ("Could not allocate memory"). The C++ exception comes through by its
-# name: "std::bad_alloc", from Microsoft's library "bad allocation".
+# Messages of plain RuntimeErrors. torch has a class of its own only for CUDA's allocator. Other sources:
+# c10/core/impl/alloc_cpu.cpp ("can't allocate memory", on Windows "not enough memory"),
+# aten/src/ATen/mps/MPSAllocator.mm ("MPS backend out of memory", "Invalid buffer size" for a single too large tensor),
+# cuBLAS and cuDNN ("CUBLAS_STATUS_ALLOC_FAILED"), OpenVINO's intel_cpu/src/cpu_memory.cpp ("Failed to allocate … bytes
+# of memory"), oneDNN ("Could not allocate memory"), and the C++ exception ("std::bad_alloc", from Microsoft's library
+# "bad allocation").
 _SAID = re.compile(
     r"out of memory|not enough memory|(?:can't|could not|cannot|unable to) allocate|failed to allocate"
     r"|invalid buffer size|_status_alloc_failed|bad_alloc|bad allocation",
     re.IGNORECASE,
 )
 
-# Metal's arrays end there: "[MPSNDArray initWithDevice:descriptor:] Error: total bytes of NDArray > 2**32" is a failed
+# Metal's limit for arrays. "[MPSNDArray initWithDevice:descriptor:] Error: total bytes of NDArray > 2**32" is a failed
 # assertion, which ends the process (https://github.com/pytorch/pytorch/issues/149261, /143477, all under /149325).
 _MPS_TENSOR_BYTES = 1 << 32
 # In every precision: attention on MPS casts the scores to float32 before the softmax (`sdpa_general_mps` in
-# aten/src/ATen/native/mps/operations/Attention.mm), as do transformers' decoders without it.
+# aten/src/ATen/native/mps/operations/Attention.mm). transformers' decoders that do not use it do the same.
 _BYTES_A_NUMBER = 4
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an engine's error means that memory ran out, so that a smaller batch may go through."""
+    """Whether an engine's error means that memory ran out, so that a smaller batch may succeed."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
         return True
     return isinstance(error, RuntimeError) and _SAID.search(str(error)) is not None
@@ -44,10 +44,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def memory_errors(device_type: str = "cpu") -> Iterator[None]:
-    """Makes every error of too little memory an `EngineOutOfMemory`, and gives back what torch keeps of the device's.
+    """Turns all errors of too little memory into `EngineOutOfMemory`, and frees the device memory that torch caches.
 
     Raises:
-        EngineOutOfMemory: Memory ran out inside.
+        EngineOutOfMemory: Memory ran out inside the block.
     """
     try:
         yield
@@ -62,19 +62,19 @@ def memory_errors(device_type: str = "cpu") -> Iterator[None]:
 
 
 class TextTooLong(Exception):
-    """A batch holds a text that the device can't compute even alone, among others that it can."""
+    """A batch of several texts has a text that is too long for the device even alone."""
 
 
 @dataclass(frozen=True)
 class TensorLimit:
-    """The largest tensor that a device holds, and what a model's largest ones are made of.
+    """The largest tensor of a device, and the dimensions of a model's largest tensors.
 
     Attributes:
         device: The device, for messages.
-        heads: Attention heads, each of which has a score for every two tokens of a text.
-        width: Numbers that a layer, or the model's head, has for every token.
-        pad_to_multiple_of: Texts are filled up to a multiple of so many tokens.
-        most_bytes: The limit.
+        heads: Number of attention heads. Each has a score for every two tokens of a text.
+        width: Most numbers per token in a layer or in the model's head.
+        pad_to_multiple_of: Divisor of the padded length of texts, in tokens.
+        most_bytes: The limit in bytes.
     """
 
     device: str
@@ -85,7 +85,7 @@ class TensorLimit:
 
     @classmethod
     def of(cls, device_type: str, *, heads: int, width: int, pad_to_multiple_of: int = 1) -> TensorLimit | None:
-        """Returns a device's limit; None for a device, such as "cpu" or "cuda", that has none but its memory."""
+        """Returns the limit of a device; `None` for "cpu" and "cuda", whose only limit is their memory."""
         return cls(device_type, heads, width, pad_to_multiple_of) if device_type == "mps" else None
 
     @classmethod
@@ -97,13 +97,13 @@ class TensorLimit:
         pad_to_multiple_of: int = 1,
         gives_logits: bool = False,
     ) -> TensorLimit | None:
-        """Returns a device's limit for a model that transformers runs; None where there is none.
+        """Returns the limit of a device for a model that transformers runs; `None` if the device has no limit.
 
         Args:
             device_type: "cpu", "cuda" or "mps".
-            config: The model's configuration. One that doesn't say how many heads or how wide sets no limit by them.
-            pad_to_multiple_of: Texts are filled up to a multiple of so many tokens.
-            gives_logits: Whether the model computes a number for every word of the vocabulary, at every token.
+            config: The model's configuration. A missing number of heads, or a missing width, sets no limit.
+            pad_to_multiple_of: Divisor of the padded length of texts, in tokens.
+            gives_logits: Whether the model computes a logit for every word of the vocabulary at every token.
         """
         has_parts = not hasattr(config, "num_attention_heads") and hasattr(config, "get_text_config")
         of_text = config.get_text_config() if has_parts else config
@@ -113,16 +113,16 @@ class TensorLimit:
         return cls.of(device_type, heads=heads, width=width, pad_to_multiple_of=pad_to_multiple_of)
 
     def parts(self, batch: TokenBatch) -> list[TokenBatch]:
-        """Cuts a batch into parts that the device can hold, in the order of its texts.
+        """Splits a batch into parts that the device can hold, in the order of the texts.
 
         Raises:
-            EngineOutOfMemory: Its only text is too long.
-            TextTooLong: One of its texts is too long. Its halves are to be tried, since others are not at fault.
+            EngineOutOfMemory: The only text is too long.
+            TextTooLong: One of several texts is too long. The halves of the batch must be tried for the others.
         """
         if self._bytes(1, longest := int(batch.lengths.max())) > self.most_bytes:
             message = (
                 f"attention over {longest} tokens needs a tensor of {self._bytes(1, longest):,} bytes, and "
-                f"{self.device} has room for {self.most_bytes:,} in one, whatever its memory"
+                f"the largest tensor of {self.device} has {self.most_bytes:,} bytes, even with more memory"
             )
             raise EngineOutOfMemory(message) if len(batch.lengths) == 1 else TextTooLong(message)
         parts, start, longest = [], 0, 0
@@ -134,7 +134,7 @@ class TensorLimit:
         return [*parts, batch.part(start, len(batch.lengths))] if parts else [batch]
 
     def _bytes(self, texts: int, longest: int) -> int:
-        """Returns the size of the largest tensor: scores of attention, or what a wide layer has for every token."""
+        """Returns the size of the largest tensor: the scores of attention, or the output of the widest layer."""
         padded = -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of
         return _BYTES_A_NUMBER * texts * padded * max(self.heads * padded, self.width)
 
@@ -142,19 +142,19 @@ class TensorLimit:
 def rows_of_parts(
     limit: TensorLimit | None, batch: TokenBatch, compute: Callable[[TokenBatch], NDArray[np.float32]]
 ) -> NDArray[np.float32]:
-    """Computes a batch in as many parts as a device's limit asks for.
+    """Computes a batch in parts that fit the limit of a device.
 
     Args:
-        limit: The limit; None where there is none.
+        limit: The limit of the device; `None` if it has no limit.
         batch: The batch.
-        compute: Gives the rows of a part.
+        compute: Function that returns the rows of a part.
 
     Returns:
-        The rows of all, as `compute` would give them for the whole batch.
+        The rows of all texts, as `compute` returns them for the whole batch.
 
     Raises:
-        EngineOutOfMemory: Its only text is too long.
-        TextTooLong: One of its texts is too long.
+        EngineOutOfMemory: The only text is too long.
+        TextTooLong: One of several texts is too long.
     """
     rows = [compute(part) for part in (limit.parts(batch) if limit else [batch])]
     return rows[0] if len(rows) == 1 else np.concatenate(rows)

@@ -1,4 +1,4 @@
-"""The engine that runs every architecture: the modules that sentence-transformers loaded, on padded batches."""
+"""The engine for every architecture: it runs the modules that sentence-transformers loaded, on padded batches."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from bge_integrations.backend.engines.memory import TensorLimit, memory_errors, 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Least of six interleaved runs over 15,759 tokens with MiniLM on two cores, in seconds: 256 tokens a batch 3.3, 512
-# 3.0, 1024 3.2, 2048 3.5, 4096 4.1, 8192 5.8, 16384 7.5. On a machine that others use too the small ones lose most.
+# Seconds for 15,759 tokens by tokens per batch, the minimum of six interleaved runs, with MiniLM on two cores: 256 3.3,
+# 512 3.0, 1024 3.2, 2048 3.5, 4096 4.1, 8192 5.8, 16384 7.5. Other load on the machine slows small batches most.
 _CPU_BATCH_TOKENS = 2048
 _ACCELERATOR_BATCH_TOKENS = 65536
 
 
 def padded_batch_tokens(device: torch.device) -> int:
-    """Returns how many tokens, padding included, libraries' own models compute best at a time."""
+    """Returns the best batch size, in tokens with padding, for models that other libraries run."""
     return _CPU_BATCH_TOKENS if device.type == "cpu" else _ACCELERATOR_BATCH_TOKENS
 
 
@@ -47,13 +47,13 @@ class SentenceTransformersEngine:
         """Takes modules that are already on their device.
 
         Args:
-            modules: Transformer first, then whatever is to follow.
-            device: Where they are.
-            pad_id: Token id to fill short rows with; masked out, so its value never matters.
-            rows: "pooled", or "tokens" for what the transformer alone gives.
-            pad_to_multiple_of: Rows are filled up to a multiple of so many tokens.
-            output: Where the modules leave what is "pooled".
-            token_types: Whether the transformer is told which text of a pair a token belongs to.
+            modules: The transformer and the modules after it.
+            device: The device of the modules.
+            pad_id: Token id of padding. Padding is masked, so the value does not matter.
+            rows: "pooled", or "tokens" for the output of the transformer.
+            pad_to_multiple_of: Divisor of the padded length of texts, in tokens.
+            output: The feature of the modules that holds the "pooled" rows.
+            token_types: Whether the transformer takes token types, which distinguish the texts of a pair.
             config: The transformer's configuration; see `TensorLimit.of_model`.
         """
         self.rows: Rows = rows
@@ -68,7 +68,7 @@ class SentenceTransformersEngine:
         self.batch_tokens = padded_batch_tokens(device)
 
     def submit(self, batch: TokenBatch) -> Computed:
-        """See `Engine.submit`. One batch at a time, since each already uses every core."""
+        """See `Engine.submit`. Batches run one at a time, because each uses all cores."""
         with memory_errors(self._device.type), self._lock, torch.inference_mode():
             return Computed(rows_of_parts(self._limit, batch, self._rows))
 
@@ -104,4 +104,4 @@ class SentenceTransformersEngine:
         return rows[is_token] if self.rows == "tokens" else rows
 
     def abandon(self) -> None:
-        """See `Engine.abandon`. On the CPU all of it is plain memory, which a child may use."""
+        """See `Engine.abandon`. On the CPU the model is plain memory, which a child may use."""

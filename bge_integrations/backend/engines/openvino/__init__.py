@@ -1,1 +1,1 @@
-"""BERT-like encoders on the CPU through OpenVINO: no torch is needed once the graph is on disk."""
+"""BERT-like encoders on the CPU through OpenVINO. Needs no torch once the graph is on disk."""

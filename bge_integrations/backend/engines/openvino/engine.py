@@ -17,29 +17,30 @@ from bge_integrations.backend.guarantees.forks import native_code
 from bge_integrations.backend.machine.cpu import share_threads, usable_memory
 from bge_integrations.errors import EngineNotAvailableError
 
-# Tokens per second of small-en on two cores, by tokens a batch: float32 256 3647, 512 3965, 1024 4007, 2048 3926;
-# bfloat16 6071, 7019, 6681, 6925. Larger ones only make a query wait longer for its turn.
+# Tokens per second of small-en on two cores with batches of 256, 512, 1024 and 2048 tokens: float32 3647, 3965, 4007,
+# 3926; bfloat16 6071, 7019, 6681, 6925. A query waits longer behind larger batches.
 _BATCH_TOKENS_A_THREAD = 256
 _LEAST_BATCH_TOKENS = 512
 _DYNAMIC_GROUP = "128"
 _PRECISION_HINTS = {"float32": "f32", "bfloat16": "bf16"}
-# Several engines of few threads compute 4 to 25 % more than one with all threads, which wait for each other at every
-# operation; but each holds the layers' weights in a layout of its own.
+# Several engines with few threads are 4 to 25 % faster than one engine with all threads, because the threads of an
+# engine wait for each other at every operation. But each engine holds its own copy of the layers' weights.
 _MOST_HELPERS = 8
 _SHARE_OF_MEMORY = 16
 _BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
 def threads_of_helpers(shape: EncoderShape, precision: str, threads: int) -> list[int]:
-    """Plans engines for large amounts of documents, beside the one that queries use.
+    """Plans the helpers: further engines for large numbers of documents.
 
     Args:
         shape: The encoder's shape.
-        precision: How it computes.
-        threads: Processor cores to share.
+        precision: The precision of the engines.
+        threads: Number of threads to share.
 
     Returns:
-        The threads of each; empty where their copies of the weights would take more than a sixteenth of the memory.
+        The threads of each helper. All copies of the weights together take at most a sixteenth of the memory; the list
+        is empty if not even one copy fits.
     """
     affordable = usable_memory() // _SHARE_OF_MEMORY // (shape.layer_weights * _BYTES[precision])
     count = min(threads, affordable, _MOST_HELPERS)
@@ -53,7 +54,7 @@ def computes_bfloat16() -> bool:
 
 
 def graph_inputs(batch: TokenBatch, shape: EncoderShape) -> dict[str, NDArray[np.int32] | NDArray[np.float32]]:
-    """Returns a batch as the graph of `build_graph` takes it."""
+    """Returns the inputs of the graph from `build_graph`, by name."""
     ids = batch.padded(shape.pad_id)
     mask = np.where(batch.is_token, np.float32(0), MASKED)[:, None, None]
     return {"ids": ids, "positions": shape.position_rows(ids, batch.is_second), "mask": mask}
@@ -62,9 +63,9 @@ def graph_inputs(batch: TokenBatch, shape: EncoderShape) -> dict[str, NDArray[np
 class OpenVinoEngine:
     """An encoder on the CPU.
 
-    The graph is compiled for a single stream. With two, OpenVINO 2026.4 computes wrongly: int8 vectors had a cosine of
-    0.1 to 0.9 with the right ones, and float32 batches of one shape came out wrong in 4 of 11 new processes (in none
-    of 60 later ones). Two engines of one stream each give the same vectors as one, to the last bit.
+    The graph is compiled for one stream. With two streams, OpenVINO 2026.4 computes wrong results: int8 vectors had a
+    cosine of 0.1 to 0.9 with the correct ones, and float32 batches of one shape were wrong in 4 of 11 new processes (in
+    none of 60 later ones). Two engines with one stream each give the same vectors as one engine, bit by bit.
     """
 
     name = "openvino"
@@ -74,28 +75,28 @@ class OpenVinoEngine:
         """Compiles a graph.
 
         Args:
-            graph: From `build_graph`, or read from disk.
+            graph: A graph from `build_graph`, or read from disk.
             shape: The encoder's shape.
-            rows: "cls" or "tokens", as the graph was built.
-            precision: How it computes: "float32", "bfloat16" or, for a quantised graph, "int8".
-            threads: Processor cores to use.
+            rows: "cls" or "tokens", as in `build_graph`.
+            precision: "float32", "bfloat16" or, for a quantised graph, "int8".
+            threads: Number of threads.
 
         Raises:
-            EngineNotAvailableError: Memory is too small.
+            EngineNotAvailableError: The memory is too small.
         """
         self.rows: Rows = rows
         self.batch_tokens = max(_LEAST_BATCH_TOKENS, _BATCH_TOKENS_A_THREAD * threads)
         self._shape = shape
-        # What a quantised graph leaves in floating point is rounded less by bfloat16 than by the quantisation.
+        # For the floating-point parts of a quantised graph: bfloat16 rounds less than the quantisation does.
         lossy = "bfloat16" if computes_bfloat16() else "float32"
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
             "INFERENCE_NUM_THREADS": str(threads),
             "INFERENCE_PRECISION_HINT": _PRECISION_HINTS[lossy if precision == "int8" else precision],
-            # Of a graph whose weights alone are int8: so many activations share a scale. Others ignore it.
+            # The number of activations that share a scale, in a graph with int8 weights only. Other graphs ignore it.
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": _DYNAMIC_GROUP,
-            # Pinned, a second process would compete for the same cores while others stand idle.
+            # With pinning, a second process would compete for the same cores while others are idle.
             "ENABLE_CPU_PINNING": "NO",
         }
         try:
@@ -117,9 +118,9 @@ class OpenVinoEngine:
                     self._request.set_tensor(name, ov.Tensor(array, shared_memory=True))
                 self._request.infer(share_outputs=True)
                 rows: NDArray[np.float32] = self._request.get_output_tensor().data
-                # The output belongs to the request, which computes the next batch into it.
+                # The request overwrites its output with the next batch, so the rows are copied.
                 return Computed(rows[batch.is_token] if self.rows == "tokens" else rows.copy())
 
     def abandon(self) -> None:
-        """See `Engine.abandon`. Never freed: it would wait for threads that only the parent has, and abort."""
+        """See `Engine.abandon`. The request is never freed: it would wait for threads of the parent, and abort."""
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._request))

@@ -1,12 +1,12 @@
-"""An encoder as an OpenVINO graph, written operation by operation from its weights.
+"""An encoder as an OpenVINO graph, built operation by operation from its weights.
 
-Tracing transformers' own model would carry its masks, its pooler and its whole last layer along. Written out, the graph
-holds nothing that the output doesn't need:
+A trace of transformers' model would contain its masks, its pooler and its whole last layer. This graph contains only
+the operations that the output needs:
 
-- query, key and value are one matrix product; the row of token type 0 is part of the position table;
-- for CLS rows, the last layer has one query row. With it, `scores = X (W_k^T q)` and `context = W_v (sum_j p_j x_j)`,
-  so that no key and no value is ever computed. The key bias adds the same to every score, which the softmax ignores;
-  the probabilities add up to one, so the value bias is added once.
+- Query, key and value are one matrix product. The rows of the token types are added to the position table beforehand.
+- For CLS rows, the last layer has one query row q. Then `scores = X (W_k^T q)` and `context = W_v (sum_j p_j x_j)`, so
+  no key and no value is computed. The key bias adds the same number to every score, which does not change the softmax.
+  The probabilities have the sum 1, so the value bias is added once.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ Weights = Mapping[str, NDArray[np.float32]]
 _Node = Any  # openvino types its operations as Node and as Output, which accept each other everywhere
 
 MASKED = np.float32(-1e9)
-"""Added to the attention scores of padding: far below any score, and finite in bfloat16 too."""
+"""Added to the attention scores of padding: far below any score, and also finite in bfloat16."""
 
 
 def build_graph(weights: Weights, shape: EncoderShape, *, cls_only: bool) -> ov.Model:
     """Builds the graph.
 
     Args:
-        weights: The transformers model's state dict, float32.
-        shape: Its shape.
-        cls_only: Give the first row of every text instead of all rows.
+        weights: The state dict of the transformers model, float32.
+        shape: The encoder's shape.
+        cls_only: Whether the output is the first row of every text instead of all rows.
 
     Returns:
         A model with the inputs `ids` (int32 [texts, tokens]), `positions` (int32 [texts or 1, tokens]) and `mask`

@@ -1,11 +1,11 @@
-"""OpenVINO and its quantiser, imported without their telemetry: the only place that imports them.
+"""OpenVINO and its quantiser nncf, imported without their telemetry. No other module imports them.
 
-`import openvino` reports to its makers through the package openvino-telemetry, also offline: it writes a client id into
-the home folder, forks a process and opens a connection. Under the start method "spawn" that process runs an unguarded
-script of the user a second time; under gevent it goes on with the user's program. Without that package OpenVINO takes a
-stand-in of its own that does nothing, and so does nncf. So while they are imported, the package can't be.
+`import openvino` sends telemetry with the package openvino-telemetry, also offline: it writes a client id into the home
+folder, forks a process and opens a connection. With the start method "spawn" that process runs an unguarded user script
+a second time; under gevent it continues the user's program. Without that package, OpenVINO and nncf use a stub that
+does nothing. So this module blocks the import of openvino-telemetry while it imports them.
 
-A program that has imported OpenVINO before keeps the telemetry that came with it.
+A program that has imported OpenVINO earlier keeps its telemetry.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TELEMETRY = "openvino_telemetry"
 @contextmanager
 def _without_telemetry() -> Iterator[None]:
     before = sys.modules.get(_TELEMETRY)
-    # None there makes an import raise ModuleNotFoundError.
+    # `None` in `sys.modules` makes an import raise ModuleNotFoundError.
     sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
     try:
         yield
@@ -45,7 +45,7 @@ def import_quantizer() -> Any:  # noqa: ANN401 - a module without types
     """Imports nncf.
 
     Raises:
-        MissingExtraError: It is not installed.
+        MissingExtraError: nncf is not installed.
     """
     with _without_telemetry():
         return require("nncf", extra="prepare")

@@ -1,14 +1,15 @@
-"""int8 graphs by post-training quantisation. The quantiser, nncf, is needed here and nowhere else.
+"""int8 graphs by post-training quantisation. Only this module needs the quantiser, nncf.
 
-- "dynamic", the default: weights in int8, one scale for each output; activations are rounded while the graph runs, 128
-  at a time. Needs no texts, takes seconds.
-- "static": weights and activations in int8, with the ranges of activations measured on calibration texts and outliers
-  moved into the weights (SmoothQuant, https://arxiv.org/abs/2211.10438). Takes up to minutes.
+- "dynamic", the default: weights in int8 with one scale per output. Activations are rounded while the graph runs, in
+  groups of 128. It needs no texts and takes seconds.
+- "static": weights and activations in int8. The ranges of activations are measured on calibration texts, and outliers
+  are moved into the weights (SmoothQuant, https://arxiv.org/abs/2211.10438). It takes up to minutes.
 
-Measured on the real weights of all-MiniLM-L6-v2, 989 first sentences of standard-library docstrings searching for the
-rest of theirs, against float32 (nDCG@10 57.61): dynamic 57.68, mean cosine 0.9990, least 0.9966; static 57.24, 0.9980,
-0.9816. On random weights of the BGE shapes: least cosine 0.9988 and 0.943. Static is up to 20 % faster on some shapes
-and no faster on others: too little for what it costs on weights that it was not tuned for.
+Measured with the real weights of all-MiniLM-L6-v2 on 989 docstrings of the standard library; the query is the first
+sentence, the document is the rest. nDCG@10: float32 57.61, dynamic 57.68, static 57.24. Cosine with float32: dynamic
+mean 0.9990, minimum 0.9966; static mean 0.9980, minimum 0.9816. With random weights of the BGE shapes, the minimum
+cosine is 0.9988 (dynamic) and 0.943 (static). Static is up to 20 % faster on some shapes and not faster on others. This
+does not justify its loss of accuracy on weights that it was not tuned for.
 """
 
 from __future__ import annotations
@@ -24,15 +25,11 @@ from bge_integrations.backend.engines.openvino.library import import_quantizer, 
 _SMOOTH_QUANT_ALPHA = 0.95
 
 Inputs = dict[str, NDArray[np.int32] | NDArray[np.float32]]
-"""Of the graph, by name."""
+"""Inputs of the graph, by name."""
 
 
 def require_quantizer() -> None:
-    """Checks that nncf is there, before anything is loaded for it.
-
-    Raises:
-        MissingExtraError: It is not.
-    """
+    """Checks that nncf is installed, before a model is loaded for it; see `import_quantizer`."""
     import_quantizer()
 
 
@@ -40,8 +37,8 @@ def quantize_statically(graph: ov.Model, samples: Sequence[Inputs]) -> ov.Model:
     """Quantises weights and activations.
 
     Args:
-        graph: From `build_graph`, float32; not changed.
-        samples: Inputs of the graph that are like those to come.
+        graph: A float32 graph from `build_graph`. It is not changed.
+        samples: Typical inputs of the graph.
     """
     nncf = import_quantizer()
     smoothing = nncf.AdvancedSmoothQuantParameters(matmul=_SMOOTH_QUANT_ALPHA)
@@ -57,7 +54,7 @@ def quantize_statically(graph: ov.Model, samples: Sequence[Inputs]) -> ov.Model:
 
 
 def quantize_weights(graph: ov.Model) -> ov.Model:
-    """Quantises weights; activations are rounded when the graph runs."""
+    """Quantises the weights. Activations are rounded when the graph runs."""
     nncf = import_quantizer()
     with quiet_nncf():
         return nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_SYM)

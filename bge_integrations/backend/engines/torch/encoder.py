@@ -17,77 +17,60 @@ _QKV = (names.QUERY, names.KEY, names.VALUE)
 
 
 class UnpaddedEncoder:
-    """Computes hidden states with the weights of a transformers model, which stay where they are.
+    """Computes hidden states with the weights of a transformers model, without a copy of them.
 
-    Only query, key and value are moved: into one tensor, of which the model's own parameters become parts, so that both
-    go on working and nothing is held twice.
+    Only query, key and value move: into one tensor. The model's parameters become views of it, so the model still works
+    and no weight is held twice.
     """
 
     def __init__(self, model: torch.nn.Module, shape: EncoderShape, *, cls_only: bool) -> None:
-        """Takes a model that is on its device, in its precision.
-
-        Args:
-            model: BERT or one of its kin, as `describe_encoder` knows them.
-            shape: Its shape.
-            cls_only: Give the first row of every text instead of all rows.
-        """
-        self._shape = shape
+        """Takes a model as `TorchEngine` does. With `cls_only` the output is the first row of every text."""
+        self.shape = shape
         self._cls_only = cls_only
-        fused = [_fuse(model, layer) for layer in range(shape.layers)]
+        self._qkv = [_fuse(model, layer) for layer in range(shape.layers)]
         self._weights: dict[str, torch.Tensor] = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-        self._qkv = fused
         tables = shape.position_tables(self._weights[names.POSITIONS], self._weights[names.TOKEN_TYPES])
         self._positions = torch.cat(tables)
         self.device = self._positions.device
         self.dtype = self._positions.dtype
-        self._varlen = _variable_length_attention(self.device, self.dtype)
+        self.variable_length_attention = _variable_length_attention(self.device, self.dtype)
 
     @torch.inference_mode()
     def __call__(self, batch: TokenBatch) -> torch.Tensor:
         """Runs a batch.
 
         Returns:
-            Shape [texts, width] or [tokens, width], on the device, in the model's precision.
+            Shape [texts, width] if `cls_only`, else [tokens, width]; on the device, in the model's precision.
         """
-        ids = batch.padded(self._shape.pad_id)
-        positions = np.broadcast_to(self._shape.position_rows(ids, batch.is_second), ids.shape)[batch.is_token]
+        ids = batch.padded(self.shape.pad_id)
+        positions = np.broadcast_to(self.shape.position_rows(ids, batch.is_second), ids.shape)[batch.is_token]
         hidden = functional.embedding(self._to_device(batch.ids), self._weights[names.WORDS])
         hidden = hidden + functional.embedding(self._to_device(positions), self._positions)
         hidden = self._norm(hidden, names.EMBEDDING_NORM)
         ends = np.concatenate([[0], np.cumsum(batch.lengths)]).astype(np.int32)
         attention = (
             _VariableLengths(self, self._to_device(ends), int(batch.lengths.max()))
-            if self._varlen
+            if self.variable_length_attention
             else _Blocks(self, _layout(batch, self.device))
         )
-        for layer in range(self._shape.layers - self._cls_only):
+        for layer in range(self.shape.layers - self._cls_only):
             hidden = self._rest_of_layer(layer, attention.all_rows(layer, hidden), hidden)
         if self._cls_only:
             first = hidden[self._to_device(ends[:-1])]
-            last = self._shape.layers - 1
+            last = self.shape.layers - 1
             hidden = self._rest_of_layer(last, attention.first_rows(last, hidden, first), first)
         return hidden
 
     def project(self, layer: int, hidden: torch.Tensor, parts: slice) -> torch.Tensor:
-        """Applies query, key and value projections, or some of them: a slice of the three."""
-        width = self._shape.hidden_size
+        """Applies the query, key and value projections, or a slice of these three."""
+        width = self.shape.hidden_size
         weight, bias = self._qkv[layer]
         rows = slice((parts.start or 0) * width, (3 if parts.stop is None else parts.stop) * width)
         return functional.linear(hidden, weight[rows], bias[rows])
 
     def weight_and_bias(self, layer: int, part: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns a layer's linear map."""
+        """Returns the weight and bias of a linear map in a layer."""
         return self._weights[layer_weight(layer, part)], self._weights[layer_weight(layer, part, "bias")]
-
-    @property
-    def shape(self) -> EncoderShape:
-        """The encoder's shape."""
-        return self._shape
-
-    @property
-    def variable_length_attention(self) -> Any:  # noqa: ANN401 - torch's function, which older versions lack
-        """Torch's attention over texts of different lengths; None where it can't be used."""
-        return self._varlen
 
     def _rest_of_layer(self, layer: int, context: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         prefix = f"encoder.layer.{layer}."
@@ -99,11 +82,11 @@ class UnpaddedEncoder:
 
     def _norm(self, rows: torch.Tensor, name: str) -> torch.Tensor:
         weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
-        return functional.layer_norm(rows, (self._shape.hidden_size,), weight, bias, self._shape.norm_eps)
+        return functional.layer_norm(rows, (self.shape.hidden_size,), weight, bias, self.shape.norm_eps)
 
     def _to_device(self, values: np.ndarray[Any, np.dtype[np.int32]]) -> torch.Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(values))
-        # Pinned memory lets the copy run while the processor goes on to the next batch.
+        # From pinned memory, the copy runs while the CPU prepares the next batch.
         return (
             tensor.pin_memory().to(self.device, non_blocking=True)
             if self.device.type == "cuda"
@@ -112,7 +95,7 @@ class UnpaddedEncoder:
 
 
 class _Blocks:
-    """Attention block by block, each of whole texts side by side."""
+    """Attention block by block. A block holds whole texts of one padded length."""
 
     def __init__(self, encoder: UnpaddedEncoder, layout: Layout) -> None:
         self._encoder = encoder
@@ -129,7 +112,7 @@ class _Blocks:
         return self._layout.join(contexts)
 
     def first_rows(self, layer: int, hidden: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
-        """Attends from one row a text without computing keys or values; the algebra is in `openvino/graph.py`."""
+        """Attends from one row per text without keys and values; see the formulas in `openvino/graph.py`."""
         shape = self._encoder.shape
         heads, width = shape.heads, shape.hidden_size
         query = self._encoder.project(layer, first, slice(0, 1)) * shape.head_size**-0.5
@@ -151,7 +134,7 @@ class _Blocks:
 
 
 class _VariableLengths:
-    """Attention by one kernel that is told where each text ends."""
+    """Attention in one kernel that takes the end of each text."""
 
     def __init__(self, encoder: UnpaddedEncoder, ends: torch.Tensor, longest: int) -> None:
         self._encoder = encoder
@@ -186,7 +169,7 @@ def _layout(batch: TokenBatch, device: torch.device) -> Layout:
 
 
 def _fuse(model: torch.nn.Module, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Puts a layer's query, key and value into one tensor and makes the model's parameters parts of it."""
+    """Copies query, key and value of a layer into one tensor and makes the model's parameters views of it."""
     fused = []
     for kind in ("weight", "bias"):
         parameters = [model.get_parameter(layer_weight(layer, part, kind)) for part in _QKV]
@@ -199,7 +182,7 @@ def _fuse(model: torch.nn.Module, layer: int) -> tuple[torch.Tensor, torch.Tenso
 
 def _variable_length_attention(device: torch.device, dtype: torch.dtype) -> Any:  # noqa: ANN401
     if device.type != "cuda" or dtype == torch.float32:
-        return None  # the kernel computes in half precision only
+        return None  # the kernel supports half precision only
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:  # before torch 2.10

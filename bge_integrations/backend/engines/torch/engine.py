@@ -1,4 +1,4 @@
-"""Runs the unpadded encoder and brings its rows back."""
+"""The engine of the unpadded encoder."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from bge_integrations.backend.engines.interface import Computed, PendingRows, Ro
 from bge_integrations.backend.engines.memory import TensorLimit, memory_errors, rows_of_parts
 from bge_integrations.backend.engines.torch.encoder import UnpaddedEncoder
 
-# A forward pass this large fills a GPU of today; one larger only takes memory, and lets queries wait.
+# A forward pass of this size fills a current GPU. A larger one only takes memory and delays queries.
 _MOST_ACCELERATOR_TOKENS = 16384
 _CPU_TOKENS = 1024
-# Rows that are alive at once in a layer, in multiples of the hidden size: the feed-forward's two sides (4 + 4), query,
-# key and value (3), and the residual, its sum, the context and a norm.
+# Numbers per token in memory during a layer, in multiples of the hidden size: input and output of the activation
+# (4 + 4), query, key and value (3), residual, its sum, context and a norm (4).
 _LIVE_WIDTHS = 15
 
 
@@ -28,32 +28,32 @@ class TorchEngine:
     name = "torch"
 
     def __init__(self, model: torch.nn.Module, shape: EncoderShape, *, rows: Rows) -> None:
-        """Takes a model that is on its device, in its precision.
+        """Takes a model that is already on its device and in its precision.
 
         Args:
-            model: BERT or one of its kin, as `describe_encoder` knows them.
-            shape: Its shape.
+            model: A model that `describe_encoder` knows.
+            shape: The encoder's shape.
             rows: "cls" or "tokens".
         """
         self.rows: Rows = rows
         self._encoder = UnpaddedEncoder(model, shape, cls_only=rows == "cls")
         self._device = self._encoder.device
         on_cpu = self._device.type == "cpu"
-        # On a GPU the order of work is the order of submission; on the CPU several batches may run side by side.
+        # A GPU computes in the order of submission. On the CPU, several batches may run in parallel.
         self._turn: AbstractContextManager[object] = nullcontext() if on_cpu else threading.Lock()
         self._limit = TensorLimit.of(self._device.type, heads=shape.heads, width=shape.feed_forward_size)
         self.parallel_batches = 1 if on_cpu else 2
         self.batch_tokens = _CPU_TOKENS if on_cpu else self._tokens_that_fit(shape)
 
     def submit(self, batch: TokenBatch) -> PendingRows:
-        """See `Engine.submit`. On a GPU it returns as soon as the work is queued there."""
+        """See `Engine.submit`. On CUDA it returns as soon as the work is queued on the device."""
         with memory_errors(self._device.type), self._turn:
             if self._device.type == "cuda":
                 return _Arriving(self._encoder(batch))
             return Computed(rows_of_parts(self._limit, batch, lambda part: self._encoder(part).float().cpu().numpy()))
 
     def abandon(self) -> None:
-        """See `Engine.abandon`. On the CPU all of it is plain memory, which a child may use."""
+        """See `Engine.abandon`. On the CPU the model is plain memory, which a child may use."""
 
     def _tokens_that_fit(self, shape: EncoderShape) -> int:
         if self._device.type != "cuda":
@@ -64,7 +64,7 @@ class TorchEngine:
 
 
 class _Arriving:
-    """Rows that a GPU copies into pinned memory by itself once it has computed them."""
+    """Rows that a GPU copies into pinned memory after it has computed them."""
 
     def __init__(self, rows: torch.Tensor) -> None:
         with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""How the texts of an unpadded batch lie in memory while they attend to their own tokens."""
+"""The memory layout of the texts of an unpadded batch during attention."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from bge_integrations.backend.engines.interface import TokenBatch
 
 
 class Layout(Protocol):
-    """Turns rows of tokens into blocks of whole texts and back."""
+    """Converts rows of tokens into blocks of whole texts, and back."""
 
     def blocks(self, rows: torch.Tensor) -> list[torch.Tensor]:
         """Splits rows, shape [tokens, width], into blocks, each of shape [texts, longest, width]."""
         ...
 
     def join(self, blocks: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Undoes `blocks`."""
+        """Reverses `blocks`."""
         ...
 
     @property
     def mask(self) -> torch.Tensor | None:
-        """Marks what is no padding, shape [texts, 1, 1, longest]; None where there is no padding."""
+        """Mask of tokens that are not padding, shape [texts, 1, 1, longest]; `None` without padding."""
         ...
 
 
 class EqualLengths:
-    """One block for each run of texts of equal length: views without padding or mask. Best on the CPU.
+    """One block for each run of texts with equal lengths: a view without padding or mask. Best on the CPU.
 
-    Batches come sorted by length, so that there are few runs.
+    Batches are sorted by length, so there are few runs.
     """
 
     mask = None
@@ -56,7 +56,7 @@ class EqualLengths:
 
 
 class OneBlock:
-    """All texts in one padded block: a few large operations instead of many small ones, which suits a GPU."""
+    """All texts in one padded block. A few large operations instead of many small ones are faster on a GPU."""
 
     def __init__(self, batch: TokenBatch, device: torch.device) -> None:
         self._shape = batch.is_token.shape
