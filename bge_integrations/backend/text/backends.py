@@ -1,4 +1,4 @@
-"""What turns a text into ids: the Rust library, or a tokenizer of transformers that exists in Python only."""
+"""Tokenizer backends: the Rust library tokenizers, or a tokenizer of transformers that exists only in Python."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from bge_integrations.backend.guarantees.forks import ForkSafeLock, native_code
 from bge_integrations.backend.guarantees.interrupts import uninterrupted
 from bge_integrations.backend.text.long_texts import cut, safe_cuts
 
-# Longer texts are read in pieces. While the tokens of one are given back, other threads wait for about a millisecond.
+# Longer texts are read in pieces. Other threads wait for about a millisecond while the tokens of a piece are returned.
 _PIECE_CHARACTERS = 65536
-# Tokenised at a time, side by side on the cores; their tokens take about 100 MB until only the ids are kept.
+# Tokenised at once, in parallel on the cores. Their tokens take about 100 MB until only the ids are kept.
 _CHARACTERS_AT_ONCE = 1 << 20
 
 
 class Encoded(Protocol):
-    """A text, or a piece of one, as ids without special tokens."""
+    """The ids of a text, or of a piece of a text, without special tokens."""
 
     @property
     def ids(self) -> list[int]:
@@ -30,18 +30,18 @@ class Encoded(Protocol):
         ...
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Number of ids."""
         ...
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A short text, or a pair of two equal ones, with the special tokens around it.
+    """A short text, or a pair of two equal texts, with special tokens.
 
     Attributes:
         ids: Token ids.
-        is_special: Marks the special tokens, shape [tokens].
-        types: The kind of each token: 1 for those of a second text where the tokenizer tells them apart.
+        is_special: Mask of the special tokens, shape [tokens].
+        types: Token type of each token: 1 in the second text if the tokenizer distinguishes the texts, else 0.
     """
 
     ids: list[int]
@@ -50,11 +50,11 @@ class Sample:
 
 
 class TokenizerBackend(Protocol):
-    """Turns texts into ids, without padding and truncation. May be used from several threads.
+    """Turns texts into ids, without padding and truncation. Thread-safe.
 
     Attributes:
-        word_marks: Symbols that are written before a word: 1 for SentencePiece's `▁`, else 0.
-        splits_special_tokens: Whether special tokens that are written in a text are read as plain text.
+        word_marks: Number of symbols that mark the start of a word: 1 for SentencePiece's `▁`, else 0.
+        splits_special_tokens: Whether the names of special tokens in a text are read as plain text.
     """
 
     @property
@@ -64,11 +64,11 @@ class TokenizerBackend(Protocol):
     def splits_special_tokens(self) -> bool: ...  # noqa: D102 - above
 
     def encode(self, texts: Sequence[str]) -> Iterator[tuple[int, Encoded]]:
-        """Yields the ids of texts in their order, each with the index of its text; a long text may have several."""
+        """Yields pairs of a text's index and its ids, in the order of the texts. A long text may have several pairs."""
         ...
 
     def sample(self) -> Sample:
-        """Returns one text as the tokenizer gives it with its special tokens."""
+        """Returns a text with its special tokens."""
         ...
 
     def sample_pair(self) -> Sample:
@@ -76,19 +76,19 @@ class TokenizerBackend(Protocol):
         ...
 
     def token(self, id_: int) -> str | None:
-        """Returns the token of an id, as the vocabulary writes it; None for an id without one."""
+        """Returns the token of an id, as in the vocabulary; `None` if the id has no token."""
         ...
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """Returns the characters, from and to, that each token comes from, without special tokens."""
+        """Returns the start and end of each token in the text, in characters, without special tokens."""
         ...
 
     def normalized(self, text: str) -> str:
-        """Returns what the vocabulary is asked for."""
+        """Returns the normalised text."""
         ...
 
     def to_json(self) -> str | None:
-        """Returns the content of a tokenizer.json; None where it has no such form."""
+        """Returns the content of a tokenizer.json; `None` if the tokenizer has no such form."""
         ...
 
 
@@ -96,7 +96,7 @@ class RustBackend:
     """A tokenizer of the library tokenizers."""
 
     def __init__(self, rust: Tokenizer) -> None:
-        """Takes over a tokenizer; nobody else may hold it."""
+        """Takes over a tokenizer. No other code may use it."""
         rust.no_padding()
         rust.no_truncation()
         self._rust = rust
@@ -107,7 +107,7 @@ class RustBackend:
 
     @property
     def splits_special_tokens(self) -> bool:
-        """See `TokenizerBackend`. It is no part of a tokenizer.json."""
+        """See `TokenizerBackend`. A tokenizer.json does not contain this setting."""
         return bool(self._rust.encode_special_tokens)
 
     def encode(self, texts: Sequence[str]) -> Iterator[tuple[int, Encoding]]:
@@ -129,7 +129,7 @@ class RustBackend:
             encodings = self._rust.encode_batch_fast([piece for _, piece in pieces], add_special_tokens=False)
         encodings.reverse()
         for index, _ in pieces:
-            yield index, encodings.pop()  # freed one by one
+            yield index, encodings.pop()  # `pop` frees them one by one
 
     def sample(self) -> Sample:
         """See `TokenizerBackend.sample`."""
@@ -141,7 +141,7 @@ class RustBackend:
 
     def token(self, id_: int) -> str | None:
         """See `TokenizerBackend.token`."""
-        # The library gives an added token as its normaliser writes it, not as it was added.
+        # The library returns an added token in its normalised form, not as it was added.
         token: str | None = self._added[id_].content if id_ in self._added else self._rust.id_to_token(id_)
         return token
 
@@ -164,19 +164,13 @@ class RustBackend:
 class PythonBackend:
     """A tokenizer of transformers that has no Rust form, such as those for Japanese and Vietnamese.
 
-    It is not copied, since some hold what can't be: one text at a time goes through it.
+    It is not copied, because some of them hold objects that cannot be copied. So it takes one text at a time.
     """
 
     word_marks = 0
 
     def __init__(self, tokenizer: Any, *, splits_special_tokens: bool, adds_special_tokens: bool) -> None:  # noqa: ANN401
-        """Takes a tokenizer.
-
-        Args:
-            tokenizer: Of transformers.
-            splits_special_tokens: Read special tokens that are written in a text as plain text.
-            adds_special_tokens: Put its own special tokens around a text.
-        """
+        """Takes a tokenizer of transformers; for the arguments see `TextTokenizer.copy_of`."""
         self._tokenizer = tokenizer
         self.splits_special_tokens = splits_special_tokens
         self._adds_special_tokens = adds_special_tokens
@@ -202,11 +196,11 @@ class PythonBackend:
         return token
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """See `TokenizerBackend.spans`; a character a token, since these tokenizers don't say where one is from."""
+        """See `TokenizerBackend.spans`. One span per character, because these tokenizers return no spans."""
         return [(start, start + 1) for start in range(len(text))]
 
     def normalized(self, text: str) -> str:
-        """See `TokenizerBackend.normalized`; the longest that they make of a text, as far as is known."""
+        """See `TokenizerBackend.normalized`. The longest form that is known: these tokenizers do not return it."""
         return max(text, unicodedata.normalize("NFKC", text), key=len)
 
     def to_json(self) -> None:

@@ -1,16 +1,17 @@
-"""Where a long text may be cut so that the tokens of its pieces, one after another, are those of the whole.
+"""The places where a long text can be cut, so that its pieces have together the same tokens as the whole text.
 
-The tokenizer keeps about 500 bytes for each token of a text at a time, and every other thread waiting while it returns
-them: 5.7 GB and 0.4 seconds for one of 50 MB. So such a text is read in pieces. A cut lies before a single space (for
-tokenizers that part words at any whitespace, or before a single line feed) between two characters that normalisation
-leaves apart: ASCII letters, digits, CJK ideographs and their commonest punctuation. There nothing can change if
+The tokenizer needs about 500 bytes per token of a text, and all other threads wait while it returns the tokens: 5.7 GB
+and 0.4 seconds for a text of 50 MB. So such a text is read in pieces. A cut is before a single space; if the tokenizer
+splits words at any whitespace, also before a single line feed. The characters around it are ASCII letters, digits, CJK
+ideographs or their commonest punctuation, which normalisation never joins. A cut there changes no token if
 
-- no added token goes across, or takes the space behind it with it;
-- the normaliser looks at single characters, at combining marks and what they stand behind, or at spaces in a row;
-- the pre-tokenizer starts a new word there, whatever stands before, so that the model never sees both sides at once.
+- no added token reaches across the place, or takes the space after itself;
+- the normaliser depends only on single characters, on combining marks and the characters before them, or on runs of
+  spaces;
+- the pre-tokenizer always starts a new word at the place, so the model never sees both sides at once.
 
-That is known of the parts named below, which make up WordPiece, SentencePiece's Unigram with a mark before each word,
-and byte-level BPE as they are used. Texts of any other tokenizer are read as a whole.
+This is known for the components below. WordPiece, SentencePiece's Unigram with a mark before each word, and byte-level
+BPE consist of them in practice. Texts of any other tokenizer are read as a whole.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _NORMALIZERS = {
 _REPLACED = {" {2,}", r"\s+", r"\s{2,}"}
 _SPLIT_AT_WHITESPACE = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
 _SPLIT_BY_CHARACTER = {"Digits", "Punctuation"}
-# Of Qwen 2 and 3, of Llama 3, and of GPT-2 where it is written out. A space goes to what follows it, or is alone.
+# The patterns of Qwen 2 and 3, of Llama 3, and of GPT-2. A space belongs to the word after it, or is alone.
 _QWEN, _LLAMA = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
     + digits
@@ -45,11 +46,11 @@ _Part = dict[str, Any]
 
 
 def safe_cuts(tokenizer: Tokenizer) -> re.Pattern[str] | None:
-    """Returns a pattern of the characters before which texts for a tokenizer may be cut; None if nothing is known."""
+    """Returns a pattern of the characters before which a text can be cut; `None` if no place is known to be safe."""
     try:
         normalizers = _parts(tokenizer.normalizer, "normalizers")
         splitters = _parts(tokenizer.pre_tokenizer, "pretokenizers")
-    except Exception:  # those written in Python have no description
+    except Exception:  # components written in Python have no description
         return None
     if any(_goes_across_words(token) for token in tokenizer.get_added_tokens_decoder().values()):
         return None
@@ -62,12 +63,12 @@ def safe_cuts(tokenizer: Tokenizer) -> re.Pattern[str] | None:
 
 
 def cut(text: str, where: re.Pattern[str] | None, size: int) -> Iterator[str]:
-    """Yields a text in pieces of about a size, or longer ones where it can't be cut.
+    """Yields a text in pieces of at least a size; only the last piece may be shorter.
 
     Args:
         text: The text.
-        where: From `safe_cuts`.
-        size: Characters, at least 1.
+        where: The pattern from `safe_cuts`. `None`: the text is not cut.
+        size: Size of a piece in characters, at least 1.
     """
     start = 0
     while where is not None and (found := where.search(text, start + size)):
@@ -77,7 +78,7 @@ def cut(text: str, where: re.Pattern[str] | None, size: int) -> Iterator[str]:
 
 
 def _parts(component: Any, name: str) -> Sequence[_Part]:  # noqa: ANN401 - the library gives them no common base
-    """Returns the descriptions of what a normaliser or pre-tokenizer is made of, in their order."""
+    """Returns the descriptions of the components of a normaliser or pre-tokenizer, in order."""
     if component is None:
         return []
     return list(_flat(json.loads(component.__getstate__()), name))
@@ -119,7 +120,7 @@ def _is_known(splitter: _Part) -> bool:
 
 
 def _parts_words(tokenizer: Tokenizer, whitespace: str) -> bool:
-    """Whether the space outlives normalisation, and a word starts at it."""
+    """Whether normalisation keeps the whitespace, and a new word starts at it."""
     text = f"a{whitespace}b"
     normalized = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
     words = tokenizer.pre_tokenizer.pre_tokenize_str(normalized) if tokenizer.pre_tokenizer else []

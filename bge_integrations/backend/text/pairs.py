@@ -1,4 +1,4 @@
-"""Pairs of a query and a passage to token ids, as rerankers read them."""
+"""From pairs of a query and a passage to token ids, for rerankers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _Ids = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class PairLayout:
-    """What stands around the two texts of a pair.
+    """The tokens around the two texts of a pair.
 
     Attributes:
         before: Ids before the query.
         between: Ids between query and passage.
         after: Ids after the passage.
-        query_mark: Text before the query, tokenised with it.
-        passage_mark: The same for the passage.
+        query_mark: Text before the query, tokenised together with the query.
+        passage_mark: Text before the passage, tokenised together with the passage.
     """
 
     before: tuple[int, ...]
@@ -37,41 +37,35 @@ class PairLayout:
 
     @property
     def tokens(self) -> int:
-        """Tokens that are no part of either text."""
+        """Number of ids before, between and after the texts."""
         return len(self.before) + len(self.between) + len(self.after)
 
 
 def layout_of_encoder(tokenizer: TextTokenizer) -> PairLayout:
-    """Returns where a tokenizer puts its special tokens around a pair."""
+    """Returns a tokenizer's special tokens around a pair."""
     sample = tokenizer.sample_pair()
     ids, texts = sample.ids, np.flatnonzero(~sample.is_special)
-    # The sample's texts are equal, so that half of what is left is the first.
+    # The sample's two texts are equal, so each has half of the other tokens.
     half = len(texts) // 2
     first_end, second_start = int(texts[half - 1]) + 1, int(texts[half])
     return PairLayout(tuple(ids[: texts[0]]), tuple(ids[first_end:second_start]), tuple(ids[int(texts[-1]) + 1 :]))
 
 
 class PairTokenizer:
-    """Tokenises pairs: the query whole, the passage cut to what is left."""
+    """Tokenises pairs. The query is kept whole, and the passage is cut to the remaining room."""
 
     def __init__(self, tokenizer: TextTokenizer, layout: PairLayout, instruction: str = "") -> None:
-        """Takes what stands around the texts.
-
-        Args:
-            tokenizer: Of the model.
-            layout: What the model wants.
-            instruction: Text before each query.
-        """
+        """Takes the model's tokenizer, the tokens around its texts, and the text before each query."""
         self._tokenizer = tokenizer
         self.layout = layout
         self._before_query = layout.query_mark + instruction
         self._instruction = instruction
 
     def share(self, uncounted_tokens: int = 0) -> Share:
-        """Measures what is taken of each pair's tokens beside its texts.
+        """Returns the share of a pair's tokens that its two texts cannot use.
 
         Args:
-            uncounted_tokens: Those of the layout that `max_length` doesn't count.
+            uncounted_tokens: Tokens of the layout that `max_length` does not count.
         """
         mark, start = self._length(self.layout.query_mark), self._length(self._before_query)
         return Share(
@@ -83,14 +77,14 @@ class PairTokenizer:
         )
 
     def tokenize(self, pairs: Sequence[Pair], max_length: int) -> TokenizedTexts:
-        """Turns pairs into ids, each distinct text tokenised once.
+        """Turns pairs into ids. Each distinct text is tokenised once.
 
-        A query is cut only if it would leave no room for the passage: to three quarters of the room for both, as
-        FlagEmbedding's rerankers cut theirs, but never to less than the instruction and half of what that leaves.
+        A query is cut only if it leaves no room for the passage. It keeps three quarters of the room for both, as in
+        FlagEmbedding's rerankers, but at least the instruction and half of the room after it.
 
         Args:
-            pairs: At least one.
-            max_length: Tokens per pair, special tokens included; at least `Share.least` of `share`.
+            pairs: At least one pair.
+            max_length: Maximum number of tokens per pair, special tokens included; at least `Share.least` of `share`.
         """
         layout = self.layout
         queries = self._contents([self._before_query + query for query, _ in pairs])
@@ -121,20 +115,20 @@ class PairTokenizer:
 
     @property
     def _start_of_passage(self) -> int:
-        """Tokens of a passage that say nothing of it: the mark before it, or that of its first word.
+        """Tokens at the start of a passage without content: the passage mark, or the mark of its first word.
 
-        Some tokenizers have the latter as a token of its own. Without an instruction the least `max_length` is as
-        special tokens alone want it.
+        In some tokenizers the mark of a word is its own token. Without an instruction, this mark is not counted: then
+        only special tokens determine the minimum of `max_length`.
         """
         return self._length(self.layout.passage_mark) or (self._tokenizer.word_marks if self._instruction else 0)
 
     def _length(self, start: str) -> int:
-        """Tokens of what stands before a text."""
+        """Returns the tokens of a text that stands before another text."""
         return share_of(self._tokenizer, start).instruction_tokens
 
 
 def _cut(ids: _Ids, room: int, side: Side, mark: int) -> _Ids:
-    """Cuts a passage, but not its mark."""
+    """Cuts a passage to `room` tokens, but keeps its mark."""
     if len(ids) <= room:
         return ids
     return np.concatenate([ids[:mark], ids[len(ids) - room + mark :]]) if side == "left" else ids[:room]

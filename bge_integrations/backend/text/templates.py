@@ -1,4 +1,4 @@
-"""What an instruction, or a template, takes of the tokens that a model reads; texts are cut beside it, it never is."""
+"""The room that instructions and templates take of a model's tokens. Only texts are cut, never the instruction."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bge_integrations.errors import SettingsError
 from bge_integrations.settings import ModelSettings
 from bge_integrations.texts import shortened
 
-# No vocabulary of the catalogue's models has many tokens as long; where more characters are needed, more are looked at.
+# Few tokens of the catalogue's vocabularies are longer. `_fitting` reads more characters if they are needed.
 _CHARACTERS_A_TOKEN = 8
 
 _SHORTER = "give a shorter instruction"
@@ -21,14 +21,14 @@ _SHORTER = "give a shorter instruction"
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """What is taken of the tokens of a text, or of a pair of texts, by what is no part of the user's texts.
+    """The tokens of a text, or of a pair of texts, that are not part of the user's texts.
 
     Attributes:
-        instruction: The instruction, for messages; `""` if there is none.
-        instruction_tokens: Its tokens.
-        fixed_tokens: All others: special tokens, and a decoder's prompt.
-        uncounted_tokens: Those of them that `max_length` doesn't count.
-        texts: How many texts there are, each of which needs a token.
+        instruction: The instruction, for messages. `""`: no instruction.
+        instruction_tokens: Tokens of the instruction.
+        fixed_tokens: Tokens of everything else: special tokens and a decoder's prompt.
+        uncounted_tokens: The part of `fixed_tokens` that `max_length` does not count.
+        texts: Number of texts, 1 or 2. Each needs at least one token.
     """
 
     instruction: str
@@ -39,18 +39,18 @@ class Share:
 
     @property
     def least(self) -> int:
-        """Tokens, all counted, that leave room for one token of each text."""
+        """Minimum length in tokens, uncounted tokens included, with one token for each text."""
         return self.instruction_tokens + self.fixed_tokens + self.texts
 
     def check(self, settings: ModelSettings, limit: int) -> None:
         """Checks that there is room for text.
 
         Args:
-            settings: What the user set.
-            limit: Tokens of a text, or of a pair of texts, all counted.
+            settings: The user's settings.
+            limit: Maximum number of tokens of a text, or of a pair of texts, uncounted tokens included.
 
         Raises:
-            SettingsError: There is none, so that all texts would give the same.
+            SettingsError: There is no room, so all texts would have the same result.
         """
         if self.least <= limit:
             return
@@ -71,12 +71,12 @@ class Share:
 
 
 def share_of(tokenizer: TextTokenizer, prefix: str, suffix: str = "") -> Share:
-    """Measures what an instruction takes of each text that it is put around."""
+    """Returns the share of an instruction that consists of a prefix and a suffix."""
     around, tokens = prefix + suffix, 0
     if around:
         tokens = int(tokenizer.count([around])[0]) - tokenizer.special_tokens
     if prefix.endswith(" "):
-        # The space becomes the mark of the text's first word, which some tokenizers have as a token of its own.
+        # The space becomes the mark of the text's first word. In some tokenizers this mark is its own token.
         bare = int(tokenizer.count([prefix.rstrip(" ") + suffix])[0]) - tokenizer.special_tokens
         tokens = max(tokens, bare + tokenizer.word_marks)
     return Share(instruction=around, instruction_tokens=tokens, fixed_tokens=tokenizer.special_tokens)
@@ -85,14 +85,14 @@ def share_of(tokenizer: TextTokenizer, prefix: str, suffix: str = "") -> Share:
 def tokenize_within(
     tokenizer: TextTokenizer, prefix: str, texts: Sequence[str], suffix: str, max_length: int
 ) -> TokenizedTexts:
-    """Turns texts into ids, cutting only the texts themselves, never what is around them.
+    """Turns texts into ids. Only the texts are cut, never the prefix or the suffix.
 
     Args:
-        tokenizer: Of the model.
-        prefix: Text before each.
-        texts: At least one.
-        suffix: Text after each.
-        max_length: Tokens per text, all included; at least `Share.least`.
+        tokenizer: The model's tokenizer.
+        prefix: Text before each text.
+        texts: At least one text.
+        suffix: Text after each text.
+        max_length: Maximum number of tokens per text, everything included; at least `Share.least`.
     """
     tokens = tokenizer.tokenize([f"{prefix}{text}{suffix}" for text in texts], max_length)
     too_long = np.flatnonzero(tokens.full_lengths > max_length).tolist()
@@ -115,7 +115,7 @@ def tokenize_within(
 def _with_start(
     tokenizer: TextTokenizer, prefix: str, tokens: TokenizedTexts, too_long: Sequence[int]
 ) -> TokenizedTexts:
-    """Puts the prefix back where the start of a text was cut off with it, in place of as many tokens of the text."""
+    """Restores a prefix that was cut off with the start of a text. It replaces as many tokens of the text."""
     ids, start_ids = tokens.ids.copy(), tokenizer.content(prefix.rstrip(" "))
     starts = np.cumsum(tokens.lengths) - tokens.lengths + tokenizer.special_tokens - tokenizer.suffix_tokens
     for index in too_long:
@@ -126,15 +126,9 @@ def _with_start(
 def _with_first_tokens(
     tokenizer: TextTokenizer, around: NDArray[np.int32], prefix: str, text: str, suffix: str, max_length: int
 ) -> NDArray[np.int32]:
-    """Puts the first tokens of a text between prefix and suffix, where there is no room for a whole character.
+    """Puts the first tokens of a text between prefix and suffix if there is no room for a whole character.
 
-    Args:
-        tokenizer: Of the model.
-        around: The ids of prefix and suffix alone, special tokens included.
-        prefix: Text before the text.
-        text: The text.
-        suffix: Text after it.
-        max_length: Tokens, all included.
+    `around` holds the ids of prefix and suffix alone, special tokens included.
     """
     whole = prefix + text[:1] + suffix
     ids = tokenizer.content(whole)
@@ -148,10 +142,10 @@ def _with_first_tokens(
 
 
 def _fitting(tokenizer: TextTokenizer, prefix: str, text: str, suffix: str, max_length: int) -> str:
-    """Returns as much of the start of a text that is too long as fits, cut between tokens.
+    """Returns as much of the start of a too long text as fits, cut between tokens.
 
-    The authors of bge-en-icl cut the query alone too, before they put the suffix after it (`get_new_queries` in "Usage"
-    of https://huggingface.co/BAAI/bge-en-icl).
+    The authors of bge-en-icl also cut only the query, before they append the suffix (`get_new_queries` in "Usage" of
+    https://huggingface.co/BAAI/bge-en-icl).
     """
 
     def excess(part: str) -> int:
@@ -162,7 +156,7 @@ def _fitting(tokenizer: TextTokenizer, prefix: str, text: str, suffix: str, max_
     while len(part) < len(text) and excess(part) <= 0:
         size *= 2
         part = text[:size]
-    # Tokens may come out differently next to the suffix, so that a cut by as many as are too many need not suffice.
+    # Next to the suffix, the text may have other tokens. So one cut of the surplus tokens may not be enough.
     while part and (over := excess(part)) > 0:
         spans = [
             (max(start - len(prefix), 0), end - len(prefix))

@@ -1,4 +1,4 @@
-"""Text to token ids, without padding, with every truncation counted."""
+"""From texts to token ids, without padding. The full length of every truncated text is known."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ class TokenizedTexts:
     """Token ids of a list of texts.
 
     Attributes:
-        ids: Ids of all texts one after another, special tokens included, int32, shape [tokens].
-        full_lengths: Tokens per text before anything was cut, shape [n], int64.
-        lengths: Tokens per text in `ids`, no more than the limit asked for, shape [n], int64.
-        first_lengths: Of pairs of texts, the leading tokens that are no part of the second one, shape [n], int64; None
-            for single texts.
+        ids: Concatenated ids of all texts, special tokens included, int32, shape [tokens].
+        full_lengths: Tokens per text before truncation, int64, shape [n].
+        lengths: Tokens per text in `ids`, after truncation, int64, shape [n].
+        first_lengths: Tokens of each pair before its second text, int64, shape [n]; `None` for single texts.
     """
 
     ids: NDArray[np.int32]
@@ -36,7 +35,7 @@ class TokenizedTexts:
     first_lengths: NDArray[np.int64] | None = None
 
     def of(self, texts: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Returns the ids of some texts, one after another in the order asked for."""
+        """Returns the concatenated ids of the texts at some indices, in the order of the indices."""
         if len(self.lengths) == 1:
             return self.ids
         ends = np.cumsum(self.lengths)
@@ -45,18 +44,18 @@ class TokenizedTexts:
 
 
 class TextTokenizer:
-    """A tokenizer of our own, which pads nothing and cuts nothing by itself.
+    """A private tokenizer without padding or truncation as state.
 
-    transformers' tokenizers keep padding and truncation as state on the Rust object and change it on every call, so
-    a private copy is what makes this one safe to use from several threads, and beside a user's own calls.
+    transformers' tokenizers keep padding and truncation as state of the Rust object and change it in every call. A
+    private copy is safe to use in several threads, also while the user calls the original.
     """
 
     def __init__(self, backend: Tokenizer | TokenizerBackend, *, pad_id: int, truncation_side: Side = "right") -> None:
         """Takes over a tokenizer.
 
         Args:
-            backend: What gives ids, such as a Rust tokenizer; nobody else may hold it.
-            pad_id: The id that fills short texts.
+            backend: The tokenizer, which no other code may use.
+            pad_id: Token id of padding.
             truncation_side: The end at which long texts are cut.
         """
         self._backend: TokenizerBackend = RustBackend(backend) if isinstance(backend, Tokenizer) else backend
@@ -77,19 +76,19 @@ class TextTokenizer:
         splits_special_tokens: bool | None = None,
         adds_special_tokens: bool = True,
     ) -> TextTokenizer:
-        """Copies the Rust tokenizer inside one of transformers, or takes one that has no Rust form as it is.
+        """Copies the Rust tokenizer inside a tokenizer of transformers, or wraps a tokenizer without a Rust form.
 
         Args:
-            tokenizer: Of transformers.
-            splits_special_tokens: Whether special tokens that are written in a text are read as plain text; None takes
-                the tokenizer's own setting.
-            adds_special_tokens: Put the tokenizer's special tokens around a text.
+            tokenizer: A tokenizer of transformers.
+            splits_special_tokens: Whether the names of special tokens in a text are read as plain text. `None`: the
+                tokenizer's own setting.
+            adds_special_tokens: Whether a text gets the tokenizer's special tokens.
 
         Raises:
-            UnsupportedModelError: If it is no tokenizer of texts.
+            UnsupportedModelError: `tokenizer` does not tokenize texts.
         """
         if not callable(tokenizer):
-            raise UnsupportedModelError(f"The checkpoint has no tokenizer of texts, but a {type(tokenizer).__name__}.")
+            raise UnsupportedModelError(f"The checkpoint has no tokenizer of texts but a {type(tokenizer).__name__}.")
         if splits_special_tokens is None:
             splits_special_tokens = bool(getattr(tokenizer, "split_special_tokens", False))
         backend: TokenizerBackend
@@ -111,49 +110,49 @@ class TextTokenizer:
 
     @property
     def has_rust_form(self) -> bool:
-        """Whether a tokenizer.json can hold it."""
+        """Whether the tokenizer can be saved as tokenizer.json."""
         return isinstance(self._backend, RustBackend)
 
     def to_json(self) -> str:
-        """Returns the content of a tokenizer.json that gives this one again, but for `splits_special_tokens`.
+        """Returns the content of a tokenizer.json. It describes all of the tokenizer except `splits_special_tokens`.
 
         Raises:
-            UnsupportedModelError: If it has no such form.
+            UnsupportedModelError: The tokenizer has no such form.
         """
         content = self._backend.to_json()
         if content is None:
-            raise UnsupportedModelError("This tokenizer exists in Python only, and can't be written as tokenizer.json.")
+            raise UnsupportedModelError("This tokenizer exists in Python only and can't be saved as tokenizer.json.")
         return content
 
     @property
     def splits_special_tokens(self) -> bool:
-        """Whether special tokens that are written in a text are read as plain text."""
+        """Whether the names of special tokens in a text are read as plain text."""
         return self._backend.splits_special_tokens
 
     @property
     def special_tokens(self) -> int:
-        """Special tokens that are added to every text."""
+        """Number of special tokens of every text."""
         return self._prefix + self._suffix
 
     @property
     def suffix_tokens(self) -> int:
-        """Special tokens that are added after every text."""
+        """Number of special tokens after every text."""
         return self._suffix
 
     @property
     def word_marks(self) -> int:
-        """Symbols that are written before a word: 1 for SentencePiece's `▁`, else 0."""
+        """Number of symbols that mark the start of a word: 1 for SentencePiece's `▁`, else 0."""
         return self._backend.word_marks
 
     def count(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Returns the tokens that texts take before anything is cut, special tokens included, shape [n]."""
+        """Returns the token count of each text before truncation, special tokens included, shape [n]."""
         lengths = np.full(len(texts), self.special_tokens, dtype=np.int64)
         for index, encoding in self._backend.encode(texts):
             lengths[index] += len(encoding)
         return _at_least_one(lengths)
 
     def token(self, id_: int) -> str:
-        """Returns the token of an id, as the vocabulary writes it; the id itself in words, if it has none."""
+        """Returns the token of an id, as in the vocabulary. Without a token, it returns the id as a string."""
         return self._backend.token(id_) or str(id_)
 
     def contents(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
@@ -164,7 +163,7 @@ class TextTokenizer:
         return [np.concatenate(parts) for parts in ids]
 
     def sample_pair(self) -> Sample:
-        """Returns a pair of two equal texts, with its special tokens."""
+        """Returns a pair of two equal texts with its special tokens."""
         return self._backend.sample_pair()
 
     def content(self, text: str) -> list[int]:
@@ -173,28 +172,28 @@ class TextTokenizer:
         return ids
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """Returns the characters, from and to, that each token comes from, without special tokens."""
+        """Returns the start and end of each token in the text, in characters, without special tokens."""
         return self._backend.spans(text)
 
     def symbols(self, text: str) -> int:
-        """Returns how many characters a text has once it is normalised: no token of WordPiece or Unigram has less.
+        """Returns the number of characters of a normalised text. Each token of WordPiece or Unigram has at least one.
 
-        Spaces are among them where marks of words take their place; the marks of the first word are not.
+        Spaces count if the tokenizer replaces them by marks of words. The mark of the first word does not count.
         """
         normalized = self._backend.normalized(text)
         return len(normalized if self.word_marks else normalized.replace(" ", ""))
 
     def tokenize(self, texts: Sequence[str], max_length: int) -> TokenizedTexts:
-        """Turns texts into ids, cutting each to `max_length` tokens but never its special tokens.
+        """Turns texts into ids, and truncates each text to `max_length` tokens. Special tokens are never cut.
 
         Args:
-            texts: The texts, instruction included; at least one.
-            max_length: Tokens per text, special tokens included; more than `special_tokens`.
+            texts: At least one text, instruction included.
+            max_length: Maximum number of tokens per text, special tokens included; more than `special_tokens`.
         """
         room = max_length - self.special_tokens
         ids: list[NDArray[np.int32]] = []
         full_lengths = np.full(len(texts), self.special_tokens, dtype=np.int64)
-        # One by one, so that other threads get their turn in between.
+        # One by one, so that other threads can run in between.
         for index, encodings in groupby(self._backend.encode(texts), key=itemgetter(0)):
             content: list[int] = []
             for _, encoding in encodings:
@@ -208,7 +207,7 @@ class TextTokenizer:
         )
 
     def _keep(self, kept: list[int], encoding: Encoded, room: int) -> None:
-        """Adds the next ids of a text to those that are kept of it, as far as there is room."""
+        """Adds further ids of a text to the kept ids, as far as there is room."""
         if self.truncation_side == "left":
             kept += encoding.ids[-room:]
             del kept[:-room]
@@ -221,16 +220,16 @@ def _leading_ones(mask: list[int]) -> int:
 
 
 def _at_least_one(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    # A model must read at least one token, and only a tokenizer without special tokens can give none.
+    # A model must read at least one token. Only a tokenizer without special tokens can return no token.
     return np.maximum(lengths, 1)
 
 
 def _rust_form(tokenizer: Any) -> Tokenizer | None:  # noqa: ANN401 - see `TextTokenizer.copy_of`
-    """Returns a private copy of the Rust tokenizer inside; None where there is none that says all of itself."""
+    """Returns a private copy of the Rust tokenizer inside; `None` without one, or if it cannot be copied."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         return None
     try:
         return Tokenizer.from_str(backend.to_str())
-    except Exception:  # parts that are written in Python can't be copied
+    except Exception:  # components written in Python cannot be copied
         return None
