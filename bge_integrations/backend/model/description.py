@@ -1,4 +1,4 @@
-"""A model as the fast engines need it, whether a library loaded it or its files alone were read."""
+"""A model in the form that the fast engines need, loaded by a library or read from files."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from bge_integrations.backend.text.tokenizer import TextTokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """An encoder in float32, with all that is needed to run it.
+    """An encoder in float32, with everything needed to run it.
 
     Attributes:
-        facts: What is known of it.
+        facts: The known properties of the model.
         shape: The encoder's shape, as in `facts`.
-        tokenizer: Its tokenizer.
-        rows: What an engine has to give for a text.
+        tokenizer: The model's tokenizer.
+        rows: The kind of output that an engine must compute.
         heads: The weights on top of the encoder, for rerankers and bge-m3.
-        weights: The encoder's weights by the names in transformers' state dict; float32.
+        weights: The encoder's weights, float32, by the names in transformers' state dict.
     """
 
     facts: ModelFacts
@@ -37,6 +37,6 @@ class Description:
 
 
 def rows_for_vectors(facts: ModelFacts) -> Rows:
-    """Returns what an engine has to give for the vectors of a model: its first row is enough for CLS pooling."""
-    # The first row that is left once the instruction is left out, is not the first of all.
+    """Returns the kind of output that the vectors of a model need. The first row is enough for CLS pooling."""
+    # If pooling leaves the instruction out, it takes the first row after the instruction, not the first row of all.
     return "cls" if facts.pooling == "cls" and not facts.pools_without_prompt else "tokens"

@@ -1,4 +1,4 @@
-"""What must be known of a model, beside its weights, to encode texts with it. Plain data that can be saved."""
+"""The properties of a model, other than its weights, that encoding needs. Plain data that can be saved."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from bge_integrations.backend.text.tokenizer import Side
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderFacts:
-    """What must be known of a decoder that scores pairs.
+    """The properties of a decoder that scores pairs.
 
     Attributes:
-        prompt: What it was trained to be asked; None for a model that is no BGE reranker, where each user says it.
-        first_ids: Ids at the beginning.
-        layers: How many it has.
-        options: Names of what its forward takes beside tokens.
+        prompt: The prompt of its training; `None` for a model that is not a BGE reranker, where the user sets it.
+        first_ids: Ids at the start of each pair.
+        layers: Number of layers.
+        options: Names of the inputs that its `forward` takes in addition to tokens.
     """
 
     prompt: str | None
@@ -29,31 +29,30 @@ class DecoderFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What was found out about a model when a library loaded it.
+    """The properties of a model.
 
     Attributes:
-        dimension: Length of its vectors.
-        max_tokens: The longest text it reads, special tokens included.
-        positions: How many tokens it has positions for; None where its positions are unbounded.
-        word_rows: Rows of its table of words, which token ids look up; None where it has no such table.
-        type_rows: Rows of its table of token types; None where it has none.
-        second_type: The type of the tokens of a pair's second text, as its tokenizer gives it; 0 where it makes no
-            difference between the texts.
-        normalizes: Whether the checkpoint's own modules end in an L2 normalisation.
-        normalizes_by_default: Whether its vectors have unit length where the setting `normalize` is None.
-        recognized_by: Whether the BGE model that it is or was made from was found by its name or in a record; None for
-            any other model. See `catalogue.Recognition`.
-        pooling: How hidden states become a vector, by sentence-transformers' name, where that is all that follows
-            the transformer; None where the checkpoint's own modules must do it.
-        pools_without_prompt: Whether pooling leaves an instruction's tokens out.
+        dimension: Length of the vectors.
+        max_tokens: Tokens of the longest text that the model reads, special tokens included.
+        positions: Number of positions; `None` if it is unlimited.
+        word_rows: Rows of the word embedding table, which token ids index; `None` without such a table.
+        type_rows: Rows of the token type table; `None` without such a table.
+        second_type: Token type of a pair's second text, from the tokenizer; 0 if both texts have the same type.
+        normalizes: Whether the checkpoint's own modules end with an L2 normalisation.
+        normalizes_by_default: Whether the vectors have unit length if the setting `normalize` is `None`.
+        recognized_by: The way in which the BGE model, or the BGE base model, was recognised: by its name or from a
+            record. `None` for any other model. See `catalogue.Recognition`.
+        pooling: sentence-transformers' name of the pooling, if only pooling follows the transformer; `None` if the
+            checkpoint's own modules must run.
+        pools_without_prompt: Whether pooling leaves the tokens of the instruction out.
         prompts: The prompts saved in the checkpoint, by name.
-        default_prompt_name: The prompt for texts without another one.
-        unweighted_ids: Ids of the tokens that bge-m3 gives no lexical weight; none for other purposes.
-        pad_id: Token id that fills short texts.
+        default_prompt_name: Name of the prompt for texts without another prompt.
+        unweighted_ids: Ids of tokens without a lexical weight in bge-m3; empty for other purposes.
+        pad_id: Token id of padding.
         truncation_side: The end at which long texts are cut.
-        splits_special_tokens: Whether special tokens that are written in a text are read as plain text.
+        splits_special_tokens: Whether the names of special tokens in a text are read as plain text.
         encoder: The transformer's shape, if the fast engines know it.
-        decoder: Of a decoder that scores pairs; None for everything else. Never in a prepared model.
+        decoder: The properties of a decoder that scores pairs; `None` for other models. Never in a prepared model.
     """
 
     dimension: int

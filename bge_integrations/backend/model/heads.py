@@ -1,6 +1,6 @@
-"""What stands on an encoder's hidden states: a reranker's score, and the lexical and multi-vector outputs of bge-m3.
+"""Heads on an encoder's hidden states: a reranker's score, and the lexical and multi-vector outputs of bge-m3.
 
-They are small beside the encoder, so numpy computes them, in float32, whatever runs the encoder.
+They are small compared with the encoder, so numpy computes them in float32 for all engines.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bge_integrations.backend.engines.interface import Rows, TokenBatch
 
 Floats = NDArray[np.float32]
 Heads = Mapping[str, Floats]
-"""Weights by name; a linear map has `NAME.weight`, shape [out, in], and `NAME.bias`, shape [out]."""
+"""Weights by name. A linear map has `NAME.weight`, shape [out, in], and `NAME.bias`, shape [out]."""
 
 SCORE_DENSE, SCORE_OUT = "score_dense", "score_out"
 SPARSE, COLBERT = "sparse", "colbert"
@@ -24,20 +24,20 @@ _NORM_FLOOR = np.float32(1e-12)  # as torch.nn.functional.normalize
 
 
 def unit_rows(rows: Floats) -> Floats:
-    """Returns rows of length 1, shape [n, width]."""
+    """Returns the rows with L2 norm 1, shape [n, width]."""
     normalized: Floats = rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), _NORM_FLOOR)
     return normalized
 
 
 def one_score_a_pair(kind: Rows, heads: Heads, rows: Floats) -> Floats:
-    """Turns what an engine gave for a batch into one logit a pair.
+    """Computes one logit per pair from the rows of a batch.
 
-    On the first row, transformers' sequence classifiers put a dense layer, tanh, and a projection to one number.
+    transformers' sequence classifiers apply a dense layer, tanh, and a projection to one number to the first row.
 
     Args:
-        kind: What the engine gives: "cls", or "pooled" where that is the logit already.
-        heads: With `SCORE_DENSE` and `SCORE_OUT`.
-        rows: What it gave, shape [pairs, width].
+        kind: "cls", or "pooled" if the rows are already the logits.
+        heads: Weights with `SCORE_DENSE` and `SCORE_OUT`.
+        rows: The engine's output, shape [pairs, width].
 
     Returns:
         float32, shape [pairs].
@@ -48,14 +48,13 @@ def one_score_a_pair(kind: Rows, heads: Heads, rows: Floats) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class M3Row:
-    """What bge-m3 says of one text.
+    """The outputs of bge-m3 for one text. Outputs that were not requested are `None`.
 
     Attributes:
-        dense: Its vector, before normalisation, float32, shape [hidden size].
-        token_ids: Its tokens, special ones included, int32, shape [tokens].
-        token_weights: The lexical weight of each, float32, shape [tokens]; None if not asked for.
-        colbert: A vector of length 1 for each token but the first, float32, shape [tokens - 1, hidden size]; None if
-            not asked for.
+        dense: The vector before normalisation, float32, shape [hidden size].
+        token_ids: Token ids, special tokens included, int32, shape [tokens].
+        token_weights: Lexical weight of each token, float32, shape [tokens].
+        colbert: A vector with L2 norm 1 for each token except the first, float32, shape [tokens - 1, hidden size].
     """
 
     dense: Floats
@@ -73,21 +72,21 @@ class M3Row:
 def m3_rows(
     heads: Heads, batch: TokenBatch, rows: Floats, pooled: Floats, *, sparse: bool = True, colbert: bool = True
 ) -> NDArray[np.object_]:
-    """Computes what was asked for of bge-m3's outputs.
+    """Computes the requested outputs of bge-m3.
 
-    Formulas: `sparse_embedding` and `colbert_embedding` of FlagEmbedding's `EncoderOnlyEmbedderM3Model`; the paper is
+    Formulas: `sparse_embedding` and `colbert_embedding` of FlagEmbedding's `EncoderOnlyEmbedderM3Model`. Paper:
     https://arxiv.org/abs/2402.03216.
 
     Args:
-        heads: With `SPARSE` and `COLBERT`.
+        heads: Weights with `SPARSE` and `COLBERT`.
         batch: The texts.
-        rows: The hidden states of their tokens, shape [tokens, hidden size].
-        pooled: Their dense vectors, before normalisation, shape [texts, hidden size].
-        sparse: Compute lexical weights.
-        colbert: Compute a vector for each token.
+        rows: Hidden states of all tokens, shape [tokens, hidden size].
+        pooled: Dense vectors before normalisation, shape [texts, hidden size].
+        sparse: Whether to compute lexical weights.
+        colbert: Whether to compute a vector for each token.
 
     Returns:
-        An `M3Row` a text, shape [texts].
+        One `M3Row` per text, shape [texts].
     """
     ends = np.cumsum(batch.lengths)
     weights = np.maximum(_linear(heads, SPARSE, rows)[:, 0], 0) if sparse else None
@@ -95,7 +94,7 @@ def m3_rows(
     found = np.empty(len(ends), dtype=object)
     for text, (end, length) in enumerate(zip(ends, batch.lengths, strict=True)):
         start = end - length
-        # Copies, since views would keep the whole batch in memory.
+        # Copies, because views would keep the whole batch in memory.
         found[text] = M3Row(
             pooled[text].copy(),
             batch.ids[start:end].copy(),

@@ -1,4 +1,4 @@
-"""From the hidden states of tokens to one vector a text, for models that do not take the first row."""
+"""From the hidden states of tokens to one vector per text."""
 
 from __future__ import annotations
 
@@ -35,26 +35,25 @@ def _last(rows: NDArray[np.float32], starts: NDArray[np.int64], lengths: NDArray
 
 
 TOKEN_POOLINGS: Mapping[str, Pool] = {"cls": _first, "mean": _mean, "max": _max, "lasttoken": _last}
-"""By sentence-transformers' names."""
-
+"""Pooling functions by sentence-transformers' names."""
 
 NAMES_OF_CATALOGUE: Mapping[str, str] = {"cls": "cls", "last_token": "lasttoken"}
 """sentence-transformers' names of the catalogue's poolings."""
 
 NAMES_OF_SETTING: Mapping[str, str] = {"cls": "cls", "mean": "mean", "last": "lasttoken"}
-"""sentence-transformers' names of what the setting `pooling` can be."""
+"""sentence-transformers' names of the values of the setting `pooling`."""
 
 
 def one_row_a_text(
     kind: Rows, pooling: str | None, batch: TokenBatch, rows: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Turns what an engine gave for a batch into one vector a text.
+    """Computes one vector per text from the rows of a batch.
 
     Args:
-        kind: What the engine gives.
-        pooling: How to pool tokens: a key of `TOKEN_POOLINGS`.
-        batch: What the engine was given.
-        rows: What it gave.
+        kind: The kind of rows.
+        pooling: The pooling of token rows, a key of `TOKEN_POOLINGS`. `None`: mean.
+        batch: The engine's input.
+        rows: The engine's output.
 
     Returns:
         float32, shape [texts, width].
@@ -65,7 +64,7 @@ def one_row_a_text(
 
 
 def cosines(left: NDArray[Float], right: NDArray[Float]) -> NDArray[Float]:
-    """Returns the cosine of each row with the other's, shape [rows]."""
+    """Returns the cosine of each row of `left` with the same row of `right`, shape [rows]."""
     norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     found: NDArray[Float] = np.einsum("td,td->t", left, right) / norms
     return found
@@ -80,10 +79,10 @@ def pool_tokens(
     """Pools the rows of every text.
 
     Args:
-        rows: Hidden states of all texts one after another, shape [tokens, width].
+        rows: Concatenated hidden states of all texts, shape [tokens, width].
         lengths: Tokens of each text, shape [texts].
         pooling: A key of `TOKEN_POOLINGS`.
-        prompt_lengths: Leading tokens of each text to leave out, less than it has, shape [texts].
+        prompt_lengths: Leading tokens of each text to leave out, fewer than its tokens, shape [texts].
 
     Returns:
         float32, shape [texts, width].
