@@ -1,4 +1,4 @@
-"""How many processor cores, how many threads and how much memory this process may really use. Imports no torch."""
+"""The cores, threads and memory that this process may use. Imports no torch."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _torch_number_set: int | None = None
 
 
 def usable_cores() -> int:
-    """Returns the cores that this process may use: its CPU affinity, or less where a container's quota says so.
+    """Returns the number of cores that this process may use: its CPU affinity, or a container's smaller quota.
 
-    `os.cpu_count()` counts the machine's cores also inside a container that is given two of them; threads beyond the
-    quota are stopped for the rest of each period, which costs more than they bring. Of Apple's processors the
-    efficiency cores are left out: at every operation the other cores would wait for them.
+    `os.cpu_count()` counts all cores of the machine, even in a container with two cores. Threads beyond the quota are
+    stopped for the rest of each period, which costs more time than they save. The efficiency cores of Apple's
+    processors do not count: the other cores would wait for them at every operation.
     """
     known = [
         _affinity() or _performance_cores() or os.cpu_count() or 1,
@@ -36,30 +36,30 @@ def usable_cores() -> int:
 
 
 def thread_limits() -> dict[str, int]:
-    """Returns what limits the threads that compute while no number of them is given, each limit by its name.
+    """Returns the limits on the default number of threads, by name.
 
-    torch's number is asked for only where torch is imported already. `MKL_NUM_THREADS` counts through it: of the
-    engines only torch uses MKL.
+    torch's number counts only if torch is already imported. It includes `MKL_NUM_THREADS`: of the engines, only torch
+    uses MKL.
     """
     limits = {"usable cores": usable_cores(), _OPENMP: _openmp_threads(), "torch.get_num_threads()": _torch_threads()}
     return {name: limit for name, limit in limits.items() if limit is not None}
 
 
 def usable_threads() -> int:
-    """Returns the threads that compute while no number of them is given: the least of `thread_limits`."""
+    """Returns the default number of threads, the minimum of `thread_limits`."""
     return min(thread_limits().values())
 
 
 def share_threads(threads: int, count: int) -> list[int]:
-    """Shares threads out evenly; everybody gets at least one."""
+    """Divides threads evenly into `count` numbers, each at least 1."""
     return [max((threads + index) // count, 1) for index in range(count)]
 
 
 def set_torch_threads(threads: int) -> None:
-    """Sets torch's number of threads, of which it has one for the whole process.
+    """Sets torch's number of threads, which is one number for the whole process.
 
-    What this package sets is no wish of the user's: `thread_limits` goes on with the number that was there before,
-    until the user sets another.
+    `thread_limits` ignores this number, because the user has not set it. It keeps the previous number until the user
+    sets another.
     """
     global _torch_number_before, _torch_number_set
     import torch
@@ -70,15 +70,15 @@ def set_torch_threads(threads: int) -> None:
 
 
 def usable_memory() -> int:
-    """Returns the bytes of memory that this process may use: the machine's, or less where a container's limit says so.
+    """Returns the bytes of memory that this process may use: the machine's memory, or a container's smaller limit.
 
-    Where the system tells nothing, 4 GiB.
+    If the size of the machine's memory is unknown, it counts as 4 GiB.
     """
     return min(_machine_memory() or _MEMORY_IF_UNKNOWN, *_memory_limits(), sys.maxsize)
 
 
 def _affinity() -> int | None:
-    """Returns the cores that this process is bound to; None where it is bound to none, or the system doesn't say."""
+    """Returns the number of cores that this process is bound to; `None` without a binding, or if it is unknown."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     kernel = _windows_kernel()
@@ -88,21 +88,21 @@ def _affinity() -> int | None:
     own, machine = ctypes.c_size_t(), ctypes.c_size_t()
     handle = ctypes.c_void_p(kernel.GetCurrentProcess())
     found = kernel.GetProcessAffinityMask(handle, ctypes.byref(own), ctypes.byref(machine))
-    # The masks are those of one processor group, of 64 cores at most. A process that is bound to nothing has the
-    # machine's mask, and one with threads in several groups has none: both may use the cores of all groups.
+    # A mask covers one processor group, which has at most 64 cores. A process without a binding has the mask of the
+    # machine. A process with threads in several groups has an empty mask. Both may use the cores of all groups.
     return own.value.bit_count() if found and own.value not in (0, machine.value) else None
 
 
 def _python_cores() -> int | None:
-    """Returns what `-X cpu_count` or `PYTHON_CPU_COUNT` say, else all cores; None before Python 3.13."""
+    """Returns the number from `-X cpu_count` or `PYTHON_CPU_COUNT`, else of all cores; `None` before Python 3.13."""
     count = getattr(os, "process_cpu_count", None)
     return count() if count else None
 
 
 def _performance_cores() -> int | None:
-    """Returns the cores of Apple's processors but for the efficiency cores; None elsewhere.
+    """Returns the number of cores of an Apple processor without efficiency cores; `None` on other processors.
 
-    Level 0 is the fastest, and each has a name (`sysctl hw.perflevel0`). Some processors have no efficiency cores.
+    Level 0 is the fastest; each level has a name (`sysctl hw.perflevel0`). Some processors have no efficiency cores.
     """
     levels = _system_number("hw.nperflevels") or 0
     counts = [
@@ -119,32 +119,32 @@ def _system_number(name: str) -> int | None:
 
 
 def _system_value(name: str) -> bytes | None:
-    """Returns what macOS's `sysctlbyname` gives for a name; None where there is no such function or name."""
+    """Returns the value of macOS's `sysctlbyname`; `None` if the function or the name does not exist."""
     value = ctypes.create_string_buffer(64)
     size = ctypes.c_size_t(len(value))
     try:
         ask = ctypes.CDLL(None).sysctlbyname
-    except (AttributeError, OSError, TypeError):  # TypeError: Windows can't open the program itself
+    except (AttributeError, OSError, TypeError):  # TypeError: on Windows, `CDLL(None)` is not possible
         return None
     failed = ask(name.encode(), value, ctypes.byref(size), None, ctypes.c_size_t(0))
     return None if failed else value.raw[: size.value]
 
 
 def _windows_kernel() -> Any:  # noqa: ANN401 - ctypes knows no types of a library's functions
-    """Returns Windows' kernel32; None elsewhere."""
+    """Returns Windows' kernel32; `None` on other systems."""
     load = getattr(ctypes, "WinDLL", None)
     return load("kernel32") if load else None
 
 
 def _openmp_threads() -> int | None:
-    """Returns the number in `OMP_NUM_THREADS`; of a list, whose further numbers are for nested regions, the first."""
+    """Returns the first number in `OMP_NUM_THREADS`. Further numbers of a list are for nested regions."""
     first = os.environ.get(_OPENMP, "").partition(",")[0].strip()
     return int(first) if re.fullmatch(r"[0-9]+", first) and int(first) > 0 else None
 
 
 def _torch_threads() -> int | None:
-    """Returns torch's number as the user has left it; None where torch is not imported."""
-    count = getattr(sys.modules.get("torch"), "get_num_threads", None)  # not there yet while torch is being imported
+    """Returns torch's number of threads without changes by this package; `None` if torch is not imported."""
+    count = getattr(sys.modules.get("torch"), "get_num_threads", None)  # it does not exist during the import of torch
     if count is None:
         return None
     now: int = count()
@@ -162,7 +162,7 @@ def _quotas() -> Iterator[float]:
                     (group / f"cpu.cfs_{part}_us").read_text(encoding="ascii") for part in ("quota", "period")
                 )
             cores = float(quota) / float(period)
-            if cores > 0:  # -1 is none
+            if cores > 0:  # -1: no limit
                 yield cores
 
 
@@ -177,15 +177,15 @@ def _memory_limits() -> Iterator[int]:
 
 
 def _control_groups(controller: str) -> Iterator[Path]:
-    """Yields the folders of this process's control group and of all above it that can be seen, in both versions.
+    """Yields the folders of this process's control group and of all visible groups above it, for cgroup v1 and v2.
 
-    A limit may stand in any of them: systemd and Kubernetes put it above the group that the process is in. See
-    "cgroup files" in cgroups(7), and proc_pid_mountinfo(5).
+    Any of them may have a limit: systemd and Kubernetes set it above the group of the process. See "cgroup files" in
+    cgroups(7), and proc_pid_mountinfo(5).
     """
     try:
         own = os.fsdecode((_PROCESS / "cgroup").read_bytes()).splitlines()
         mounts = os.fsdecode((_PROCESS / "mountinfo").read_bytes()).splitlines()
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return
     groups = {name: path for _, names, path in (line.split(":", 2) for line in own) for name in names.split(",")}
     for line in mounts:
@@ -200,7 +200,7 @@ def _control_groups(controller: str) -> Iterator[Path]:
             continue
         try:
             inside = PurePosixPath(group).relative_to(root)
-        except ValueError:  # what is mounted is the process's own group, and `group` its name outside the container
+        except ValueError:  # the process's own group is mounted, and `group` is its name outside the container
             inside = PurePosixPath()
         if ".." not in inside.parts:
             yield Path(mounted, inside)
@@ -208,7 +208,7 @@ def _control_groups(controller: str) -> Iterator[Path]:
 
 
 def _machine_memory() -> int | None:
-    """Returns the bytes of memory of the machine; None where the system doesn't tell."""
+    """Returns the machine's memory in bytes; `None` if it is unknown."""
     try:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
@@ -217,7 +217,7 @@ def _machine_memory() -> int | None:
 
 
 class _MemoryStatus(ctypes.Structure):
-    """Windows' MEMORYSTATUSEX, whose first field is its own size."""
+    """Windows' MEMORYSTATUSEX. Its first field must hold its own size."""
 
     _fields_ = (
         ("length", ctypes.c_uint32),

@@ -1,4 +1,4 @@
-"""Which devices there are, and what a device and a precision of `auto` mean here."""
+"""The devices of this machine, and the meaning of `auto` for devices and precisions."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from bge_integrations.errors import DeviceNotAvailableError, SettingsError
 
 DEVICE_KINDS = ("cuda", "mps", "cpu")
-_DRIVER_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, and either under WSL
+_DRIVER_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, and both under WSL
 
 
 def available_devices() -> list[str]:
-    """Returns the devices that models can run on here, best first.
+    """Returns the devices of this machine that can run models, best first.
 
-    torch, whose import takes seconds, is only asked where it could know of more than the CPU.
+    The import of torch takes seconds, so torch is only asked if it may know another device than the CPU.
     """
     if "torch" not in sys.modules and not _may_have_accelerator():
         return ["cpu"]
@@ -33,17 +33,17 @@ def resolve_devices(device: str | Sequence[str] | None, kinds: Collection[str] =
     """Returns the devices to use together.
 
     Args:
-        device: One of them, several, `"all"` for all there are of the best kind, or None for the first there is. The
-            processor may be named several times: its cores are then shared out.
-        kinds: The kinds of device that can do what is asked for. None and `"all"` take one of these where there is
-            one; a device that is named stays.
+        device: One device, several devices, `"all"` for all devices of the best kind, or `None` for the best device.
+            "cpu" may occur several times: then its cores are divided.
+        kinds: The kinds of device that support the other settings. `None`, `"auto"` and `"all"` prefer these kinds. A
+            device given by name does not depend on them.
 
     Raises:
-        DeviceNotAvailableError: If one is not on this machine.
+        DeviceNotAvailableError: A device is not on this machine.
         SettingsError: Devices of several kinds, or one GPU twice.
     """
     if device in (None, "auto", "all"):
-        # What only the processor can do needs no import of torch to look for other devices.
+        # If only the CPU supports the settings, other devices and the import of torch are not needed.
         available = ["cpu"] if {*kinds} == {"cpu"} else available_devices()
         fitting = [name for name in available if name.split(":")[0] in kinds] or available
         first = fitting[0].split(":")[0]
@@ -53,18 +53,18 @@ def resolve_devices(device: str | Sequence[str] | None, kinds: Collection[str] =
     devices = tuple(resolve_device(name) for name in device)
     if len({name.split(":")[0] for name in devices}) > 1:
         raise SettingsError(
-            f"device={list(device)!r} names devices of several kinds, which compute different vectors; give one kind."
+            f"device={list(device)!r} names devices of several kinds, which compute different vectors; use one kind."
         )
     if devices[0] != "cpu" and len(set(devices)) < len(devices):
-        raise SettingsError(f"device={list(device)!r} names one device twice; give each once.")
+        raise SettingsError(f"device={list(device)!r} names one device twice; name each device once.")
     return devices
 
 
 def resolve_device(device: str) -> str:
-    """Returns the device to use by its one name: "cuda:0" for "cuda", the first there is for "auto".
+    """Returns the unique name of a device: "cuda:0" for "cuda", the best device for "auto".
 
     Raises:
-        DeviceNotAvailableError: If it is not on this machine, naming those that are.
+        DeviceNotAvailableError: The device is not on this machine. The message names the available devices.
     """
     if device in ("cpu", "cpu:0"):
         return "cpu"
@@ -75,16 +75,16 @@ def resolve_device(device: str) -> str:
     cuda_devices = sum(name.startswith("cuda") for name in available)
     known = {name.split(":")[0] for name in available}
     if match and match[1] in known and (match[1] != "cuda" or int(match[2] or 0) < cuda_devices):
-        # "cuda" and "cuda:0", or "cpu" and "cpu:0", are one device and must share one model.
+        # "cuda" and "cuda:0" are one device and must share one model.
         return f"cuda:{match[2] or 0}" if match[1] == "cuda" else match[1]
     raise DeviceNotAvailableError(
-        f"device={device!r} is not on this machine; it has {', '.join(map(repr, available))}. Leave "
-        "device=None to take the first of these."
+        f"device={device!r} is not on this machine; it has {', '.join(map(repr, available))}. Set device=None to use "
+        "the first of these."
     )
 
 
 def resolve_precision(precision: str, device: str) -> str:
-    """Returns the precision to compute in: `"auto"` is float16 on CUDA, as the authors run their models."""
+    """Returns the precision for a device. `"auto"` is float16 on CUDA, as in the model authors' code, else float32."""
     if precision != "auto":
         return precision
     return "float16" if device.startswith("cuda") else "float32"

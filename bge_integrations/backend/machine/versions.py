@@ -1,6 +1,6 @@
-"""The versions of installed packages, also where their metadata are missing.
+"""The versions of installed packages, also of packages without metadata.
 
-Slimmed layers of cloud functions and vendored copies hold packages without the `*.dist-info` beside them.
+Reduced layers of cloud functions and vendored copies hold packages without their `*.dist-info` folder.
 """
 
 from __future__ import annotations
@@ -15,25 +15,22 @@ _MODULES = {"llama-index-core": "llama_index.core"}
 
 
 def version_of(distribution: str) -> str | None:
-    """Returns a package's version: as its metadata say, else as the module says that is imported already.
+    """Returns a package's version, from its metadata or else from its imported module; `None` if neither has it.
 
     Args:
-        distribution: The name on the package index.
-
-    Returns:
-        The version; None where neither says it.
+        distribution: Name of the package on the package index.
     """
     if distribution == _OWN:
         return __version__
     try:
         found: object = version(distribution)
-    except (PackageNotFoundError, KeyError):  # the latter for metadata without a version, from Python 3.14 on
+    except (PackageNotFoundError, KeyError):  # KeyError: metadata without a version, from Python 3.14 on
         found = None
-    if found is None:  # metadata without a version, before
+    if found is None:  # before Python 3.14, `version` returns `None` for metadata without a version
         found = getattr(sys.modules.get(module_of(distribution)), "__version__", None)
     return found if isinstance(found, str) else None
 
 
 def module_of(distribution: str) -> str:
-    """Returns the module that a package of this name is imported by."""
+    """Returns the name of a package's module."""
     return _MODULES.get(distribution, distribution.replace("-", "_"))
