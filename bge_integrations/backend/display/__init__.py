@@ -1,1 +1,1 @@
-"""What a user sees meanwhile: bars and logs of ours, and nothing of other libraries."""
+"""The display during work: progress bars of this package, and no output of other libraries."""

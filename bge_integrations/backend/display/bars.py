@@ -1,7 +1,7 @@
-"""Progress bars that cost no result: tqdm's, on a standard error that may be missing, closed or broken.
+"""Bars of tqdm that never raise, even if standard error is missing, closed or broken.
 
-tqdm writes while it holds a lock, one for all bars of a process, and does not release it if writing raises
-(`tqdm.std.tqdm.refresh`). The next bar of another thread then waits for ever.
+tqdm writes while it holds one lock for all bars of the process. If writing raises, tqdm does not release the lock
+(`tqdm.std.tqdm.refresh`). Then the next bar of another thread waits for ever.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ logger = get_logger(__name__)
 
 @cache
 def steady(kind: type[Any]) -> type[Any]:
-    """Makes a class of bars from another one of tqdm's kind.
+    """Returns a safe subclass of a class of bars.
 
-    Its bars show nothing where there is no standard error, stop showing anything where it can't be written to, and
-    leave no lock behind. Bars of other classes may stand above and below them.
+    Its bars show nothing without a standard error, stop when they cannot write to it, and leave no lock behind. Bars of
+    other classes may be shown above and below them.
 
     Args:
-        kind: `tqdm.tqdm`, or a class derived from it.
+        kind: `tqdm.tqdm` or a class derived from it.
     """
     return type(kind.__name__, (_Steady, kind), {"__module__": __name__})
 
 
 class _Screen:
-    """A stream that raises nothing when it is written to. It is equal to the stream, by which tqdm knows its width."""
+    """A stream whose write never raises. It compares equal to the wrapped stream, by which tqdm finds the width."""
 
-    def __init__(self, stream: Any) -> None:  # noqa: ANN401 - whatever an application has put in the place of one
+    def __init__(self, stream: Any) -> None:  # noqa: ANN401 - an application may have replaced standard error
         self._stream = stream
         self._works = True
 
@@ -46,16 +46,16 @@ class _Screen:
         self._try("flush")
 
     def isatty(self) -> bool:
-        """Whether it is a terminal."""
+        """Whether the stream is a terminal."""
         return bool(self._try("isatty"))
 
-    def _try(self, method: str, *args: str) -> Any:  # noqa: ANN401 - whatever the stream returns
+    def _try(self, method: str, *args: str) -> Any:  # noqa: ANN401 - the stream's
         if self._works:
             try:
                 return getattr(self._stream, method)(*args)
-            except Exception as error:  # of the system, of a closed file, of an encoding, of an application's class
+            except Exception as error:  # from the system, a closed file, an encoding or an application's class
                 self._works = False
-                logger.info("a progress bar is not shown any more, since standard error can't be written to: %r", error)
+                logger.info("a progress bar is not shown any more, because writing to standard error failed: %r", error)
         return None
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - of the stream
@@ -69,11 +69,11 @@ class _Screen:
 
 
 class _Steady:
-    """Goes before a class of tqdm's."""
+    """Base class before a class of tqdm in the method resolution order."""
 
-    # Not tqdm's own, which a bar of another library may have left held, and which starts a process for semaphores.
+    # Not tqdm's own lock: a bar of another library may have left it locked, and it starts a process for semaphores.
     _lock = threading.RLock()
-    # Its thread is there for bars that look at the clock only now and then; these do at every update.
+    # No monitor thread: it serves bars that rarely check the time, but these check it at every update.
     monitor_interval = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - tqdm's
@@ -84,12 +84,12 @@ class _Steady:
             kwargs |= {"file": _Screen(stream), "miniters": kwargs.get("miniters") or 1}
         try:
             super().__init__(*args, **kwargs)
-        except Exception as error:  # tqdm flushes both standard streams itself, and widgets fail in their own ways
+        except Exception as error:  # tqdm flushes both standard streams itself, and widgets may raise any error
             logger.info("a progress bar can't be shown: %r", error)
             super().__init__(*args, **{**kwargs, "disable": True})
 
     def refresh(self, nolock: bool = False, lock_args: Any = None) -> Any:  # noqa: ANN401 - tqdm's
-        """As tqdm's, but releases the lock in any case."""
+        """As in tqdm, but always releases the lock."""
         inner: Any = super()
         if nolock or lock_args:
             return inner.refresh(nolock=nolock, lock_args=lock_args)
@@ -97,7 +97,7 @@ class _Steady:
             return inner.refresh(nolock=True)
 
     def clear(self, nolock: bool = False) -> None:
-        """As tqdm's, but releases the lock in any case."""
+        """As in tqdm, but always releases the lock."""
         inner: Any = super()
         if nolock:
             inner.clear(nolock=True)

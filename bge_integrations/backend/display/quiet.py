@@ -1,7 +1,7 @@
-"""Keeps what other libraries show while they work for us to themselves: bars, and reports that tell nothing.
+"""Hides progress bars and useless reports of other libraries while they work for this package.
 
-Their own switches are for the whole process. What is done here holds only for threads within such a block, and all is
-as it was found when none is.
+The libraries' own switches affect the whole process. The changes here affect only threads inside a block, and they are
+reverted when no thread is inside.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ TakeBack = Callable[[], None]
 
 
 class _Quiet:
-    """Changes to a library that last while any thread is within a block, and that other threads don't notice."""
+    """Changes to a library that last while any thread is inside a block. Other threads do not notice them."""
 
     def __init__(self, change: Callable[[Callable[[], bool]], TakeBack]) -> None:
-        """Prepares them.
+        """Prepares the changes.
 
         Args:
-            change: Makes the changes, and returns what takes them back. It is given what says whether the calling
-                thread is within a block.
+            change: Function that makes the changes and returns a function that reverts them. Its argument is a function
+                that says whether the calling thread is inside a block.
         """
         self._change = change
         self._lock = ForkSafeLock()
@@ -62,19 +62,22 @@ class _Quiet:
 
 
 def _replaced(module: str, name: str, method: str, instead: Callable[..., Any]) -> TakeBack:
-    """Replaces a method of a library's class, and returns what puts it back unless somebody has replaced it since.
+    """Replaces a method of a library's class.
 
     Args:
-        module: Where the class is.
-        name: Its name.
-        method: The method's.
-        instead: Called with the original before the method's own arguments.
+        module: Name of the class's module.
+        name: Name of the class.
+        method: Name of the method.
+        instead: The replacement. Its first argument is the original method, before the method's own arguments.
+
+    Returns:
+        A function that restores the original, unless other code has replaced the method since.
     """
     try:
         kind = getattr(importlib.import_module(module), name)
         original = vars(kind)[method]
-    except (ImportError, AttributeError, KeyError):  # another version: what it shows is no reason not to load a model
-        logger.info("%s has no %s.%s; what it shows meanwhile is not held back", module, name, method)
+    except (ImportError, AttributeError, KeyError):  # another version of the library: its output is not an error
+        logger.info("%s has no %s.%s; its output can't be hidden", module, name, method)
         return lambda: None
 
     @functools.wraps(original)
@@ -115,10 +118,10 @@ def _change_transformers(is_own: Callable[[], bool]) -> TakeBack:
 
 
 def _are_known(weights: Any) -> bool:  # noqa: ANN401 - transformers' LoadStateDictInfo
-    """Whether weights are only missing, which is looked for here, or left over from a head that isn't used.
+    """Whether weights are only missing, which this package checks itself, or left over from an unused head.
 
-    Encoders are often saved with the head that they were trained with, and without BERT's pooler. Whole layers that are
-    left over are another matter: then the configuration is wrong.
+    Encoders are often saved with the head of their training and without BERT's pooler. But if whole layers are left
+    over, the configuration is wrong.
     """
     if weights.mismatched_keys or weights.conversion_errors or weights.error_msgs:
         return False
@@ -136,7 +139,7 @@ def _change_nncf(is_own: Callable[[], bool]) -> TakeBack:
         return record.levelno >= logging.ERROR or not is_own()
 
     log = logging.getLogger("nncf")
-    # A new list each time, since another thread may be in the middle of the old one.
+    # A new list each time, because another thread may be iterating over the old one.
     log.filters = [*log.filters, is_wanted]
     put_back = _replaced("nncf.common.logging.track_progress", "track", "__init__", bar)
 
@@ -148,7 +151,7 @@ def _change_nncf(is_own: Callable[[], bool]) -> TakeBack:
 
 
 quiet_transformers = _Quiet(_change_transformers)
-"""No bars of transformers, and no reports of weights that are looked for here anyway."""
+"""Hides bars of transformers, and reports of weights that this package checks itself."""
 
 quiet_nncf = _Quiet(_change_nncf)
-"""No bars of nncf, and nothing in its log but errors. Both would go to standard output."""
+"""Hides bars of nncf, and its log records below the level of errors. Both would go to standard output."""
