@@ -181,7 +181,7 @@ def test_a_setting_is_not_taken_by_what_holds_the_model_either(
     m3 = make_m3(tmp_path / "bge-m3")
     for holder in (BgeEncoder(folder), BgeReranker(bge_reranker_base), BgeM3Encoder(m3)):
         for name in ("max_length", "query_instruction", "device", "settings"):
-            with pytest.raises(SettingsError, match=rf"^{name} can't be changed afterwards; make another.*replace"):
+            with pytest.raises(SettingsError, match=rf"^{name} can't be changed afterwards; create a new.*replace"):
                 setattr(holder, name, None)
         changed = type(holder).from_settings(holder.settings.replace(max_length=16))  # type: ignore[arg-type]
         assert changed.max_length == 16

@@ -328,7 +328,7 @@ class TestModels:
 
 class TestInput:
     def test_nothing_asked_for_is_refused(self, m3: BgeM3Encoder) -> None:
-        with pytest.raises(SettingsError, match="nothing to compute"):
+        with pytest.raises(SettingsError, match="set at least one of them to True"):
             m3.encode_documents(["fox"], dense=False, sparse=False, colbert=False)
 
     def test_bad_texts_are_named(self, m3: BgeM3Encoder) -> None:

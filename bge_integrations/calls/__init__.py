@@ -1,5 +1,5 @@
-"""One call, from texts or pairs of texts to results: what encoders, rerankers and bge-m3 share.
+"""One call, from texts or pairs of texts to results: the common code of encoders, rerankers and bge-m3.
 
-`handle` holds the loaded model, `inputs` checks what a user passed, `call` takes it through tokenizer, queue and
-engine, and `embedding`, `scoring` and `m3` say what comes out. `waiting` runs a call for a thread or an event loop.
+`handle` holds the loaded model, `inputs` checks the user's input, and `call` takes it through tokenizer, queue and
+engine. `embedding`, `scoring` and `m3` collect the results. `waiting` runs a call for a thread or an event loop.
 """

@@ -1,4 +1,4 @@
-"""One call, from texts or pairs of them to results: slice by slice, so that memory does not grow with the corpus."""
+"""One call, from texts or pairs of texts to results. It works by slices, so memory does not grow with the corpus."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from bge_integrations.settings import ModelSettings
 if TYPE_CHECKING:
     from bge_integrations.backend.loading.model import LoadedModel
 
-# Sorted by length, so many texts leave hardly any padding; tokenising as many takes less than a second.
+# This many texts, sorted by length, need hardly any padding. Their tokenisation takes less than a second.
 ITEMS_A_SLICE = 4096
 
 
@@ -42,21 +42,21 @@ Result = TypeVar("Result")
 Result_co = TypeVar("Result_co", covariant=True)
 
 Slices = tuple[int | None, Iterator[list[Item]]]
-"""How many items there are, `None` if that is not known; and slices of them."""
+"""The number of items, `None` if it is not known, and slices of the items."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """What is decided before the items of a call are looked at, whatever comes out of it.
+    """The terms of a call that do not depend on its items or on the kind of results.
 
     Attributes:
-        model: What computes.
-        settings: What the user set.
-        max_length: Tokens per item, special tokens included.
-        priority: Interactive calls go before bulk ones, and show no progress bar.
-        item: What the call is given, in words, for messages.
-        first: The index of its first item, where it is part of a larger call.
-        whole: The report of that larger call, which warns and shows progress once for all its parts.
+        model: The loaded model.
+        settings: The user's settings.
+        max_length: Maximum number of tokens per item, special tokens included.
+        priority: Interactive calls go before bulk calls and show no progress bar.
+        item: The word for an item in messages.
+        first: Index of the first item, if this call is part of a larger call.
+        whole: The report of the larger call, which warns and shows progress once for all its parts.
     """
 
     model: LoadedModel
@@ -72,27 +72,28 @@ class Output(Protocol[Result_co]):
     """Collects the results of a call."""
 
     def add(self, part: Slice[Any], found: NDArray[Any]) -> None:
-        """Stores the results of the distinct items of a slice. Slices come in their order."""
+        """Stores the results of the distinct items of a slice. Slices come in order."""
         ...
 
     def value(self) -> Result_co:
-        """Returns what was stored."""
+        """Returns the results of the call."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Call(Generic[Item, Result]):
-    """Takes texts, or pairs of them, through tokenizer, queue and engine.
+    """Takes texts, or pairs of texts, through tokenizer, queue and engine.
 
     Attributes:
-        terms: What is decided before.
-        cut: Checks items and cuts them into slices of a size; takes the items, the public method's name, and the size.
-        tokenize: Turns items, each of them once, into ids.
-        output: Makes what collects the results of so many items; `None` if their number is not known.
-        head: What makes results of an engine's rows.
-        share: What is taken of each item's tokens by what is no part of the user's texts.
+        terms: The terms of the call.
+        cut: Function that checks items and splits them into slices. It takes the items, the public method's name, and
+            the size of a slice.
+        tokenize: Function that turns distinct items into ids.
+        output: Function that creates the collector of results. It takes the number of items; `None` if it is not known.
+        head: The computation of results from an engine's rows.
+        share: The share of each item's tokens that the user's texts cannot use.
         prompt_length: Leading tokens that pooling leaves out.
-        options: What a decoder is told beside the tokens.
+        options: Further inputs of a decoder.
     """
 
     terms: Terms
@@ -105,28 +106,23 @@ class Call(Generic[Item, Result]):
     options: ScoringOptions | None = None
 
     def run(self, items: Iterable[Item], method: str) -> Result:
-        """Computes results.
-
-        Args:
-            items: The texts or pairs.
-            method: The public method, for messages.
-        """
+        """Computes the results; see `compute`."""
         with call_span(method, self.terms.settings) as attributes:
             return run_blocking(self.compute(items, method, attributes, Blocking()))
 
     async def run_async(self, items: Iterable[Item], method: str) -> Result:
-        """As `run`, without blocking the event loop."""
+        """Does the same as `run` without blocking the event loop."""
         with call_span(method, self.terms.settings) as attributes:
             return await self.compute(items, method, attributes, OnLoop(items))
 
     async def compute(self, items: Iterable[Item], method: str, attributes: dict[str, int], waiter: Waiter) -> Result:
-        """Computes results. Interrupted or cancelled, it gives up what is still queued.
+        """Computes the results. If the call is interrupted or cancelled, its queued texts are dropped.
 
         Args:
             items: The texts or pairs.
-            method: The public method, for messages.
-            attributes: Of the span, to which this call's counts are added.
-            waiter: How to wait.
+            method: Name of the public method, for messages.
+            attributes: The attributes of the span. The call adds its counts to them.
+            waiter: The way to wait.
         """
         terms, settings = self.terms, self.terms.settings
         self.share.check(settings, terms.max_length)
@@ -135,9 +131,9 @@ class Call(Generic[Item, Result]):
         lengths = LengthReport(terms.max_length, settings.on_truncation, terms.item, self.share.instruction_tokens)
         tokenised = self._tokenised(slices, lengths)
         if settings.on_truncation == "error":
-            # Every length is known before anything is computed, so that nothing is computed in vain.
+            # All lengths are checked first, so that nothing is computed in vain.
             tokenised = iter(await waiter.run(partial(list, tokenised)))
-        # A thread that waits for a few texts, and has no more of them to tokenise, may as well compute them.
+        # A thread that waits for a few texts and has nothing else to tokenise may compute them itself.
         may_lend = waiter.blocks and count is not None and count <= FEW_TEXTS
         is_shown = settings.show_progress and terms.priority == "bulk" and terms.whole is None
         queued: deque[_Queued] = deque()
@@ -145,7 +141,7 @@ class Call(Generic[Item, Result]):
             try:
                 while (part := await waiter.run(partial(next, tokenised, None))) is not None:
                     job = self._job(part, progress)
-                    queued.append(_Queued(part, job))  # before it starts, so that an interrupt in between cancels it
+                    queued.append(_Queued(part, job))  # before `submit`, so that an interrupt in between cancels it
                     terms.model.scheduler.submit(job, settings.max_queued_texts, may_lend=may_lend)
                     # One slice is computed while the next one is tokenised.
                     if len(queued) > 1:
@@ -200,7 +196,7 @@ class Call(Generic[Item, Result]):
         )
 
     async def _collect(self, queued: deque[_Queued], output: Output[Result], waiter: Waiter) -> None:
-        """Waits for the oldest slice, and takes its results."""
+        """Waits for the oldest slice and stores its results."""
         part, job = queued[0].part, queued[0].job
         try:
             found = await waiter.answer(job.answer)
@@ -225,7 +221,7 @@ class Call(Generic[Item, Result]):
         output.add(part, found)
 
     def _named(self, failure: TextFailedError, part: Slice[Any]) -> Exception:
-        """Says which item of the call the engine failed on."""
+        """Returns the error that names the item on which the engine failed."""
         item, device = self.terms.item, self.terms.model.device
         index = part.first_index(np.array([failure.position]))
         which = f"{item.capitalize()} {index}, of {part.tokens.lengths[failure.position]} tokens,"
@@ -236,15 +232,15 @@ class Call(Generic[Item, Result]):
                 index,
             )
         return EngineFailedError(
-            f"{which} makes the engine fail even alone: {failure.__cause__!r}. If it fails on any {item}, "
-            "engine='sentence-transformers' may not.",
+            f"{which} makes the engine fail even alone: {failure.__cause__!r}. If every {item} fails, try "
+            "engine='sentence-transformers'.",
             index,
         )
 
 
 @dataclass(frozen=True)
 class _Queued:
-    """A slice on its way."""
+    """A slice and its job."""
 
     part: Slice[Any]
     job: Job

@@ -23,10 +23,10 @@ def embedding_call(
     """Describes a call that encodes texts.
 
     Args:
-        terms: As for every call.
-        instruction: What goes around each text.
+        terms: The terms of the call.
+        instruction: The text around each text.
         dimension: Length of the vectors.
-        normalizes: Whether they get unit length.
+        normalizes: Whether the vectors get unit length.
     """
     model = terms.model
     return Call(
@@ -47,16 +47,10 @@ def embedding_call(
 
 
 class Vectors:
-    """The vectors of a call, in one array, which grows where it is not known how many there will be."""
+    """The vectors of a call in one array. The array grows if the number of vectors is not known."""
 
     def __init__(self, dimension: int, normalizes: bool, count: int | None) -> None:
-        """Makes room.
-
-        Args:
-            dimension: Length of the vectors.
-            normalizes: Whether they get unit length.
-            count: How many there will be; `None` if that is not known.
-        """
+        """Allocates the array for `count` vectors; `None`: the number is not known."""
         self._normalizes = normalizes
         self._grows = count is None
         self._rows = np.empty((_FIRST_ROWS if count is None else count, dimension), dtype=np.float32)
@@ -74,15 +68,15 @@ class Vectors:
             np.take(kept, part.inverse, axis=0, out=target)
 
     def value(self) -> NDArray[np.float32]:
-        """Returns them, shape [texts, dimension]."""
+        """Returns the vectors, float32, shape [texts, dimension]."""
         if self._used < len(self._rows):
             self._rows.resize((self._used, self._rows.shape[1]), refcheck=False)
         return self._rows
 
     def _next(self, count: int) -> NDArray[np.float32]:
-        """Returns as many rows as asked for that are not used yet."""
+        """Returns the next `count` unused rows."""
         start, self._used = self._used, self._used + count
         if self._grows and self._used > len(self._rows):
-            # Moves the memory instead of copying it, where the system can. Nobody else holds a view by now.
+            # `resize` moves the memory without a copy if the system can. No view of the array exists here.
             self._rows.resize((max(self._used, 2 * len(self._rows)), self._rows.shape[1]), refcheck=False)
         return self._rows[start : self._used]

@@ -1,4 +1,4 @@
-"""What encoders and rerankers have in common: they hold a loaded model, share it, and let go of it."""
+"""The base class of encoders and rerankers, which hold a loaded model and share it."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ Settings = TypeVar("Settings", bound=ModelSettings)
 
 
 class ModelHandle(Generic[Settings]):
-    """Holds a loaded model, which others with equal loading settings share. Pickles and copies carry settings alone.
+    """Holds a loaded model, shared by all objects with equal loading settings. Pickles and copies carry only settings.
 
     Attributes:
-        settings: What was asked for.
+        settings: The user's settings.
     """
 
     settings: Settings
@@ -40,12 +40,12 @@ class ModelHandle(Generic[Settings]):
     __signature__: ClassVar[inspect.Signature]
 
     def __init_subclass__(cls) -> None:
-        """Has `help` and editors show every setting, which a constructor here takes as `**options`."""
+        """Sets a signature with every setting for `help` and editors. The constructor itself takes `**options`."""
         super().__init_subclass__()
         if "__init__" not in vars(cls):
             return
         own = [*inspect.signature(cls.__init__).parameters.values()][1:]
-        if "_settings_kind" in vars(cls):  # else a class of a user's, whose constructor says what it takes
+        if "_settings_kind" in vars(cls):  # else a user's class, whose constructor has a signature of its own
             own[1:] = [
                 inspect.Parameter(
                     field.name,
@@ -60,11 +60,11 @@ class ModelHandle(Generic[Settings]):
 
     @classmethod
     def from_settings(cls, settings: Settings, *, load: bool = True) -> Self:
-        """Makes one from settings.
+        """Creates an object from settings.
 
         Args:
             settings: The settings.
-            load: Load the model now; else at the first use.
+            load: Whether the model is loaded now. Otherwise it is loaded at the first use.
         """
         holder = cls.__new__(cls)
         holder._start(settings)
@@ -73,16 +73,16 @@ class ModelHandle(Generic[Settings]):
         return holder
 
     def __setattr__(self, name: str, value: object) -> None:
-        """Refuses settings, which nothing would follow.
+        """Sets an attribute, but no setting: a change would have no effect.
 
         Raises:
-            SettingsError: `settings`, or the name of a setting.
+            SettingsError: `name` is `settings` or a setting.
         """
         given = self.__dict__.get("settings")
         if given is not None and (name == "settings" or hasattr(given, name)):
             changed = "…" if name == "settings" else f"{name}=…"
             raise SettingsError(
-                f"{name} can't be changed afterwards; make another, which shares the model where it can: "
+                f"{name} can't be changed afterwards; create a new object, which shares the model if possible: "
                 f"{type(self).__name__}.from_settings(old.settings.replace({changed}))."
             )
         super().__setattr__(name, value)
@@ -94,42 +94,41 @@ class ModelHandle(Generic[Settings]):
 
     @property
     def backend(self) -> LoadedModel:
-        """The loaded model, which all with equal loading settings share."""
+        """The loaded model, shared by all objects with equal loading settings."""
         return self._loaded()
 
     @property
     def max_length(self) -> int:
-        """Tokens, special tokens included, beyond which a text, or a pair of texts, is cut."""
+        """Maximum number of tokens of a text or a pair of texts, special tokens included. Longer ones are cut."""
         return self.settings.max_length or self._limit_of(self._loaded())
 
     def stats(self) -> Statistics:
-        """Returns what the loaded model has done so far, for all that share it."""
+        """Returns the statistics of the loaded model, for all objects that share it."""
         return self._loaded().meter.read()
 
     def close(self) -> None:
-        """Lets go of the model, whose memory is free once nobody else holds it. May be called twice."""
+        """Releases the model. Its memory is freed when no other object holds it. May be called twice."""
         self._closed = True
         self._model = None
 
     def __enter__(self) -> Self:
-        """Returns itself."""
+        """Returns the object itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Closes it."""
+        """Calls `close`."""
         self.close()
 
     def __repr__(self) -> str:
-        """Shows the model and whether it is loaded."""
+        """Shows the model's name and whether it is loaded."""
         state = "closed" if self._closed else "loaded" if self._model else "not loaded"
         return f"{type(self).__name__}({self.settings.model_name!r}, {state})"
 
     def __reduce__(self) -> tuple[Any, tuple[type[Self], Settings]]:
-        """Pickles and copies the settings; the model is loaded, or joined, at the first use."""
+        """Pickles and copies only the settings. The new object loads or shares the model at its first use."""
         return _restore, (type(self), self.settings)
 
     def _terms(self, priority: Priority) -> Terms:
-        """Returns the terms of a call."""
         return Terms(model=self._loaded(), settings=self.settings, max_length=self.max_length, priority=priority)
 
     def _loaded(self) -> LoadedModel:
@@ -145,21 +144,21 @@ class ModelHandle(Generic[Settings]):
         if threads is not None:
             set_torch_threads(threads)
         self._model = model
-        if self._closed:  # meanwhile, by another thread
+        if self._closed:  # another thread has closed it meanwhile
             self._model = None
         self._require_open()
         return model
 
     async def _ready(self) -> None:
-        """Loads the model beside the event loop, if it isn't loaded yet."""
+        """Loads the model in another thread if it is not loaded yet."""
         if self._model is None:
             await in_thread(self._loaded, own=True)
 
     def _require_open(self) -> None:
         if self._closed:
             raise ModelClosedError(
-                f"This {type(self).__name__} of {self.settings.model_name} was closed; make a new one, which is "
-                "quick while another still holds the model."
+                f"This {type(self).__name__} of {self.settings.model_name} was closed; create a new one. This is quick "
+                "while another object holds the model."
             )
 
     def _acquired(self) -> LoadedModel:
@@ -170,7 +169,7 @@ class ModelHandle(Generic[Settings]):
         return model
 
     def _check_against(self, model: LoadedModel) -> None:
-        """Refuses settings that this model can't honour."""
+        """Raises `SettingsError` if the settings do not fit the model."""
         limit, name = self.settings.max_length, self.settings.model_name
         if limit is None:
             return
@@ -195,7 +194,7 @@ class ModelHandle(Generic[Settings]):
         task: str | None = None,
         examples: Sequence[Example] | None = None,
     ) -> Instruction:
-        """Decides what goes around the texts of a role, by `resolve_instruction` and what is known of the model."""
+        """Returns the instruction for texts of a role, from `resolve_instruction` and the model's properties."""
         return resolve_instruction(
             role,
             explicit=explicit,
@@ -208,11 +207,11 @@ class ModelHandle(Generic[Settings]):
         )
 
     def _limit_of(self, model: LoadedModel) -> int:
-        """As `max_length`, where the model is not held yet."""
+        """Returns `max_length` for a model that this object does not hold yet."""
         return self.settings.max_length or model.facts.max_tokens
 
     def _least_length(self, model: LoadedModel) -> int:
-        """Tokens that the shortest text takes."""
+        """Returns the tokens of the shortest text."""
         return model.tokenizer.special_tokens + 1
 
 

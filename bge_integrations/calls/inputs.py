@@ -1,4 +1,4 @@
-"""Makes plain lists of what a user passed; refuses texts that can't be encoded, by position, before any work."""
+"""Turns the user's input into plain lists, and reports texts that cannot be encoded, by position, before any work."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Item = TypeVar("Item", str, tuple[str, str])
 FEW_TEXTS = 32
 _FEW_CHARACTERS = 16384  # tokenised in a few milliseconds
 
-# Where tables have their labels: those of pandas, polars, PyArrow, Spark; of datasets; and all that are like mappings.
+# Attributes with a table's labels: in pandas, polars, PyArrow and Spark; in datasets; and in all mapping-like classes.
 _NAMES_OF_LABELS = ("columns", "column_names", "keys")
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """What a list is of, in words.
+    """The words for a kind of items in messages.
 
     Attributes:
-        name: In the plural.
-        of_a_table: How to get such a list of a table.
+        name: Plural of the items.
+        of_a_table: The hint to get such a list from a table.
     """
 
     name: str
@@ -38,22 +38,22 @@ _PAIRS = _Kind("pairs (query, passage)", 'pass two columns of it, such as list(z
 
 
 def slices_of_texts(texts: Iterable[str], method: str, size: int) -> tuple[int | None, Iterator[list[str]]]:
-    """Cuts texts into slices, every text of them a plain `str` that is fit for a tokenizer.
+    """Splits texts into slices of plain `str` that UTF-8 can encode.
 
-    A collection is checked as a whole before anything is returned. An iterator is read slice by slice, so that no more
-    than a slice of it is in memory, and each slice is checked when it is read.
+    A collection is checked completely at the start. An iterator is read and checked slice by slice, so that at most one
+    slice of it is in memory.
 
     Args:
-        texts: What a user passed.
-        method: The public method, for the message.
-        size: Texts in a slice.
+        texts: The user's input.
+        method: Name of the public method, for messages.
+        size: Texts per slice.
 
     Returns:
-        How many texts there are, None if that can't be known yet; and the slices.
+        The number of texts, `None` for an iterator; and the slices.
 
     Raises:
-        InputTypeError: A bare `str`, something that is no ordered collection, a table, or an element that is no `str`.
-        InputValueError: A text with a lone surrogate, which UTF-8 has no bytes for.
+        InputTypeError: Not an ordered collection, a bare `str`, a table, or an element that is not a `str`.
+        InputValueError: A text with a lone surrogate, which UTF-8 cannot encode.
     """
     if isinstance(texts, Iterator):
         return None, _checked_slices(texts, size, check_text)
@@ -69,15 +69,15 @@ def _checked_slices(items: Iterator[Item], size: int, check: Callable[[object, i
 
 
 def check_texts(texts: Iterable[str], method: str) -> list[str]:
-    """Returns the texts as a list of plain `str`, every one of them fit for a tokenizer.
+    """Returns the texts as a list of plain `str` that UTF-8 can encode.
 
     Args:
-        texts: What a user passed.
-        method: The public method, for the message.
+        texts: The user's input.
+        method: Name of the public method, for messages.
 
     Raises:
-        InputTypeError: A bare `str`, something that is no ordered collection, a table, or an element that is no `str`.
-        InputValueError: A text with a lone surrogate, which UTF-8 has no bytes for.
+        InputTypeError: Not an ordered collection, a bare `str`, a table, or an element that is not a `str`.
+        InputValueError: A text with a lone surrogate, which UTF-8 cannot encode.
     """
     return _checked_list(texts, method, _TEXTS, check_text)
 
@@ -113,20 +113,20 @@ def _checked_list(items: Iterable[Item], method: str, of: _Kind, check: Callable
 
 
 def _is_table(items: object) -> bool:
-    """Whether a collection has labels, which it may be iterated over by instead of what it holds.
+    """Whether a collection has labels. Iteration may then return the labels instead of the values.
 
-    A column of a table may have labels of its rows, but it has one dimension, and gives its values.
+    A column of a table may have row labels, but it has one dimension, and iteration returns its values.
     """
     if isinstance(items, (list, tuple, MappingView, Iterator)) or _dimensions(items) == 1:
         return False
-    # Statically, since some libraries compute something, or warn, when they are asked for their columns.
+    # Static lookup, because in some libraries the access to columns computes something or warns.
     return isinstance(items, Mapping) or any(
         inspect.getattr_static(items, name, None) is not None for name in _NAMES_OF_LABELS
     )
 
 
 def _dimensions(items: object) -> int | None:
-    """Returns how many dimensions an array, or a part of a table, says that it has; None for anything else."""
+    """Returns the number of dimensions of an array or of a part of a table; `None` for other objects."""
     dimensions = getattr(items, "ndim", None)
     return dimensions if isinstance(dimensions, int) else None
 
@@ -134,11 +134,12 @@ def _dimensions(items: object) -> int | None:
 def slices_of_pairs(
     pairs: Iterable[tuple[str, str]], method: str, size: int
 ) -> tuple[int | None, Iterator[list[tuple[str, str]]]]:
-    """Cuts pairs of texts into slices; as `slices_of_texts`.
+    """Splits pairs of texts into slices; see `slices_of_texts`.
 
     Raises:
-        InputTypeError: No ordered collection, a table, an element that is no pair, or a text in it that is no `str`.
-        InputValueError: A text with a lone surrogate, which UTF-8 has no bytes for.
+        InputTypeError: Not an ordered collection, a table, an element that is not a pair, or a text in a pair that is
+            not a `str`.
+        InputValueError: A text with a lone surrogate, which UTF-8 cannot encode.
     """
     if isinstance(pairs, Iterator):
         return None, _checked_slices(pairs, size, check_pair)
@@ -147,7 +148,7 @@ def slices_of_pairs(
 
 
 def check_pair(pair: object, index: int = 0) -> tuple[str, str]:
-    """Returns a pair as a tuple of plain texts; refuses what is none. See `slices_of_pairs`."""
+    """Returns a pair as a tuple of two plain `str`. Raises the errors of `slices_of_pairs`."""
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise InputTypeError(
             f"Pair {index} is {shortened(pair)}, not a query and a passage; give (query, passage).", index
@@ -157,7 +158,7 @@ def check_pair(pair: object, index: int = 0) -> tuple[str, str]:
 
 
 def check_text(text: object, index: int = 0, what: str = "Text") -> str:
-    """Returns a text as a plain `str`, itself if it is one; refuses what is none. See `check_texts`."""
+    """Returns a text as a plain `str`. Raises the errors of `check_texts`."""
     if not is_text(text):
         raise InputTypeError(
             f"{what} {index} is {kind_of(text)}, not a str: {shortened(text)}. Leave it out or convert it.", index
@@ -170,7 +171,7 @@ def check_text(text: object, index: int = 0, what: str = "Text") -> str:
 
 
 def are_short(items: Iterable[Any]) -> bool:
-    """Whether these are so few and so short that their processing need not leave the event loop's thread."""
+    """Whether the items are few and short enough to be processed in the event loop's thread."""
     if not isinstance(items, (list, tuple)) or len(items) > FEW_TEXTS:
         return False
     return sum(_characters(item) for item in items) <= _FEW_CHARACTERS

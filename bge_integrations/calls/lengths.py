@@ -1,4 +1,4 @@
-"""The slices of a call, and what is to be said of the lengths of their texts."""
+"""The slices of a call, and the report about the lengths of their texts."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Item = TypeVar("Item", str, tuple[str, str])
 
 
 class Slice(Generic[Item]):
-    """Some items of a call, tokenised, each distinct one once.
+    """Some items of a call. Each distinct item is tokenised once.
 
     Attributes:
-        start: The index of its first item in the call.
-        count: Its items.
-        inverse: For each item, which of the distinct ones it is, int64, shape [items].
-        is_distinct: Whether no item is in it twice.
-        tokens: Of the distinct items.
-        cut: Items that were cut.
+        start: Index of the first item in the call.
+        count: Number of items.
+        inverse: For each item, its position among the distinct items, int64, shape [items].
+        is_distinct: Whether all items are distinct.
+        tokens: The tokens of the distinct items.
+        cut: Number of truncated items.
     """
 
     def __init__(self, start: int, items: Sequence[Item], tokenize: Callable[[list[Item]], TokenizedTexts]) -> None:
@@ -40,32 +40,32 @@ class Slice(Generic[Item]):
 
     @property
     def repeats(self) -> NDArray[np.int64]:
-        """How often each distinct item is in it, shape [distinct items]."""
+        """The number of occurrences of each distinct item, shape [distinct items]."""
         counts: NDArray[np.int64] = np.bincount(self.inverse)
         return counts
 
     def first_index(self, positions: NDArray[np.int64]) -> int:
-        """Returns the first item of the call that is at one of these positions among the distinct ones."""
+        """Returns the index in the call of the first item that has one of these positions among the distinct items."""
         return self.start + int(np.flatnonzero(np.isin(self.inverse, positions))[0])
 
 
 class LengthReport:
-    """Counts items and tokens, and notes which items were cut.
+    """Counts items, tokens and truncated items.
 
     Attributes:
-        items: The items.
-        tokens: Their tokens, after they were cut.
-        cut: The items that were cut.
+        items: Number of items.
+        tokens: Number of tokens after truncation.
+        cut: Number of truncated items.
     """
 
     def __init__(self, limit: int, on_truncation: OnTruncation, item: str, instruction_tokens: int = 0) -> None:
-        """Starts to count.
+        """Starts at zero.
 
         Args:
-            limit: Tokens per item.
-            on_truncation: What happens to longer ones.
-            item: What is counted, in words.
-            instruction_tokens: Tokens that the instruction takes of each item.
+            limit: Maximum number of tokens per item.
+            on_truncation: The setting for longer items.
+            item: The word for an item in messages.
+            instruction_tokens: Tokens of the instruction in each item.
         """
         self._limit = limit
         self._instruction_tokens = instruction_tokens
@@ -77,10 +77,10 @@ class LengthReport:
         self._longest = (0, 0, item)  # tokens, index negated, what it is
 
     def add(self, part: Slice[Any]) -> int:
-        """Counts a slice, and returns how many of its items were cut.
+        """Counts a slice, and returns the number of its truncated items.
 
         Raises:
-            TruncationError: An item over the limit, if that is how it was asked for.
+            TruncationError: An item exceeds the limit, and `on_truncation` is "error".
         """
         lengths = part.tokens.full_lengths[part.inverse]
         cut = np.flatnonzero(lengths > self._limit)
@@ -99,7 +99,7 @@ class LengthReport:
         return len(cut)
 
     def include(self, part: LengthReport) -> None:
-        """Counts what the report of a part has counted."""
+        """Adds the counts of another report, which covers a part of the call."""
         if part._longest > self._longest:
             self._longest, self._instruction_tokens = part._longest, part._instruction_tokens
         self.cut += part.cut
@@ -112,7 +112,7 @@ class LengthReport:
             attributes[f"bge.{name}"] = attributes.get(f"bge.{name}", 0) + count
 
     def warn(self) -> None:
-        """Tells the user, if anything was cut and nothing else is asked for."""
+        """Warns the user if items were truncated and `on_truncation` is "warn"."""
         if not self.cut or self._on_truncation != "warn":
             return
         tokens, index, item = self._longest
@@ -129,7 +129,7 @@ class LengthReport:
         return f", and the instruction takes {self._instruction_tokens} of the {self._limit} tokens"
 
     def _remedy(self, usual: str) -> str:
-        """Returns what helps: a shorter text does not where the instruction takes most of the room."""
+        """Returns the fix. A shorter text does not help if the instruction takes most of the room."""
         if 2 * self._instruction_tokens < self._limit:
             return usual
         return f"{'Give' if usual[0].isupper() else 'give'} a shorter instruction or a larger max_length"

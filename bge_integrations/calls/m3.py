@@ -28,13 +28,13 @@ LexicalWeights = dict[int, float]
 
 @dataclass(frozen=True, eq=False)
 class M3Output:
-    """What bge-m3 says of some texts. Parts that were not asked for are None.
+    """The outputs of bge-m3 for some texts. Outputs that were not requested are `None`.
 
     Attributes:
-        dense: float32, shape [texts, dimension], rows of length 1.
+        dense: One vector per text, float32, shape [texts, dimension], rows with L2 norm 1.
         sparse: Lexical weights of each text.
-        colbert: For each text a float32 array of shape [tokens - 1, dimension], rows of length 1: all its tokens but
-            the first.
+        colbert: One array per text, float32, shape [tokens - 1, dimension], rows with L2 norm 1. It has a row for each
+            token except the first.
     """
 
     dense: NDArray[np.float32] | None = None
@@ -44,24 +44,24 @@ class M3Output:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which of the outputs are asked for."""
+    """The requested outputs."""
 
     dense: bool
     sparse: bool
     colbert: bool
 
     def __post_init__(self) -> None:
-        """Refuses to compute nothing."""
+        """Checks that at least one output is requested."""
         if not (self.dense or self.sparse or self.colbert):
-            raise SettingsError("dense, sparse and colbert are all False, which leaves nothing to compute.")
+            raise SettingsError("dense, sparse and colbert are all False; set at least one of them to True.")
 
 
 def m3_call(terms: Terms, wanted: Wanted, instruction: str) -> Call[str, M3Output]:
     """Describes a call that encodes texts.
 
     Args:
-        terms: As for every call.
-        wanted: Which outputs are asked for.
+        terms: The terms of the call.
+        wanted: The requested outputs.
         instruction: Text before each text.
     """
     model = terms.model
@@ -90,15 +90,9 @@ def _are_finite(found: NDArray[np.object_]) -> NDArray[np.bool_]:
 
 
 class M3Rows:
-    """What a call has computed of its texts."""
+    """The collected outputs of a call."""
 
     def __init__(self, facts: ModelFacts, wanted: Wanted, _: int | None) -> None:
-        """Makes an empty one.
-
-        Args:
-            facts: Of the model.
-            wanted: Which outputs are asked for.
-        """
         self._wanted = wanted
         self._unweighted = frozenset(facts.unweighted_ids)
         self._dense = [np.empty((0, facts.dimension), dtype=np.float32)]
@@ -136,7 +130,7 @@ def _own_arrays(rows: Sequence[M3Row], places: Sequence[int]) -> Iterator[NDArra
 
 
 def _lexical(row: M3Row, unweighted: frozenset[int]) -> LexicalWeights:
-    """Keeps the greatest weight of each token but those that have none; see `ModelFacts.unweighted_ids`."""
+    """Returns the greatest weight of each token, without the tokens of `ModelFacts.unweighted_ids`."""
     found: LexicalWeights = {}
     if row.token_weights is not None:
         for token, weight in zip(row.token_ids.tolist(), row.token_weights.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""What a user sees while texts are encoded: the progress bar, and the warning about texts that were cut."""
+"""The progress bar during a call, and warnings at the user's line of code."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ from bge_integrations.backend.guarantees.signals import is_from_signal
 
 logger = get_logger(__name__)
 
-_SHOWN_EVERY_S = 0.04  # a bar of half a second moves, and a long one costs nothing that could be measured
+_SHOWN_EVERY_S = 0.04  # a bar of half a second moves visibly, and a long bar has no measurable cost
 _INNER_MODULES = ("bge_integrations", "langchain_core", "llama_index", "llama_index_instrumentation", "wrapt")
 
 
 class Progress:
-    """A bar that counts texts and shows tokens per second; nothing at all if it is not wanted.
+    """A bar that counts texts and shows tokens per second, if it is requested.
 
-    Where it can't be shown, the work goes on without it. Within `whole` it counts for the bar of the larger call.
+    If the bar cannot be shown, the work continues without it. Inside `whole` of a larger call, it counts for the bar of
+    that call.
     """
 
     def __init__(self, total: int | None, *, shown: bool, unit: str = "text", title: str = "Computing") -> None:
-        """Describes it; it appears with `with`.
+        """Describes the bar. `with` shows it.
 
         Args:
-            total: Texts to come; None if that is not known.
-            shown: Whether it is wanted.
-            unit: What is counted, in words.
-            title: What stands before it.
+            total: Number of texts; `None` if it is not known.
+            shown: Whether the bar is requested.
+            unit: The word for a text.
+            title: The words before the bar.
         """
         self._total = total
         self._unit = unit
@@ -49,7 +50,7 @@ class Progress:
 
     @property
     def counts(self) -> bool:
-        """Whether anything is shown of what `add` counts."""
+        """Whether the counts of `add` are shown."""
         return self._shown or (self._whole is not None and self._whole.counts)
 
     def __enter__(self) -> Progress:
@@ -67,9 +68,9 @@ class Progress:
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """Has this bar count what all calls within it do in this context, which show no bars of their own.
+        """A block in which this bar counts for all calls of this context. These calls show no bars of their own.
 
-        Texts that needed no computing, since they were found elsewhere, are counted at the end.
+        Texts that needed no computation, because their results were stored elsewhere, are counted at the end.
         """
         token = _whole_call.set(self)
         try:
@@ -96,13 +97,13 @@ class Progress:
             self._bar.update(texts)
 
     def _try(self, show: Callable[[], None]) -> None:
-        """Does something to the bar, and goes on without it if that fails: a bar never costs a result."""
+        """Changes the bar, and continues without it if that fails."""
 
         def attempt() -> None:
             try:
                 show()
-            except Exception:  # of a widget, a package that a notebook lacks, an application's own standard error
-                logger.warning("a progress bar can't be shown; going on without it", exc_info=True)
+            except Exception:  # from a widget, a missing package of a notebook, or an application's standard error
+                logger.warning("a progress bar can't be shown; the call continues without it", exc_info=True)
                 self._shown = False
 
         uninterrupted(attempt)
@@ -112,7 +113,7 @@ _whole_call: ContextVar[Progress | None] = ContextVar("bge_integrations_whole_ca
 
 
 def warn_user(message: str, category: type[Warning]) -> None:
-    """Warns at the line of user code that made the call, every time, not only the first."""
+    """Warns at the line of user code that made the call. It warns every time, not only the first time."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _INNER_MODULES:
         frame = frame.f_back
@@ -126,8 +127,8 @@ def warn_user(message: str, category: type[Warning]) -> None:
             registry={},
         )
     except Warning:
-        raise  # a user's filter makes an error of it
-    except Exception as error:  # standard error is closed, or what an application shows warnings with fails
+        raise  # the user's filter turns the warning into an error
+    except Exception as error:  # standard error is closed, or the application's function for warnings fails
         if is_from_signal(error):
             raise
         logger.info("a warning can't be shown (%r): %s", error, message)

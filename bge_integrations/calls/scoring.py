@@ -21,11 +21,11 @@ def scoring_call(
     """Describes a call that scores pairs.
 
     Args:
-        terms: As for every call.
-        pairs: Turns pairs into ids, with the instruction before each query.
-        share: What is taken of each pair's tokens beside its texts.
-        options: For decoders.
-        normalizes: Whether scores go through the sigmoid.
+        terms: The terms of the call.
+        pairs: The tokenizer of pairs, with the instruction before each query.
+        share: The share of each pair's tokens that its texts cannot use.
+        options: Further inputs of a decoder.
+        normalizes: Whether the sigmoid is applied to scores.
     """
     return Call(
         terms=terms,
@@ -42,11 +42,6 @@ class Scores:
     """The scores of a call."""
 
     def __init__(self, normalizes: bool, _: int | None) -> None:
-        """Makes an empty one.
-
-        Args:
-            normalizes: Whether scores go through the sigmoid.
-        """
         self._normalizes = normalizes
         self._parts = [np.empty(0, dtype=np.float32)]
 
@@ -55,13 +50,13 @@ class Scores:
         self._parts.append(found[part.inverse])
 
     def value(self) -> NDArray[np.float32]:
-        """Returns them, shape [pairs]."""
+        """Returns the scores, float32, shape [pairs]."""
         logits = np.concatenate(self._parts)
         return sigmoid(logits) if self._normalizes else logits
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Returns 1 / (1 + exp(-x)), computed so that nothing overflows."""
+    """Returns 1 / (1 + exp(-x)) without overflow."""
     small = np.exp(-np.abs(logits))
     found: NDArray[np.float32] = np.where(logits >= 0, 1, small) / (1 + small)
     return found

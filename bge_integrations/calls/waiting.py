@@ -1,7 +1,7 @@
-"""How a call waits: in a thread that blocks, or on an event loop. There is one description of a call for both.
+"""Two ways to run the same call: in a thread that blocks, or on an event loop.
 
-A call is a coroutine that waits by its `Waiter` alone. With one that blocks, it never suspends, so that it can be run
-without an event loop, also where a loop runs in the same thread.
+A call is a coroutine that waits only through its `Waiter`. With `Blocking`, the coroutine never suspends. So it runs
+without an event loop, even in a thread where an event loop is running.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ class Waiter(Protocol):
     """Waits for the parts of a call.
 
     Attributes:
-        blocks: Whether its thread does nothing else meanwhile.
+        blocks: Whether the thread does nothing else while it waits.
     """
 
     blocks: bool
 
     async def answer(self, ticket: Ticket[Result]) -> Result:
-        """Waits for what another thread gives."""
+        """Waits for the outcome that another thread gives."""
         ...
 
     async def run(self, work: Callable[[], Result]) -> Result:
@@ -48,16 +48,16 @@ class Blocking:
 
 
 class OnLoop:
-    """Waits on the running event loop, and works beside it."""
+    """Waits on the running event loop, and works in another thread."""
 
     blocks = False
 
     def __init__(self, *items: Iterable[Any]) -> None:
-        """Makes one for a call.
+        """Prepares to wait for a call.
 
         Args:
-            *items: Its texts or pairs. Where these are few and short, all work takes so little time that it is done in
-                the loop's own thread.
+            *items: The texts or pairs of the call. If they are few and short, all work is done in the event loop's
+                thread, because it takes little time.
         """
         self._is_short = all(are_short(each) for each in items)
 
@@ -71,7 +71,7 @@ class OnLoop:
 
 
 def run_blocking(call: Coroutine[Any, Any, Result]) -> Result:
-    """Runs a call that waits by `Blocking`, to its end."""
+    """Runs a call that waits through `Blocking` to its end."""
     try:
         call.send(None)
     except StopIteration as done:
