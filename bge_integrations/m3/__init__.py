@@ -1,4 +1,4 @@
-"""bge-m3 in all its ways: dense vectors, lexical weights, token vectors, and scores from them."""
+"""All outputs of bge-m3: dense vectors, lexical weights, token vectors, and scores from them."""
 
 from bge_integrations.calls.m3 import LexicalWeights, M3Output
 from bge_integrations.m3.encoder import BgeM3Encoder

@@ -1,4 +1,4 @@
-"""BgeM3Encoder: bge-m3's dense vectors, lexical weights and token vectors, in one forward pass."""
+"""BgeM3Encoder: bge-m3's dense vectors, lexical weights and token vectors from one forward pass."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
     from bge_integrations.backend.scheduler import Priority
 
 _PAIRS_A_SLICE = 256
-"""Token vectors of as many pairs take up to 2 GB at 1024 tokens a text, and 200 MB at 100."""
+"""Token vectors of this many pairs take up to 2 GB at 1024 tokens a text, and 200 MB at 100 tokens."""
 
 _SIDES: tuple[Role, ...] = ("query", "document")
 
 _Scoring = Callable[[str, dict[str, int], Waiter], Coroutine[Any, Any, NDArray[np.float32]]]
-"""Computes what a public method returns: takes its name, the attributes of its span, and how to wait."""
+"""Computes the result of a public method. Its arguments: the method's name, the attributes of its span, a waiter."""
 
 
 class BgeM3Encoder(ModelHandle[ModelSettings]):
-    """Encodes texts with bge-m3, or what is fine-tuned from it, in any of its three ways at once.
+    """Encodes texts with bge-m3, or a model fine-tuned from it. One forward pass gives any of its three outputs.
 
-    While it is alive, encoders and embeddings of the same model with equal loading settings use its model instead of
-    loading another. Safe to use from several threads. Pickles and copies carry settings, never weights.
+    While this encoder exists, new encoders and embeddings with equal loading settings use its model and load no other.
+    Several threads can use one encoder. Pickles and copies contain the settings, not the weights.
 
     Example:
         ```python
@@ -55,17 +55,18 @@ class BgeM3Encoder(ModelHandle[ModelSettings]):
     _settings_kind = ModelSettings
 
     def __init__(self, model_name: str | os.PathLike[str] = "BAAI/bge-m3", **options: Unpack[ModelOptions]) -> None:
-        """Loads the model, or joins the encoders that already hold it.
+        """Loads the model, or uses the loaded model of encoders with equal loading settings.
 
         Args:
             model_name: Hub id, local folder, or folder made by `bge prepare --purpose m3`.
             **options: The fields of `bge_integrations.settings.ModelSettings`, which describes them.
 
         Raises:
-            SettingsError: A setting that can't be honoured, named with its value and the choices.
+            TypeError: An option is unknown.
+            SettingsError: A setting is invalid or not supported. The message gives its value and the choices.
             UnsupportedModelError: The checkpoint lacks the heads for lexical weights and token vectors.
-            ModelLoadError: The checkpoint can't be found, fetched or read, or would run code.
-            MissingExtraError: The engine named is not installed, or int8 needs the quantiser, which is not.
+            ModelLoadError: The checkpoint can't be found, downloaded or read, or it would run code.
+            MissingExtraError: The chosen engine, or the quantiser for int8, is not installed.
         """
         self._start(ModelSettings(model_name=cast("str", model_name), **options))
         self._loaded()
@@ -73,57 +74,44 @@ class BgeM3Encoder(ModelHandle[ModelSettings]):
     def encode_queries(
         self, texts: Iterable[str], *, dense: bool = True, sparse: bool = True, colbert: bool = True
     ) -> M3Output:
-        """Encodes queries. They go before documents that are queued.
+        """Encodes queries. Their batches go before documents that are queued.
 
         Args:
-            texts: The queries.
-            dense: Give dense vectors.
-            sparse: Give lexical weights.
-            colbert: Give token vectors.
+            texts: Queries. An iterator is read in slices, so its texts need not all fit into memory.
+            dense: Whether to return dense vectors.
+            sparse: Whether to return lexical weights.
+            colbert: Whether to return token vectors. They take about a hundred times the memory of a dense vector.
 
         Returns:
-            What was asked for, in the order of the texts.
+            The chosen outputs, in the order of the texts.
 
         Raises:
-            InputTypeError: A bare `str`, or an element that is no `str`.
-            InputValueError: A text that UTF-8 can't write.
-            SettingsError: Nothing is asked for.
-            TruncationError: A text over the limit, under `on_truncation="error"`.
+            InputTypeError: `texts` is a bare `str`, or an element is not a `str`.
+            InputValueError: UTF-8 can't encode a text.
+            SettingsError: No output is chosen.
+            TruncationError: A text is over the limit, and `on_truncation` is `"error"`.
             NonFiniteOutputError: The model gave NaN or infinity.
-            ModelClosedError: After `close()`.
+            ModelClosedError: The encoder was closed.
         """
         return self._call(Wanted(dense, sparse, colbert), "query").run(texts, "encode_queries")
 
     def encode_documents(
         self, texts: Iterable[str], *, dense: bool = True, sparse: bool = True, colbert: bool = True
     ) -> M3Output:
-        """Encodes documents; see `encode_queries`.
-
-        Args:
-            texts: The documents. An iterator is read in slices, so that its texts need not all be in memory.
-            dense: Give dense vectors.
-            sparse: Give lexical weights.
-            colbert: Give token vectors, which take some hundred times the memory of a dense one.
-
-        Returns:
-            What was asked for, in the order of the texts.
-
-        Raises:
-            BgeError: As `encode_queries`.
-        """
+        """Encodes documents. Arguments, result and errors are those of `encode_queries`."""
         return self._call(Wanted(dense, sparse, colbert), "document").run(texts, "encode_documents")
 
     async def aencode_queries(
         self, texts: Iterable[str], *, dense: bool = True, sparse: bool = True, colbert: bool = True
     ) -> M3Output:
-        """As `encode_queries`, without blocking the event loop; cancelled, it gives up what has not been computed."""
+        """Async form of `encode_queries`. It does not block the event loop. Cancelling it drops uncomputed texts."""
         call = await self._call_async(Wanted(dense, sparse, colbert), "query")
         return await call.run_async(texts, "aencode_queries")
 
     async def aencode_documents(
         self, texts: Iterable[str], *, dense: bool = True, sparse: bool = True, colbert: bool = True
     ) -> M3Output:
-        """As `encode_documents`, without blocking the event loop; cancelled, it gives up what has not been computed."""
+        """Async form of `encode_documents`. It does not block the event loop. Cancelling it drops uncomputed texts."""
         call = await self._call_async(Wanted(dense, sparse, colbert), "document")
         return await call.run_async(texts, "aencode_documents")
 
@@ -133,13 +121,13 @@ class BgeM3Encoder(ModelHandle[ModelSettings]):
         """Scores passages for one query by the weighted mean of the dense, the lexical and the token-wise score.
 
         Args:
-            query: The query.
-            passages: The passages.
-            weights: Of the three: an `M3Weights`, or three numbers in the order dense, sparse, colbert; None takes 0.4,
-                0.2 and 0.4, the authors' example. What weighs 0 is not computed.
+            query: Query.
+            passages: Passages.
+            weights: An `M3Weights`, or three numbers in the order dense, sparse, colbert. `None`: 0.4, 0.2 and 0.4, the
+                example of the model's authors. An output of weight 0 is not computed.
 
         Returns:
-            float32, shape [passages]; the higher, the better.
+            float32 array of shape [passages], in the order of the passages. A higher score is better.
 
         Raises:
             BgeError: As `encode_queries`.
@@ -149,21 +137,21 @@ class BgeM3Encoder(ModelHandle[ModelSettings]):
     async def ascore(
         self, query: str, passages: Iterable[str], *, weights: M3Weights | Sequence[float] | None = None
     ) -> NDArray[np.float32]:
-        """As `score`, without blocking the event loop; cancelled, it gives up what has not been computed."""
+        """Async form of `score`. It does not block the event loop. Cancelling it drops uncomputed texts."""
         steps = partial(self._score, query, passages, M3Weights.read(weights))
         return await self._run_async("ascore", steps, OnLoop([query], passages))
 
     def score_pairs(
         self, pairs: Iterable[tuple[str, str]], *, weights: M3Weights | Sequence[float] | None = None
     ) -> NDArray[np.float32]:
-        """Scores pairs of query and passage, each only with the other, some hundred pairs at a time.
+        """Scores pairs of query and passage, some hundred pairs at a time.
 
         Args:
-            pairs: The pairs. An iterator is read in slices, so that its texts need not all be in memory.
+            pairs: Pairs (query, passage). An iterator is read in slices, so its texts need not all fit into memory.
             weights: As for `score`.
 
         Returns:
-            float32, shape [pairs].
+            float32 array of shape [pairs], in the order of the pairs. A higher score is better.
 
         Raises:
             BgeError: As `encode_queries`.
@@ -173,7 +161,7 @@ class BgeM3Encoder(ModelHandle[ModelSettings]):
     async def ascore_pairs(
         self, pairs: Iterable[tuple[str, str]], *, weights: M3Weights | Sequence[float] | None = None
     ) -> NDArray[np.float32]:
-        """As `score_pairs`, without blocking the event loop; cancelled, it gives up what has not been computed."""
+        """Async form of `score_pairs`. It does not block the event loop. Cancelling it drops uncomputed texts."""
         steps = partial(self._score_pairs, pairs, M3Weights.read(weights))
         return await self._run_async("ascore_pairs", steps, OnLoop(pairs))
 
@@ -183,10 +171,10 @@ class BgeM3Encoder(ModelHandle[ModelSettings]):
         return BgeEncoder.from_settings(EncoderSettings(model_name=self.settings.model_name, **settings))
 
     def tokens(self, weights: Mapping[int, float]) -> dict[str, float]:
-        """Writes lexical weights by token instead of token id, for people to read.
+        """Returns the lexical weights of one text by token instead of token id, for people to read.
 
         Args:
-            weights: Of one text.
+            weights: Lexical weights by token id.
         """
         tokenizer = self._loaded().tokenizer
         return {tokenizer.token(id_): weight for id_, weight in weights.items()}
@@ -258,7 +246,7 @@ class BgeM3Encoder(ModelHandle[ModelSettings]):
         return np.concatenate(scores)
 
     def _report(self) -> LengthReport:
-        """Returns what counts the texts of a call that is made of several."""
+        """Returns the common length report of several inner calls."""
         return LengthReport(self.max_length, self.settings.on_truncation, "text")
 
     async def _call_async(self, wanted: Wanted, role: Role) -> Call[str, M3Output]:

@@ -1,4 +1,4 @@
-"""Scores from bge-m3's outputs: each of the three, and their weighted mean."""
+"""Scores from bge-m3's three outputs, and their weighted mean."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _REMEDY = "give finite weights of at least 0, three numbers with a finite sum ab
 
 @dataclass(frozen=True)
 class M3Weights:
-    """How much each of the three scores counts; they are divided by their sum. The default is the authors' example."""
+    """Weights of the three scores. Each is divided by their sum. The default is the example of bge-m3's authors."""
 
     dense: float = 0.4
     sparse: float = 0.2
     colbert: float = 0.4
 
     def __post_init__(self) -> None:
-        """Checks that they can be divided by their sum."""
+        """Checks that the weights are finite, not negative, and not all 0."""
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, self._number(field.name, getattr(self, field.name)))
         total = self.dense + self.sparse + self.colbert
@@ -43,15 +43,15 @@ class M3Weights:
 
     @property
     def wanted(self) -> Wanted:
-        """What must be computed for them."""
+        """The outputs with a weight above 0."""
         return Wanted(self.dense > 0, self.sparse > 0, self.colbert > 0)
 
     @classmethod
     def read(cls, weights: M3Weights | Sequence[float] | None) -> M3Weights:
-        """Reads what a user gave: weights, three numbers, or None for the default.
+        """Returns the weights for an argument: weights, three numbers, or `None` for the default.
 
         Raises:
-            SettingsError: Anything else, or weights that can't be used.
+            SettingsError: The argument is something else, or its weights can't be used.
         """
         if weights is None or isinstance(weights, M3Weights):
             return weights or cls()
@@ -61,40 +61,40 @@ class M3Weights:
 
 
 def lexical_score(query: Mapping[int, float], document: Mapping[int, float]) -> float:
-    """Returns the sum of the products of the weights of the tokens that both have."""
+    """Returns the sum, over the tokens that both texts have, of the products of the two weights."""
     return sum(weight * document[token] for token, weight in query.items() if token in document)
 
 
 def colbert_score(query: NDArray[np.float32], document: NDArray[np.float32]) -> float:
-    """Returns the mean over the query's token vectors of the greatest inner product with one of the document's.
+    """Returns the mean, over the query's token vectors, of the greatest inner product with a document's token vector.
 
     Args:
-        query: Shape [tokens, dimension].
-        document: Shape [other tokens, dimension].
+        query: Token vectors of shape [tokens of the query, dimension].
+        document: Token vectors of shape [tokens of the document, dimension].
     """
     return float((query @ document.T).max(axis=1).mean())
 
 
 def mixed(weights: M3Weights, query: M3Output, passages: M3Output) -> NDArray[np.float32]:
-    """Mixes the scores of one query with every passage, shape [passages]."""
+    """Returns the mixed scores of one query with every passage, shape [passages]."""
     return _mixed(weights, query, passages, lambda _: 0)
 
 
 def mixed_pairs(weights: M3Weights, queries: M3Output, passages: M3Output) -> NDArray[np.float32]:
-    """Mixes the scores of each query with the passage at the same place, shape [queries]."""
+    """Returns the mixed score of each query with the passage at the same place, shape [queries]."""
     return _mixed(weights, queries, passages, lambda place: place)
 
 
 def _mixed(
     weights: M3Weights, queries: M3Output, passages: M3Output, query_of: Callable[[int], int]
 ) -> NDArray[np.float32]:
-    """Mixes scores: `compute_score` of FlagEmbedding's `M3Embedder`, the weighted mean.
+    """Returns weighted means of the scores, as `compute_score` of FlagEmbedding's `M3Embedder`.
 
     Args:
-        weights: Of the three.
-        queries: What was computed of them.
-        passages: The same.
-        query_of: The place of the query that goes with the passage at a place.
+        weights: Weights of the three scores.
+        queries: Outputs of the queries.
+        passages: Outputs of the passages.
+        query_of: Function from a passage's place to the place of its query.
     """
     count = next(len(part) for part in (passages.dense, passages.sparse, passages.colbert) if part is not None)
     pairs = [(query_of(place), place) for place in range(count)]
