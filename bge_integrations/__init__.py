@@ -1,6 +1,6 @@
 """BAAI's BGE embedding models for LangChain and LlamaIndex: correct, and with one model in memory.
 
-Importing this package loads neither torch nor a framework; each name is imported when it is first used.
+Importing this package does not import torch or a framework. Each name is imported at its first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Optional dependencies: an error that is its own remedy."""
+"""Optional dependencies. The error for a missing one gives the command that installs it."""
 
 from __future__ import annotations
 
@@ -12,34 +12,31 @@ WHOLE, SLIM = "bge-integrations", "bge-integrations-slim"
 """The two distributions of this package."""
 
 TORCH = "torch"
-"""The extra that brings torch, transformers and sentence-transformers. They come with the whole distribution itself."""
+"""The extra for torch, transformers and sentence-transformers. The whole distribution always installs these three."""
 
 
 def require(module: str, extra: str | None) -> ModuleType:
-    """Imports a module that this package, or an extra of it, brings.
+    """Imports a module that this package or one of its extras installs.
 
     Args:
-        module: Its name.
-        extra: The extra; None for what comes with both distributions.
-
-    Returns:
-        The module.
+        module: Module name.
+        extra: Name of the extra. `None`: both distributions install the module.
 
     Raises:
-        MissingExtraError: It, or a package around it, is not installed. Whatever goes wrong inside it, a missing
-            dependency of its own or a damaged installation, is raised as it is.
+        MissingExtraError: The module, or a package that contains it, is not installed. An error inside the module is
+            not converted: for example, a dependency of its own is missing.
     """
     return _import(module, requirement(extra))
 
 
 def requirement(extra: str | None) -> str:
-    """Returns what to give pip for an extra of this package, or for the package itself, quoted for a shell."""
+    """Returns the argument of `pip install` for an extra, or for this package itself, quoted for a shell."""
     name = SLIM if installed_distributions() == [SLIM] else WHOLE
     return name if extra is None or (extra, name) == (TORCH, WHOLE) else f"'{name}[{extra}]'"
 
 
 def installed_distributions() -> list[str]:
-    """Returns which of the two distributions are installed; none where this package was copied without metadata."""
+    """Returns which of the two distributions are installed. The list is empty for a plain copy of the sources."""
     return [name for name in (WHOLE, SLIM) if _is_distribution(name)]
 
 
@@ -52,20 +49,20 @@ def _is_distribution(name: str) -> bool:
 
 
 def require_package(module: str, package: str) -> None:
-    """Imports a module of a package that no extra brings; as `require`.
+    """Imports a module of a package that no extra installs.
 
     Args:
-        module: Its name.
-        package: What pip knows the package as.
+        module: Module name.
+        package: Name of the package for pip.
 
     Raises:
-        MissingExtraError: It is not installed.
+        MissingExtraError: The module is not installed.
     """
     _import(module, package)
 
 
 def is_installed(module: str) -> bool:
-    """Imports a module if it is installed, and says whether it is."""
+    """Imports a module if it is installed. Returns whether it is installed."""
     try:
         _import(module, module)
     except MissingExtraError:

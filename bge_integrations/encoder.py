@@ -1,4 +1,4 @@
-"""BgeEncoder: texts in, float32 vectors out, with the right instruction on the right side."""
+"""BgeEncoder: computes float32 vectors of texts, with the right instruction for queries and for documents."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ if TYPE_CHECKING:
     from bge_integrations.backend.loading.model import LoadedModel
 
 _NAMESPACE_FORMAT = 1
-"""Of what `cache_namespace` names; another number makes every cached vector one of the past."""
+"""Version of the key in `cache_namespace`. A change of this number invalidates every cached vector."""
 
 
 class BgeEncoder(ModelHandle[EncoderSettings]):
-    """Encodes texts with a BGE model, or any other that sentence-transformers can load.
+    """Encodes texts with a BGE model, or any other embedding model that sentence-transformers can load.
 
-    Encoders with equal loading settings share one model in memory; instruction, normalisation, truncation and limits
-    belong to the encoder. Safe to use from several threads. Pickles and copies carry settings, never weights.
+    Encoders with equal loading settings share one model in memory. Instruction, normalisation, truncation and limits
+    belong to each encoder. Several threads can use one encoder. Pickles and copies contain the settings, not the
+    weights.
 
     Example:
         ```python
@@ -47,18 +48,18 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
     _settings_kind = EncoderSettings
 
     def __init__(self, model_name: str | os.PathLike[str], **options: Unpack[EncoderOptions]) -> None:
-        """Loads the model, or joins the encoders that already hold it.
+        """Loads the model, or uses the loaded model of encoders with equal loading settings.
 
         Args:
             model_name: Hub id (`"BAAI/bge-small-en-v1.5"`), local folder, or folder made by `bge prepare`.
             **options: The fields of `bge_integrations.settings.EncoderSettings`, which describes them.
 
         Raises:
-            TypeError: An option that there isn't.
-            SettingsError: A setting that can't be honoured, named with its value and the choices.
-            ModelLoadError: The checkpoint can't be found, fetched or read, or would run code.
-            PoolingMismatchError: A model that is called like a BGE model, but whose own files ask for another pooling.
-            MissingExtraError: The engine named is not installed, or int8 needs the quantiser, which is not.
+            TypeError: An option is unknown.
+            SettingsError: A setting is invalid or not supported. The message gives its value and the choices.
+            ModelLoadError: The checkpoint can't be found, downloaded or read, or it would run code.
+            PoolingMismatchError: The model has the name of a BGE model, but its own files ask for another pooling.
+            MissingExtraError: The chosen engine, or the quantiser for int8, is not installed.
         """
         self._start(EncoderSettings(model_name=cast("str", model_name), **options))
         self._loaded()
@@ -69,28 +70,29 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
         self._calls: dict[Role, Call[str, NDArray[np.float32]]] = {}
 
     def encode_queries(self, texts: Iterable[str]) -> NDArray[np.float32]:
-        """Encodes short queries that are to find longer passages, each with the query instruction.
+        """Encodes short queries for the search of longer passages, each with the query instruction.
 
         Args:
-            texts: The queries. An iterator is read in slices, so that its texts need not all be in memory.
+            texts: Queries. An iterator is read in slices, so its texts need not all fit into memory.
 
         Returns:
-            C-contiguous float32 array, shape [n, dimension], rows in the order given; (0, dimension) for no texts.
+            C-contiguous float32 array of shape [n, dimension], rows in the order of the texts. The shape is
+            (0, dimension) for no texts.
 
         Raises:
-            InputTypeError: A bare `str`, or an element that is no `str`.
-            InputValueError: A text that UTF-8 can't write.
-            TruncationError: A text over the limit, under `on_truncation="error"`.
+            InputTypeError: `texts` is a bare `str`, or an element is not a `str`.
+            InputValueError: UTF-8 can't encode a text.
+            TruncationError: A text is over the limit, and `on_truncation` is `"error"`.
             NonFiniteOutputError: The model gave NaN or infinity.
-            ModelClosedError: After `close()`.
+            ModelClosedError: The encoder was closed.
         """
         return self._encode(texts, "query", "encode_queries")
 
     def encode_documents(self, texts: Iterable[str]) -> NDArray[np.float32]:
-        """Encodes documents (passages), with the document instruction, which for BGE is none but for llm-embedder.
+        """Encodes documents (passages), each with the document instruction. Of BGE's models only llm-embedder has one.
 
         Args:
-            texts: The documents.
+            texts: Documents. An iterator is read in slices.
 
         Returns:
             As `encode_queries`.
@@ -104,7 +106,7 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
         """Encodes texts for a symmetric use (similarity, clustering, classification), without an instruction.
 
         Args:
-            texts: The texts.
+            texts: Texts. An iterator is read in slices.
 
         Returns:
             As `encode_queries`.
@@ -115,33 +117,33 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
         return self._encode(texts, "symmetric", "encode")
 
     async def aencode_queries(self, texts: Iterable[str]) -> NDArray[np.float32]:
-        """As `encode_queries`, without blocking the event loop; cancelled, it gives up what has not been computed."""
+        """Async form of `encode_queries`. It does not block the event loop. Cancelling it drops uncomputed texts."""
         return await self._encode_async(texts, "query", "aencode_queries")
 
     async def aencode_documents(self, texts: Iterable[str]) -> NDArray[np.float32]:
-        """As `encode_documents`, without blocking the event loop; cancelled, it gives up what has not been computed."""
+        """Async form of `encode_documents`. It does not block the event loop. Cancelling it drops uncomputed texts."""
         return await self._encode_async(texts, "document", "aencode_documents")
 
     async def aencode(self, texts: Iterable[str]) -> NDArray[np.float32]:
-        """As `encode`, without blocking the event loop; cancelled, it gives up what has not been computed."""
+        """Async form of `encode`. It does not block the event loop. Cancelling it drops uncomputed texts."""
         return await self._encode_async(texts, "symmetric", "aencode")
 
     def count_tokens(self, texts: Iterable[str], *, role: Role = "document") -> NDArray[np.int64]:
-        """Counts the tokens that each text takes when it is encoded, before anything is cut. Computes nothing.
+        """Counts the tokens of each text before truncation. The model itself does not run.
 
         Args:
-            texts: The texts. An iterator is read in slices, so that its texts need not all be in memory.
-            role: The side that the texts are on: "query", "document", or "symmetric" as in `encode`.
+            texts: Texts. An iterator is read in slices, so its texts need not all fit into memory.
+            role: Role of the texts: `"query"`, `"document"`, or `"symmetric"` as in `encode`.
 
         Returns:
-            int64 array, shape [n], in the order given: instruction and special tokens included. A text is cut if this
-            is more than `max_length`.
+            int64 array of shape [n], in the order of the texts. Instruction and special tokens are included. A text is
+            cut if its count is greater than `max_length`.
 
         Raises:
-            InputTypeError: A bare `str`, or an element that is no `str`.
-            InputValueError: A text that UTF-8 can't write.
-            SettingsError: A role that there isn't.
-            ModelClosedError: After `close()`.
+            InputTypeError: `texts` is a bare `str`, or an element is not a `str`.
+            InputValueError: UTF-8 can't encode a text.
+            SettingsError: The role is unknown.
+            ModelClosedError: The encoder was closed.
         """
         tokenizer, instruction = self._loaded().tokenizer, self.instruction(role)
         _, slices = slices_of_texts(texts, "count_tokens", ITEMS_A_SLICE)
@@ -150,9 +152,9 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
 
     @property
     def chunk_size(self) -> int:
-        """Tokens, by `chunk_length` and `chunk_tokens`, that a chunk of a document may have so as never to be cut.
+        """Greatest size of a document chunk that is never cut, in tokens as `chunk_length` counts them.
 
-        That is `max_length` without special tokens and the document instruction, and a few tokens less for some models.
+        It is `max_length` minus special tokens and document instruction. For some models it is a few tokens less.
 
         Raises:
             SettingsError: `max_length` leaves no room for chunks.
@@ -160,35 +162,32 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
         return self._chunk_ruler().size
 
     def chunk_length(self, text: str) -> int:
-        """Counts what a text adds to a chunk of a document, at most: a splitter's `length_function`.
+        """Returns the greatest number of tokens that a text adds to a document chunk: a splitter's `length_function`.
 
-        Splitters add up the lengths of the pieces that they join to a chunk. Some tokenizers need more tokens for the
-        whole than for its pieces, so a piece counts as the most that it takes anywhere. Without special tokens and
-        instruction, which `chunk_size` leaves room for.
+        A splitter adds up the lengths of the pieces of a chunk. Some tokenizers need more tokens for the whole chunk
+        than for its pieces alone, so each piece counts with the most tokens that it takes at any place. Special tokens
+        and instruction are not counted: `chunk_size` leaves room for them.
 
         Args:
-            text: A piece of a document.
-
-        Returns:
-            Its tokens.
+            text: Piece of a document.
 
         Raises:
-            InputTypeError: No `str`.
-            InputValueError: A text that UTF-8 can't write.
-            ModelClosedError: After `close()`.
+            InputTypeError: The text is not a `str`.
+            InputValueError: UTF-8 can't encode the text.
+            ModelClosedError: The encoder was closed.
         """
         return len(self.chunk_tokens(text))
 
     def chunk_tokens(self, text: str) -> list[int]:
-        """Gives ids, as many as `chunk_length`, for splitters that count what their `tokenizer` returns.
+        """Returns as many token ids as `chunk_length` counts: the `tokenizer` of a splitter.
 
-        LlamaIndex's SentenceSplitter leaves room for metadata itself, but not for what your own `text_template` adds.
+        LlamaIndex's SentenceSplitter leaves room for metadata, but not for the text that your own `text_template` adds.
 
         Args:
-            text: A piece of a document.
+            text: Piece of a document.
 
         Returns:
-            Ids without special tokens; where a piece alone has less than it may add to a chunk, filled up with padding.
+            Token ids without special tokens. Padding ids follow if the piece alone has fewer tokens.
 
         Raises:
             BgeError: As `chunk_length`.
@@ -196,10 +195,10 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
         return self._chunk_ruler().tokens(check_text(text))
 
     def instruction(self, role: Role) -> Instruction:
-        """Returns what is put around the texts of a role with these settings.
+        """Returns the text before and after each text of a role, under these settings.
 
         Raises:
-            SettingsError: A role that there isn't.
+            SettingsError: The role is unknown.
         """
         return self._instruction(self._loaded(), role)
 
@@ -211,7 +210,7 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
 
     @property
     def client(self) -> SentenceTransformer:
-        """The SentenceTransformer underneath; its `encode` knows none of these settings, and it takes none."""
+        """The underlying SentenceTransformer. Its `encode` ignores these settings. Its own settings are read-only."""
         return cast("SentenceTransformer", self._loaded().original)
 
     @property
@@ -229,13 +228,13 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
         return facts.normalizes if self.settings.normalize == "checkpoint" else facts.normalizes_by_default
 
     def cache_namespace(self, role: Role) -> str:
-        """Names everything that a vector of this role depends on, for the keys of a cache.
+        """Returns a name for the keys of a cache. It depends on everything that a vector of this role depends on.
 
         Args:
-            role: The side that the vectors are on.
+            role: Role of the texts.
 
         Returns:
-            A name made of letters, digits, `.`, `-` and `_`; equal for equal models and settings, in any process.
+            Letters, digits, `.`, `-` and `_`. The name is the same in every process for equal models and settings.
         """
         model, instruction = self._loaded(), self.instruction(role)
         key = key_of(
@@ -255,13 +254,13 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
         return f"{name}_{read_role(role)}_{key[:16]}"
 
     def close(self) -> None:
-        """Lets go of the model, whose memory is free once nobody else holds it. May be called twice."""
+        """Releases the model. Its memory is free when no other encoder uses it. A second call does nothing."""
         super().close()
         self._ruler = None
         self._calls = {}
 
     def _check_against(self, model: LoadedModel) -> None:
-        """Refuses settings that this model can't honour."""
+        """Raises `SettingsError` for settings that this model does not support."""
         super()._check_against(model)
         settings = self.settings
         if settings.truncate_dim is not None and settings.truncate_dim > model.facts.dimension:
@@ -269,7 +268,7 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
                 f"truncate_dim={settings.truncate_dim} is more than the {model.facts.dimension} dimensions of "
                 f"{settings.model_name}."
             )
-        # What the model itself brings is checked when it is used: who embeds documents needs no room for a query's.
+        # The model's own instructions are checked at their first use: an encoder may never embed a query.
         asked: dict[Role, tuple[object, ...]] = {
             "query": (settings.query_instruction, settings.task, settings.examples),
             "document": (settings.document_instruction, settings.task),

@@ -3,29 +3,29 @@
 ```
 BgeError
 ├── InvalidInputError                  a text, or the container of texts, can't be encoded
-│   ├── InputTypeError                 (also a TypeError)   not a `str`, or a bare `str` where a list belongs
+│   ├── InputTypeError                 (also a TypeError)   not a `str`, or a bare `str` instead of a list
 │   ├── InputValueError                (also a ValueError)  a `str` that no tokenizer can read
-│   │   └── MissingEmbeddingError      a token that the model has no embedding for
-│   └── TruncationError                (also a ValueError)  longer than the model, under `on_truncation="error"`
-├── SettingsError                      (also a ValueError)  a setting, or two together, that can't be honoured
-│   ├── DeviceNotAvailableError        the device named is not on this machine
-│   ├── EngineNotAvailableError        the engine named can't be used here
-│   └── UnsupportedModelError          the model is of another kind (a reranker, say) or can't be run
+│   │   └── MissingEmbeddingError      a token for which the model has no embedding
+│   └── TruncationError                (also a ValueError)  a text over the limit, under `on_truncation="error"`
+├── SettingsError                      (also a ValueError)  a setting is invalid, or settings contradict each other
+│   ├── DeviceNotAvailableError        the chosen device is not on this machine
+│   ├── EngineNotAvailableError        the chosen engine can't be used here
+│   └── UnsupportedModelError          the model is of another kind (for example a reranker) or can't be run
 ├── ModelLoadError                     (also an OSError)    the checkpoint can't be loaded
 │   ├── ModelNotFoundError             no such folder, or no such model on the hub
 │   ├── ModelNotCachedError            not in the cache, and the hub can't be reached
-│   ├── UnsafeWeightsError             only pickled weights, or custom code, not allowed by name
-│   └── PreparedModelError             a prepared folder is damaged, or another version's
-├── PoolingMismatchError               (also a ValueError)  called like a BGE model, but its files pool otherwise
+│   ├── UnsafeWeightsError             only pickled weights or custom code, which no setting allows
+│   └── PreparedModelError             a prepared folder is damaged, or written by another version
+├── PoolingMismatchError               (also a ValueError)  the name of a BGE model, but files with another pooling
 ├── NonFiniteOutputError               (also a ValueError)  the model gave NaN or infinity for a text
 ├── DeviceMemoryError                  (also a MemoryError) one text alone does not fit into the device's memory
-├── EngineFailedError                  (also a RuntimeError) the engine fails on a text even alone, or has died
+├── EngineFailedError                  (also a RuntimeError) the engine fails on one text alone, or has died
 ├── ModelClosedError                   (also a RuntimeError) used after `close()`
 └── MissingExtraError                  (also an ImportError) an optional dependency is not installed
 ```
 
-Each one also derives from the built-in class in brackets, so `except ValueError` keeps working. Two former names are
-still there: `NonFiniteEmbeddingError` and `EncoderClosedError`.
+Each class also derives from the built-in class in brackets, so `except ValueError` catches it. Two former names are
+still valid: `NonFiniteEmbeddingError` and `EncoderClosedError`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ __all__ = [
 
 
 class BgeError(Exception):
-    """Base of every exception that this package raises on purpose. No message shows a token of the hub."""
+    """Base of every exception that this package raises on purpose. Its message hides hub tokens."""
 
     def __init__(self, *parts: object) -> None:
         super().__init__(*(without_hub_tokens(part) if isinstance(part, str) else part for part in parts))
@@ -72,7 +72,7 @@ class InvalidInputError(BgeError):
     """A text, or the container of texts, can't be encoded.
 
     Attributes:
-        index: Position of the offending text in the call, or None if the container itself is at fault.
+        index: Position in the call of the wrong text, or `None` if the container is wrong.
     """
 
     def __init__(self, message: str, index: int | None = None) -> None:
@@ -84,15 +84,15 @@ class InvalidInputError(BgeError):
 
 
 class InputTypeError(InvalidInputError, TypeError):
-    """A text is not a `str`, or a bare `str` was given where a list of texts belongs."""
+    """A text is not a `str`, or a bare `str` was given instead of a list of texts."""
 
 
 class InputValueError(InvalidInputError, ValueError):
-    """A text is a `str` that can't be encoded: UTF-8 can't write it, or the model lacks an embedding for it."""
+    """A text is a `str` that can't be encoded: UTF-8 can't write it, or the model lacks an embedding for a token."""
 
 
 class MissingEmbeddingError(InputValueError):
-    """A text has a token that the model has no embedding for: its tokenizer and its weights don't fit together."""
+    """A text has a token for which the model has no embedding: tokenizer and weights don't fit together."""
 
 
 class TruncationError(InvalidInputError, ValueError):
@@ -100,19 +100,19 @@ class TruncationError(InvalidInputError, ValueError):
 
 
 class SettingsError(BgeError, ValueError):
-    """A setting, or two settings together, can't be honoured."""
+    """A setting is invalid or not supported, or two settings contradict each other."""
 
 
 class DeviceNotAvailableError(SettingsError):
-    """The device named is not on this machine."""
+    """The chosen device is not on this machine."""
 
 
 class EngineNotAvailableError(SettingsError):
-    """The engine named can't be used here."""
+    """The chosen engine can't be used here."""
 
 
 class UnsupportedModelError(SettingsError):
-    """The model is of another kind than the class can run."""
+    """The class can't run this kind of model."""
 
 
 class ModelLoadError(BgeError, OSError):
@@ -120,15 +120,15 @@ class ModelLoadError(BgeError, OSError):
 
 
 class ModelNotFoundError(ModelLoadError):
-    """There is no such folder, or no such model on the hub."""
+    """The folder does not exist, or the hub has no such model."""
 
 
 class ModelNotCachedError(ModelLoadError):
-    """The model is not in the cache and the hub can't be reached."""
+    """The model is not in the cache, and the hub can't be reached."""
 
 
 class UnsafeWeightsError(ModelLoadError):
-    """The checkpoint runs code when loaded (pickle or custom modules) and that was not allowed by name."""
+    """The checkpoint would run code while it is loaded (pickle or custom modules), and no setting allows this."""
 
 
 class PreparedModelError(ModelLoadError):
@@ -136,14 +136,14 @@ class PreparedModelError(ModelLoadError):
 
 
 class PoolingMismatchError(BgeError, ValueError):
-    """A checkpoint that is called like a BGE model, but whose own files ask for another pooling."""
+    """A checkpoint has the name of a BGE model, but its own files ask for another pooling."""
 
 
 class NonFiniteOutputError(BgeError, ValueError):
     """The model gave NaN or infinity for a text.
 
     Attributes:
-        index: Position in the call of the first text concerned.
+        index: Position in the call of the first such text.
     """
 
     def __init__(self, message: str, index: int) -> None:
@@ -174,10 +174,10 @@ class DeviceMemoryError(BgeError, MemoryError):
 
 
 class EngineFailedError(BgeError, RuntimeError):
-    """The engine fails on a text, even alone, or has died; the cause is what it raised.
+    """The engine fails on one text alone, or has died. `__cause__` is the engine's own exception.
 
     Attributes:
-        index: Position of the text in the call; None if no text is at fault.
+        index: Position of the text in the call, or `None` if no text is the reason.
     """
 
     def __init__(self, message: str, index: int | None) -> None:
@@ -197,12 +197,12 @@ EncoderClosedError = ModelClosedError
 
 
 class MissingExtraError(BgeError, ImportError):
-    """An optional dependency is not installed; the message is the command that installs it."""
+    """An optional dependency is not installed. The message gives the command that installs it."""
 
 
 class TruncationWarning(UserWarning):
-    """Some texts of a call were longer than the model reads, and were cut."""
+    """Some texts of a call were over the limit and were cut."""
 
 
 class PoolingWarning(UserWarning):
-    """Nothing says how a model makes a vector of its hidden states, so that the mean of all tokens is taken."""
+    """A model's files do not say how its hidden states become a vector, so the mean of all tokens is used."""

@@ -1,4 +1,4 @@
-"""Makes a folder of a model that loads anywhere, offline and without torch."""
+"""Converts a model to a folder that loads offline and without torch."""
 
 from __future__ import annotations
 
@@ -46,35 +46,34 @@ def prepare(
 ) -> Manifest:
     """Prepares a model for OpenVINO on the CPU.
 
-    The folder is then given as `model_name`. It holds everything but the library: graph, weights, tokenizer, and what
-    is known of the model, its query instruction and pooling included.
+    The folder's path is then a valid `model_name`. The folder holds everything that this package needs to run the
+    model: graph, weights, tokenizer, query instruction, pooling and other facts.
 
     Args:
         model_name: Hub id or local folder of a BERT or XLM-RoBERTa encoder.
-        output: The folder to make. An empty one may be there, such as the current folder or a mounted volume.
-        precision: How the model will compute.
-        purpose: What it will be used for: "vectors", "scores" (of a reranker), or "m3" for bge-m3's lexical weights and
-            token vectors beside its dense ones; None takes "scores" for rerankers and "vectors" for everything else.
-        pooling: How the hidden states of a text's tokens become its vector: "cls", "mean" or "last"; None takes what
-            the model was trained with.
-        quantization: How to get int8: "dynamic" or "static", None takes the
-            default.
-        calibration: Texts like those to come, at least 10, for static quantisation and for measuring the agreement
-            with float32; None takes those that ship with the package.
+        output: Folder to create. An existing folder must be empty, such as the current folder or a mounted volume.
+        precision: Precision in which the prepared model computes.
+        purpose: Use of the model: `"vectors"`, `"scores"` (for a reranker), or `"m3"` for bge-m3's lexical weights and
+            token vectors beside its dense vectors. `None`: `"scores"` for rerankers, `"vectors"` for other models.
+        pooling: How the hidden states of a text's tokens become its vector: `"cls"`, `"mean"` or `"last"`. `None`: as
+            the model was trained.
+        quantization: Method for int8: `"dynamic"` or `"static"`. `None`: the default method.
+        calibration: At least 10 texts similar to those of the later use. They serve for static quantisation, and for
+            measuring the agreement with float32. `None`: texts that come with the package.
         revision: Branch, tag or commit on the hub.
-        cache_folder: Where hub files are kept.
+        cache_folder: Folder for hub files.
         token: Hub token.
-        trust_remote_code: Run Python code that comes with the checkpoint.
-        local_files_only: Never ask the hub.
-        allow_pickle_weights: Load `pytorch_model.bin` where there are no safetensors.
+        trust_remote_code: Whether to run Python code that comes with the checkpoint.
+        local_files_only: Whether to use only local files and never connect to the hub.
+        allow_pickle_weights: Whether to load `pytorch_model.bin` if the checkpoint has no safetensors.
 
     Returns:
-        What the folder says of itself, with the measured agreement.
+        The manifest of the folder, with the measured agreement.
 
     Raises:
-        SettingsError: An argument that can't be honoured, or nothing can be written to the folder.
-        UnsupportedModelError: Not one of the encoders that OpenVINO runs here.
-        ModelLoadError: The model can't be found, fetched or read.
+        SettingsError: An argument is invalid or not supported, or the folder can't be written.
+        UnsupportedModelError: OpenVINO can't run the model here.
+        ModelLoadError: The model can't be found, downloaded or read.
         MissingExtraError: OpenVINO or the quantiser is not installed.
     """
     texts = None if calibration is None else check_texts(calibration, "prepare")
@@ -100,7 +99,7 @@ def prepare(
         from bge_integrations.backend.engines.openvino.quantization import require_quantizer
 
         require_quantizer()
-    # Made before anything is fetched, so that a folder that can't be written to is found first.
+    # Created before the download, so that a folder that can't be written fails first.
     with folder_to_fill(target) as unfinished:
         manifest = _write(
             unfinished,
@@ -111,7 +110,7 @@ def prepare(
             quantization=quantization,
             calibration=texts,
         )
-        # The libraries' models are reference cycles, and keep the weights' file mapped: Windows can't delete it then.
+        # The libraries' models are reference cycles and keep the weights' file mapped. Windows can't delete such files.
         gc.collect()
     return manifest
 
@@ -126,7 +125,7 @@ def _write(
     quantization: Quantization | None,
     calibration: Sequence[str] | None,
 ) -> Manifest:
-    """Loads the model and writes it into an empty folder, which goes to the target later."""
+    """Loads the model and writes it into an empty folder. The caller moves this folder to the target."""
     name = request.model_name
     checkpoint = locate_requested(request)
     if is_prepared(checkpoint.folder):
@@ -177,10 +176,10 @@ def _write(
 
 
 def read_calibration(file: str | os.PathLike[str]) -> list[str]:
-    """Reads texts from a UTF-8 file, one on each line; empty lines are left out.
+    """Reads texts from a UTF-8 file with one text a line. Empty lines are left out.
 
     Raises:
-        SettingsError: There is no such file, or it is not UTF-8.
+        SettingsError: The file can't be read, or it is not UTF-8.
     """
     try:
         lines = Path(file).read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""What counts as a secret, and how a value is shown without it: in errors, in what pydantic records, and in reprs."""
+"""Finds secrets in values and hides them: in error messages, in pydantic's errors and in reprs."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from collections.abc import Mapping
 from typing import Any
 
 HIDDEN = "**********"
-"""What stands in place of a secret, as pydantic's `SecretStr` shows it."""
+"""The text shown in place of a secret. pydantic's `SecretStr` shows the same."""
 
-# The hub's own tokens, of users and of organisations, wherever they turn up in a text.
+# Hub tokens of users and of organisations, at any place in a text.
 _HUB_TOKEN = re.compile(r"\b(?:hf|api_org)_(?:(?:oauth|jwt)_[\w.-]{8,}|[A-Za-z0-9]{16,})")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _TOKENS = ("token", "tokens")
 _SECRETS = ("secret", "secrets", "password", "passphrase", "credential", "credentials", "authorization", "bearer")
-# Too short to be looked for in another spelling: "author" is near "auth".
+# Too short to search for similar spellings: "author" is similar to "auth".
 _SHORT_SECRETS = ("auth", "jwt", "passwd", "pwd", "apikey", "apikeys")
 _CLOSE_ENOUGH = 0.8
 _TOKEN_OF_TEXTS = re.compile(r"<.*>|\[.*\]")  # such as "<mask>" or "[SEP]"
-# A tokenizer's tokens, and numbers of them: pad_token, max_new_tokens, batch_tokens, token_type_ids.
+# Words in names of text tokens and token counts: pad_token, max_new_tokens, batch_tokens, token_type_ids.
 _BESIDE_TOKENS_OF_TEXTS = (
     *("bos", "cls", "eos", "extra", "image", "mask", "pad", "sep", "special", "unk"),
     *("add", "batch", "count", "id", "ids", "length", "max", "min", "new", "num", "split", "type"),
 )
-# Their keys are names that the user chose: a prompt may be called "key".
+# The user chooses the keys of these dictionaries: a prompt's name can be "key".
 _NAMED_BY_THE_USER = ("prompts",)
 
 
 def is_secret_name(name: object) -> bool:
-    """Says whether a keyword reads as if its value were a secret, also in another spelling: `hf_token`, `api_key`."""
+    """Returns whether a keyword is named like a secret: `hf_token`, `api_key`. Similar spellings count too."""
     words = [word.lower() for word in _WORD.findall(str(name))]
     if not words:
         return False
@@ -44,12 +44,12 @@ def _is_near(word: str, known: tuple[str, ...]) -> bool:
 
 
 def is_hub_token(text: str) -> bool:
-    """Says whether a text is nothing but a token of the hub."""
+    """Returns whether the whole text is a hub token."""
     return _HUB_TOKEN.fullmatch(text) is not None
 
 
 def holds_secret(value: object, name: object = "") -> bool:
-    """Says whether there is a secret in a value: a hub token in a text, or a text under a secret's name."""
+    """Returns whether a value contains a secret: a hub token in a text, or a value under the name of a secret."""
     if value is None or isinstance(value, (bool, int, float)):
         return False
     if _is_secret(value, name):
@@ -62,14 +62,13 @@ def holds_secret(value: object, name: object = "") -> bool:
 
 
 def without_secrets(value: object, name: object = "") -> object:
-    """Returns a value as it may be shown.
+    """Returns a value with asterisks in place of every secret.
+
+    An object whose repr contains a hub token becomes a text.
 
     Args:
-        value: The value. Mappings, lists, tuples, and pairs of a key and a value are gone through.
-        name: The keyword that it was given under.
-
-    Returns:
-        An equal value with asterisks in place of every secret. An object that shows a hub token becomes a text.
+        value: The value. Mappings, lists, tuples and pairs (key, value) are searched at any depth.
+        name: The keyword of the value.
     """
     if value is None or isinstance(value, bool):
         return value
@@ -90,7 +89,7 @@ def without_secrets(value: object, name: object = "") -> object:
 
 
 def without_secret_keys(values: Mapping[str, object]) -> dict[str, object]:
-    """Returns a copy without the keys that hold a secret, at any depth: what may be saved."""
+    """Returns a copy that can be saved: it lacks the keys, at any depth, whose values contain a secret."""
     return {
         key: without_secret_keys(value) if isinstance(value, Mapping) and key not in _NAMED_BY_THE_USER else value
         for key, value in values.items()
@@ -99,18 +98,18 @@ def without_secret_keys(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def shown(value: object, name: object = "") -> str:
-    """Returns how a message writes a value: its repr, without secrets. See `without_secrets`."""
+    """Returns the repr of a value, without secrets, for a message. See `without_secrets`."""
     return without_hub_tokens(repr(without_secrets(value, name)))
 
 
 def shown_fields(instance: Any) -> str:  # noqa: ANN401 - any dataclass
-    """Returns the repr of a dataclass, as `dataclasses` writes it, without secrets."""
+    """Returns the repr of a dataclass in the format of `dataclasses`, without secrets."""
     fields = {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance) if field.repr}
     return f"{type(instance).__name__}({', '.join(f'{name}={shown(value, name)}' for name, value in fields.items())})"
 
 
 def without_hub_tokens(text: str) -> str:
-    """Returns a text with asterisks in place of what looks like a token of the hub."""
+    """Returns a text with asterisks in place of everything that looks like a hub token."""
     return _HUB_TOKEN.sub(HIDDEN, text)
 
 

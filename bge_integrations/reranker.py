@@ -1,4 +1,4 @@
-"""BgeReranker: a query and passages in, scores out."""
+"""BgeReranker: scores passages for a query."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 class BgeReranker(ModelHandle[RerankerSettings]):
     """Scores how well passages answer a query, with a BGE reranker or any other classifier with one output.
 
-    Reads query and passage together, so it is slower than comparing vectors, and better: let vectors find a hundred
-    candidates, and this order them. Rerankers with equal loading settings share one model in memory. Safe to use from
-    several threads. Pickles and copies carry settings, never weights.
+    The model reads query and passage together, so it is slower than comparing vectors, and better. Retrieve a hundred
+    candidates by their vectors, then reorder them by their scores. Rerankers with equal loading settings share one
+    model in memory. Several threads can use one reranker. Pickles and copies contain the settings, not the weights.
 
     Example:
         ```python
@@ -46,43 +46,43 @@ class BgeReranker(ModelHandle[RerankerSettings]):
     _settings_kind = RerankerSettings
 
     def __init__(self, model_name: str | os.PathLike[str], **options: Unpack[RerankerOptions]) -> None:
-        """Loads the model, or joins the rerankers that already hold it.
+        """Loads the model, or uses the loaded model of rerankers with equal loading settings.
 
         Args:
             model_name: Hub id (`"BAAI/bge-reranker-v2-m3"`), local folder, or folder made by `bge prepare`.
-            **options: The fields of `bge_integrations.settings.RerankerSettings`, which describes them. `max_length` is
-                of query and passage together, without a decoder's prompt. `query_instruction=None` is the default
-                prompt that was saved with a CrossEncoder; BGE's own have none.
+            **options: The fields of `bge_integrations.settings.RerankerSettings`, which describes them. `max_length`
+                counts query and passage together, without a decoder's prompt. `query_instruction=None` means the
+                default prompt that was saved with a CrossEncoder. BGE's own rerankers have no such prompt.
 
         Raises:
-            TypeError: An option that there isn't.
-            SettingsError: A setting that can't be honoured, named with its value and the choices.
-            UnsupportedModelError: The model is no reranker.
-            ModelLoadError: The checkpoint can't be found, fetched or read, or would run code.
-            MissingExtraError: The engine named is not installed, or int8 needs the quantiser, which is not.
+            TypeError: An option is unknown.
+            SettingsError: A setting is invalid or not supported. The message gives its value and the choices.
+            UnsupportedModelError: The model is not a reranker.
+            ModelLoadError: The checkpoint can't be found, downloaded or read, or it would run code.
+            MissingExtraError: The chosen engine, or the quantiser for int8, is not installed.
         """
         self._start(RerankerSettings(model_name=cast("str", model_name), **options))
         self._loaded()
 
     def score(self, query: str, passages: Iterable[str]) -> NDArray[np.float32]:
-        """Scores passages for one query. Goes before pairs that `score_pairs` has queued.
+        """Scores passages for one query. Its batches go before pairs that `score_pairs` has queued.
 
-        The query is kept whole, and a passage that doesn't fit beside it is cut.
+        The passage of a pair over the limit is cut. The query is cut only if it leaves no room for the passage.
 
         Args:
-            query: The query.
-            passages: The passages.
+            query: Query.
+            passages: Passages.
 
         Returns:
-            float32, shape [passages], in the order given; the higher, the better.
+            float32 array of shape [passages], in the order of the passages. A higher score is better.
 
         Raises:
-            InputTypeError: A query or passage that is no `str`, or a bare `str` where the list of passages belongs.
-            InputValueError: A text that UTF-8 can't write.
-            TruncationError: A pair over the limit, under `on_truncation="error"`.
+            InputTypeError: The query or a passage is not a `str`, or `passages` is a bare `str`.
+            InputValueError: UTF-8 can't encode a text.
+            TruncationError: A pair is over the limit, and `on_truncation` is `"error"`.
             NonFiniteOutputError: The model gave NaN or infinity.
-            EngineFailedError: The engine fails on a pair even alone.
-            ModelClosedError: After `close()`.
+            EngineFailedError: The engine fails on a pair, even in a batch of its own.
+            ModelClosedError: The reranker was closed.
         """
         return self._call("interactive").run(_with_query(query, passages, "score"), "score")
 
@@ -90,10 +90,10 @@ class BgeReranker(ModelHandle[RerankerSettings]):
         """Scores pairs of query and passage.
 
         Args:
-            pairs: The pairs. An iterator is read in slices, so that its texts need not all be in memory.
+            pairs: Pairs (query, passage). An iterator is read in slices, so its texts need not all fit into memory.
 
         Returns:
-            float32, shape [pairs], in the order given; the higher, the better.
+            float32 array of shape [pairs], in the order of the pairs. A higher score is better.
 
         Raises:
             BgeError: As `score`.
@@ -101,18 +101,18 @@ class BgeReranker(ModelHandle[RerankerSettings]):
         return self._call("bulk").run(pairs, "score_pairs")
 
     async def ascore(self, query: str, passages: Iterable[str]) -> NDArray[np.float32]:
-        """As `score`, without blocking the event loop; cancelled, it gives up what has not been computed."""
+        """Async form of `score`. It does not block the event loop. Cancelling it drops uncomputed pairs."""
         check = partial(_with_query, query, passages, "ascore")
         pairs = await OnLoop([query], passages).run(check)
         return await (await self._call_async("interactive")).run_async(pairs, "ascore")
 
     async def ascore_pairs(self, pairs: Iterable[tuple[str, str]]) -> NDArray[np.float32]:
-        """As `score_pairs`, without blocking the event loop; cancelled, it gives up what has not been computed."""
+        """Async form of `score_pairs`. It does not block the event loop. Cancelling it drops uncomputed pairs."""
         return await (await self._call_async("bulk")).run_async(pairs, "ascore_pairs")
 
     @property
     def client(self) -> Any:  # noqa: ANN401 - a library's class
-        """sentence-transformers' CrossEncoder underneath, or transformers' decoder; it knows and takes no settings."""
+        """The underlying CrossEncoder or decoder. It ignores these settings. Its own settings are read-only."""
         return self._loaded().original
 
     def _check_against(self, model: LoadedModel) -> None:
@@ -140,7 +140,7 @@ class BgeReranker(ModelHandle[RerankerSettings]):
             pairs.share(self._uncounted(model, pairs)).check(settings, self._limit(model, pairs))
 
     def _least_length(self, model: LoadedModel) -> int:
-        # A token of the query and one of the passage. `max_length` doesn't count a decoder's prompt; see `_limit`.
+        # One token of the query and one of the passage. `max_length` doesn't count a decoder's prompt; see `_limit`.
         pairs = PairTokenizer(model.tokenizer, model.pair_layout(self.settings.prompt))
         return pairs.share().least - self._uncounted(model, pairs)
 
@@ -157,8 +157,8 @@ class BgeReranker(ModelHandle[RerankerSettings]):
         return scoring_call(terms, pairs, share, options, normalizes=self.settings.normalize)
 
     def _instruction(self, model: LoadedModel) -> str:
-        """Returns the text before each query: the user's, else what sentence-transformers' `predict` puts there."""
-        # `predict` knows no roles.
+        """Returns the text before each query: the user's, else the one that sentence-transformers' `predict` adds."""
+        # `predict` has no roles.
         return self._resolve(model, "symmetric", explicit=self.settings.query_instruction).prefix
 
     def _pairs(self, model: LoadedModel) -> PairTokenizer:
@@ -166,11 +166,11 @@ class BgeReranker(ModelHandle[RerankerSettings]):
         return PairTokenizer(model.tokenizer, layout, self._instruction(model))
 
     def _limit(self, model: LoadedModel, pairs: PairTokenizer) -> int:
-        """Tokens per pair, all counted."""
+        """Returns the limit of all tokens of a pair, a decoder's prompt included."""
         return min(self._limit_of(model) + self._uncounted(model, pairs), model.facts.max_tokens)
 
     def _uncounted(self, model: LoadedModel, pairs: PairTokenizer) -> int:
-        """Tokens that `max_length` doesn't count: decoders' authors don't count the prompt."""
+        """Returns how many tokens `max_length` doesn't count. The authors of decoders don't count the prompt."""
         return len(pairs.layout.after) if model.facts.decoder else 0
 
     def _decoder_options(self, model: LoadedModel, pairs: PairTokenizer) -> ScoringOptions:
@@ -189,7 +189,7 @@ _SETTING_OF_OPTION = {
     "compress_ratio": "compress_ratio",
     "compress_layer": "compress_layers",
 }
-"""Settings by what a decoder's forward calls them."""
+"""The setting for each argument of a decoder's `forward`."""
 
 
 def _with_query(query: str, passages: Iterable[str], method: str) -> list[tuple[str, str]]:

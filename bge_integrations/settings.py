@@ -1,4 +1,4 @@
-"""The settings, checked once, in one place."""
+"""The settings. Each is checked and documented here, once."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from bge_integrations.texts import (
 )
 
 Purpose = Literal["vectors", "scores", "m3"]
-"""What a model is loaded for: one vector a text, a score a pair of texts, or all three outputs of bge-m3."""
+"""Use of a model: one vector a text, one score a pair of texts, or all three outputs of bge-m3."""
 Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 EngineName = Literal["auto", "torch", "openvino", "sentence-transformers"]
 OnTruncation = Literal["warn", "ignore", "error"]
 Pooling = Literal["cls", "mean", "last"]
 Example = tuple[str, str, str]
-"""A task, a query and its response, shown to a model before the query proper."""
+"""A task, a query and its response. The model reads them before the actual query."""
 Normalization = bool | Literal["checkpoint"] | None
 
 _PATHS = ("model_name", "cache_folder")
@@ -45,12 +45,12 @@ OUTPUT_PRECISIONS = ("uint8", "binary", "ubinary")
 
 @dataclass(frozen=True, kw_only=True)
 class TransformersKwargs:
-    """Keywords handed on to transformers' `from_pretrained`, kept as JSON so that equal ones compare equal.
+    """Keywords for transformers' `from_pretrained`. They are kept as JSON, so that equal keywords compare equal.
 
     Attributes:
-        model: For `AutoModel`, such as `{"attn_implementation": "eager"}`.
-        processor: For `AutoTokenizer`.
-        config: For `AutoConfig`.
+        model: Keywords for `AutoModel`, such as `{"attn_implementation": "eager"}`.
+        processor: Keywords for `AutoTokenizer`.
+        config: Keywords for `AutoConfig`.
     """
 
     model: str = "{}"
@@ -58,13 +58,13 @@ class TransformersKwargs:
     config: str = "{}"
 
     def __post_init__(self) -> None:
-        """Refuses secrets: these keywords are shown, dumped and pickled."""
+        """Raises `SettingsError` for secrets, since these keywords are shown, dumped and pickled."""
         for name, values in self.as_dicts().items():
             for key, value in values.items():
                 if holds_secret(value, key):
                     raise SettingsError(
-                        f"{name}[{key!r}] reads like a secret, and keywords are shown and saved; give the hub's token "
-                        "as token=…, which never is."
+                        f"{name}[{key!r}] reads like a secret, and keywords are shown and saved; give the hub token as "
+                        "token=…, which is never shown or saved."
                     )
 
     @classmethod
@@ -77,8 +77,7 @@ class TransformersKwargs:
         """Freezes three keyword dictionaries.
 
         Raises:
-            SettingsError: A value that can't be written as JSON, since settings must survive a round trip; or a secret,
-                since settings are shown and saved.
+            SettingsError: A value can't be written as JSON, or it is a secret. Settings are shown, saved and loaded.
         """
         return cls(
             model=_to_json("model_kwargs", model),
@@ -87,7 +86,7 @@ class TransformersKwargs:
         )
 
     def as_dicts(self) -> dict[str, dict[str, Any]]:
-        """Returns them under sentence-transformers' own names."""
+        """Returns the three dictionaries under the names that sentence-transformers uses."""
         return {
             "model_kwargs": json.loads(self.model),
             "processor_kwargs": json.loads(self.processor),
@@ -107,55 +106,56 @@ def _to_json(name: str, values: Mapping[str, Any] | None) -> str:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ModelSettings:
-    """What every model takes, whatever it is used for. Holds no weights, and pickles without the token."""
+    """Settings that every kind of model takes. Pickles do not contain the token."""
 
     model_name: str
     """Hub id (`"BAAI/bge-small-en-v1.5"`), local folder, or folder made by `bge prepare`."""
     device: str | Sequence[str] | None = None
-    """`"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`. `None` or `"auto"`: the first of cuda, mps and cpu that is there and
-    can compute as `engine` and `precision` ask. A list, or `"all"`, puts the model on each, and they share the work."""
+    """`"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`. `None` or `"auto"`: the first of cuda, mps and cpu that exists and
+    supports `engine` and `precision`. A list, or `"all"`: the model is on each device, and they share the work."""
     precision: Precision = "auto"
-    """How the model computes: `"float32"`, `"bfloat16"`, `"float16"` or `"int8"`. `"auto"`: float16 on CUDA, float32
-    elsewhere. Results are float32 in any case."""
+    """Precision of the computation: `"float32"`, `"bfloat16"`, `"float16"` or `"int8"`. `"auto"`: float16 on CUDA,
+    float32 elsewhere. Results are always float32."""
     engine: EngineName = "auto"
-    """What runs the model: `"openvino"`, `"torch"` or `"sentence-transformers"`. `"auto"`: the fastest that can run it
-    here."""
+    """Engine that runs the model: `"openvino"`, `"torch"` or `"sentence-transformers"`. `"auto"`: the fastest engine
+    that can run the model here."""
     max_length: int | None = None
-    """Tokens per text, or pair of texts, special tokens included. `None`: the model's own limit."""
+    """Greatest number of tokens per text, or per pair of texts, special tokens included. `None`: the model's own
+    limit."""
     query_instruction: str | None = None
     """Text before each query. `None`: the instruction the model was trained with. `""`: no instruction."""
     on_truncation: OnTruncation = "warn"
-    """What happens to texts over `max_length`: `"warn"` once a call, `"ignore"`, or `"error"`."""
+    """What happens to texts over `max_length`. `"warn"`: they are cut, with one warning a call. `"ignore"`: they are
+    cut. `"error"`: the call raises `TruncationError`."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     cache_folder: str | None = None
-    """Where hub files are kept. `None`: `SENTENCE_TRANSFORMERS_HOME`, or the hub's usual cache."""
+    """Folder for hub files. `None`: `SENTENCE_TRANSFORMERS_HOME`, or the hub's usual cache folder."""
     token: str | bool | None = field(default=None, repr=False, compare=False)
-    """Hub token; never shown, pickled or dumped."""
+    """Hub token. It is never shown, pickled or dumped."""
     trust_remote_code: bool = False
     """Run Python code that comes with the checkpoint."""
     local_files_only: bool = False
-    """Never ask the hub."""
+    """Use only local files and never connect to the hub."""
     allow_pickle_weights: bool = False
-    """Load `pytorch_model.bin` where a checkpoint has no safetensors."""
+    """Load `pytorch_model.bin` if the checkpoint has no safetensors."""
     show_progress: bool = False
-    """A progress bar for documents and pairs; never for queries."""
+    """Show a progress bar for documents and pairs. Queries never show one."""
     batch_tokens: int | None = None
-    """Tokens, padding included, in one forward pass. `None`: the engine's own figure."""
+    """Greatest number of tokens, padding included, in one forward pass. `None`: the engine's own number."""
     batch_size: int | None = None
-    """Upper limit on the texts in one forward pass. `None`: no limit."""
+    """Greatest number of texts in one forward pass. `None`: no limit."""
     threads: int | None = None
-    """Threads that compute on the processor. `None`: the least of the cores that this process may use,
-    `OMP_NUM_THREADS`, and torch's number if torch is imported. torch's own number is raised only if it is given
-    here."""
+    """CPU threads of the model. `None`: the least of the cores that this process may use, `OMP_NUM_THREADS`, and
+    torch's number of threads if torch is imported. torch's number is raised only for a value given here."""
     max_queued_texts: int = 65536
-    """Documents, and as many queries, that may be in flight at once in the model, over all callers; a call beyond it
-    waits for room."""
+    """Greatest number of documents in flight in the model at once, over all callers. Queries have a second limit of the
+    same size. A call over its limit waits for room."""
     transformers_kwargs: TransformersKwargs = field(default_factory=TransformersKwargs)
     """Keywords for transformers' `from_pretrained`."""
 
     def __post_init__(self) -> None:
-        """Checks every value on its own; what depends on the model is checked when it is loaded."""
+        """Checks every value on its own. Checks that depend on the model are made when it is loaded."""
         _make_plain(self, "model_name", "cache_folder", "precision", "engine", "on_truncation", "token")
         if not is_text(self.model_name) or not self.model_name.strip():
             raise SettingsError(
@@ -163,7 +163,7 @@ class ModelSettings:
                 "or the path of a folder."
             )
         if is_hub_token(self.model_name):
-            raise SettingsError("model_name is a token of the hub, not a model; give the token as token=….")
+            raise SettingsError("model_name is a hub token, not a model; give the token as token=….")
         if self.precision in OUTPUT_PRECISIONS:
             raise SettingsError(
                 f"precision={self.precision!r} is a format for stored vectors; here `precision` says how the model "
@@ -207,17 +207,17 @@ class ModelSettings:
                 "'cuda' or 'cuda:1', a list of them, or 'all'."
             )
         if not self.device:
-            raise SettingsError("device=[] names no device; give None for the first there is.")
+            raise SettingsError("device=[] names no device; give None for the first device that is available.")
         object.__setattr__(
             self, "device", tuple(text_setting(f"device[{place}]", one) for place, one in enumerate(self.device))
         )
 
     def replace(self, **changes: Any) -> Self:  # noqa: ANN401 - the fields' own types
-        """Returns a copy with some fields changed, checked again."""
+        """Returns a copy with some fields changed. The copy is checked."""
         return dataclasses.replace(self, **changes)
 
     def __repr__(self) -> str:
-        """Shows no token, wherever it was put."""
+        """Hides hub tokens in all fields."""
         return shown_fields(self)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -225,31 +225,32 @@ class ModelSettings:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "token"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restores what `__getstate__` kept."""
+        """Restores the fields, with no token."""
         for name, value in {"token": None, **state}.items():
             object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class EncoderSettings(ModelSettings):
-    """Everything that decides what an encoder computes."""
+    """Settings of an encoder."""
 
     document_instruction: str | None = None
-    """Text before each document. `None`: the instruction the model was trained with, which of BGE's only llm-embedder
-    has. `""`: no instruction."""
+    """Text before each document. `None`: the instruction the model was trained with (of BGE's models only llm-embedder
+    has one). `""`: no instruction."""
     task: str | None = None
-    """What an instruct model is asked to do, or the name of one of llm-embedder's tasks."""
+    """Task description for an instruct model, or the name of one of llm-embedder's tasks."""
     examples: Sequence[Example | Sequence[str] | Mapping[str, str]] | None = None
-    """For bge-en-icl, examples to go before each query: triples of task, query and response, or dictionaries with the
-    keys `instruct` (or `task`), `query` and `response`. Kept as triples."""
+    """Examples before each query, for bge-en-icl: triples of task, query and response, or dictionaries with the keys
+    `instruct` (or `task`), `query` and `response`. They are kept as triples."""
     pooling: Pooling | None = None
     """How the hidden states of a text's tokens become its vector: `"cls"` is the first, `"mean"` the mean of all,
-    `"last"` the last one. `None`: as the model was trained; where nothing says how, a warning names this setting."""
+    `"last"` the last. `None`: as the model was trained. If the model's files do not say how, it is the mean, with a
+    warning."""
     normalize: Normalization = None
-    """L2-normalise the vectors. `None`: as the model was trained (BGE: yes). `True`: always. `False`: never.
-    `"checkpoint"`: only if the checkpoint's own modules do, as sentence-transformers."""
+    """L2 normalisation of the vectors. `None`: as the model was trained (BGE: yes). `True`: always. `False`: never.
+    `"checkpoint"`: only if the checkpoint has a module for it, as in sentence-transformers."""
     truncate_dim: int | None = None
-    """Leading dimensions to keep, normalised again afterwards. `None`: all."""
+    """Number of leading dimensions to keep. Normalisation comes after the cut. `None`: all dimensions."""
 
     def __post_init__(self) -> None:
         """See `ModelSettings.__post_init__`."""
@@ -270,22 +271,22 @@ class EncoderSettings(ModelSettings):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class RerankerSettings(ModelSettings):
-    """Everything that decides what a reranker computes."""
+    """Settings of a reranker."""
 
     normalize: bool = False
-    """Put scores through the sigmoid, so that they lie between 0 and 1; else they are logits, as in the authors' code.
-    An activation that was saved with a CrossEncoder is not applied."""
+    """`True`: sigmoid scores between 0 and 1. `False`: logits, as in the authors' code. An activation that was saved
+    with a CrossEncoder is not applied."""
     prompt: str | None = None
-    """For decoder models, what they are asked of query A and passage B. `None`: what they were trained with, which is
-    known of BGE's alone; any other decoder needs it."""
+    """Question about query A and passage B, for decoder models. `None`: the prompt the model was trained with, which is
+    known only for BGE's decoders. Other decoders need a value."""
     cutoff_layers: int | Sequence[int] | None = None
-    """For models that can score after any of several layers (bge-reranker-v2-minicpm-layerwise,
-    -v2.5-gemma2-lightweight): the layer, as a number or a list of one. `None`: the authors' choice."""
+    """Layer that gives the score, as a number or a list of one, for models that can score after several layers
+    (bge-reranker-v2-minicpm-layerwise, -v2.5-gemma2-lightweight). `None`: the authors' choice."""
     compress_ratio: int | None = None
-    """For models that merge tokens (bge-reranker-v2.5-gemma2-lightweight): how many become one. `None`: the authors'
-    choice."""
+    """Number of tokens merged into one, for models that merge tokens (bge-reranker-v2.5-gemma2-lightweight). `None`:
+    the authors' choice."""
     compress_layers: Sequence[int] | None = None
-    """For the same: the layers after which they merge tokens. `None`: the authors' choice."""
+    """Layers after which the same models merge tokens. `None`: the authors' choice."""
 
     def __post_init__(self) -> None:
         """See `ModelSettings.__post_init__`."""
@@ -298,8 +299,8 @@ class RerankerSettings(ModelSettings):
         layers = _layers("cutoff_layers", [given] if _is_count(given) else given)
         if layers is not None and len(layers) != 1:
             raise SettingsError(
-                f"cutoff_layers={given!r} names {len(layers)} layers, each with a score of its own; name one, "
-                "and make a reranker for each (they share the model)."
+                f"cutoff_layers={given!r} names {len(layers)} layers, and each layer gives another score; name one, "
+                "and make one reranker for each layer (they share the model)."
             )
         object.__setattr__(self, "cutoff_layers", layers)
         object.__setattr__(self, "compress_layers", _layers("compress_layers", self.compress_layers))
@@ -311,7 +312,7 @@ class RerankerSettings(ModelSettings):
 
 
 class FileOptions(TypedDict, total=False):
-    """The fields of `ModelSettings` that say where a model's files come from and what may be done with them."""
+    """The fields of `ModelSettings` about a model's files: their origin, and what is allowed with them."""
 
     revision: str | None
     cache_folder: str | None
@@ -322,13 +323,13 @@ class FileOptions(TypedDict, total=False):
 
 
 class EmbedderFileOptions(FileOptions, total=False):
-    """The same for a model that gives vectors, with how its files are read as one."""
+    """`FileOptions` for a model that computes vectors."""
 
     pooling: Pooling | None
 
 
 class ModelOptions(FileOptions, total=False):
-    """The fields of `ModelSettings` but the model's name, as keywords of a constructor."""
+    """The fields of `ModelSettings` without `model_name`, as keywords of a constructor."""
 
     device: str | Sequence[str] | None
     precision: Precision
@@ -345,7 +346,7 @@ class ModelOptions(FileOptions, total=False):
 
 
 class EncoderOptions(ModelOptions, total=False):
-    """The fields of `EncoderSettings` but the model's name, as keywords of a constructor."""
+    """The fields of `EncoderSettings` without `model_name`, as keywords of a constructor."""
 
     document_instruction: str | None
     task: str | None
@@ -356,7 +357,7 @@ class EncoderOptions(ModelOptions, total=False):
 
 
 class RerankerOptions(ModelOptions, total=False):
-    """The fields of `RerankerSettings` but the model's name, as keywords of a constructor."""
+    """The fields of `RerankerSettings` without `model_name`, as keywords of a constructor."""
 
     normalize: bool
     prompt: str | None
@@ -367,7 +368,7 @@ class RerankerOptions(ModelOptions, total=False):
 
 @cache
 def _documented() -> Mapping[str, Mapping[str, str]]:
-    """Returns what stands below each field, by class; empty where Python has no sources."""
+    """Returns the docstring below each field, by class. It is empty if Python has no sources."""
     try:
         tree = ast.parse(inspect.getsource(sys.modules[__name__]))
     except (OSError, TypeError):
@@ -386,15 +387,15 @@ def _texts_below_fields(body: Sequence[ast.stmt]) -> Iterator[tuple[str, str]]:
 
 
 def description(name: str, kind: type[ModelSettings] = EncoderSettings) -> str | None:
-    """Returns the text about a setting; `None` where Python has no sources."""
+    """Returns the description of a setting, or `None` if Python has no sources."""
     return next((texts[name] for base in kind.__mro__ if name in (texts := _documented().get(base.__name__, {}))), None)
 
 
 def text_setting(name: str, value: object) -> str | None:
-    """Returns a setting that is a text, as a plain `str`; None if it is None.
+    """Returns the value of a text setting as a plain `str`, or `None` for `None`.
 
     Raises:
-        SettingsError: It is no text, or one that UTF-8 can't write.
+        SettingsError: The value is not a text, or UTF-8 can't encode it.
     """
     if value is None:
         return None
@@ -414,7 +415,7 @@ def _plain_setting(name: str, value: str) -> str:
 
 
 def _make_plain(settings: object, *names: str) -> None:
-    """Writes paths as text, and texts of any class as plain ones. Leaves everything else to further checks."""
+    """Converts paths and subclasses of `str` to plain `str`. Later checks handle other values."""
     for name in names:
         value = getattr(settings, name)
         written = os.fspath(value) if isinstance(value, os.PathLike) else value
@@ -439,7 +440,7 @@ def _examples(given: object) -> tuple[Example, ...] | None:
 
 
 def _example(position: int, given: object) -> Example:
-    """Reads a triple, or a dictionary as bge-en-icl's card writes them."""
+    """Reads a triple, or a dictionary in the form of bge-en-icl's model card."""
     parts: object = given
     if isinstance(given, Mapping) and set(given) in ({"instruct", "query", "response"}, {"task", "query", "response"}):
         parts = (given["instruct"] if "instruct" in given else given["task"], given["query"], given["response"])

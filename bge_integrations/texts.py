@@ -1,4 +1,4 @@
-"""What counts as a text, and how messages name what is none. Imports nothing of the package."""
+"""Decides which values are texts, and words messages about other values. Imports nothing of the package."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ _SHOWN_CHARACTERS = 60
 
 
 def is_text(value: object) -> TypeIs[str]:
-    """Whether a value is a `str` or of a class derived from it. An object that only claims to be one is none."""
+    """Returns whether a value is a `str`. An object that only overrides `__class__` is not."""
     return issubclass(type(value), str)
 
 
 def plain(text: str) -> str:
-    """Returns the characters of a text as a plain `str`; a plain `str` itself.
+    """Returns the characters of a text as a plain `str`.
 
-    A member of `class Topic(str, Enum)`, a `numpy.str_` and the like hold a text, but may write, hash or measure
-    something else: an f-string has `Topic.SPORT` for `"sport"`.
+    Subclasses of `str` can override how they are written, hashed or measured. An f-string writes `Topic.SPORT` for a
+    member `SPORT = "sport"` of `class Topic(str, Enum)`.
     """
-    # Of the class itself, since the text's own class may have another.
+    # `str.__str__`, since the text's own class can override it.
     return text if type(text) is str else str.__str__(text)
 
 
 def lone_surrogate(text: str) -> int | None:
-    """Returns the position of the first character that UTF-8 can't write; None if there is none."""
+    """Returns the position of the first lone surrogate, which UTF-8 can't encode, or `None`."""
     if text.isascii():
         return None
     try:
@@ -36,7 +36,7 @@ def lone_surrogate(text: str) -> int | None:
 
 
 def about_surrogate(text: str, position: int) -> str:
-    """Returns what to say of a text with a lone surrogate, after its name."""
+    """Returns the end of a message about a text with a lone surrogate. The text's name comes before it."""
     return (
         f"has a lone surrogate ({text[position]!r}) at character {position}, which UTF-8 can't write; it comes from a "
         "faulty decoding. Repair it with text.encode('utf-8', 'replace').decode('utf-8')."
@@ -44,15 +44,15 @@ def about_surrogate(text: str, position: int) -> str:
 
 
 def file_names_are_utf8() -> bool:
-    """Whether Python takes file names for UTF-8, as it does unless the locale says otherwise."""
+    """Returns whether Python decodes file names as UTF-8. This is the case except under some locales."""
     return sys.getfilesystemencoding().lower().replace("-", "") == "utf8"
 
 
 def about_file_name(path: str) -> str | None:
-    """Returns what to say of a path that UTF-8 can't write, after it; None for any other.
+    """Returns the end of a message about a path that UTF-8 can't encode, or `None` for other paths.
 
-    Where the locale's encoding is not UTF-8, Python puts lone surrogates for the bytes of a file name that it can't
-    decode. The libraries that read models take UTF-8 alone.
+    Python decodes file names with the locale's encoding and writes a lone surrogate for each byte that it can't decode.
+    The libraries that read models accept only UTF-8.
     """
     position = lone_surrogate(path)
     if position is None:
@@ -70,11 +70,11 @@ def about_file_name(path: str) -> str | None:
 def kind_of(value: object) -> str:
     """Names the type of a value with its article: "an int", "a list"."""
     name = type(value).__name__
-    # Read aloud: "an en-dee-array", but "a user", "a uint8".
+    # By pronunciation: "an en-dee-array", but "a user", "a uint8".
     return f"{'an' if name[0] in 'aeioAEIO' or name == 'ndarray' else 'a'} {name}"
 
 
 def shortened(value: object) -> str:
-    """Returns how Python writes a value, cut where it gets long."""
+    """Returns the repr of a value, shortened if it is long."""
     written = repr(value)
     return written if len(written) <= _SHOWN_CHARACTERS else f"{written[: _SHOWN_CHARACTERS - 3]}..."
