@@ -1,4 +1,4 @@
-"""The BGE models, and how one of them is recognised. Imports nothing of the rest of the package."""
+"""The table of BGE models, and the rules that recognise one of them."""
 
 from bge_integrations.catalogue.models import (
     EN_INSTRUCTION,

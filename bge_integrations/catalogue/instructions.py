@@ -1,7 +1,7 @@
-"""What is written around a text before it is encoded: the asymmetry between queries and documents.
+"""Instructions: the text that is added to a query or a document before it is encoded.
 
-BGE models were trained with an instruction before short queries and nothing before passages
-(https://huggingface.co/BAAI/bge-large-en-v1.5, "Usage"). Symmetric uses want none on either side.
+BGE models were trained with an instruction before short queries and no instruction before passages
+(https://huggingface.co/BAAI/bge-large-en-v1.5, "Usage"). Symmetric uses need no instruction.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bge_integrations.settings import Example
 
 Role = Literal["query", "document", "symmetric"]
 
-# The names under which sentence-transformers' `encode_query` and `encode_document` look for saved prompts, in order.
+# The names of saved prompts that sentence-transformers' `encode_query` and `encode_document` try, in this order.
 QUERY_PROMPT_NAMES = ("query",)
 DOCUMENT_PROMPT_NAMES = ("document", "passage", "corpus")
 _PROMPT_NAMES: dict[Role, tuple[str, ...]] = {"query": QUERY_PROMPT_NAMES, "document": DOCUMENT_PROMPT_NAMES}
@@ -25,13 +25,13 @@ _PROMPT_NAMES: dict[Role, tuple[str, ...]] = {"query": QUERY_PROMPT_NAMES, "docu
 
 @dataclass(frozen=True)
 class Instruction:
-    """Text around a text."""
+    """The text before and after each text of a role."""
 
     prefix: str = ""
     suffix: str = ""
 
     def apply(self, text: str) -> str:
-        """Returns the text as the model should see it."""
+        """Returns the text as the model reads it."""
         return f"{self.prefix}{text}{self.suffix}"
 
 
@@ -39,7 +39,7 @@ def read_role(role: str) -> Role:
     """Returns a role as a plain `str`.
 
     Raises:
-        SettingsError: A role that there isn't.
+        SettingsError: The role is unknown.
     """
     known: tuple[Role, ...] = get_args(Role)
     for one in known:
@@ -59,28 +59,32 @@ def resolve_instruction(
     recognized_by: Literal["name", "record"] | None = None,
     examples: Sequence[Example] | None = None,
 ) -> Instruction:
-    """Decides what goes around the texts of one role.
+    """Returns the instruction for the texts of one role.
 
-    An explicit instruction always wins; `""` is no instruction. A model that is called like a BGE model then takes what
-    the catalogue says, and no prompt that its checkpoint also carries, so that nothing is put in twice. A model that
-    only records a BGE model as its ancestor takes the prompts saved in its checkpoint if one of them holds text (since
-    version 3, sentence-transformers saves empty ones with every model), else what the catalogue says of the ancestor.
-    Any other model takes its saved prompts, as sentence-transformers' `encode_query`, `encode_document` and `encode`
-    do.
+    The first of these rules that applies decides:
+
+    1. An explicit instruction is used. `""` is no instruction.
+    2. A model with the name of a BGE model uses the catalogue's instruction. Prompts in its checkpoint are ignored, so
+       that no instruction is added twice.
+    3. A model that only records a BGE model as its ancestor uses the prompts saved in its checkpoint. If all of them
+       are empty, or `task` or `examples` is given, it uses the catalogue's instruction of the ancestor. (Since version
+       3, sentence-transformers saves empty prompts with every model.)
+    4. Any other model uses its saved prompts, as sentence-transformers' `encode_query`, `encode_document` and `encode`
+       do.
 
     Args:
-        role: The side that the texts are on.
-        explicit: The user's own instruction for this role, or None.
-        task: What an instruct model is asked to do, or the name of one of llm-embedder's tasks.
-        spec: The catalogue's row; None for a model that is no BGE.
-        saved_prompts: The prompts saved in the checkpoint.
-        default_prompt_name: The one that the checkpoint applies where no role is given.
-        recognized_by: How the catalogue's row was found; see `catalogue.Recognition`.
-        examples: Task, query and response of each example that comes before a query.
+        role: Role of the texts.
+        explicit: The user's own instruction for this role, or `None`.
+        task: Task description for an instruct model, or the name of one of llm-embedder's tasks.
+        spec: Row of the catalogue, or `None` for a model that is not a BGE model.
+        saved_prompts: Prompts saved in the checkpoint.
+        default_prompt_name: Name of the prompt that the checkpoint uses for texts without a role.
+        recognized_by: How the row was found; see `catalogue.Recognition`.
+        examples: Task, query and response of each example before a query.
 
     Raises:
-        SettingsError: A role that there isn't; `task` for a model that has none, or one that it doesn't know;
-            `examples` for a model that takes none.
+        SettingsError: The role is unknown, the model takes no `task` or does not know this one, or the model takes no
+            `examples`.
     """
     role = read_role(role)
     if task is not None:
@@ -109,7 +113,7 @@ def _catalogued(role: Role, spec: ModelSpec, task: str | None, examples: Sequenc
     if role == "document":
         return Instruction(spec.passage_instruction)
     if spec.query_template:
-        # Split first: a task may itself speak of {query}.
+        # Split before the replacement: a task can contain "{query}".
         before, _, after = spec.query_template.partition("{query}")
         asked = task or spec.default_task or ""
         shown = "".join(_filled(spec.example_template or "", *example) + "\n\n" for example in examples)
@@ -118,7 +122,7 @@ def _catalogued(role: Role, spec: ModelSpec, task: str | None, examples: Sequenc
 
 
 def _filled(template: str, task: str, query: str, response: str) -> str:
-    """Fills a template in one go: what is put in may itself speak of {query}."""
+    """Fills a template in one step, since the values can contain "{query}"."""
     values = {"{task}": task, "{query}": query, "{response}": response}
     return re.sub("|".join(map(re.escape, values)), lambda found: values[found[0]], template)
 
@@ -129,7 +133,8 @@ def _require_tasks(spec: ModelSpec | None, task: str) -> None:
     if spec is not None and spec.task_instructions:
         if task not in spec.task_instructions:
             raise SettingsError(
-                f"task={task!r} is none of {spec.model_id}'s tasks: {', '.join(map(repr, spec.task_instructions))}."
+                f"task={task!r} is none of {spec.model_id}'s tasks; choose one of "
+                f"{', '.join(map(repr, spec.task_instructions))}."
             )
         return
     raise SettingsError(

@@ -1,9 +1,9 @@
 """Every BGE model as one row of data.
 
-Facts come from the models' cards on https://huggingface.co/BAAI and from https://github.com/FlagOpen/FlagEmbedding
-(research/baai_general_embedding, llm_embedder, llm_dense_retriever, BGE_Coder and llm_reranker); averages are those of
-the cards of August (first versions) and September 2023 (v1.5): MTEB over 56 tasks, 15 of them retrieval; C-MTEB over
-31, of which 8 are. What could not be verified is None.
+The facts come from the model cards on https://huggingface.co/BAAI and from https://github.com/FlagOpen/FlagEmbedding
+(research/baai_general_embedding, llm_embedder, llm_dense_retriever, BGE_Coder and llm_reranker). The averages are those
+of the cards of August 2023 (first versions) and September 2023 (v1.5). MTEB has 56 tasks, 15 of them retrieval. C-MTEB
+has 31 tasks, 8 of them retrieval. A fact that could not be verified is `None`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EN_INSTRUCTION = "Represent this sentence for searching relevant passages: "
 ZH_INSTRUCTION = "为这个句子生成表示以用于检索相关文章："
 
 _WEB_SEARCH_TASK = "Given a web search query, retrieve relevant passages that answer the query."
-# The general one among the tasks of its own evaluation (CosQA); its examples use a narrower one, text to SQL.
+# The most general task of bge-code-v1's evaluation (CosQA). Its authors' examples use a narrower task, text to SQL.
 _CODE_SEARCH_TASK = "Given a web search query, retrieve relevant code that can help answer the query."
 _INSTRUCT_TEMPLATE = "<instruct>{task}\n<query>{query}"
 YES_OR_NO_PROMPT = (
@@ -33,35 +33,34 @@ _PREDICT_PROMPT = "Predict whether passage B contains an answer to query A."
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSpec:
-    """What is known of one model.
+    """The known facts of one model.
 
     Attributes:
-        model_id: Its name on the hub.
-        kind: `"embedder"` gives vectors, `"reranker"` scores pairs, `"base"` is only for further training.
-        languages: ISO 639-1 codes, or `"multilingual"`, or `"code"`.
-        architecture: The `model_type` of its config.json.
-        dimension: Length of its vectors; None for what gives none.
-        max_tokens: Tokens per text, special tokens included; None where its authors name no limit.
-        pooling: Which hidden state is the vector; L2 normalisation follows.
-        starts_with_bos: Whether its authors let the tokenizer put its begin token before every text; None where that
-            could not be verified.
-        ends_with_eos: The same for the end token after every text.
-        query_instruction: Text before each query; `""` is none.
-        passage_instruction: Text before each passage; `""` is none.
-        query_template: For instruct models, with `{task}` and `{query}`.
-        default_task: The task that goes into the template unless another is given.
-        example_template: For models that learn from examples before the query, what each looks like, with `{task}`,
-            `{query}` and `{response}`; a blank line follows each.
-        task_instructions: For llm-embedder, pairs for query and passage by the name of a task.
-        reranker_prompt: What a decoder is asked about query A and passage B; None for other models.
-        cutoff_layer: The layer after which its authors let it score, where it can after several.
-        compress_ratio: How many tokens its authors let it merge into one, where it can.
-        compress_layers: After which layers it then does.
-        pad_to_multiple_of: Length to which its authors' own usage pads batches; with an attention mask it changes
-            speed, not vectors.
-        parameters_millions: Size; for decoder models rounded or nominal.
+        model_id: Name on the hub.
+        kind: `"embedder"` computes vectors, `"reranker"` scores pairs, `"base"` is only for further training.
+        languages: ISO 639-1 codes, `"multilingual"`, or `"code"`.
+        architecture: `model_type` of config.json.
+        dimension: Length of the vectors, or `None` for a model without vectors.
+        max_tokens: Tokens per text, special tokens included, or `None` if the authors give no limit.
+        pooling: The hidden state that becomes the vector. L2 normalisation follows.
+        starts_with_bos: Whether the authors' tokenizer puts a begin token before every text. `None`: not verified.
+        ends_with_eos: Whether the authors' tokenizer puts an end token after every text. `None`: not verified.
+        query_instruction: Text before each query. `""`: no instruction.
+        passage_instruction: Text before each passage. `""`: no instruction.
+        query_template: Template of an instruct model, with `{task}` and `{query}`.
+        default_task: Task for the template if the user gives no task.
+        example_template: Template of one example before the query, with `{task}`, `{query}` and `{response}`. A blank
+            line follows each example.
+        task_instructions: Instructions for query and passage, by task name (llm-embedder).
+        reranker_prompt: Question to a decoder about query A and passage B, or `None` for other models.
+        cutoff_layer: The authors' choice of the layer that gives the score, for models that can score after several.
+        compress_ratio: The authors' choice of the number of tokens merged into one, for models that merge tokens.
+        compress_layers: The authors' choice of the layers after which tokens are merged.
+        pad_to_multiple_of: Batch lengths are padded to a multiple of this in the authors' code. Because of the
+            attention mask it changes the speed, not the vectors.
+        parameters_millions: Number of parameters in millions. For decoders it is rounded or nominal.
         licence: SPDX name in lower case, or the hub's name for it.
-        made_from: The BGE model that it was fine-tuned from, where its config.json names that one.
+        made_from: The BGE model that it was fine-tuned from, if its config.json names that model.
         mteb_average: Published average of the 56 English tasks.
         mteb_retrieval: Published average of the 15 English retrieval tasks (nDCG@10).
         cmteb_average: Published average of the 31 Chinese tasks.
@@ -82,7 +81,7 @@ class ModelSpec:
     query_template: str | None = None
     default_task: str | None = None
     example_template: str | None = None
-    # A plain dict, so that rows can be pickled and given to `dataclasses.asdict`; what has no hash stays out of theirs.
+    # A plain dict works with pickle and `dataclasses.asdict`. It has no hash, so it is left out of the row's hash.
     task_instructions: Mapping[str, tuple[str, str]] = field(default_factory=dict, hash=False)
     reranker_prompt: str | None = None
     cutoff_layer: int | None = None
@@ -99,7 +98,7 @@ class ModelSpec:
 
     @property
     def name(self) -> str:
-        """The id without its organisation."""
+        """The id without the organisation."""
         return self.model_id.rsplit("/", 1)[-1]
 
 
@@ -230,7 +229,7 @@ MODELS: tuple[ModelSpec, ...] = (
         pooling="cls",
         query_instruction="Represent this query for retrieving relevant documents: ",
         passage_instruction="Represent this document for retrieval: ",
-        # Table 10 of https://arxiv.org/abs/2310.07554, as written out in research/llm_embedder/README.md.
+        # Table 10 of https://arxiv.org/abs/2310.07554, in the spelling of research/llm_embedder/README.md.
         task_instructions={
             "qa": (
                 "Represent this query for retrieving relevant documents: ",
@@ -267,7 +266,7 @@ MODELS: tuple[ModelSpec, ...] = (
         max_tokens=8192,
         languages=("multilingual",),
         pad_to_multiple_of=8,
-        # FlagEmbedding's trainer of decoders loads the tokenizer with add_eos_token=True.
+        # FlagEmbedding's code for training decoders loads the tokenizer with add_eos_token=True.
         ends_with_eos=True,
         millions=9000,
         licence="gemma",
@@ -317,7 +316,7 @@ MODELS: tuple[ModelSpec, ...] = (
         licence="apache-2.0",
         made_from="BAAI/bge-m3",
     ),
-    # Sizes of the next three: their float32 weight files, divided by four bytes.
+    # Sizes of the next three models: bytes of the float32 weight files, divided by four.
     _reranker("bge-reranker-v2-gemma", "gemma", millions=2500, licence="apache-2.0", reranker_prompt=YES_OR_NO_PROMPT),
     _reranker(
         "bge-reranker-v2-minicpm-layerwise",

@@ -1,4 +1,4 @@
-"""The rules by which a name or a folder is recognised as one of the models."""
+"""The rules that recognise a name or a folder as one of the models."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from bge_integrations.catalogue.models import MODELS, ModelSpec
 __all__ = ["M3_HEAD_FILES", "Recognition", "find_model", "recognize", "suggest"]
 
 M3_HEAD_FILES = {"sparse": "sparse_linear.pt", "colbert": "colbert_linear.pt"}
-"""Of bge-m3 and its fine-tunes: the linear maps that lie beside the encoder."""
+"""Files with the linear heads of bge-m3 and its fine-tunes, beside the encoder's own files."""
 
 _BY_NAME = {spec.name.lower(): spec for spec in MODELS}
 _RERANKER_MADE_FROM = {spec.made_from: spec for spec in MODELS if spec.kind == "reranker" and spec.made_from}
 _TRAINER_FOLDER = re.compile(r"checkpoint-.+")
 _ORGANISATION = re.compile(r"^(?:models--.+?--|BAAI(?:_|--))", re.IGNORECASE)
 _ADDRESS = re.compile(r"^https?://[^/]+/|^(?:www\.)?(?:huggingface\.co|hf\.co)/", re.IGNORECASE)
-# One or two letters of a name may differ. At 0.8 no model of another family (gte-small, e5-small) is taken for a BGE.
+# One or two letters of a name may differ. At 0.8 no model of another family (gte-small, e5-small) looks like a BGE one.
 _LEAST_LIKENESS = 0.8
 
 
 @dataclass(frozen=True)
 class Recognition:
-    """How a model was recognised.
+    """A recognised model.
 
     Attributes:
-        spec: Its row of the catalogue.
-        by: "name" where the model is called so: the catalogue says how it is used. "record" where only a file names
-            the BGE model that it was made from: what its own files say comes first.
+        spec: Row of the catalogue.
+        by: `"name"`: the model has the name of the row, so the catalogue decides how it is used. `"record"`: only a
+            file names the BGE model as its ancestor, so the model's own files go before the catalogue.
     """
 
     spec: ModelSpec
@@ -42,42 +42,42 @@ class Recognition:
 
 
 def find_model(name_or_path: str | os.PathLike[str]) -> ModelSpec | None:
-    """Recognises a model by its name, or by what its folder is called or records; see `recognize`.
+    """Recognises a model by its name, or by the name or the files of its folder; see `recognize`.
 
     Args:
         name_or_path: Hub id, bare name, local folder, snapshot of a hub cache, or a trainer's `checkpoint-*` folder.
 
     Returns:
-        Its row, or None for a model that is no BGE.
+        The model's row, or `None` for a model that is not a BGE model.
     """
     found = recognize(name_or_path)
     return found.spec if found else None
 
 
 def recognize(name_or_path: str | os.PathLike[str]) -> Recognition | None:
-    """Recognises a model by its name, or by what its folder is called or records.
+    """Recognises a model by its name, or by the name or the files of its folder.
 
-    Names are compared whole and without regard to case or organisation, never by a part: `"me/bge-small-en"` is found,
-    `"my-bge-small-en"` is not.
+    Whole names are compared, without case and organisation: `"me/bge-small-en"` is found, `"my-bge-small-en"` is not.
 
-    A folder's own name comes before what its files record. Files name an ancestor, and often not the nearest one,
-    while nobody calls a folder exactly like a model by accident. Only then is it looked up in its files: the two heads
-    of bge-m3, which only bge-m3 and its fine-tunes have, then config.json, adapter_config.json, the base_model of
-    README.md, and tokenizer_config.json, the last of which says least, since other models use the same tokenizers. An
-    ancestor counts only if config.json agrees that the folder can be one of its kind: a classifier or a static model
-    made from an embedder is none.
+    The name of a folder goes before its files. Files name an ancestor, and often not the nearest one. A folder with
+    exactly the name of a model hardly has it by accident. The files are, in this order:
 
-    A trainer's `checkpoint-*` folder is looked up by what its own files record, then as its parent would be.
+    1. The two heads of bge-m3, which only bge-m3 and its fine-tunes have.
+    2. config.json, adapter_config.json and the base_model of README.md.
+    3. tokenizer_config.json. It is the weakest sign, since other models use the same tokenizers.
+
+    An ancestor counts only if config.json agrees with its kind. A classifier or a static model that was made from an
+    embedder is not an embedder. A trainer's `checkpoint-*` folder is recognised by its own files, then like its parent.
 
     Args:
         name_or_path: Hub id, bare name, local folder, snapshot of a hub cache, or a trainer's `checkpoint-*` folder.
 
     Returns:
-        Its row and how it was found, or None for a model that is no BGE.
+        The model's row and how it was found, or `None` for a model that is not a BGE model.
     """
     name = os.fspath(name_or_path)
     folder = os.path.expanduser(name)
-    # os.path says False where pathlib raises: for names too long, unknown users and folders that must not be read.
+    # pathlib raises for names that are too long, unknown users and unreadable folders. os.path returns False for them.
     if not os.path.isdir(folder):
         return _recognition("name", _by_name(name) or _by_name(_without_checkpoint(name)))
     real = Path(folder).resolve()
@@ -93,16 +93,16 @@ def _recognition(by: Literal["name", "record"], spec: ModelSpec | None) -> Recog
 
 
 def suggest(name: str) -> str | None:
-    """Says what somebody may have meant by a name that leads to no model.
+    """Returns the name that the user probably meant by a name without a model.
 
-    It is the name without blanks, line ends, quotes or the hub's address around it, or the id of the BGE model that is
-    spelt most like it, in another organisation too.
+    It is the name without line ends, surrounding blanks and quotes, and the hub's address, or the id of the BGE model
+    with the most similar spelling. The organisation is ignored.
 
     Args:
-        name: A model's name as somebody wrote it: a hub id, a bare name or a path.
+        name: Hub id, bare name or path, as the user wrote it.
 
     Returns:
-        A name that differs from `name`, or None where nothing comes near.
+        A name that differs from `name`, or `None` if no name is similar.
     """
     clean = "".join(letter for letter in name if letter.isprintable()).strip().strip("'\"` ")
     clean = _ADDRESS.sub("", clean)
@@ -111,7 +111,7 @@ def suggest(name: str) -> str | None:
     nearest = _nearest(clean)
     if nearest is None:
         return clean if clean and clean != name else None
-    # A bare name is read as the id already.
+    # `find_model` already reads a bare name as the id.
     is_read_so = name == nearest.model_id or name.lower() == nearest.name.lower()
     return None if is_read_so else nearest.model_id
 
@@ -121,12 +121,12 @@ def _nearest(name: str) -> ModelSpec | None:
     short = re.sub(r"[_\s]+", "-", parts[-1]).lower() if parts else ""
     short = short.removeprefix("baai-")
     likeness = {spec: difflib.SequenceMatcher(None, short, spec.name.lower()).ratio() for spec in MODELS}
-    best = max(MODELS, key=likeness.__getitem__)  # the catalogue's first of several that are equally near
+    best = max(MODELS, key=likeness.__getitem__)  # the first one of equally similar models
     return best if likeness[best] >= _LEAST_LIKENESS else None
 
 
 def _by_name(text: str) -> ModelSpec | None:
-    """Reads a name or a path as text, without looking at any file, so that no record can lead in circles."""
+    """Recognises a name or a path as plain text. It reads no files, so records can't lead in circles."""
     parts = _parts(text)
     if len(parts) >= 3 and parts[-2] == "snapshots" and parts[-3].startswith("models--"):
         parts = parts[:-2]
@@ -158,7 +158,7 @@ def _by_records(folder: Path) -> ModelSpec | None:
 
 
 def _descendant(ancestor: ModelSpec, folder: Path, config: dict[str, Any]) -> ModelSpec | None:
-    """Says what a checkpoint is that was made from `ancestor`, going by what its config.json says of its shape."""
+    """Returns the row for a checkpoint made from `ancestor`, according to the shape in its config.json."""
     if config.get("model_type", ancestor.architecture) != ancestor.architecture:
         return None
     if ancestor.kind == "reranker":
@@ -166,17 +166,17 @@ def _descendant(ancestor: ModelSpec, folder: Path, config: dict[str, Any]) -> Mo
     architectures = config.get("architectures")
     names = architectures if isinstance(architectures, list) else ()
     if any(isinstance(name, str) and name.endswith("ForSequenceClassification") for name in names):
-        # bge-reranker-v2-m3 itself records bge-m3. One label makes a reranker, several a classifier.
+        # bge-reranker-v2-m3 itself records bge-m3. A reranker has one label, a classifier several.
         labels = config.get("id2label")
         return _RERANKER_MADE_FROM.get(ancestor.model_id) if isinstance(labels, dict) and len(labels) == 1 else None
     if ancestor.kind == "base" and (folder / "modules.json").is_file():
-        return None  # trained further into an embedder, of which its own files know more
+        return None  # it was trained further to an embedder, which its own files describe
     return ancestor
 
 
 def _recorded_names(folder: Path, config: dict[str, Any]) -> Iterator[str]:
-    """Yields what a folder's files say that the model is, or was made from."""
-    # transformers 5 no longer writes _name_or_path, which leaves newer fine-tunes with the card alone.
+    """Yields the names that a folder's files give for the model or its ancestor."""
+    # transformers 5 no longer writes _name_or_path, so only the card of newer fine-tunes names the ancestor.
     recorded = [config.get("_name_or_path"), _json(folder / "adapter_config.json").get("base_model_name_or_path")]
     recorded += _base_models_of_card(folder / "README.md")
     recorded.append(_json(folder / "tokenizer_config.json").get("name_or_path"))
@@ -187,12 +187,12 @@ def _json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
-        return {}  # this file says nothing; loading the model will say what is wrong with it
+        return {}  # loading the model will report what is wrong with this file
     return content if isinstance(content, dict) else {}
 
 
 def _base_models_of_card(card: Path) -> list[str]:
-    """Reads base_model, a text or a list of texts, from the YAML header of a model card."""
+    """Returns base_model, a text or a list of texts, from the YAML header of a model card."""
     try:
         text = card.read_text(encoding="utf-8-sig")
     except (OSError, ValueError):
