@@ -1,1 +1,1 @@
-"""What the classes of both frameworks share: keywords, remade objects, lists."""
+"""Code that the classes of both frameworks share: fields, keyword dictionaries, cached models, lists."""

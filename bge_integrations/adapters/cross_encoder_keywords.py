@@ -1,7 +1,7 @@
-"""Reads the keyword dictionaries of classes that give no dense vectors: rerankers, and bge-m3's other outputs.
+"""Reads the keyword dictionaries of classes without dense vectors: rerankers, and bge-m3's other outputs.
 
-Users of langchain-community's `HuggingFaceCrossEncoder` write `model_kwargs={"device": "cuda"}`, meaning the arguments
-of sentence-transformers' `CrossEncoder(...)`. Every key is either honoured or refused with the reason.
+In langchain-community's `HuggingFaceCrossEncoder`, `model_kwargs={"device": "cuda"}` contains arguments of
+sentence-transformers' `CrossEncoder(...)`. Every key is either supported or refused with the reason.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _COMMON: Table = {
         ("prompts", "default_prompt_name"), Row(refused="give the text before each query as query_instruction")
     ),
 }
-"""Those arguments of `SentenceTransformer(...)` that do not belong to dense vectors."""
+"""Rows for the arguments of `SentenceTransformer(...)`. Those for dense vectors are refused."""
 
 COMMON_KEYS = known_keys(_COMMON)
 
-# As sentence-transformers 6 still takes them.
+# sentence-transformers 6 still accepts these names.
 _FORMER_NAMES = {
     "automodel_args": "model_kwargs",
     "tokenizer_args": "processor_kwargs",
@@ -63,45 +63,34 @@ _CROSS_ENCODER: Table = {
     "keep_in_fp32_modules": Row(refused="choose with precision"),
     "classifier_dropout": Row(refused="it only matters for training"),
 }
-"""The arguments of `CrossEncoder(...)`, by their present names."""
+"""Rows for the arguments of `CrossEncoder(...)`, by their current names."""
 
 CROSS_ENCODER_KEYS = known_keys(_CROSS_ENCODER)
 
 
 def read_common_kwargs(kwargs: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Translates those arguments of `SentenceTransformer(...)` that do not belong to dense vectors.
+    """Translates the arguments of `SentenceTransformer(...)` that do not belong to dense vectors.
 
     Args:
-        kwargs: The dictionary; not changed.
-        name: What the user calls it, for messages.
+        kwargs: Arguments. The dictionary is not changed.
+        name: Name of the dictionary in messages.
 
     Returns:
         Fields of `ModelSettings`.
 
     Raises:
-        SettingsError: An unknown key, one that can't be honoured, or two that contradict each other.
+        SettingsError: A key is unknown or not supported, or two keys contradict each other.
     """
     return dict(read_loading_kwargs(kwargs, name, _COMMON).settings)
 
 
 def read_cross_encoder_kwargs(kwargs: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Translates the arguments of `CrossEncoder(...)`.
-
-    Args:
-        kwargs: The dictionary; not changed.
-        name: What the user calls it, for messages.
-
-    Returns:
-        Fields of `RerankerSettings`.
-
-    Raises:
-        SettingsError: An unknown key, one that can't be honoured, or two that contradict each other.
-    """
+    """Translates the arguments of `CrossEncoder(...)` to fields of `RerankerSettings`, as `read_common_kwargs`."""
     return dict(read_loading_kwargs(with_current_names(kwargs), name, _CROSS_ENCODER).settings)
 
 
 def with_current_names(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a copy with former names of arguments replaced, and the activation written as text."""
+    """Returns a copy with current names in place of former ones, and the activation as text."""
     current = {key: value for key, value in kwargs.items() if key not in _FORMER_NAMES}
     for former, name in _FORMER_NAMES.items():
         if former in kwargs:

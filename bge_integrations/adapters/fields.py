@@ -1,4 +1,4 @@
-"""Settings as fields of both frameworks' classes, with the defaults and the texts of `bge_integrations.settings`."""
+"""Settings as fields of both frameworks' classes. Defaults and descriptions come from `bge_integrations.settings`."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def setting(name: str, kind: type[ModelSettings] = EncoderSettings, **more: Any)
     """Returns the field for a setting.
 
     Args:
-        name: Of the setting.
-        kind: The settings that it is one of.
-        **more: Further arguments of `Field`; `default` where the class that is replaced has another one.
+        name: Name of the setting.
+        kind: Class of the settings.
+        **more: Further arguments of `Field`, such as a `default` that differs from the setting's default.
     """
     (field,) = (field for field in dataclasses.fields(kind) if field.name == name)
     given: dict[str, Any] = {} if field.default is dataclasses.MISSING else {"default": field.default}
@@ -43,7 +43,7 @@ def setting(name: str, kind: type[ModelSettings] = EncoderSettings, **more: Any)
 
 
 class ModelFields(BaseModel):
-    """What all classes take."""
+    """Fields of all classes."""
 
     cache_folder: str | None = setting("cache_folder")
     query_instruction: str | None = setting("query_instruction")
@@ -64,7 +64,7 @@ class ModelFields(BaseModel):
 
 
 class EncoderFields(BaseModel):
-    """What classes that give dense vectors take beside that."""
+    """Further fields of classes with dense vectors."""
 
     task: str | None = setting("task")
     examples: list[Any] | None = setting("examples")
@@ -73,7 +73,7 @@ class EncoderFields(BaseModel):
 
 
 class RerankerFields(BaseModel):
-    """What rerankers take beside that."""
+    """Further fields of rerankers."""
 
     normalize: bool = setting("normalize", RerankerSettings)
     prompt: str | None = setting("prompt", RerankerSettings)

@@ -1,4 +1,4 @@
-"""Tables of another library's arguments: what becomes of each one here."""
+"""Tables that translate another library's arguments to settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bge_integrations.errors import SettingsError
 __all__ = ["Row", "Table", "known_keys", "read_table"]
 
 Converter = Callable[[object, str], object]
-"""Takes a value, and where it stands (in words for errors); returns a setting's value, or None to say nothing."""
+"""Function from an argument's value, and its place for messages, to the setting's value. `None`: no setting."""
 
 
 def _unchanged(value: object, _: str) -> object:
@@ -20,12 +20,12 @@ def _unchanged(value: object, _: str) -> object:
 
 @dataclass(frozen=True)
 class Row:
-    """What becomes of an argument.
+    """The translation of one argument.
 
     Attributes:
-        setting: The name of what it sets; None for an argument without effect here.
-        convert: Makes the setting's value of the argument, or raises `SettingsError` if it can't be honoured.
-        refused: Why it can't be honoured, whatever its value; None for one that can.
+        setting: Name of the setting, or `None` for an argument without effect here.
+        convert: Function from the argument to the setting's value. It raises `SettingsError` for unsupported values.
+        refused: Reason why the argument is not supported, or `None` for a supported one.
     """
 
     setting: str | None = None
@@ -34,11 +34,11 @@ class Row:
 
 
 Table = Mapping[str, Row]
-"""By the argument's name."""
+"""Rows by the argument's name."""
 
 
 def known_keys(table: Table) -> tuple[str, ...]:
-    """Returns the arguments that can be honoured, sorted."""
+    """Returns the supported arguments, sorted."""
     return tuple(sorted(key for key, row in table.items() if row.refused is None))
 
 
@@ -46,16 +46,16 @@ def read_table(table: Table, kwargs: Mapping[str, Any], name: str) -> dict[str, 
     """Translates arguments.
 
     Args:
-        table: What becomes of each.
-        kwargs: The arguments; not changed.
-        name: What the user calls them, for messages.
+        table: Rows for the arguments.
+        kwargs: Arguments. The dictionary is not changed.
+        name: Name of the dictionary in messages.
 
     Returns:
-        What is set, by name. Rows that set the same are taken in the order of the table: dictionaries are merged, and
-        of other values the first counts.
+        Values by setting. If several rows have the same setting, dictionaries are merged in the order of the table. Of
+        other values the first one counts.
 
     Raises:
-        SettingsError: An unknown argument, or one that can't be honoured.
+        SettingsError: An argument is unknown or not supported.
     """
     for key in kwargs:
         row = table.get(key)

@@ -1,8 +1,8 @@
-"""Reads the keyword dictionaries that today's adapters hand on to sentence-transformers.
+"""Reads the keyword dictionaries that other adapters pass to sentence-transformers.
 
-Their users write `model_kwargs={"device": "cuda"}` and `encode_kwargs={"normalize_embeddings": True}`, meaning the
-arguments of `SentenceTransformer(...)` and of its `encode`. Every key of sentence-transformers 6 is either honoured or
-refused with the reason; an unknown one is refused with a list of those that are known.
+`model_kwargs={"device": "cuda"}` contains arguments of `SentenceTransformer(...)`, and
+`encode_kwargs={"normalize_embeddings": True}` contains arguments of its `encode`. Every key of sentence-transformers 6
+is either supported or refused with the reason. The error for an unknown key lists the known keys.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _without_tokens(value: object, where: str) -> dict[str, Any]:
 
 
 def _lifted(key: str) -> Row:
-    """An argument of transformers that langchain-community takes at the top level, and moves into `model_kwargs`."""
+    """Returns the row of a transformers argument that langchain-community moves from the top into `model_kwargs`."""
     return Row("model", lambda value, _: {key: value})
 
 
@@ -59,7 +59,7 @@ def _engine(value: object, where: str) -> str | None:
 LOADING: Table = {
     **{name: Row(name) for name in ("device", "cache_folder", "revision", "trust_remote_code", "local_files_only")},
     "truncate_dim": Row("truncate_dim"),
-    # Read by `find_token`, since they may stand in the dictionaries below too.
+    # Read by `find_token`, since the inner dictionaries can contain a token too.
     **dict.fromkeys(_TOKEN_KEYS, Row()),
     "backend": Row("engine", _engine),
     "model_kwargs": Row("model", _without_tokens),
@@ -69,7 +69,7 @@ LOADING: Table = {
     "config_kwargs": Row("config", _without_tokens),
     "prompts": Row("prompts", _texts),
     "default_prompt_name": Row("default_prompt_name", _text),
-    # Without effect on vectors: the vector store compares them.
+    # No effect on vectors: the vector store compares them.
     "similarity_fn_name": Row(),
     "modules": Row(refused="give the folder that they were saved to as model_name"),
     "model_card_data": Row(refused="it only matters for saving; set it on .client"),
@@ -77,7 +77,7 @@ LOADING: Table = {
     "file_name": Row(refused="it belongs to backend='onnx' and 'openvino'; choose with engine and precision"),
     "export": Row(refused="it belongs to backend='onnx' and 'openvino'; choose with engine"),
 }
-"""The arguments of `SentenceTransformer(...)`. "model", "processor" and "config" are transformers' own."""
+"""Rows for the arguments of `SentenceTransformer(...)`. "model", "processor" and "config" collect transformers' own."""
 
 LOADING_KEYS = known_keys(LOADING)
 
@@ -85,8 +85,8 @@ LOADING_KEYS = known_keys(LOADING)
 def _floats(value: object, where: str) -> None:
     if value not in (None, "float32"):
         raise SettingsError(
-            f"{where}={shown(value)} asks for quantised vectors, but the framework wants floats; quantise in the "
-            "vector store. How the model computes is the setting `precision` outside this dictionary."
+            f"{where}={shown(value)} asks for quantised vectors, but the framework needs floats; quantise in the "
+            "vector store. The setting `precision`, outside this dictionary, is the precision of the computation."
         )
 
 
@@ -96,7 +96,7 @@ def _sentence(value: object, where: str) -> None:
 
 
 def _normalization(value: object, _: str) -> bool | str | None:
-    # As there: False adds no normalisation, but doesn't take away the one that is among the checkpoint's modules.
+    # As in sentence-transformers: False adds no normalisation, but keeps a normalisation module of the checkpoint.
     return None if value is None else True if value else "checkpoint"
 
 
@@ -108,29 +108,29 @@ ENCODING: Table = {
     "prompt_name": Row("prompt_name", _text),
     "precision": Row(None, _floats),
     "output_value": Row(None, _sentence),
-    # They choose the container that the vectors come in, which the framework fixes here: lists of Python floats.
+    # These choose the container of the vectors, which the framework fixes: lists of Python floats.
     **dict.fromkeys(("convert_to_numpy", "convert_to_tensor", "chunk_size"), Row()),
     "pool": Row(refused="no process pool is needed: leave it out"),
     "processing_kwargs": Row(refused="limit the length with max_length"),
 }
-"""The arguments of `SentenceTransformer.encode`."""
+"""Rows for the arguments of `SentenceTransformer.encode`."""
 
 ENCODING_KEYS = known_keys(ENCODING)
 
 
 def shared_fields(kind: type[ModelSettings]) -> tuple[str, ...]:
-    """Returns the settings that an adapter may have as a field of the same name."""
+    """Returns the names of the settings that an adapter can have as fields of the same names."""
     return tuple(f.name for f in dataclasses.fields(kind) if f.name not in ("model_name", "token"))
 
 
 @dataclass(frozen=True)
 class LoadingKwargs:
-    """What the arguments of `SentenceTransformer(...)` mean here.
+    """The translated arguments of `SentenceTransformer(...)`.
 
     Attributes:
         settings: Fields of the settings' class.
-        prompts: Prompts by name, beside those saved in the checkpoint.
-        default_prompt_name: The one for texts that get no other instruction.
+        prompts: Prompts by name. They are added to those of the checkpoint.
+        default_prompt_name: Name of the prompt for texts without another instruction.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -140,12 +140,12 @@ class LoadingKwargs:
 
 @dataclass(frozen=True)
 class EncodingKwargs:
-    """What the arguments of `SentenceTransformer.encode` mean here.
+    """The translated arguments of `SentenceTransformer.encode`.
 
     Attributes:
         settings: Fields of `EncoderSettings`.
-        prompt: An instruction.
-        prompt_name: The name of a prompt; `prompt` wins.
+        prompt: Instruction.
+        prompt_name: Name of a prompt. `prompt` has priority.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -153,7 +153,7 @@ class EncodingKwargs:
     prompt_name: str | None = None
 
     def updated_by(self, other: EncodingKwargs) -> EncodingKwargs:
-        """Returns both together, the other winning. A prompt and a prompt's name are one thing said twice."""
+        """Returns the union of both. `other` has priority; its prompt or prompt name replaces both of `self`."""
         prompts = other if (other.prompt, other.prompt_name) != (None, None) else self
         return EncodingKwargs({**self.settings, **other.settings}, prompts.prompt, prompts.prompt_name)
 
@@ -162,12 +162,12 @@ def read_loading_kwargs(kwargs: Mapping[str, Any], name: str, table: Table = LOA
     """Translates the arguments of `SentenceTransformer(...)`.
 
     Args:
-        kwargs: The dictionary; not changed.
-        name: What the user calls it, for messages.
-        table: What becomes of each argument; another class of that library has a table of its own.
+        kwargs: Arguments. The dictionary is not changed.
+        name: Name of the dictionary in messages.
+        table: Rows for the arguments of `SentenceTransformer` or another class of sentence-transformers.
 
     Raises:
-        SettingsError: An unknown key, one that can't be honoured, or two that contradict each other.
+        SettingsError: A key is unknown or not supported, or two keys contradict each other.
     """
     said = read_table(table, kwargs, name)
     prompts, default_prompt_name = said.pop("prompts", {}), said.pop("default_prompt_name", None)
@@ -186,31 +186,31 @@ def read_encoding_kwargs(kwargs: Mapping[str, Any], name: str) -> EncodingKwargs
     """Translates the arguments of `SentenceTransformer.encode`.
 
     Args:
-        kwargs: The dictionary; not changed.
-        name: What the user calls it, for messages.
+        kwargs: Arguments. The dictionary is not changed.
+        name: Name of the dictionary in messages.
 
     Raises:
-        SettingsError: An unknown key, or a value that can't be honoured.
+        SettingsError: A key is unknown, or a key or value is not supported.
     """
     settings = read_table(ENCODING, kwargs, name)
     prompt, prompt_name = settings.pop("prompt", None), settings.pop("prompt_name", None)
     return EncodingKwargs(settings, prompt, prompt_name)
 
 
-def find_token(kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401 - whatever the user passed
-    """Returns the hub token among the arguments of `SentenceTransformer(...)`, or among those that it hands on."""
+def find_token(kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401 - the user's own type
+    """Returns the hub token in the arguments of `SentenceTransformer(...)`, or in their inner dictionaries."""
     handed_on = [kwargs[key] for key in _GROUPS_OF_TRANSFORMERS if isinstance(kwargs.get(key), Mapping)]
     found = (place[key] for place in (kwargs, *handed_on) for key in _TOKEN_KEYS if place.get(key) is not None)
     return next(found, None)
 
 
 def with_paths_as_text(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a copy whose paths are written as text, which is what the frameworks' fields hold."""
+    """Returns a copy with paths as text, since the frameworks' fields hold texts."""
     return {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in fields.items()}
 
 
 def json_ready_loading_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a copy whose torch types and devices are written as text, without a token."""
+    """Returns a copy with torch's dtypes and devices as text, and without a token."""
     ready: dict[str, Any] = {}
     for key, value in kwargs.items():
         if key in _TOKEN_KEYS:
@@ -229,34 +229,35 @@ def json_ready_loading_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def json_ready_encoding_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a copy whose device is written as text."""
+    """Returns a copy with the device as text."""
     return {key: _device_name(value) if key == "device" else value for key, value in kwargs.items()}
 
 
 def merge_settings(
     said: Mapping[str, Any], given: Mapping[str, Any], name: str, kind: type[ModelSettings] = EncoderSettings
 ) -> dict[str, Any]:
-    """Returns the settings of typed fields with what a dictionary says put in.
+    """Returns the settings from typed fields and from a dictionary.
 
     Args:
-        said: Values of the fields that the user set; a default says nothing, since saved settings spell out all.
-        given: What the dictionary says.
-        name: What the user calls the dictionary.
-        kind: The settings that both are of, whose defaults count.
+        said: Values of the fields that the user set. A default value counts as not set, since saved settings contain
+            every field.
+        given: Settings from the dictionary.
+        name: Name of the dictionary in messages.
+        kind: Class of the settings, with the defaults.
 
     Raises:
-        SettingsError: The user said two different things.
+        SettingsError: A field and the dictionary give different values.
     """
     defaults = {f.name: f.default for f in dataclasses.fields(kind)}
     for key, value in given.items():
-        # Of the two ways to ask for a progress bar, langchain-community lets the dictionary win; so do we.
+        # The progress bar of the dictionary has priority, as in langchain-community.
         if key != "show_progress" and said.get(key, defaults[key]) not in (defaults[key], value):
             raise SettingsError(f"{key}={shown(said[key], key)}, but {name} says {shown(value, key)}; say it once.")
     return {**said, **given}
 
 
 def _from_model_kwargs(kwargs: dict[str, Any], name: str) -> dict[str, Any]:
-    """Takes out of transformers' keywords what is a setting here."""
+    """Moves the keywords that are settings here out of transformers' keywords."""
     settings: dict[str, Any] = {}
     for key in _DTYPE_KEYS:
         dtype = _dtype_name(kwargs.pop(key, None))

@@ -1,4 +1,4 @@
-"""From arrays to the lists of Python floats that both frameworks want."""
+"""Converts arrays to the lists of Python floats that both frameworks need."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from bge_integrations.backend.guarantees.interrupts import in_thread
 
-# `tolist` keeps every other thread, an event loop's too, waiting while it runs: this many numbers take about 2 ms.
+# All other threads, the event loop's too, wait while `tolist` runs. It takes about 2 ms for this many numbers.
 _NUMBERS_AT_ONCE = 65536
 
 
@@ -18,7 +18,7 @@ def to_lists(vectors: NDArray[np.float32]) -> list[list[float]]:
 
 
 async def to_lists_async(vectors: NDArray[np.float32]) -> list[list[float]]:
-    """As `to_lists`, without blocking the event loop."""
+    """Async form of `to_lists`. It does not block the event loop."""
     if vectors.size <= _NUMBERS_AT_ONCE:
         return to_lists(vectors)
     return await in_thread(lambda: to_lists(vectors))

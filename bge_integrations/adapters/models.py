@@ -1,4 +1,4 @@
-"""What the adapters of both frameworks hold: encoders, rerankers, and bge-m3 whole."""
+"""Base classes of both frameworks' adapters, which hold encoders, rerankers, or a `BgeM3Encoder`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class EncodingSettings(NamedTuple):
-    """What the fields of embeddings say.
+    """The settings in an adapter's fields.
 
     Attributes:
-        common: What holds for documents and queries.
+        common: Settings of documents and queries.
         loading: Prompts by name.
-        document: What is said of documents alone.
-        query: What is said of queries alone.
+        document: Keywords only for documents.
+        query: Keywords only for queries.
     """
 
     common: EncoderSettings
@@ -36,18 +36,18 @@ class EncodingSettings(NamedTuple):
 
 
 class EncoderAdapter(EncoderFields, Adapter):
-    """Holds a `BgeEncoder` of documents and one of queries."""
+    """Holds a `BgeEncoder` for documents and one for queries."""
 
     _made: Made[EncodingSettings, tuple[BgeEncoder, BgeEncoder]] | None = PrivateAttr(default=None)
 
     @property
     def encoder(self) -> BgeEncoder:
-        """The encoder of documents."""
+        """The encoder for documents."""
         return self._role_encoders()[0]
 
     @property
     def client(self) -> SentenceTransformer:
-        """The SentenceTransformer underneath; its `encode` knows none of these settings, and it takes none."""
+        """The underlying SentenceTransformer. Its `encode` ignores these settings. Its own settings are read-only."""
         return self.encoder.client
 
     def _role_encoders(self) -> tuple[BgeEncoder, BgeEncoder]:
@@ -62,7 +62,6 @@ class EncoderAdapter(EncoderFields, Adapter):
         self._role_encoders()
 
     def _settings(self) -> EncodingSettings:
-        """Reads the fields, as they are now."""
         raise NotImplementedError
 
 
@@ -73,7 +72,7 @@ class M3Adapter(Adapter):
 
     @property
     def encoder(self) -> BgeM3Encoder:
-        """The encoder of all of bge-m3's outputs."""
+        """The encoder for all of bge-m3's outputs."""
         made = self._made = Made.again(self._made, self._stored(), self._settings, BgeM3Encoder.from_settings)
         return made.model
 
@@ -85,7 +84,6 @@ class M3Adapter(Adapter):
         _ = self.encoder
 
     def _settings(self) -> ModelSettings:
-        """Reads the fields, as they are now."""
         raise NotImplementedError
 
 
@@ -96,13 +94,13 @@ class RerankerAdapter(RerankerFields, Adapter):
 
     @property
     def reranker(self) -> BgeReranker:
-        """The reranker underneath."""
+        """The underlying reranker."""
         made = self._made = Made.again(self._made, self._stored(), self._settings, BgeReranker.from_settings)
         return made.model
 
     @property
     def client(self) -> Any:  # noqa: ANN401 - a library's class
-        """sentence-transformers' CrossEncoder underneath, or transformers' decoder; it knows and takes no settings."""
+        """The underlying CrossEncoder or decoder. It ignores these settings. Its own settings are read-only."""
         return self.reranker.client
 
     async def _reranker_async(self) -> BgeReranker:
@@ -113,5 +111,4 @@ class RerankerAdapter(RerankerFields, Adapter):
         _ = self.reranker
 
     def _settings(self) -> RerankerSettings:
-        """Reads the fields, as they are now."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""The encoders of documents and of queries, with the instruction that each way of naming one leads to."""
+"""Makes the encoders for documents and for queries, with the instructions that the user's prompts give."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from bge_integrations.settings import EncoderSettings
 def build_encoders(
     settings: EncoderSettings, loading: LoadingKwargs, document: EncodingKwargs, query: EncodingKwargs
 ) -> tuple[BgeEncoder, BgeEncoder]:
-    """Makes the encoders of documents and of queries, which share one model, and are one where nothing differs.
+    """Returns the encoders for documents and for queries. They share one model. With equal settings they are the same.
 
     Args:
-        settings: What both have in common.
-        loading: Where prompts are named.
-        document: What is said of documents only.
-        query: What is said of queries only.
+        settings: Settings of both encoders.
+        loading: Prompts by name.
+        document: Keywords only for documents.
+        query: Keywords only for queries.
 
     Raises:
-        SettingsError: A prompt's name that neither the checkpoint nor the user's `prompts` knows.
-        BgeError: Whatever loading raises.
+        SettingsError: Neither the checkpoint nor the user's `prompts` has a prompt of this name.
+        BgeError: Loading fails.
     """
     for encoding in (document,) if query == document else (document, query):
         _warn_of_two_prompts(encoding)

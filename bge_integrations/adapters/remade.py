@@ -1,4 +1,4 @@
-"""What an adapter makes of its fields, and how it shows and saves them."""
+"""Caches the model that an adapter makes from its fields, and keeps secrets out of what it shows and saves."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _KEYWORD_FIELDS = (
     "sentence_transformer_kwargs",
     "cross_encoder_kwargs",
 )
-"""Fields with keywords of sentence-transformers, which may be edited when they were checked already."""
+"""Fields with keywords of sentence-transformers. The user can edit these dictionaries after validation."""
 
 
 Stored = tuple[dict[str, Any], set[str]]
-"""The fields of an adapter as they are stored, and the names of those that were set."""
+"""The stored fields of an adapter, and the names of the fields that were set."""
 
 Settings = TypeVar("Settings")
 Model = TypeVar("Model")
@@ -40,12 +40,12 @@ Model = TypeVar("Model")
 
 @dataclass(frozen=True, eq=False)
 class Made(Generic[Settings, Model]):
-    """What an adapter has made of its fields. It is replaced, never changed: copies of the adapter hold it too.
+    """The model that an adapter made from its fields. It is replaced, never changed: copies of the adapter share it.
 
     Attributes:
-        fields: A copy of the fields, as they were.
-        settings: What they say.
-        model: What was made of that.
+        fields: Copy of the fields at that time.
+        settings: Settings read from these fields.
+        model: Model made from these settings.
     """
 
     fields: Stored
@@ -60,14 +60,14 @@ class Made(Generic[Settings, Model]):
         read: Callable[[], Settings],
         make: Callable[[Settings], Model],
     ) -> Made[Settings, Model]:
-        """Returns what was made before, or makes it again if the fields say something else now.
+        """Returns `before`, or a new one if the fields have changed since.
 
         Args:
-            before: What was made before; `None` if nothing was.
-            stored: The fields, one of which may have changed by assignment, in a dictionary, or in a copy. Comparing
-                them takes a microsecond, unlike reading them.
-            read: Reads the fields.
-            make: Loads or joins what they ask for.
+            before: The previous result, or `None`.
+            stored: Current fields. A field can change by assignment, inside a dictionary, or in a copy. A comparison
+                takes a microsecond, unlike `read`.
+            read: Function that reads the settings from the fields.
+            make: Function that loads the model, or shares a loaded one.
         """
         if before is not None and before.fields == stored:
             return before
@@ -77,9 +77,9 @@ class Made(Generic[Settings, Model]):
 
 
 class Adapter(ModelFields):
-    """Makes something of its settings, and makes it again when one has changed since. Shows and saves no secret."""
+    """Makes a model from its fields, and makes it again after a field has changed. It shows and saves no secrets."""
 
-    # Each kind of adapter says of what it is.
+    # Each subclass gives the exact type.
     _made: Made[Any, Any] | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
@@ -87,19 +87,19 @@ class Adapter(ModelFields):
         self._check()
         return self
 
-    # After the other one, so that it is around it.
+    # Defined after the other validator, so that it wraps it.
     @model_validator(mode="wrap")
     @classmethod
     def _show_no_secrets(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:  # noqa: ANN401 - any input
-        """Keeps secrets out of what an error records of its input."""
+        """Removes secrets from the input that a validation error records."""
         try:
             return handler(data)
         except ValidationError as error:
             safe = _without_secrets(error)
-        raise safe  # outside, so that it doesn't carry the other one along
+        raise safe  # outside of `except`, so that `__context__` does not keep the original error
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        """Shows the fields without secrets."""
+        """Yields the fields without secrets."""
         for name, value in super().__repr_args__():
             yield name, without_secrets(value, name)
 
@@ -108,20 +108,20 @@ class Adapter(ModelFields):
         return without_secret_keys(keywords)
 
     def _check(self) -> None:
-        """Refuses settings that can be seen to be wrong before anything is loaded, as a part of validation."""
+        """Raises `SettingsError` for settings that are wrong for every model. It runs during validation."""
 
-    # Not marked as abstract: llama-index traces what overrides an abstract method, with its arguments.
+    # Not marked as abstract: llama-index traces methods that override an abstract one, with their arguments.
     def _load(self) -> None:
-        """Makes what the fields ask for, unless it is made already."""
+        """Makes the model of the current fields, if it is not made yet."""
         raise NotImplementedError
 
     def _settings(self) -> object:
-        """Reads the fields, as they are now."""
+        """Returns the settings in the current fields."""
         raise NotImplementedError
 
     async def _loaded_async(self) -> None:
-        """As `_load`, which after unpickling, or a change, may take long."""
-        # Nothing here holds what was made before: it would be released in the event loop's thread.
+        """Async form of `_load`, which can take long after unpickling or a change."""
+        # No variable here holds the previous model, since the event loop's thread would then release it.
         if self._made is None or self._made.fields != self._stored():
             await in_thread(self._load, own=True)
 
@@ -130,25 +130,25 @@ class Adapter(ModelFields):
 
 
 def _copy_of(stored: Stored) -> Stored:
-    """Returns a copy that later changes of the fields don't reach, also within dictionaries and lists."""
+    """Returns a copy, dictionaries and lists included, that later changes of the fields do not affect."""
     values, names = stored
     copied = {name: deepcopy(value) if isinstance(value, (dict, list)) else value for name, value in values.items()}
     return copied, set(names)
 
 
 def saved_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the fields of an adapter as a pickle may hold them: no token, and no secret among the keywords."""
+    """Returns the fields of an adapter for a pickle: without the token, and without secrets in the keywords."""
     keywords = {name: without_secret_keys(fields[name]) for name in _KEYWORD_FIELDS if name in fields}
     return {**fields, **keywords, "token": None}
 
 
 def _without_secrets(error: ValidationError) -> ValidationError:
-    """Returns the same errors with inputs that may be shown."""
+    """Returns the same errors without secrets in their inputs."""
     lines = [
         InitErrorDetails(
             type=line["type"],
             loc=line["loc"],
-            # The place ends with the type that was tried where a field may have several.
+            # For a field of several types, the last part of `loc` is the type that was tried.
             input=without_secrets(line["input"], next(filter(is_secret_name, line["loc"]), "")),
             ctx=line.get("ctx", {}),
         )
