@@ -1,4 +1,4 @@
-"""BGE models in LangChain. Needs the extra `langchain`; each name is imported when it is first used."""
+"""BGE models in LangChain. Needs the extra `langchain`. Each name is imported at its first use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the LangChain classes have in common: typed settings that travel, without weights and without the token."""
+"""Common base of the LangChain classes: typed settings that can be pickled, without weights and token."""
 
 from __future__ import annotations
 
@@ -20,45 +20,44 @@ from bge_integrations.settings import ModelSettings
 
 
 class BgeModel(Adapter):
-    """Settings as fields, and what is made from them: anew when one has been changed since."""
+    """Settings as fields, and the model made from them. A changed field changes the model at its next use."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), populate_by_name=True, hide_input_in_errors=True)
 
     model_name: str = setting("model_name", alias="model")
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Arguments of `SentenceTransformer(...)`, such as `device` or `revision`, honoured key by key."""
+    """Arguments of `SentenceTransformer(...)`, such as `device` or `revision`. Each key is checked."""
     show_progress: bool = setting("show_progress")
 
     def __init__(self, **data: Any) -> None:  # noqa: ANN401 - the fields' own types
-        """Checks the settings, then loads the model or joins those that already hold it.
+        """Checks the settings, then loads the model or shares a loaded one.
 
         Raises:
-            pydantic.ValidationError: A setting that is unknown or can't be honoured.
-            BgeError: Whatever loading raises; see `bge_integrations.BgeEncoder`.
+            pydantic.ValidationError: A setting is unknown, invalid or not supported.
+            BgeError: Loading fails; see `bge_integrations.BgeEncoder`.
         """
         super().__init__(**_with_own_kwargs(data))
         self._load()
 
     def __getstate__(self) -> dict[Any, Any]:
-        """Pickles settings, not weights, and no token."""
+        """Pickles the settings, without weights and token."""
         state = super().__getstate__()
         state["__dict__"] = saved_fields(state["__dict__"])
         state["__pydantic_private__"] = {"_made": None}
         return state
 
     def _check(self) -> None:
-        """Refuses settings that can be seen to be wrong before anything is loaded."""
         self._settings()
 
     def _merged(self, given: Mapping[str, Any], kind: type[ModelSettings]) -> dict[str, Any]:
-        """Returns what the fields say, with what `model_kwargs` say put in."""
+        """Returns the settings from the fields and from `model_kwargs`."""
         said = {name: getattr(self, name) for name in shared_fields(kind) if name in self.model_fields_set}
         said["token"] = self.token.get_secret_value() if isinstance(self.token, SecretStr) else self.token
         return merge_settings(said, given, "model_kwargs", kind)
 
 
 def _with_own_kwargs(data: dict[str, Any]) -> dict[str, Any]:
-    """Keeps the user's dictionary as it is, and the token out of ours and of pydantic's errors."""
+    """Returns a copy whose token is a `SecretStr` outside `model_kwargs`. The user's dictionary is not changed."""
     data = with_paths_as_text(data)
     given = data.get("model_kwargs")
     if isinstance(given, dict):

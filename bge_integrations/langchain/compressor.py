@@ -1,4 +1,4 @@
-"""What rerankers do in LangChain, whichever model gives the scores."""
+"""Common base of the LangChain rerankers."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ _FEW_DOCUMENTS = 256  # copied in about a millisecond
 
 
 class ScoringCompressor(BgeModel, BaseDocumentCompressor, BaseCrossEncoder):
-    """Puts documents in the order of their scores for a query, and leaves out those that score too low."""
+    """Sorts documents by their scores for a query, and removes documents with low scores."""
 
     top_n: int | None = None
-    """How many documents to keep; None keeps all."""
+    """Number of documents to keep. `None`: all documents."""
     score_threshold: FiniteFloat | None = None
-    """Leave out documents with a lower score; None leaves out none."""
+    """Least score of the documents to keep. `None`: no limit."""
 
     def compress_documents(
         self,
         documents: Sequence[Document],
         query: str,
-        callbacks: Callbacks | None = None,  # noqa: ARG002 - nothing that they could be told
+        callbacks: Callbacks | None = None,  # noqa: ARG002 - LangChain's signature
     ) -> list[Document]:
         """Returns the best documents, best first, with their scores.
 
         Args:
-            documents: The documents; they are left as they are.
-            query: The query.
+            documents: Documents. They are not changed.
+            query: Query.
             callbacks: Not used.
 
         Returns:
-            Copies, each with its score as the Python float `metadata["relevance_score"]`. What the metadata hold is
-            copied one level deep: dictionaries and lists, but not what is in them. Equal scores keep their order.
+            Copies, each with its score as the Python float `metadata["relevance_score"]`. Dictionaries and lists in the
+            metadata are copied, but not the values inside them. Documents with equal scores keep their order.
 
         Raises:
-            SettingsError: A setting, changed since, that can't be honoured.
+            SettingsError: A setting was changed to an invalid value.
             BgeError: As `bge_integrations.BgeReranker.score`.
         """
         self._check()
@@ -62,7 +62,7 @@ class ScoringCompressor(BgeModel, BaseDocumentCompressor, BaseCrossEncoder):
         query: str,
         callbacks: Callbacks | None = None,  # noqa: ARG002 - as above
     ) -> list[Document]:
-        """As `compress_documents`, without blocking the event loop; cancelled, it gives up what is not computed yet."""
+        """Async form of `compress_documents`. It does not block the event loop. Cancelling drops uncomputed pairs."""
         self._check()
         if not documents:
             return []
@@ -73,11 +73,11 @@ class ScoringCompressor(BgeModel, BaseDocumentCompressor, BaseCrossEncoder):
 
     @abstractmethod
     def _rate(self, query: str, passages: Sequence[str]) -> NDArray[np.float32]:
-        """Scores passages for a query, shape [passages]."""
+        """Returns the scores of passages for a query, shape [passages]."""
 
     @abstractmethod
     async def _arate(self, query: str, passages: Sequence[str]) -> NDArray[np.float32]:
-        """As `_rate`, without blocking the event loop."""
+        """Async form of `_rate`. It does not block the event loop."""
 
     def _check(self) -> None:
         super()._check()
@@ -96,6 +96,6 @@ def _texts(documents: Sequence[Document]) -> list[str]:
 
 
 def _with_score(document: Document, score: float) -> Document:
-    # Dictionaries and lists are copied, and nothing in them: an open file, a lock or a connection can't be.
+    # A shallow copy: a deep one fails for an open file, a lock or a connection.
     metadata = {key: value.copy() if type(value) in (dict, list) else value for key, value in document.metadata.items()}
     return document.model_copy(update={"metadata": {**metadata, "relevance_score": score}})

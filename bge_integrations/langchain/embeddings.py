@@ -21,11 +21,11 @@ from bge_integrations.settings import EncoderSettings, text_setting
 
 
 class HuggingFaceBgeEmbeddings(EncoderAdapter, BgeModel, Embeddings):
-    """BGE embedding models in LangChain, with the right instruction on the right side.
+    """BGE embedding models in LangChain, with the right instruction for queries and for documents.
 
-    Takes the place of langchain-community's deprecated class of this name, and takes what langchain-huggingface's
-    `HuggingFaceEmbeddings` takes too. Embedders with equal loading settings share one model in memory, with
-    LlamaIndex's as well. Bad settings raise pydantic's `ValidationError`; loading raises the errors of
+    It replaces langchain-community's deprecated class of this name. It also takes the arguments of
+    langchain-huggingface's `HuggingFaceEmbeddings`. Embeddings with equal loading settings share one model in memory,
+    also with LlamaIndex classes. Invalid settings raise pydantic's `ValidationError`, and loading raises errors of
     `bge_integrations.errors`.
 
     Example:
@@ -39,22 +39,22 @@ class HuggingFaceBgeEmbeddings(EncoderAdapter, BgeModel, Embeddings):
 
     model_name: str = setting("model_name", default="BAAI/bge-large-en", alias="model")
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Arguments of `SentenceTransformer(...)`, such as `device`, `revision` or `prompts`, honoured key by key."""
+    """Arguments of `SentenceTransformer(...)`, such as `device`, `revision` or `prompts`. Each key is checked."""
     encode_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Arguments of `SentenceTransformer.encode`, such as `normalize_embeddings` or `batch_size`, for both sides."""
+    """Arguments of `SentenceTransformer.encode`, such as `normalize_embeddings` or `batch_size`."""
     query_encode_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """The same for queries only; adds to `encode_kwargs`."""
+    """Arguments of `SentenceTransformer.encode` only for queries. They are added to `encode_kwargs`."""
     embed_instruction: str | None = setting("document_instruction")
     multi_process: bool = False
-    """Use all devices, as `device="all"` does, unless `device` names some. No process is started for it."""
+    """Use all devices, as `device="all"` does, if `device` is not given. No process is started."""
     normalize: bool | Literal["checkpoint"] | None = setting("normalize")
 
     def __init__(self, **data: Any) -> None:  # noqa: ANN401 - the fields' own types
-        """Checks the settings, then loads the model or joins those that already hold it.
+        """Checks the settings, then loads the model or shares a loaded one.
 
         Raises:
-            pydantic.ValidationError: A setting that is unknown or can't be honoured.
-            BgeError: Whatever loading raises; see `bge_integrations.BgeEncoder`.
+            pydantic.ValidationError: A setting is unknown, invalid or not supported.
+            BgeError: Loading fails; see `bge_integrations.BgeEncoder`.
         """
         for name in ("encode_kwargs", "query_encode_kwargs"):
             if isinstance(data.get(name), dict):
@@ -65,10 +65,10 @@ class HuggingFaceBgeEmbeddings(EncoderAdapter, BgeModel, Embeddings):
         """Embeds documents.
 
         Args:
-            texts: The documents.
+            texts: Documents.
 
         Returns:
-            One list of Python floats a document, in the order given.
+            One list of Python floats a document, in the order of the documents.
 
         Raises:
             BgeError: As `bge_integrations.BgeEncoder.encode_documents`.
@@ -76,7 +76,7 @@ class HuggingFaceBgeEmbeddings(EncoderAdapter, BgeModel, Embeddings):
         return to_lists(self._role_encoders()[0].encode_documents(texts))
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
-        """As `embed_documents`, without blocking the event loop; cancelled, it gives up what is not computed yet."""
+        """Async form of `embed_documents`. It does not block the event loop. Cancelling it drops uncomputed texts."""
         encoder = (await self._role_encoders_async())[0]
         return await to_lists_async(await encoder.aencode_documents(texts))
 
@@ -84,10 +84,10 @@ class HuggingFaceBgeEmbeddings(EncoderAdapter, BgeModel, Embeddings):
         """Embeds a query, with the query instruction.
 
         Args:
-            text: The query.
+            text: Query.
 
         Returns:
-            The vector, as Python floats.
+            The vector as Python floats.
 
         Raises:
             BgeError: As `bge_integrations.BgeEncoder.encode_queries`.
@@ -96,16 +96,16 @@ class HuggingFaceBgeEmbeddings(EncoderAdapter, BgeModel, Embeddings):
         return vector
 
     async def aembed_query(self, text: str) -> list[float]:
-        """As `embed_query`, without blocking the event loop; cancelled, it gives up what is not computed yet."""
+        """Async form of `embed_query`. It does not block the event loop. Cancelling it drops uncomputed texts."""
         encoder = (await self._role_encoders_async())[1]
         vector: list[float] = (await encoder.aencode_queries([text]))[0].tolist()
         return vector
 
     def cache_namespace(self, role: Literal["query", "document"]) -> str:
-        """Names what a vector of this role depends on, for the keys of a cache.
+        """Returns a name for the keys of a cache. It depends on everything that a vector of this role depends on.
 
-        `CacheBackedEmbeddings` keys vectors by their raw text, so queries and documents need two namespaces: the
-        instruction makes their vectors differ.
+        `CacheBackedEmbeddings` keys vectors by their raw text. Queries and documents need two namespaces, since their
+        instructions differ.
 
         Example:
             ```python
@@ -118,10 +118,10 @@ class HuggingFaceBgeEmbeddings(EncoderAdapter, BgeModel, Embeddings):
             ```
 
         Args:
-            role: The side that the vectors are on.
+            role: Role of the texts.
 
         Returns:
-            A name made of letters, digits, `.`, `-` and `_`; equal for equal models and settings.
+            Letters, digits, `.`, `-` and `_`. The name is the same for equal models and settings.
         """
         return self._role_encoders()[role == "query"].cache_namespace(role)
 

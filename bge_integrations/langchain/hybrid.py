@@ -1,4 +1,4 @@
-"""Hybrid search with one model: bge-m3's dense vectors and lexical weights side by side."""
+"""Hybrid search with one model: dense vectors and lexical weights of bge-m3."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def bge_m3_hybrid(
     model_name: str = "BAAI/bge-m3",
     **settings: Any,  # noqa: ANN401 - the fields' own types
 ) -> tuple[HuggingFaceBgeEmbeddings, BgeSparseEmbeddings]:
-    """Loads bge-m3 once, and returns embeddings of both kinds that use it.
+    """Loads bge-m3 once and returns dense and sparse embeddings that use it.
 
     Example:
         ```python
@@ -24,16 +24,16 @@ def bge_m3_hybrid(
 
     Args:
         model_name: Hub id or local folder.
-        **settings: Fields that `HuggingFaceBgeEmbeddings` and `BgeSparseEmbeddings` both have.
+        **settings: Fields that both `HuggingFaceBgeEmbeddings` and `BgeSparseEmbeddings` have.
 
     Returns:
-        Dense and sparse embeddings. They share the model while nobody holds a dense-only model of the same settings
-        that was loaded before.
+        Dense and sparse embeddings. They share one model, except if a dense-only model with the same settings is
+        already loaded.
 
     Raises:
-        pydantic.ValidationError: A setting that is unknown or can't be honoured.
-        BgeError: Whatever loading raises; see `bge_integrations.BgeM3Encoder`.
+        pydantic.ValidationError: A setting is unknown, invalid or not supported.
+        BgeError: Loading fails; see `bge_integrations.BgeM3Encoder`.
     """
-    # First, since dense embeddings can use the model that is loaded for lexical weights, but not the other way.
+    # First, since dense embeddings can use the model for lexical weights, but not the other way round.
     sparse = BgeSparseEmbeddings(model_name=model_name, **settings)
     return HuggingFaceBgeEmbeddings(model_name=model_name, **settings), sparse

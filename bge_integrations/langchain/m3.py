@@ -1,4 +1,4 @@
-"""What the LangChain classes on bge-m3 have in common."""
+"""Common base of the LangChain classes for bge-m3."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bge_integrations.settings import ModelSettings
 
 
 class BgeM3Model(M3Adapter, BgeModel):
-    """Settings of bge-m3, and the encoder that is made from them."""
+    """Settings of bge-m3, and the encoder made from them."""
 
     model_name: str = setting("model_name", default="BAAI/bge-m3", alias="model")
 

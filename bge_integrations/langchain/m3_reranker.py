@@ -1,4 +1,4 @@
-"""bge-m3 as a LangChain reranker: a comparison of every token of a query with every token of a document."""
+"""bge-m3 as a LangChain reranker, which compares every token of a query with every token of a document."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from bge_integrations.m3 import M3Weights
 
 
 class BgeM3Reranker(BgeM3Model, ScoringCompressor):
-    """Reranks with bge-m3 itself, so that whoever stores its vectors needs no second model.
+    """Reranks with bge-m3 itself, so a retriever with its vectors needs no second model.
 
-    Reads query and documents each on its own, where `BgeReranker` reads them together, and is used in the same places.
-    Shares one model in memory with `BgeSparseEmbeddings` of equal loading settings.
+    It is used like `BgeReranker`, but it reads query and documents separately. It shares one model in memory with
+    `BgeSparseEmbeddings` of equal loading settings.
 
     Example:
         ```python
@@ -28,16 +28,16 @@ class BgeM3Reranker(BgeM3Model, ScoringCompressor):
     """
 
     weights: tuple[float, float, float] = (0.0, 0.0, 1.0)
-    """How much the dense, the lexical and the token-wise (ColBERT) score count. What weighs 0 is not computed."""
+    """Weights of the dense, the lexical and the token-wise (ColBERT) score. A score of weight 0 is not computed."""
 
     def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
         """Scores pairs of a query and a text.
 
         Args:
-            text_pairs: The pairs.
+            text_pairs: Pairs (query, text).
 
         Returns:
-            Python floats, in the order given; the higher, the better.
+            Python floats, in the order of the pairs. A higher score is better.
 
         Raises:
             BgeError: As `bge_integrations.BgeM3Encoder.score_pairs`.
@@ -46,7 +46,7 @@ class BgeM3Reranker(BgeM3Model, ScoringCompressor):
         return scores
 
     async def ascore(self, text_pairs: list[tuple[str, str]]) -> list[float]:
-        """As `score`, without blocking the event loop; cancelled, it gives up what is not computed yet."""
+        """Async form of `score`. It does not block the event loop. Cancelling it drops uncomputed pairs."""
         encoder = await self._encoder_async()
         scores: list[float] = (await encoder.ascore_pairs(text_pairs, weights=self.weights)).tolist()
         return scores

@@ -1,4 +1,4 @@
-"""bge-m3's lexical weights for langchain-milvus, which has an interface of its own for them."""
+"""bge-m3's lexical weights in the interface of langchain-milvus."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 DOCUMENT_WITHOUT_WORDS = 1 << 24
 QUERY_WITHOUT_WORDS = DOCUMENT_WITHOUT_WORDS + 1
-"""Ids beyond those of any vocabulary, of which no text with words has a weight. A document's is no query's."""
+"""Ids for texts without words, beyond any vocabulary. They differ, so that such a query finds no such document."""
 
 
 @dataclass(frozen=True)
 class BgeMilvusSparseEmbeddings(BaseSparseEmbedding):  # type: ignore[misc]  # its stubs can't be read
-    """Lexical weights as langchain-milvus' `Milvus` takes them; see `BgeSparseEmbeddings.for_milvus`.
+    """Lexical weights in the form that langchain-milvus' `Milvus` needs; see `BgeSparseEmbeddings.for_milvus`.
 
     Attributes:
-        embeddings: What computes them.
+        embeddings: Embeddings that compute the weights.
     """
 
     embeddings: BgeSparseEmbeddings
@@ -35,11 +35,11 @@ class BgeMilvusSparseEmbeddings(BaseSparseEmbedding):  # type: ignore[misc]  # i
         """Embeds documents.
 
         Args:
-            texts: The documents.
+            texts: Documents.
 
         Returns:
-            The weights above 0 by token id of each document, in the order given. Milvus Lite stores no empty vector,
-            so a text without words has the weight 1 on the id `DOCUMENT_WITHOUT_WORDS`, by which no query finds it.
+            For each document its weights above 0, by token id. Milvus Lite can't store an empty vector, so a document
+            without words has the weight 1 for the id `DOCUMENT_WITHOUT_WORDS`. No query finds it.
 
         Raises:
             BgeError: As `bge_integrations.BgeM3Encoder.encode_documents`.
@@ -47,18 +47,18 @@ class BgeMilvusSparseEmbeddings(BaseSparseEmbedding):  # type: ignore[misc]  # i
         return _storable(self.embeddings.document_weights(texts))
 
     async def aembed_documents(self, texts: list[str]) -> list[LexicalWeights]:
-        """As `embed_documents`, without blocking the event loop; cancelled, it gives up what is not computed yet."""
+        """Async form of `embed_documents`. It does not block the event loop. Cancelling it drops uncomputed texts."""
         return _storable(await self.embeddings.adocument_weights(texts))
 
     def embed_query(self, query: str) -> LexicalWeights:
         """Embeds a query.
 
         Args:
-            query: The query.
+            query: Query.
 
         Returns:
-            Its weights above 0 by token id. A query without words has the weight 1 on the id `QUERY_WITHOUT_WORDS`,
-            which finds no document, as an empty vector would, which older servers refuse.
+            The query's weights above 0, by token id. A query without words has the weight 1 for the id
+            `QUERY_WITHOUT_WORDS` and finds no document. Older servers refuse an empty vector.
 
         Raises:
             BgeError: As `bge_integrations.BgeM3Encoder.encode_queries`.
@@ -66,7 +66,7 @@ class BgeMilvusSparseEmbeddings(BaseSparseEmbedding):  # type: ignore[misc]  # i
         return self.embeddings.query_weights(query) or {QUERY_WITHOUT_WORDS: 1.0}
 
     async def aembed_query(self, query: str) -> LexicalWeights:
-        """As `embed_query`, without blocking the event loop; cancelled, it gives up what is not computed yet."""
+        """Async form of `embed_query`. It does not block the event loop. Cancelling it drops uncomputed texts."""
         return await self.embeddings.aquery_weights(query) or {QUERY_WITHOUT_WORDS: 1.0}
 
 

@@ -17,12 +17,12 @@ from bge_integrations.settings import RerankerSettings
 
 
 class BgeReranker(RerankerAdapter, ScoringCompressor):
-    """BGE rerankers in LangChain: finds the best of the documents that a retriever found.
+    """BGE rerankers in LangChain. A reranker sorts the documents of a retriever and keeps the best.
 
     Use it as the compressor of a `ContextualCompressionRetriever`, which keeps the scores, or as the model of a
-    `CrossEncoderReranker`. Takes what langchain-community's `HuggingFaceCrossEncoder` takes, but gives logits, as the
-    models' authors do, unless `normalize=True`. Rerankers with equal loading settings share one model in memory. Bad
-    settings raise pydantic's `ValidationError`; loading raises the errors of `bge_integrations.errors`.
+    `CrossEncoderReranker`. It takes the arguments of langchain-community's `HuggingFaceCrossEncoder`. Its scores are
+    logits, as in the authors' code, unless `normalize=True`. Rerankers with equal loading settings share one model in
+    memory. Invalid settings raise pydantic's `ValidationError`, and loading raises errors of `bge_integrations.errors`.
 
     Example:
         ```python
@@ -37,14 +37,14 @@ class BgeReranker(RerankerAdapter, ScoringCompressor):
 
     model_name: str = setting("model_name", default="BAAI/bge-reranker-v2-m3", alias="model")
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Arguments of `CrossEncoder(...)`, such as `device` or `revision`, honoured key by key."""
+    """Arguments of `CrossEncoder(...)`, such as `device` or `revision`. Each key is checked."""
 
     def __init__(self, **data: Any) -> None:  # noqa: ANN401 - the fields' own types
-        """Checks the settings, then loads the model or joins those that already hold it.
+        """Checks the settings, then loads the model or shares a loaded one.
 
         Raises:
-            pydantic.ValidationError: A setting that is unknown or can't be honoured.
-            BgeError: Whatever loading raises; see `bge_integrations.BgeReranker`.
+            pydantic.ValidationError: A setting is unknown, invalid or not supported.
+            BgeError: Loading fails; see `bge_integrations.BgeReranker`.
         """
         if isinstance(data.get("model_kwargs"), dict):
             data["model_kwargs"] = with_current_names(data["model_kwargs"])
@@ -54,10 +54,10 @@ class BgeReranker(RerankerAdapter, ScoringCompressor):
         """Scores pairs of a query and a text.
 
         Args:
-            text_pairs: The pairs.
+            text_pairs: Pairs (query, text).
 
         Returns:
-            Python floats, in the order given; the higher, the better.
+            Python floats, in the order of the pairs. A higher score is better.
 
         Raises:
             BgeError: As `bge_integrations.BgeReranker.score_pairs`.
@@ -66,7 +66,7 @@ class BgeReranker(RerankerAdapter, ScoringCompressor):
         return scores
 
     async def ascore(self, text_pairs: list[tuple[str, str]]) -> list[float]:
-        """As `score`, without blocking the event loop; cancelled, it gives up what is not computed yet."""
+        """Async form of `score`. It does not block the event loop. Cancelling it drops uncomputed pairs."""
         scores: list[float] = (await (await self._reranker_async()).ascore_pairs(text_pairs)).tolist()
         return scores
 

@@ -1,4 +1,4 @@
-"""bge-m3's lexical weights as sparse vectors for LangChain's stores."""
+"""bge-m3's lexical weights as sparse vectors for LangChain's vector stores."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ else:
 
 
 class BgeSparseEmbeddings(BgeM3Model, SparseEmbeddings):
-    """bge-m3's lexical weights: what a text is found by when the words themselves matter.
+    """bge-m3's lexical weights, for retrieval by exact words.
 
-    A `SparseEmbeddings` for langchain-qdrant's `QdrantVectorStore`; for langchain-milvus' `Milvus` see `for_milvus`.
-    Shares one model in memory with `HuggingFaceBgeEmbeddings` of equal loading settings that are made after it;
-    `bge_m3_hybrid` makes both. Bad settings raise pydantic's `ValidationError`; loading raises the errors of
-    `bge_integrations.errors`.
+    This is a `SparseEmbeddings` for langchain-qdrant's `QdrantVectorStore`. For langchain-milvus' `Milvus` see
+    `for_milvus`. `HuggingFaceBgeEmbeddings` that are created later with equal loading settings share its model in
+    memory; `bge_m3_hybrid` creates both. Invalid settings raise pydantic's `ValidationError`, and loading raises errors
+    of `bge_integrations.errors`.
 
     Example:
         ```python
@@ -40,11 +40,11 @@ class BgeSparseEmbeddings(BgeM3Model, SparseEmbeddings):
         """Embeds documents.
 
         Args:
-            texts: The documents.
+            texts: Documents.
 
         Returns:
-            One sparse vector a document, in the order given: token ids, and their weights above 0. It is empty for a
-            text without words.
+            One sparse vector a document, in the order of the documents: token ids and their weights above 0. The vector
+            of a text without words is empty.
 
         Raises:
             MissingExtraError: langchain-qdrant is not installed.
@@ -54,7 +54,7 @@ class BgeSparseEmbeddings(BgeM3Model, SparseEmbeddings):
         return [_vector(weights) for weights in self.document_weights(texts)]
 
     async def aembed_documents(self, texts: list[str]) -> list[SparseVector]:
-        """As `embed_documents`, without blocking the event loop; cancelled, it gives up what is not computed yet."""
+        """Async form of `embed_documents`. It does not block the event loop. Cancelling it drops uncomputed texts."""
         _require_qdrant()
         found = await self.adocument_weights(texts)
         return await in_thread(lambda: [_vector(weights) for weights in found])
@@ -63,10 +63,10 @@ class BgeSparseEmbeddings(BgeM3Model, SparseEmbeddings):
         """Embeds a query.
 
         Args:
-            text: The query.
+            text: Query.
 
         Returns:
-            As `embed_documents`, for one text.
+            One sparse vector, as in `embed_documents`.
 
         Raises:
             MissingExtraError: langchain-qdrant is not installed.
@@ -76,15 +76,15 @@ class BgeSparseEmbeddings(BgeM3Model, SparseEmbeddings):
         return _vector(self.query_weights(text))
 
     async def aembed_query(self, text: str) -> SparseVector:
-        """As `embed_query`, without blocking the event loop; cancelled, it gives up what is not computed yet."""
+        """Async form of `embed_query`. It does not block the event loop. Cancelling it drops uncomputed texts."""
         _require_qdrant()
         return _vector(await self.aquery_weights(text))
 
     def for_milvus(self) -> BgeMilvusSparseEmbeddings:
-        """Returns the same as a `BaseSparseEmbedding` for langchain-milvus' `Milvus`.
+        """Returns these embeddings as a `BaseSparseEmbedding` for langchain-milvus' `Milvus`.
 
-        The store needs `index_params` without `drop_ratio_build`, which langchain-milvus asks for by default and Milvus
-        Lite refuses. For `[dense, sparse.for_milvus()]` these are `[{"index_type": "AUTOINDEX", "metric_type": "IP"},
+        Give the store `index_params` without `drop_ratio_build`: langchain-milvus sets it by default, and Milvus Lite
+        refuses it. For `[dense, sparse.for_milvus()]` these are `[{"index_type": "AUTOINDEX", "metric_type": "IP"},
         {"index_type": "SPARSE_INVERTED_INDEX", "metric_type": "IP"}]`.
 
         Raises:
@@ -95,7 +95,7 @@ class BgeSparseEmbeddings(BgeM3Model, SparseEmbeddings):
         return BgeMilvusSparseEmbeddings(self)
 
     def document_weights(self, texts: list[str]) -> list[LexicalWeights]:
-        """Returns the weights above 0 by token id of each document. Needs no store's package.
+        """Returns the weights above 0 of each document, by token id. It needs no package of a vector store.
 
         Raises:
             BgeError: As `bge_integrations.BgeM3Encoder.encode_documents`.
@@ -103,11 +103,11 @@ class BgeSparseEmbeddings(BgeM3Model, SparseEmbeddings):
         return _lexical(self.encoder.encode_documents(texts, dense=False, colbert=False))
 
     async def adocument_weights(self, texts: list[str]) -> list[LexicalWeights]:
-        """As `document_weights`, without blocking the event loop; cancelled, it gives up what is not computed yet."""
+        """Async form of `document_weights`. It does not block the event loop. Cancelling it drops uncomputed texts."""
         return _lexical(await (await self._encoder_async()).aencode_documents(texts, dense=False, colbert=False))
 
     def query_weights(self, text: str) -> LexicalWeights:
-        """Returns the weights above 0 by token id of a query. Needs no store's package.
+        """Returns the weights above 0 of a query, by token id. It needs no package of a vector store.
 
         Raises:
             BgeError: As `bge_integrations.BgeM3Encoder.encode_queries`.
@@ -115,7 +115,7 @@ class BgeSparseEmbeddings(BgeM3Model, SparseEmbeddings):
         return _lexical(self.encoder.encode_queries([text], dense=False, colbert=False))[0]
 
     async def aquery_weights(self, text: str) -> LexicalWeights:
-        """As `query_weights`, without blocking the event loop; cancelled, it gives up what is not computed yet."""
+        """Async form of `query_weights`. It does not block the event loop. Cancelling it drops uncomputed texts."""
         return _lexical(await (await self._encoder_async()).aencode_queries([text], dense=False, colbert=False))[0]
 
 

@@ -1,4 +1,4 @@
-"""BGE models in LlamaIndex. Needs the extra `llama-index`; each name is imported when it is first used."""
+"""BGE models in LlamaIndex. Needs the extra `llama-index`. Each name is imported at its first use."""
 
 from __future__ import annotations
 

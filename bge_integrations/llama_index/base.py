@@ -1,4 +1,4 @@
-"""What the LlamaIndex classes have in common: typed settings that travel, without weights and without the token."""
+"""Common base of the LlamaIndex classes: typed settings that can be pickled, without weights and token."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from bge_integrations.errors import SettingsError
 from bge_integrations.redaction import shown
 from bge_integrations.settings import ModelSettings
 
-# llama-index hands over this many texts at a time, and only within them can sorting by length save padding. Of 3,769
-# docstrings (mean 54 tokens, p95 200) in forward passes of 2048 tokens, padding is 64 % of what is computed at 10
-# texts a time (llama-index's own default), 29 % at 128, 12 % at 512 and 4 % at 2048, the most that it allows.
+# llama-index passes this many texts in one call, and sorting them by length saves padding. For 3,769 docstrings (mean
+# 54 tokens, p95 200) in forward passes of 2048 tokens, padding is 64 % of the computed tokens at 10 texts a call
+# (llama-index's own default), 29 % at 128, 12 % at 512 and 4 % at 2048, the greatest number that it allows.
 DEFAULT_TEXTS_PER_CALL = 2048
 
 
 class BgeModel(Adapter):
-    """Settings as fields, and what is made from them: anew when one has been changed since."""
+    """Settings as fields, and the model made from them. A changed field changes the model at its next use."""
 
     model_config = ConfigDict(
         protected_namespaces=("pydantic_model_",),
@@ -37,32 +37,32 @@ class BgeModel(Adapter):
     )
 
     further_field: ClassVar[str]
-    """The field that takes the arguments of sentence-transformers that have no field of their own."""
+    """The field for arguments of sentence-transformers without a field of their own."""
     further_keys: ClassVar[tuple[str, ...]]
-    """Those arguments."""
+    """The names of these arguments."""
     renamed: ClassVar[Mapping[str, str]] = {}
-    """Fields by other names that they may be given under."""
+    """Fields by their other names."""
     dropped: ClassVar[Mapping[str, str]] = {}
-    """Arguments of the class that is replaced which can't be honoured, with the reason; None says nothing."""
+    """Unsupported arguments of the replaced class, with the reason. The value `None` is accepted."""
 
     model_name: str = setting("model_name")
 
     def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - the fields' own types
-        """Checks the settings, then loads the model or joins those that already hold it.
+        """Checks the settings, then loads the model or shares a loaded one.
 
         Args:
-            **kwargs: The fields above, and any argument of the sentence-transformers class that the model is for.
+            **kwargs: The fields above, and any argument of the corresponding sentence-transformers class.
 
         Raises:
-            pydantic.ValidationError: A field's value is of the wrong type.
-            SettingsError: An argument that is unknown or can't be honoured.
-            BgeError: Whatever loading raises; see `bge_integrations.BgeEncoder`.
+            pydantic.ValidationError: The value of a field has the wrong type.
+            SettingsError: An argument is unknown, invalid or not supported.
+            BgeError: Loading fails; see `bge_integrations.BgeEncoder`.
         """
         super().__init__(**self._to_fields(kwargs))
         self._load()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickles settings, not weights, and no token."""
+        """Pickles the settings, without weights and token."""
         bare = self.model_copy()
         bare.__dict__.update(saved_fields(self.__dict__))
         bare._made = None
@@ -70,14 +70,14 @@ class BgeModel(Adapter):
         return state
 
     def _merged(self, further: Mapping[str, Any], kind: type[ModelSettings], **fields: object) -> dict[str, Any]:
-        """Returns what the fields say, with what sentence-transformers' arguments say put in.
+        """Returns the settings from the fields and from sentence-transformers' arguments.
 
         Args:
-            further: Those arguments, translated.
-            kind: The settings that are made of it.
-            **fields: Values that differ from the field's of the same name.
+            further: Translated arguments of sentence-transformers.
+            kind: Class of the settings.
+            **fields: Values that replace those of the fields.
         """
-        # What is stored: a class may give more to who reads a field, such as the model's own limit.
+        # The stored values: reading an attribute can give another one, such as the model's own limit.
         said = {name: self.__dict__[name] for name in shared_fields(kind) if name in self.model_fields_set}
         said["token"] = self.token.get_secret_value() if isinstance(self.token, SecretStr) else self.token
         merged = merge_settings({**said, **fields}, further, "the arguments", kind)
@@ -85,7 +85,7 @@ class BgeModel(Adapter):
 
     @classmethod
     def _to_fields(cls, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Sorts what a user passed into the fields."""
+        """Returns the fields for the user's arguments."""
         fields: dict[str, Any] = {}
         further = dict(kwargs.get(cls.further_field) or {})
         for key, value in with_paths_as_text(kwargs).items():

@@ -1,4 +1,4 @@
-"""What embeddings in LlamaIndex check before llama-index cuts the texts of a call into batches."""
+"""Checks the texts of a call before llama-index cuts them into batches."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from bge_integrations.calls.waiting import OnLoop
 
 
 class CheckedBatches:
-    """Stands before llama-index's base class, which batches what texts give when they are iterated over.
+    """Checks the container of texts, in front of llama-index's base class.
 
-    A table gives the names of its columns then, and a bare `str` its characters.
+    The base class iterates over any container: it would embed the column names of a table, or the characters of a
+    `str`.
     """
 
     def get_text_embedding_batch(
@@ -27,16 +28,16 @@ class CheckedBatches:
         """Embeds texts, `embed_batch_size` at a time.
 
         Args:
-            texts: The texts.
-            show_progress: Whether to show a progress bar. It takes the place of those that the settings ask for.
-            **kwargs: What else llama-index takes.
+            texts: Texts.
+            show_progress: Whether to show one progress bar for the whole call, in place of the settings' own bars.
+            **kwargs: Further arguments of llama-index.
 
         Returns:
-            One embedding a text, in the order given.
+            One embedding a text, in the order of the texts.
 
         Raises:
-            InputTypeError: No list of texts, or an element that is no `str`.
-            BgeError: Whatever embedding raises.
+            InputTypeError: `texts` is not a list of texts, or an element is not a `str`.
+            BgeError: Embedding fails.
         """
         base: Any = super()
         checked = check_texts(texts, "get_text_embedding_batch")
@@ -50,7 +51,7 @@ class CheckedBatches:
         show_progress: bool = False,
         **kwargs: Any,  # noqa: ANN401 - as above
     ) -> list[Any]:
-        """As `get_text_embedding_batch`, without blocking the event loop."""
+        """Async form of `get_text_embedding_batch`. It does not block the event loop."""
         base: Any = super()
         checked = await OnLoop(texts).run(partial(check_texts, texts, "aget_text_embedding_batch"))
         with _progress(checked, show_progress):
@@ -60,9 +61,9 @@ class CheckedBatches:
 
 @contextmanager
 def _progress(texts: list[str], shown: bool) -> Iterator[None]:
-    """Shows a bar for all texts of a call, in the place of llama-index's.
+    """Shows one progress bar for all texts of a call.
 
-    That one moves once a batch of llama-index's, and those are of up to 2048 texts here.
+    llama-index's own bar moves only after each of its batches, which have up to 2048 texts here.
     """
     if not shown or not texts:
         yield

@@ -36,10 +36,10 @@ _DROPPED = {
 
 
 class HuggingFaceBgeEmbedding(EncoderAdapter, BgeModel, CheckedBatches, BaseEmbedding):
-    """BGE embedding models in LlamaIndex, with the right instruction on the right side.
+    """BGE embedding models in LlamaIndex, with the right instruction for queries and for documents.
 
-    Takes what llama-index-embeddings-huggingface's `HuggingFaceEmbedding` takes for text. Embedders with equal loading
-    settings share one model in memory, with LangChain's as well.
+    It takes the arguments of llama-index-embeddings-huggingface's `HuggingFaceEmbedding` that concern text. Embeddings
+    with equal loading settings share one model in memory, also with LangChain classes.
 
     Example:
         ```python
@@ -57,14 +57,15 @@ class HuggingFaceBgeEmbedding(EncoderAdapter, BgeModel, CheckedBatches, BaseEmbe
     model_name: str = setting("model_name", default="BAAI/bge-small-en")
     embed_batch_size: int = Field(
         default=DEFAULT_TEXTS_PER_CALL,
-        description="Texts handed to the encoder at a time; it makes its own batches of them by tokens.",
+        description="Number of texts per call of the encoder, which makes its own batches by tokens.",
         gt=0,
         le=2048,
     )
     text_instruction: str | None = setting("document_instruction")
     normalize: bool | Literal["checkpoint"] | None = setting("normalize", default=True)
     parallel_process: bool = Field(
-        default=False, description="Use target_devices, or all devices, unless device names some; starts no process."
+        default=False,
+        description="Use target_devices, or all devices, if device is not given. No process is started.",
     )
     target_devices: list[str] | None = Field(default=None, description="Devices to use with parallel_process.")
     show_progress_bar: bool = setting("show_progress")
@@ -73,41 +74,41 @@ class HuggingFaceBgeEmbedding(EncoderAdapter, BgeModel, CheckedBatches, BaseEmbe
     )
 
     def __init__(self, model_name: str | os.PathLike[str] = "BAAI/bge-small-en", **kwargs: Any) -> None:  # noqa: ANN401 - the fields' own types
-        """Checks the settings, then loads the model or joins those that already hold it.
+        """Checks the settings, then loads the model or shares a loaded one.
 
         Args:
             model_name: Hub id or local folder.
             **kwargs: The fields above, and any argument of `SentenceTransformer(...)`.
 
         Raises:
-            pydantic.ValidationError: A field's value is of the wrong type.
-            SettingsError: An argument that is unknown or can't be honoured.
-            BgeError: Whatever loading raises; see `bge_integrations.BgeEncoder`.
+            pydantic.ValidationError: The value of a field has the wrong type.
+            SettingsError: An argument is unknown, invalid or not supported.
+            BgeError: Loading fails; see `bge_integrations.BgeEncoder`.
         """
         super().__init__(model_name=model_name, **kwargs)
 
     def __getattribute__(self, name: str) -> Any:  # noqa: ANN401 - any attribute
-        """Gives the model's own limit to who reads a `max_length` that is not set.
+        """Returns the model's own limit for a `max_length` that is not set.
 
-        Splitters read it, as from the class that this one replaces. What is stored stays None, and with it what is
-        dumped, pickled and copied, so that another model brings its own limit.
+        Splitters read this attribute, as they do in the replaced class. The stored value stays `None`, also in dumps,
+        pickles and copies, so that another model uses its own limit.
         """
         value = super().__getattribute__(name)
         return self.encoder.max_length if value is None and name == "max_length" else value
 
     @classmethod
     def class_name(cls) -> str:
-        """The name under which it is serialised."""
+        """Returns the name for serialisation."""
         return "HuggingFaceBgeEmbedding"
 
     def get_query_embedding(self, query: str) -> Embedding:
         """Embeds a query, with the query instruction.
 
         Args:
-            query: The query.
+            query: Query.
 
         Returns:
-            The vector, as Python floats.
+            The vector as Python floats.
 
         Raises:
             BgeError: As `bge_integrations.BgeEncoder.encode_queries`.
@@ -116,8 +117,8 @@ class HuggingFaceBgeEmbedding(EncoderAdapter, BgeModel, CheckedBatches, BaseEmbe
         return vector
 
     async def aget_query_embedding(self, query: str) -> Embedding:
-        """As `get_query_embedding`, without blocking the event loop."""
-        await self._role_encoders_async()  # beside the event loop, if they have to be made
+        """Async form of `get_query_embedding`. It does not block the event loop."""
+        await self._role_encoders_async()  # outside the event loop's thread, if they must be made
         checked = await OnLoop([query]).run(partial(check_text, query))
         vector: Embedding = await _aget_query_embedding(self._with_query_cache(), checked)
         return vector
@@ -147,7 +148,7 @@ class HuggingFaceBgeEmbedding(EncoderAdapter, BgeModel, CheckedBatches, BaseEmbe
     def _with_query_cache(self) -> HuggingFaceBgeEmbedding:
         if self.embeddings_cache is None:
             return self
-        # Made here if need be: what the copy made would be lost with it, and made again for the next query.
+        # Made here, so that the copy does not make its own encoders for every query.
         self._role_encoders()
         return self.model_copy(update={"embeddings_cache": QueryCollections(self.embeddings_cache)})
 
@@ -162,6 +163,6 @@ class HuggingFaceBgeEmbedding(EncoderAdapter, BgeModel, CheckedBatches, BaseEmbe
         return EncodingSettings(EncoderSettings(**settings), loading)
 
 
-# The functions under llama-index's tracing decorator: the overriding methods are traced already.
+# The functions without llama-index's tracing decorator, since the overriding methods are traced already.
 _get_query_embedding = inspect.unwrap(BaseEmbedding.get_query_embedding)
 _aget_query_embedding = inspect.unwrap(BaseEmbedding.aget_query_embedding)

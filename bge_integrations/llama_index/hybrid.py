@@ -1,4 +1,4 @@
-"""Hybrid search with one model: bge-m3's dense vectors and lexical weights side by side."""
+"""Hybrid search with one model: dense vectors and lexical weights of bge-m3."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def bge_m3_hybrid(
     model_name: str | os.PathLike[str] = "BAAI/bge-m3",
     **settings: Any,  # noqa: ANN401 - the fields' own types
 ) -> tuple[HuggingFaceBgeEmbedding, BgeSparseEmbedding]:
-    """Loads bge-m3 once, and returns embeddings of both kinds that use it.
+    """Loads bge-m3 once and returns dense and sparse embeddings that use it.
 
     Example:
         ```python
@@ -33,17 +33,17 @@ def bge_m3_hybrid(
 
     Args:
         model_name: Hub id or local folder.
-        **settings: Arguments that `HuggingFaceBgeEmbedding` and `BgeSparseEmbedding` both take.
+        **settings: Arguments that both `HuggingFaceBgeEmbedding` and `BgeSparseEmbedding` take.
 
     Returns:
-        Dense and sparse embeddings. They share the model while nobody holds a dense-only model of the same settings
-        that was loaded before.
+        Dense and sparse embeddings. They share one model, except if a dense-only model with the same settings is
+        already loaded.
 
     Raises:
-        pydantic.ValidationError: A setting of the wrong type.
-        SettingsError: A setting that is unknown to one of them, or can't be honoured.
-        BgeError: Whatever loading raises; see `bge_integrations.BgeM3Encoder`.
+        pydantic.ValidationError: A setting has the wrong type.
+        SettingsError: One of the two classes does not know a setting, or a setting is invalid or not supported.
+        BgeError: Loading fails; see `bge_integrations.BgeM3Encoder`.
     """
-    # First, since dense embeddings can use the model that is loaded for lexical weights, but not the other way round.
+    # First, since dense embeddings can use the model for lexical weights, but not the other way round.
     sparse = BgeSparseEmbedding(model_name, **settings)
     return HuggingFaceBgeEmbedding(model_name, **settings), sparse

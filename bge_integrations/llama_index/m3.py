@@ -1,4 +1,4 @@
-"""What the LlamaIndex classes on bge-m3 have in common."""
+"""Common base of the LlamaIndex classes for bge-m3."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bge_integrations.settings import ModelSettings
 
 
 class BgeM3Model(M3Adapter, BgeModel):
-    """Settings of bge-m3, and the encoder that is made from them."""
+    """Settings of bge-m3, and the encoder made from them."""
 
     further_field: ClassVar[str] = "sentence_transformer_kwargs"
     further_keys: ClassVar[tuple[str, ...]] = COMMON_KEYS

@@ -1,4 +1,4 @@
-"""bge-m3 as a LlamaIndex reranker: every token of a query is compared with every token of a node."""
+"""bge-m3 as a LlamaIndex reranker, which compares every token of a query with every token of a node."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from bge_integrations.settings import ModelSettings
 
 
 class BgeM3Rerank(BgeM3Model, ScoringPostprocessor):
-    """Reranks with bge-m3 itself, so that whoever stores its vectors needs no second model.
+    """Reranks with bge-m3 itself, so a retriever with its vectors needs no second model.
 
-    Reads query and nodes each on its own, where `BgeRerank` reads them together, and is used in the same places.
-    Shares one model in memory with `BgeSparseEmbedding` of equal loading settings.
+    It is used like `BgeRerank`, but it reads query and nodes separately. It shares one model in memory with
+    `BgeSparseEmbedding` of equal loading settings.
 
     Example:
         ```python
@@ -32,26 +32,27 @@ class BgeM3Rerank(BgeM3Model, ScoringPostprocessor):
 
     weights: tuple[float, float, float] = Field(
         default=(0.0, 0.0, 1.0),
-        description="Of the dense, the lexical and the token-wise (ColBERT) score; what weighs 0 is not computed.",
+        description="Weights of the dense, the lexical and the token-wise (ColBERT) score. A score of weight 0 is not "
+        "computed.",
     )
 
     def __init__(self, model_name: str | os.PathLike[str] = "BAAI/bge-m3", **kwargs: Any) -> None:  # noqa: ANN401 - the fields' own types
-        """Checks the settings, then loads the model or joins those that already hold it.
+        """Checks the settings, then loads the model or shares a loaded one.
 
         Args:
             model_name: Hub id or local folder.
             **kwargs: The fields above, and arguments of `SentenceTransformer(...)`.
 
         Raises:
-            pydantic.ValidationError: A field's value is of the wrong type.
-            SettingsError: An argument that is unknown or can't be honoured.
-            BgeError: Whatever loading raises; see `bge_integrations.BgeM3Encoder`.
+            pydantic.ValidationError: The value of a field has the wrong type.
+            SettingsError: An argument is unknown, invalid or not supported.
+            BgeError: Loading fails; see `bge_integrations.BgeM3Encoder`.
         """
         super().__init__(model_name=model_name, **kwargs)
 
     @classmethod
     def class_name(cls) -> str:
-        """The name under which it is serialised."""
+        """Returns the name for serialisation."""
         return "BgeM3Rerank"
 
     def _rate(self, query: str, passages: Sequence[str]) -> NDArray[np.float32]:

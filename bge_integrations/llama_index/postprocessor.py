@@ -1,4 +1,4 @@
-"""What rerankers do in LlamaIndex, whichever model gives the scores."""
+"""Common base of the LlamaIndex rerankers."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ from bge_integrations.errors import InputTypeError
 from bge_integrations.llama_index.base import BgeModel
 
 RETRIEVAL_SCORE = "retrieval_score"
-"""Where a node's metadata keep the score that it came with."""
+"""The key of the retriever's score in a node's metadata."""
 
 _dispatcher = get_dispatcher(__name__)
-_FEW_NODES = 128  # written out and copied in about a millisecond
+_FEW_NODES = 128  # converted to texts and copied in about a millisecond
 
 
 class ScoringPostprocessor(BgeModel, BaseNodePostprocessor):
-    """Puts nodes in the order of their scores for a query, and keeps the best."""
+    """Sorts nodes by their scores for a query, and keeps the best."""
 
-    top_n: int = Field(default=2, description="How many nodes to keep.", gt=0)
+    top_n: int = Field(default=2, description="Number of nodes to keep.", gt=0)
     keep_retrieval_score: bool = Field(
         default=False,
-        description="Keep the score that a node came with as metadata['retrieval_score'], which no text shows.",
+        description="Keep the retriever's score as metadata['retrieval_score'], which embedders and LLMs do not read.",
     )
     metadata_mode: MetadataMode = Field(
-        default=MetadataMode.EMBED, description="Which metadata the model reads beside a node's text."
+        default=MetadataMode.EMBED, description="Metadata that the model reads together with a node's text."
     )
-    show_progress: bool = Field(default=False, description="Without effect: no query gets a progress bar.")
+    show_progress: bool = Field(default=False, description="No effect: queries never show a progress bar.")
 
-    # Not marked as abstract for the reason given in `BgeModel`.
+    # Not marked as abstract, for the reason in `Adapter`.
     def _rate(self, query: str, passages: Sequence[str]) -> NDArray[np.float32]:
-        """Scores passages for a query, shape [passages]."""
+        """Returns the scores of passages for a query, shape [passages]."""
         raise NotImplementedError
 
     async def _arate(self, query: str, passages: Sequence[str]) -> NDArray[np.float32]:
-        """As `_rate`, without blocking the event loop."""
+        """Async form of `_rate`. It does not block the event loop."""
         raise NotImplementedError
 
     def _postprocess_nodes(
@@ -74,7 +74,7 @@ class ScoringPostprocessor(BgeModel, BaseNodePostprocessor):
     def _reported(
         self, nodes: list[NodeWithScore], query: QueryBundle
     ) -> Iterator[Callable[[list[NodeWithScore]], list[NodeWithScore]]]:
-        """Tells handlers that nodes are scored, and gives a function that tells them what came out, and returns it."""
+        """Reports the start to handlers. Yields a function that reports the reranked nodes and returns them."""
         _dispatcher.event(ReRankStartEvent(query=query, nodes=nodes, top_n=self.top_n, model_name=self.model_name))
         payload: dict[str, Any] = {
             EventPayload.NODES: nodes,
@@ -111,7 +111,7 @@ def _checked(query: QueryBundle | None) -> QueryBundle:
 
 
 def _with_retrieval_score(node: BaseNode, score: float | None) -> BaseNode:
-    """Returns a copy that keeps a score where neither an embedder, a further reranker nor an LLM reads it."""
+    """Returns a copy with the score in its metadata, where no embedder, reranker or LLM reads it."""
     hidden = {
         name: list(dict.fromkeys([*getattr(node, name), RETRIEVAL_SCORE]))
         for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys")

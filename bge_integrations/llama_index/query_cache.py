@@ -1,4 +1,4 @@
-"""Keeps query vectors apart from text vectors in one LlamaIndex key-value store."""
+"""Separates query vectors from document vectors in one LlamaIndex key-value store."""
 
 from __future__ import annotations
 
@@ -12,36 +12,35 @@ _SUFFIX = "_of_queries"
 class QueryCollections(BaseKVStore):
     """A view of a store in which every collection has another name.
 
-    llama-index keys cached vectors by the raw text, in one collection for both sides, so that a query would be given
-    the vector of the document that reads the same (and the other way round).
+    llama-index keys cached vectors by the raw text, in one collection for queries and documents. A query would get the
+    vector of a document with the same text, or the other way round.
     """
 
     def __init__(self, store: BaseKVStore) -> None:
-        """Takes the store that holds the entries."""
         self._store = store
 
     def put(self, key: str, val: dict[str, Any], collection: str = DEFAULT_COLLECTION) -> None:
-        """Puts a value."""
+        """Stores a value."""
         self._store.put(key, val, collection + _SUFFIX)
 
     async def aput(self, key: str, val: dict[str, Any], collection: str = DEFAULT_COLLECTION) -> None:
-        """Puts a value."""
+        """Stores a value."""
         await self._store.aput(key, val, collection + _SUFFIX)
 
     def get(self, key: str, collection: str = DEFAULT_COLLECTION) -> dict[str, Any] | None:
-        """Gets a value, None if there is none."""
+        """Returns a value, or `None`."""
         return self._store.get(key, collection + _SUFFIX)
 
     async def aget(self, key: str, collection: str = DEFAULT_COLLECTION) -> dict[str, Any] | None:
-        """Gets a value, None if there is none."""
+        """Returns a value, or `None`."""
         return await self._store.aget(key, collection + _SUFFIX)
 
     def get_all(self, collection: str = DEFAULT_COLLECTION) -> dict[str, dict[str, Any]]:
-        """Gets every value of a collection."""
+        """Returns all values of a collection."""
         return self._store.get_all(collection + _SUFFIX)
 
     async def aget_all(self, collection: str = DEFAULT_COLLECTION) -> dict[str, dict[str, Any]]:
-        """Gets every value of a collection."""
+        """Returns all values of a collection."""
         return await self._store.aget_all(collection + _SUFFIX)
 
     def delete(self, key: str, collection: str = DEFAULT_COLLECTION) -> bool:

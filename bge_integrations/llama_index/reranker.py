@@ -22,12 +22,12 @@ from bge_integrations.settings import RerankerSettings
 
 
 class BgeRerank(RerankerAdapter, ScoringPostprocessor):
-    """Puts retrieved nodes in the order in which a BGE reranker finds that they answer the query.
+    """Sorts retrieved nodes by the scores of a BGE reranker.
 
-    Takes what llama-index-postprocessor-sbert-rerank's `SentenceTransformerRerank` takes, but gives logits, as the
-    models' authors do, unless `normalize=True`, and reads as many tokens as the model can unless `max_length` says
-    otherwise. Nodes that come in are left as they are. Rerankers with equal loading settings share one model in memory,
-    with LangChain's as well.
+    It takes the arguments of llama-index-postprocessor-sbert-rerank's `SentenceTransformerRerank`. Its scores are
+    logits, as in the authors' code, unless `normalize=True`. It reads as many tokens as the model can, unless
+    `max_length` is given. The given nodes are not changed. Rerankers with equal loading settings share one model in
+    memory, also with LangChain classes.
 
     Example:
         ```python
@@ -47,23 +47,23 @@ class BgeRerank(RerankerAdapter, ScoringPostprocessor):
     )
 
     def __init__(self, model_name: str | os.PathLike[str] | None = None, **kwargs: Any) -> None:  # noqa: ANN401 - the fields' own types
-        """Checks the settings, then loads the model or joins those that already hold it.
+        """Checks the settings, then loads the model or shares a loaded one.
 
         Args:
-            model_name: Hub id or local folder; may be called `model` as well.
+            model_name: Hub id or local folder. `model` is another name of this argument.
             **kwargs: The fields above, and arguments of `CrossEncoder(...)`.
 
         Raises:
-            pydantic.ValidationError: A field's value is of the wrong type.
-            SettingsError: An argument that is unknown or can't be honoured.
-            BgeError: Whatever loading raises; see `bge_integrations.BgeReranker`.
+            pydantic.ValidationError: The value of a field has the wrong type.
+            SettingsError: An argument is unknown, invalid or not supported.
+            BgeError: Loading fails; see `bge_integrations.BgeReranker`.
         """
         named = {} if model_name is None else {"model_name": model_name}
         super().__init__(**named, **kwargs)
 
     @classmethod
     def class_name(cls) -> str:
-        """The name under which it is serialised."""
+        """Returns the name for serialisation."""
         return "BgeRerank"
 
     def _rate(self, query: str, passages: Sequence[str]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""bge-m3's lexical weights as a LlamaIndex `BaseSparseEmbedding`, and for stores that take functions instead."""
+"""bge-m3's lexical weights as a LlamaIndex `BaseSparseEmbedding`, and as functions for vector stores."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from bge_integrations.m3 import LexicalWeights, M3Output
 
 
 class BgeSparseEmbedding(BgeM3Model, CheckedBatches, BaseSparseEmbedding):
-    """bge-m3's lexical weights: what a text is found by when the words themselves matter.
+    """bge-m3's lexical weights, for retrieval by exact words.
 
-    An embedding is a dictionary of weights above 0 by token id, empty for a text without words. Shares one model in
-    memory with `HuggingFaceBgeEmbedding` of equal loading settings that is made after it; `bge_m3_hybrid` makes both.
+    An embedding is a dictionary of weights above 0, by token id. It is empty for a text without words. A
+    `HuggingFaceBgeEmbedding` that is created later with equal loading settings shares its model in memory;
+    `bge_m3_hybrid` creates both.
 
     Example:
         ```python
@@ -41,39 +42,39 @@ class BgeSparseEmbedding(BgeM3Model, CheckedBatches, BaseSparseEmbedding):
 
     embed_batch_size: int = Field(
         default=DEFAULT_TEXTS_PER_CALL,
-        description="Texts handed to the encoder at a time; it makes its own batches of them by tokens.",
+        description="Number of texts per call of the encoder, which makes its own batches by tokens.",
         gt=0,
         le=2048,
     )
     show_progress: bool = setting("show_progress")
 
     def __init__(self, model_name: str | os.PathLike[str] = "BAAI/bge-m3", **kwargs: Any) -> None:  # noqa: ANN401 - the fields' own types
-        """Checks the settings, then loads the model or joins those that already hold it.
+        """Checks the settings, then loads the model or shares a loaded one.
 
         Args:
             model_name: Hub id or local folder.
             **kwargs: The fields above, and arguments of `SentenceTransformer(...)`.
 
         Raises:
-            pydantic.ValidationError: A field's value is of the wrong type.
-            SettingsError: An argument that is unknown or can't be honoured.
-            BgeError: Whatever loading raises; see `bge_integrations.BgeM3Encoder`.
+            pydantic.ValidationError: The value of a field has the wrong type.
+            SettingsError: An argument is unknown, invalid or not supported.
+            BgeError: Loading fails; see `bge_integrations.BgeM3Encoder`.
         """
         super().__init__(model_name=model_name, **kwargs)
 
     @classmethod
     def class_name(cls) -> str:
-        """The name under which it is serialised."""
+        """Returns the name for serialisation."""
         return "BgeSparseEmbedding"
 
     def sparse_doc_fn(self, texts: list[str]) -> tuple[list[list[int]], list[list[float]]]:
         """Embeds texts for `QdrantVectorStore(sparse_doc_fn=...)`.
 
         Args:
-            texts: The texts.
+            texts: Texts.
 
         Returns:
-            The token ids of each text, and their weights.
+            Token ids of each text, and their weights.
 
         Raises:
             BgeError: As `bge_integrations.BgeM3Encoder.encode_documents`.
@@ -81,7 +82,7 @@ class BgeSparseEmbedding(BgeM3Model, CheckedBatches, BaseSparseEmbedding):
         return _columns(self._get_text_embeddings(texts))
 
     def sparse_query_fn(self, texts: list[str]) -> tuple[list[list[int]], list[list[float]]]:
-        """Embeds queries for `QdrantVectorStore(sparse_query_fn=...)`; as `sparse_doc_fn`.
+        """Embeds queries for `QdrantVectorStore(sparse_query_fn=...)`. The result is that of `sparse_doc_fn`.
 
         Raises:
             BgeError: As `bge_integrations.BgeM3Encoder.encode_queries`.
