@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bge_integrations.prepare import PreparedPrecision
     from bge_integrations.settings import Pooling, Purpose
 
-# Plain help: frames leave too little room for long options at 80 columns, and markup swallows what is in brackets.
+# Plain help: frames leave too little room for long options at 80 columns, and markup removes text in brackets.
 app = typer.Typer(
     help="BGE embedding models for LangChain and LlamaIndex.",
     no_args_is_help=True,
@@ -38,30 +38,30 @@ app = typer.Typer(
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 HowToPool = Annotated[
-    str | None, typer.Option(help="cls, mean or last: how vectors are made; as the model's files say unless given.")
+    str | None, typer.Option(help="Pooling: cls, mean or last; as the model's files say unless given.")
 ]
 Revision = Annotated[str | None, typer.Option(help=description("revision"))]
 CacheFolder = Annotated[
-    str | None, typer.Option(help="Where hub files are kept; the hub's usual cache folder unless given.")
+    str | None, typer.Option(help="Folder for hub files; the hub's usual cache folder unless given.")
 ]
 LocalFilesOnly = Annotated[bool, typer.Option("--local-files-only", help=description("local_files_only"))]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help=description("trust_remote_code"))]
 AllowPickleWeights = Annotated[bool, typer.Option("--allow-pickle-weights", help=description("allow_pickle_weights"))]
 
-# As for other tools, which the signal of a closed pipe ends; Windows has none.
+# The exit status of a tool that SIGPIPE ends. Windows has no such signal.
 _CLOSED_PIPE = 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1
 
 _PRIVATE = "A private model needs HF_TOKEN, or `hf auth login` once."
 
 
 def main() -> None:
-    """Runs the command; what this package raises on purpose is printed as one message."""
+    """Runs the command. An exception of this package is printed as one message."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A console or a pipe that knows no Chinese gets escapes instead of a UnicodeEncodeError.
+            # Escapes instead of a UnicodeEncodeError where the encoding has no Chinese characters.
             stream.reconfigure(errors=READABLE)
     if sys.stderr is None or not sys.stderr.isatty():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' bars too, which fill a log
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # also disables transformers' bars, which fill a log
     warnings.showwarning = _show_warning
     try:
         app()
@@ -92,11 +92,11 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command()
 def models(
-    language: Annotated[str | None, typer.Option(help="Only models for it: en, zh, multilingual or code.")] = None,
-    kind: Annotated[str | None, typer.Option(help="Only embedder, reranker or base.")] = None,
+    language: Annotated[str | None, typer.Option(help="Only this language: en, zh, multilingual or code.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only this kind: embedder, reranker or base.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List every BGE model with what is known of it."""
+    """List every BGE model with its known facts."""
     _require_known("--language", language, {name for spec in MODELS for name in spec.languages})
     _require_known("--kind", kind, {spec.kind for spec in MODELS})
     rows = [spec for spec in MODELS if language in (None, *spec.languages) and kind in (None, spec.kind)]
@@ -108,7 +108,7 @@ def models(
 
 @app.command()
 def info(as_json: AsJson = False) -> None:
-    """Show what a bug report needs: versions, devices, engines and caches."""
+    """Show the facts for a bug report: versions, devices, engines and caches."""
     from bge_integrations.cli.environment import describe
     from bge_integrations.cli.information import print_information
 
@@ -122,11 +122,11 @@ def info(as_json: AsJson = False) -> None:
 @app.command(epilog=_PRIVATE)
 def demo(
     ask: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="A question of your own; may be given several times.")
+        list[str] | None, typer.Option(metavar="TEXT", help="Your own question. Repeat the option for more questions.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Hub id or folder; BAAI/bge-small-en-v1.5 unless given.")] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Index only so many docstrings; 3000 unless given.")
+        int | None, typer.Option(min=1, metavar="N", help="Number of docstrings to index; 3000 unless given.")
     ] = None,
     pooling: HowToPool = None,
     revision: Revision = None,
@@ -156,16 +156,16 @@ def demo(
 def prepare(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id or folder.")],
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="PATH", help="The folder to make; an empty one may be there.")
+        str, typer.Option("--output", "-o", metavar="PATH", help="Folder to create. An existing one must be empty.")
     ],
     precision: Annotated[str, typer.Option(help="float32, bfloat16 or int8.")] = "float32",
     purpose: Annotated[
         str | None,
-        typer.Option(help="vectors, scores or m3; unless given, scores for rerankers and vectors for everything else."),
+        typer.Option(help="vectors, scores or m3; unless given, scores for rerankers and vectors for other models."),
     ] = None,
     quantization: Annotated[str | None, typer.Option(help="For int8: static or dynamic.")] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="A text file with a text of yours on each line, for int8.")
+        Path | None, typer.Option(help="For int8: a text file with one of your texts on each line.")
     ] = None,
     pooling: HowToPool = None,
     revision: Revision = None,
@@ -175,7 +175,7 @@ def prepare(
     allow_pickle_weights: AllowPickleWeights = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a folder of a model that loads offline and without torch."""
+    """Convert a model to a folder that loads offline and without torch."""
     from bge_integrations.prepare import prepare, read_calibration
 
     manifest = prepare(
@@ -211,7 +211,7 @@ def prepare(
 @app.command(epilog=_PRIVATE)
 def bench(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder, or folder made by `bge prepare`.")],
-    seconds: Annotated[float, typer.Option(min=1, metavar="N", help="Time to spend, about.")] = 120.0,
+    seconds: Annotated[float, typer.Option(min=1, metavar="N", help="Approximate time to spend.")] = 120.0,
     pooling: HowToPool = None,
     revision: Revision = None,
     cache_folder: CacheFolder = None,
@@ -244,7 +244,7 @@ def bench(
 app.add_typer(cache, name="cache")
 
 for _command in app.registered_commands:
-    # Whole in the list of commands too, which would cut it at 80 columns.
+    # The list of commands would cut the help at 80 columns.
     _command.short_help = inspect.getdoc(_command.callback)
 
 
@@ -255,7 +255,7 @@ def _require_known(option: str, wanted: str | None, known: set[str]) -> None:
 
 
 def _complain(message: str, style: str) -> None:
-    """Prints a message about the command that runs, in the words of its options."""
+    """Prints a message of the running command. Settings in it become the command's options."""
     name = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")
     commands = {command.callback.__name__: command.callback for command in app.registered_commands if command.callback}
     options = options_of(commands[name]) if name in commands else {}
@@ -270,16 +270,16 @@ def _show_warning(
     file: TextIO | None = None,  # noqa: ARG001 - the signature of `warnings.showwarning`
     line: str | None = None,  # noqa: ARG001
 ) -> None:
-    """Prints a warning of this package as a message, any other with the place where it was raised."""
+    """Prints a warning of this package as a message. Other warnings are printed with their place in the code."""
     own = category.__module__.startswith("bge_integrations")
     _complain(str(message) if own else f"{filename}:{lineno}: {category.__name__}: {message}", "yellow")
 
 
 def _can_be_written() -> bool:
-    """Whether the output takes anything, which it is given the end of a line to find out."""
+    """Returns whether the output can be written. It writes the end of a line as a test."""
     try:
         os.write(sys.stdout.fileno(), b"\n")
-    except (AttributeError, ValueError):  # there is none, or it is no file
+    except (AttributeError, ValueError):  # no output, or one that is not a file
         return True
     except OSError:
         return False
@@ -287,10 +287,10 @@ def _can_be_written() -> bool:
 
 
 def _drop_output() -> None:
-    """Has the output go nowhere, so that Python does not complain of it again when it ends."""
+    """Redirects the output to the null device, so that Python does not report it again at exit."""
     try:
         descriptor = sys.stdout.fileno()
-    except (AttributeError, OSError, ValueError):  # there is none, or it is no file
+    except (AttributeError, OSError, ValueError):  # no output, or one that is not a file
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)

@@ -1,4 +1,4 @@
-"""`bge cache`: what the cache of graphs holds, and how to be rid of it."""
+"""`bge cache`: lists and removes cached graphs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["cache"]
 
 cache = typer.Typer(
-    help="List the graphs that are kept to start quickly, or remove them.",
+    help="List the cached graphs, which make later starts quick, or remove them.",
     invoke_without_command=True,
     rich_markup_mode=None,
 )
@@ -30,7 +30,7 @@ def list_entries(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """List the graphs that are kept to start quickly, or remove them."""
+    """List the cached graphs, which make later starts quick, or remove them."""
     if context.invoked_subcommand is not None:
         return
     from bge_integrations.backend.prepared.entries import LIMIT_VARIABLE, cache_limit, entries, graphs_folder
@@ -55,11 +55,11 @@ def list_entries(
 @cache.command()
 def clear(
     model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="Only what was made from it; everything unless given.")
+        str | None, typer.Argument(metavar="MODEL", help="Only graphs of this model; all graphs unless given.")
     ] = None,
-    old: Annotated[bool, typer.Option("--old", help="Only what this version of bge-integrations can't use.")] = False,
+    old: Annotated[bool, typer.Option("--old", help="Only graphs that this version can't use.")] = False,
 ) -> None:
-    """Remove graphs. Programs that use one go on; it is made again when it is needed."""
+    """Remove graphs. Programs that use a removed graph are not affected. It is made again at its next use."""
     from bge_integrations.backend.checkpoint.digests import forget_digests
     from bge_integrations.backend.prepared.entries import entries, remove_entry
 

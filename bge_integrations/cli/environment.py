@@ -1,4 +1,4 @@
-"""What a bug report needs to know of a machine: versions, devices, engines, caches."""
+"""Collects the facts about a machine for a bug report: versions, devices, engines, caches."""
 
 from __future__ import annotations
 
@@ -38,12 +38,11 @@ _PACKAGES = (
 
 
 def describe() -> dict[str, Any]:
-    """Collects it. Imports torch, which takes seconds; asks no network and shows no token.
+    """Returns the facts by topic, as plain data for JSON.
 
-    Returns:
-        Plain data, ready for JSON, by topic.
+    It imports torch, which takes seconds. It uses no network, and the result contains no token.
     """
-    limits = thread_limits()  # before torch is imported, which would have a number of its own
+    limits = thread_limits()  # before the import of torch, which adds its own number
     return {
         "versions": {
             "python": platform.python_version(),
@@ -66,13 +65,13 @@ def describe() -> dict[str, Any]:
 
 
 def _own_versions() -> dict[str, str]:
-    """Tells the distribution that is installed. Two of them hold the same files, and removing one breaks the other."""
+    """Returns the installed distribution. The two share their files, so removing one of two breaks the other."""
     installed = installed_distributions()
     if installed == [WHOLE, SLIM]:
         remedy = f"pip uninstall -y {SLIM} && pip install --force-reinstall --no-deps {WHOLE}"
         return {
             WHOLE: __version__,
-            SLIM: f"{_version(SLIM)}; both are installed, which share their files. Keep one: {remedy}",
+            SLIM: f"{_version(SLIM)}; both are installed, and they share their files. Keep one: {remedy}",
         }
     return {installed[0] if installed else WHOLE: __version__}
 
@@ -105,7 +104,7 @@ def _devices() -> dict[str, str]:
 
 
 def _engines() -> dict[str, str]:
-    """Says of each engine what it can do with this machine's devices."""
+    """Returns the precisions that each engine supports on this machine's devices."""
     devices = list(dict.fromkeys(name.split(":")[0] for name in available_devices()))
     described = {}
     for kind in ENGINE_KINDS:
@@ -138,11 +137,11 @@ def _cache_folders() -> list[Path]:
 
 
 def _temporary_files() -> dict[str, Any]:
-    """Says where adapters are put together with their base while they are loaded."""
+    """Returns the folder in which adapters are merged with their base model during loading."""
     try:
         folder = tempfile.gettempdir()
         free = shutil.disk_usage(folder).free
-    except OSError as error:  # no folder that can be written to, or a file system that doesn't tell
+    except OSError as error:  # no writable folder, or a file system that does not report its free space
         return {"folder": None, "free_gib": None, "problem": str(error)}
     return {"folder": folder, "free_gib": round(free / 2**30, 1)}
 
@@ -162,21 +161,20 @@ def _cache(folder: Path) -> dict[str, Any]:
 
 
 def _symlinks_work(folder: Path) -> bool | None:
-    """Tries whether the hub's client can link snapshots to blobs; without links it copies, which may take more room.
+    """Returns whether the hub's client can link snapshots to blobs, or `None` if the folder is not writable.
 
-    Returns:
-        None where nothing can be written, and so nothing can be tried.
+    Without links the client copies files, which can take more disk space.
     """
     from huggingface_hub.constants import HF_HUB_DISABLE_SYMLINKS
 
     if HF_HUB_DISABLE_SYMLINKS:
         return False
     try:
-        # Not `are_symlinks_supported` of the client, which makes a folder that isn't there, and warns.
+        # Not the client's `are_symlinks_supported`, which creates a missing folder and warns.
         with tempfile.TemporaryDirectory(dir=folder) as tried:
             try:
                 os.symlink("target", os.path.join(tried, "link"))
-            except (OSError, NotImplementedError):  # Windows lets few users make symlinks
+            except (OSError, NotImplementedError):  # Windows allows symlinks only for few users
                 return False
     except OSError:
         return None
@@ -193,10 +191,10 @@ def _graph_cache() -> dict[str, Any]:
 
 
 def _mib(folder: Path) -> float:
-    """Returns the size of all files. Links to them take no room."""
+    """Returns the size of all files in MiB. Symlinks do not count."""
     size = 0
     for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # deleted meanwhile, or not to be read
+        with contextlib.suppress(OSError):  # deleted meanwhile, or not readable
             state = path.lstat()
             size += state.st_size if stat.S_ISREG(state.st_mode) else 0
     return round(size / 2**20, 1)

@@ -1,4 +1,4 @@
-"""What `bge info` prints."""
+"""Prints the output of `bge info`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MARGIN = "  "
 
 
 def print_information(console: Console, described: dict[str, Any]) -> None:
-    """Prints what `environment.describe` returned, topic by topic."""
+    """Prints the result of `environment.describe`, topic by topic."""
     machine = described["machine"]
     told = {
         "system": machine["system"],
@@ -44,7 +44,7 @@ def _print_topic(console: Console, topic: str, fields: dict[str, str]) -> None:
 
 
 def _least(limits: dict[str, int]) -> str:
-    """Says how many threads compute while no number is given, and why."""
+    """Returns the default number of threads and the limits that it comes from."""
     return f"{min(limits.values())}, the least of {', '.join(f'{name} ({limit})' for name, limit in limits.items())}"
 
 

@@ -1,4 +1,4 @@
-"""What `bge models` prints."""
+"""Prints the table of `bge models`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _Cell = Callable[[ModelSpec], str]
 
 
 def print_models(console: Console, rows: Sequence[ModelSpec]) -> None:
-    """Prints a line for each model, with a letter for its query instruction, and below what the letters stand for.
+    """Prints one line a model, with a letter for its query instruction, and the instructions below.
 
-    A console that is too narrow for one table gets one for each kind, without the columns that are empty in it.
+    A console that is too narrow for one table gets a table for each kind, without empty columns.
     """
     instructions = dict.fromkeys(_instruction(spec) for spec in rows if _instruction(spec))
     letters = dict(zip(instructions, string.ascii_lowercase, strict=False))
@@ -65,7 +65,7 @@ def _print_notes(console: Console, rows: Sequence[ModelSpec], letters: dict[str,
     if any(_score(spec) for spec in rows):
         print_text(console, "score: published, the average of MTEB's 56 tasks (en) or C-MTEB's 31 (zh)")
     if letters:
-        print_text(console, "query: the instruction that goes before a query, and – for none")
+        print_text(console, "query: the instruction before a query; –: no instruction")
     for instruction, letter in letters.items():
         print_text(console, instruction, start=f"  {letter}  ")
 

@@ -1,6 +1,6 @@
-"""How the commands print: no word and no figure is lost at the edge of a terminal, and a file gets whole lines.
+"""Prints texts and tables without losing words or numbers at the edge of a terminal. A file gets unbroken lines.
 
-What a console's encoding lacks is not lost either: see `readable`.
+Characters that the console's encoding lacks are replaced: see `readable`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 READABLE = "bge_integrations.readable"
-"""The name under which `codecs` knows how to write what an encoding lacks; a stream's `errors` takes it."""
+"""Name of the error handler in `codecs` that replaces characters. It is a valid `errors` argument of a stream."""
 
 _PLAIN = {
     **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212─━╌╍┄┅┈┉═", "-"),
@@ -53,33 +53,33 @@ _PLAIN = {
 _CORNERS = re.compile("[\u2500-\u257f]")
 
 _UNBROKEN = 100_000
-"""Columns of what has no edge: a file or a pipe, where a broken line can't be searched for, and a table as it is."""
+"""Columns of an output without an edge: a file or a pipe (broken lines can't be searched), or an unbroken table."""
 
 _USUAL_COLUMNS, _LINES = 80, 25
 
 _WORD = re.compile(r"\S*`[^`]+`\S*|\S+")
-"""A word, or a command in backticks, which is copied as a whole."""
+"""A word, or a command in backticks, which users copy as a whole."""
 
 
 class _Console(Console):
-    """A console that leaves it to the command what a closed pipe means."""
+    """A console that leaves a closed pipe to the command."""
 
     def on_broken_pipe(self) -> None:
-        raise  # the error that is being handled where this is called
+        raise  # the caller's current exception
 
 
 def open_console(*, stderr: bool = False) -> Console:
-    """Returns a console as wide as the terminal, or as `COLUMNS` says; without either, lines are not broken."""
-    # Both sizes are given, since rich reads `COLUMNS` and `LINES` itself otherwise, and fails on some that are none.
+    """Returns a console with the width of `COLUMNS` or of the terminal. Without either, lines are not broken."""
+    # Both sizes are given, since rich otherwise reads `COLUMNS` and `LINES`, and fails for some invalid values.
     console = _Console(stderr=stderr, width=_UNBROKEN, height=_LINES)
     console.width = _chosen_columns() or (_terminal_columns() if console.is_terminal else _UNBROKEN)
     return console
 
 
 def readable(text: str, encoding: str) -> str:
-    """Returns a text that an encoding can write: similar characters and, where there are none, escapes for others.
+    """Returns a text that an encoding can write. Other characters become similar ones, or escapes.
 
-    An ellipsis becomes three dots, say, and a Chinese character its number, as in a Python text.
+    For example, an ellipsis becomes three dots, and a Chinese character becomes its escape in a Python string.
     """
     return text.encode(encoding, READABLE).decode(encoding)
 
@@ -87,14 +87,14 @@ def readable(text: str, encoding: str) -> str:
 def print_text(
     console: Console, text: str, *, style: str = "", start: str | Text = "", margin: str | None = None
 ) -> None:
-    """Prints text that is broken only at spaces; a longer word, such as a path, stays whole.
+    """Prints text. Lines are broken only at spaces, so a long word such as a path stays whole.
 
     Args:
-        console: Where to.
+        console: Console to print to.
         text: Plain text, without markup. Its own line breaks stay.
-        style: Of the text.
-        start: What stands before the first line, in a style of its own.
-        margin: What stands before every further line; None takes blanks as wide as `start`.
+        style: Style of the text.
+        start: Text before the first line, with its own style.
+        margin: Text before every further line. `None`: blanks as wide as `start`.
     """
     head = Text(start) if isinstance(start, str) else start.copy()
     head.plain = readable(head.plain, console.encoding)
@@ -106,14 +106,14 @@ def print_text(
 
 
 def print_fields(console: Console, fields: Mapping[str, str], *, style: str = "", margin: str = "") -> None:
-    """Prints names, in a style, and beside them their values, broken only at spaces."""
+    """Prints names in a style, with their values beside them. Values are broken only at spaces."""
     width = max(map(cell_len, fields), default=0)
     for name, value in fields.items():
         print_text(console, value, start=Text.assemble(margin, (name, style), " " * (width - cell_len(name) + 2)))
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Prints a table as wide as it is; a terminal that is narrower breaks its lines, and nothing is left out."""
+    """Prints a table in its full width. A narrower terminal breaks its lines, and nothing is lost."""
     unbroken = console.options.update_width(_UNBROKEN)
     width = console.measure(table, options=unbroken).maximum
     segments = [
@@ -124,18 +124,18 @@ def print_table(console: Console, table: Table) -> None:
 
 
 def plain_table() -> Table:
-    """Returns a table without lines, to be filled."""
+    """Returns an empty table without borders."""
     return Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
 
 
 def print_json(content: object) -> None:
-    """Prints JSON to the standard output, in ASCII where that takes nothing else; a command's `--json`."""
+    """Prints JSON to the standard output, in ASCII unless its encoding is UTF-8."""
     encoding = getattr(sys.stdout, "encoding", None) or ""
     typer.echo(json.dumps(content, ensure_ascii=encoding.lower().replace("-", "") != "utf8", indent=2))
 
 
 def _chosen_columns() -> int | None:
-    """Returns what `COLUMNS` says; None where that is no width. Some programs set it to 0 if they know none."""
+    """Returns the width in `COLUMNS`, or `None` if it is not a width. Some programs set it to 0."""
     try:
         columns = int(os.environ.get("COLUMNS", ""))
     except ValueError:
@@ -147,7 +147,7 @@ def _terminal_columns() -> int:
     for descriptor in range(3):
         try:
             columns = os.get_terminal_size(descriptor).columns
-        except (OSError, ValueError, AttributeError):  # redirected, closed, or a system without
+        except (OSError, ValueError, AttributeError):  # redirected, closed, or not supported by the system
             continue
         if columns > 0:
             return columns
@@ -170,7 +170,7 @@ codecs.register_error(READABLE, _replaced)
 
 
 def _lines(text: str, first: int, further: int) -> list[str]:
-    """Breaks text into lines of at most so many columns."""
+    """Breaks text into lines of at most `first` columns, then at most `further` columns."""
     lines: list[str] = []
     for paragraph in text.split("\n"):
         line, width = "", first if not lines else further

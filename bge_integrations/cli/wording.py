@@ -1,4 +1,4 @@
-"""Errors speak of settings, as in code. On the command line they speak of the command's options."""
+"""Replaces names of settings in error messages by options of the command line."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _VALUE = r"""None|True|False|…|'[^'\n]*'|"[^"\n]*"|[\w./…-]*[\w/…]"""
 _QUOTES = "'\""
 
 _ENVIRONMENT = {"token": "HF_TOKEN"}
-"""Variables that take the place of an option: a token on a command line is seen by everybody."""
+"""Variables instead of options: every user of the machine can see a token on a command line."""
 
 
 def options_of(command: Callable[..., object]) -> dict[str, str]:
-    """Returns how a command spells its settings: `--cache-folder` for `cache_folder`, `MODEL` for `model_name`."""
+    """Returns a command's option for each setting: `--cache-folder` for `cache_folder`, `MODEL` for `model_name`."""
     spelled = {}
     for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
         (declared,) = parameter.annotation.__metadata__
@@ -31,15 +31,15 @@ def options_of(command: Callable[..., object]) -> dict[str, str]:
 
 
 def in_options(message: str, options: Mapping[str, str]) -> str:
-    """Puts a command's options in the place of settings.
+    """Replaces settings in a message by a command's options.
 
     `precision='int4'` becomes `--precision int4`, `allow_pickle_weights=True` becomes `--allow-pickle-weights`, and
-    `leave revision=None` becomes `leave out --revision`. A setting without a value is only taken for one where its name
-    is no ordinary word. What the command has no option for stays as it is.
+    `leave revision=None` becomes `leave out --revision`. A name without a value is replaced only if it has an
+    underscore, since it can be an ordinary word. A setting without an option is not changed.
 
     Args:
-        message: What went wrong.
-        options: How the command spells its settings.
+        message: Error message.
+        options: Options by setting.
     """
     names = "|".join(map(re.escape, {**_ENVIRONMENT, **options}))
     pattern = rf"(leave )?(?<![\w.-])({names})(?:=({_VALUE}))?(?![\w=])"

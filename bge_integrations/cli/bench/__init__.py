@@ -1,4 +1,4 @@
-"""`bge bench`: which engine and precision are the fastest for a model here, and what the lossy ones cost."""
+"""`bge bench`: finds the fastest engine and precision for a model here, and measures the loss of precision."""
 
 from bge_integrations.cli.bench.recommending import recommend
 from bge_integrations.cli.bench.report import print_report

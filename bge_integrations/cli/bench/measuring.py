@@ -1,4 +1,4 @@
-"""Lets loaded models take turns at the same texts and queries, and works out what each achieved."""
+"""Measures loaded models in turns, with the same texts and queries."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _PILOT_TEXTS = 16
 
 @dataclass
 class Runner:
-    """A combination with its model loaded, what it is given, and what it has done so far.
+    """A loaded combination, its work in a round, and its measurements.
 
     Attributes:
-        combination: Which it is.
-        encoder: Its model.
-        texts: What it embeds in a round.
-        tokens: How many these have.
-        queries_a_round: How many queries it embeds in a round, one at a time.
-        documents_s: How long each round's texts took.
-        queries_s: How long each query took.
-        vectors: What it made of the texts.
+        combination: Engine and precision.
+        encoder: Encoder with the loaded model.
+        texts: Texts of a round.
+        tokens: Number of tokens of these texts.
+        queries_a_round: Number of queries of a round. They are embedded one at a time.
+        documents_s: Seconds for the texts, by round.
+        queries_s: Seconds of each query.
+        vectors: Vectors of the texts.
     """
 
     combination: Combination
@@ -52,13 +52,13 @@ class Runner:
 
 
 def race(runners: list[Runner], deadline: float, tell: Callable[[str], None]) -> int:
-    """Lets all take turns, a round that is not counted first, and returns the number of those that are."""
+    """Measures all runners in rounds, after one uncounted round. Returns the number of counted rounds."""
     shuffler = random.Random(0)
     entries = list(collect())
     shuffler.shuffle(entries)
     texts = [entry.text for entry in entries]
     queries = list(dict.fromkeys(entry.summary for entry in reversed(entries)))
-    share = max(deadline - time.monotonic(), 0) / ((_ROUNDS + 2) * len(runners))  # one more for the pilots
+    share = max(deadline - time.monotonic(), 0) / ((_ROUNDS + 2) * len(runners))  # with a warm-up and a pilot round
     for runner in runners:
         _choose_texts(runner, texts, queries, share)
     for number in range(_ROUNDS + 1):
@@ -88,13 +88,13 @@ def _one_turn(runner: Runner, queries: list[str], number: int) -> tuple[float, l
     runner.vectors = runner.encoder.encode_documents(runner.texts)
     documents_s = time.perf_counter() - start
     first = number * runner.queries_a_round
-    # Another query each time, so that nothing can answer from memory.
+    # Different queries each time, so that no cache can answer.
     asked = [queries[index % len(queries)] for index in range(first, first + runner.queries_a_round)]
     return documents_s, [_seconds(partial(runner.encoder.encode_queries, [query])) for query in asked]
 
 
 def evaluate(runners: list[Runner]) -> list[Measured]:
-    """Works out what each achieved, fastest first."""
+    """Returns the results of all runners, fastest first."""
     exact = next((runner.vectors for runner in runners if runner.combination.is_exact), None)
     measured = []
     for runner in runners:
@@ -121,7 +121,7 @@ def evaluate(runners: list[Runner]) -> list[Measured]:
 def _agreement(
     vectors: NDArray[np.float32] | None, exact: NDArray[np.float32] | None
 ) -> tuple[float | None, float | None]:
-    """Compares the texts that both embedded; everybody's are the first so many of one list."""
+    """Compares the texts that both embedded. The texts of every runner are the start of one list."""
     if vectors is None or exact is None:
         return None, None
     count = min(len(vectors), len(exact))

@@ -1,4 +1,4 @@
-"""Chooses among what was measured."""
+"""Chooses the combinations to recommend."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ __all__ = ["recommend"]
 
 
 def recommend(measured: Sequence[Measured]) -> tuple[Recommendation | None, Recommendation | None]:
-    """Chooses the fastest exact combination, and the fastest lossy one if it is faster than that.
-
-    Args:
-        measured: What took part.
-    """
+    """Returns the fastest exact combination, and the fastest lossy one if it is faster than that."""
     ranked = sorted(measured, key=lambda one: -one.documents_per_s)
     exact = [one for one in ranked if one.combination.is_exact]
     lossy = [one for one in ranked if not one.combination.is_exact]

@@ -1,4 +1,4 @@
-"""Prints what a run of the bench found out."""
+"""Prints the report of `bge bench`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from bge_integrations.cli.terminal import print_table, print_text
 __all__ = ["print_report"]
 
 _KINDS = {"exact": True, "lossy": False}
-"""Whether a kind of combination computes in float32."""
+"""Kinds of combinations, and whether they compute in float32."""
 
 
 def print_report(report: BenchReport, console: Console) -> None:
-    """Prints tables of what was measured, what was left out and why, and the settings to use."""
+    """Prints the measurements, the combinations that were left out with the reasons, and the settings to use."""
     threads = "" if report.threads is None else f" with {report.threads} threads"
     print_text(
         console,
@@ -74,7 +74,7 @@ def _table(measured: Sequence[Measured], columns: Sequence[str], rows: Iterable[
 
 
 def _print_recommendation(console: Console, report: BenchReport, kind: str, *, is_exact: bool) -> None:
-    """Prints the fastest of a kind. What was not measured is never said to be slower."""
+    """Prints the fastest combination of a kind. It never calls an unmeasured combination slower."""
     recommendation = report.exact if is_exact else report.lossy
     are_measured = any(one.combination.is_exact == is_exact for one in report.measured)
     are_unknown = any(one.is_exact == is_exact for one in report.not_loaded)

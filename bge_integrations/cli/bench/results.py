@@ -1,4 +1,4 @@
-"""What a run of the bench found out: plain figures, no formatting."""
+"""The results of `bge bench` as plain numbers, without formatting."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ __all__ = ["BenchReport", "Combination", "Measured", "Recommendation"]
 
 @dataclass(frozen=True, order=True)
 class Combination:
-    """An engine and a precision, by the names of the settings."""
+    """An engine and a precision, as in the settings."""
 
     engine: EngineName
     precision: Precision
 
     @property
     def keywords(self) -> str:
-        """How to ask for it, of `BgeEncoder` and of both adapters."""
+        """The keyword arguments for `BgeEncoder` and both adapters."""
         return f'engine="{self.engine}", precision="{self.precision}"'
 
     @property
     def is_exact(self) -> bool:
-        """Whether it computes in float32, with which the others are compared."""
+        """Whether it computes in float32, the reference for the others."""
         return self.precision == "float32"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What a combination achieved.
+    """The measurements of one combination.
 
     Attributes:
-        combination: Which it is.
-        texts: How many it embedded in a round; a slow one is given fewer.
-        documents_per_s: Of the median round.
-        tokens_per_s: The same in tokens, padding not counted.
-        slowest_documents_per_s: Of the worst round.
-        fastest_documents_per_s: Of the best round.
-        query_p50_ms: Median latency of a single query.
-        query_p95_ms: Its 95th percentile.
-        mean_cosine: Agreement of its document vectors with float32's; None where nothing ran in float32.
-        least_cosine: Of the vector that agrees least.
+        combination: Engine and precision.
+        texts: Number of texts in a round. A slow combination gets fewer texts.
+        documents_per_s: Documents per second in the median round.
+        tokens_per_s: Tokens per second in the median round, without padding.
+        slowest_documents_per_s: Documents per second in the slowest round.
+        fastest_documents_per_s: Documents per second in the fastest round.
+        query_p50_ms: Median latency of a single query, in milliseconds.
+        query_p95_ms: 95th percentile of that latency, in milliseconds.
+        mean_cosine: Mean cosine of its document vectors with those of float32. `None`: nothing ran in float32.
+        least_cosine: Least of these cosines.
     """
 
     combination: Combination
@@ -57,11 +57,11 @@ class Measured:
 
     @property
     def spread(self) -> float:
-        """The best round over the worst."""
+        """The speed of the fastest round divided by that of the slowest."""
         return self.fastest_documents_per_s / self.slowest_documents_per_s
 
     def is_surely_faster_than(self, other: Measured) -> bool:
-        """Whether its worst round beats the other's best one."""
+        """Returns whether its slowest round is faster than the other's fastest round."""
         return self.slowest_documents_per_s > other.fastest_documents_per_s
 
 
@@ -70,9 +70,9 @@ class Recommendation:
     """A combination to use.
 
     Attributes:
-        combination: Which.
-        keywords: How to ask for it.
-        uncertain_against: Others that may be as fast, as far as rounds that differ so much can tell.
+        combination: Engine and precision.
+        keywords: Keyword arguments for this combination.
+        uncertain_against: Other combinations that may be as fast, since their rounds overlap.
     """
 
     combination: Combination
@@ -82,21 +82,21 @@ class Recommendation:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchReport:
-    """What `run_bench` found.
+    """The result of `run_bench`.
 
     Attributes:
-        model: As it was named.
-        device: What it ran on.
-        threads: How many computed; None on a GPU.
-        rounds: How often each combination was measured.
-        seconds: How long all of it took.
-        mean_tokens: Of the texts.
-        measured: Fastest first.
-        left_out: What could not be run, and why.
-        exact: The fastest in float32; None where none ran.
-        lossy: The fastest of the others, if it is faster than that.
-        is_noisy: Whether rounds differ so much that the figures are to be taken with care.
-        not_loaded: Those of `left_out` that there was no time to load; nothing is known of their speed.
+        model: Model name, as the user gave it.
+        device: Device of the measurements.
+        threads: Number of CPU threads, or `None` on a GPU.
+        rounds: Number of measurements of each combination.
+        seconds: Seconds of the whole run.
+        mean_tokens: Mean number of tokens per text.
+        measured: Measurements, fastest first.
+        left_out: Reasons why combinations were not run, by their keywords.
+        exact: Fastest combination in float32. `None`: nothing ran in float32.
+        lossy: Fastest other combination, if it is faster than `exact`.
+        is_noisy: Whether the rounds differ so much that the numbers are uncertain.
+        not_loaded: Combinations of `left_out` that were not loaded for lack of time. Their speed is unknown.
     """
 
     model: str

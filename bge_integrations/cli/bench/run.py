@@ -1,4 +1,4 @@
-"""Loads everything that can run a model here, has it measured, and sums up what came of it."""
+"""Loads every engine and precision that can run a model here, measures them and returns the report."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ def run_bench(
     tell: Callable[[str], None] = lambda _: None,
     **files: Unpack[EmbedderFileOptions],
 ) -> BenchReport:
-    """Compares everything that can run a model, in turns, on docstrings of Python's standard library.
+    """Compares all engines and precisions for a model, in turns, on docstrings of Python's standard library.
 
     Args:
         model: Hub id, local folder, or prepared folder.
-        seconds: About how long it may take. Half of it is for loading, which may take longer the first time, when
-            graphs are made; what has not begun to load by then is left out, though never all.
-        device: Where to run; None takes the first there is of cuda, mps and cpu on which all that is asked for can run.
-        engines: Only these; None takes all.
-        precisions: Only these; None takes float32, bfloat16 and, on a CPU, int8, elsewhere float16.
-        tell: Called with what goes on, for people to read.
-        **files: Where the model's files come from and how they are read; as in `BgeEncoder`.
+        seconds: Approximate duration. Half of it is for loading, which can take longer the first time, when graphs are
+            made. After this half no further combination is loaded, but always at least one.
+        device: Device. `None`: the first available one of cuda, mps and cpu that supports everything to compare.
+        engines: Engines to compare. `None`: all engines.
+        precisions: Precisions to compare. `None`: float32, bfloat16 and, on a CPU, int8, elsewhere float16.
+        tell: Function that gets texts about the progress, for people to read.
+        **files: Settings about the model's files, as in `BgeEncoder`.
 
     Raises:
         SettingsError: No combination can be run.
         ModelLoadError: The model can't be found or read.
-        PoolingMismatchError: A BGE model whose own files ask for another pooling.
+        PoolingMismatchError: A BGE model's own files ask for another pooling.
     """
     from bge_integrations.backend.engines.choice import require_usable
 
@@ -62,7 +62,7 @@ def run_bench(
         runners: list[Runner] = []
         for combination in wanted:
             try:
-                # What can't run here at all is not for lack of time.
+                # Before the check of the time, so that the reason is the right one.
                 require_usable(combination.engine, device, combination.precision)
                 if runners and time.monotonic() - started > seconds * _LOADING_SHARE:
                     left_out[combination.keywords] = f"no time left to load it; allow more than {seconds:g} s"
@@ -72,7 +72,7 @@ def run_bench(
                 runners.append(Runner(combination, encoders.enter_context(_load(model, device, combination, files))))
             except (ModelLoadError, PoolingMismatchError):  # no engine can help that
                 raise
-            except Exception as error:  # engines on machines that we have not seen raise whatever they like
+            except Exception as error:  # engines on unknown machines can raise anything
                 left_out[combination.keywords] = str(error) or type(error).__name__
         if not runners:
             raise SettingsError(f"Nothing can run {model} on {device}: {' '.join(dict.fromkeys(left_out.values()))}")
@@ -98,7 +98,7 @@ def run_bench(
 def _place(
     model: str, device: str | None, engines: Sequence[EngineName] | None, precisions: Sequence[Precision] | None
 ) -> tuple[str, int]:
-    """Returns the device on which all that is asked for is compared, and the threads that a model there takes."""
+    """Returns the common device of all combinations, and the number of threads of a model there."""
     from bge_integrations.backend.checkpoint.request import LoadRequest
 
     any_engine: tuple[EngineName, ...] = ("auto",)
@@ -107,7 +107,7 @@ def _place(
         LoadRequest.from_settings(EncoderSettings(model_name=model, device=device, engine=engine, precision=precision))
         for engine, precision in itertools.product(engines or any_engine, precisions or any_precision)
     ]
-    # The processor is what can do most: what needs it decides for the others.
+    # The CPU supports most combinations: if one needs it, all run there.
     request = next((request for request in requests if request.device == "cpu"), requests[0])
     return request.device, request.threads
 
@@ -115,7 +115,7 @@ def _place(
 def _combinations(
     device: str, engines: Sequence[EngineName] | None, precisions: Sequence[Precision] | None
 ) -> list[Combination]:
-    """Lists what to try, float32 first since the others are compared with it, int8 last since it takes longest."""
+    """Returns the combinations: float32 first, since it is the reference, int8 last, since it takes longest."""
     here: tuple[Precision, ...] = ("float32", "bfloat16", "int8" if device == "cpu" else "float16")
     chosen = engines or [engine for engine in get_args(EngineName) if engine != "auto"]
     return [Combination(engine, precision) for precision, engine in itertools.product(precisions or here, chosen)]
@@ -130,7 +130,7 @@ def _load(model: str, device: str, combination: Combination, files: EmbedderFile
         on_truncation="ignore",
         **files,
     )
-    # Once through either way: what an engine compiles at its first use belongs to loading.
+    # One call of each kind, since compilation at the first use belongs to loading.
     encoder.encode_documents(["A first text.", "A second one."])
     encoder.encode_queries(["a query"])
     return encoder
