@@ -166,8 +166,8 @@ class ModelSettings:
             raise SettingsError("model_name is a hub token, not a model; give the token as token=….")
         if self.precision in OUTPUT_PRECISIONS:
             raise SettingsError(
-                f"precision={self.precision!r} is a format for stored vectors; here `precision` says how the model "
-                "computes. Both frameworks want floats: quantise in the vector store instead."
+                f"precision={self.precision!r} is a format for stored vectors, but `precision` is the precision of the "
+                "computation here. Both frameworks need floats: quantise in the vector store instead."
             )
         _check_choice("precision", self.precision, get_args(Precision))
         _check_choice("engine", self.engine, get_args(EngineName))

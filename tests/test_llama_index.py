@@ -197,7 +197,7 @@ class TestArguments:
 
     @pytest.mark.parametrize("name", ["tokenizer", "model", "tokenizer_name"])
     def test_that_were_dropped_say_what_to_do(self, bge_small_en: Path, name: str) -> None:
-        with pytest.raises(SettingsError, match=f"{name}='mean' can't be honoured: "):
+        with pytest.raises(SettingsError, match=f"{name}='mean' is not supported: "):
             HuggingFaceBgeEmbedding(str(bge_small_en), **{name: "mean"})
 
     def test_parallel_process_computes_the_same_without_a_pool(self, bge_small_en: Path) -> None:

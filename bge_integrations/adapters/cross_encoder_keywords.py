@@ -41,14 +41,14 @@ def _sigmoid(value: object, where: str) -> bool | None:
     sigmoid = _SIGMOID_BY_ACTIVATION.get(str(value).rpartition(".")[2].lower())
     if sigmoid is None:
         raise SettingsError(
-            f"{where}={value!r} can't be honoured: scores are logits, or go through the sigmoid with normalize=True."
+            f"{where}={value!r} is not supported: scores are logits, or go through the sigmoid with normalize=True."
         )
     return sigmoid
 
 
 def _one_label(value: object, where: str) -> None:
     if value not in (None, 1):
-        raise SettingsError(f"{where}={value!r} can't be honoured: a reranker gives one score; leave it out.")
+        raise SettingsError(f"{where}={value!r} is not supported: a reranker gives one score; leave it out.")
 
 
 _CROSS_ENCODER: Table = {

@@ -62,7 +62,7 @@ def read_table(table: Table, kwargs: Mapping[str, Any], name: str) -> dict[str, 
         if row is None:
             raise SettingsError(f"{name}[{key!r}] is unknown; the known keys are {', '.join(known_keys(table))}.")
         if row.refused is not None:
-            raise SettingsError(f"{name}[{key!r}] can't be honoured: {row.refused}.")
+            raise SettingsError(f"{name}[{key!r}] is not supported: {row.refused}.")
     said: dict[str, Any] = {}
     for key, row in table.items():
         value = row.convert(kwargs[key], f"{name}[{key!r}]") if key in kwargs else None

@@ -52,7 +52,7 @@ def _text(value: object, where: str) -> str | None:
 
 def _engine(value: object, where: str) -> str | None:
     if value not in (None, "torch", "openvino"):
-        raise SettingsError(f"{where}={shown(value)} can't be honoured; leave it out and choose with engine.")
+        raise SettingsError(f"{where}={shown(value)} is not supported; leave it out and choose with engine.")
     return "openvino" if value == "openvino" else None
 
 
@@ -266,7 +266,7 @@ def _from_model_kwargs(kwargs: dict[str, Any], name: str) -> dict[str, Any]:
     if kwargs.pop("use_safetensors", None) is False:
         settings["allow_pickle_weights"] = True
     if "device_map" in kwargs:
-        raise SettingsError(f"{name}: device_map={shown(kwargs['device_map'])} can't be honoured; choose with device.")
+        raise SettingsError(f"{name}: device_map={shown(kwargs['device_map'])} is not supported; choose with device.")
     return settings
 
 

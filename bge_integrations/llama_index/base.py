@@ -92,7 +92,7 @@ class BgeModel(Adapter):
             name = cls.renamed.get(key, key)
             if key in cls.dropped:
                 if value not in (None, "deprecated"):
-                    raise SettingsError(f"{key}={shown(value, key)} can't be honoured: {cls.dropped[key]}.")
+                    raise SettingsError(f"{key}={shown(value, key)} is not supported: {cls.dropped[key]}.")
             elif (key == "callback_manager" and value is None) or value == "deprecated" or key == "class_name":
                 continue
             elif name in cls.model_fields:

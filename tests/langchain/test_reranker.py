@@ -259,7 +259,7 @@ class TestM3:
         assert_best_with_scores(retriever.invoke(QUERY), colbert, 1)
 
     def test_keys_that_belong_to_dense_vectors_are_refused(self, m3_folder: Path) -> None:
-        with pytest.raises(ValidationError, match=r"model_kwargs\['truncate_dim'\] can't be honoured: it belongs"):
+        with pytest.raises(ValidationError, match=r"model_kwargs\['truncate_dim'\] is not supported: it belongs"):
             BgeM3Reranker(model_name=str(m3_folder), model_kwargs={"truncate_dim": 8})
 
 
@@ -368,13 +368,13 @@ class TestModelKwargs:
     @pytest.mark.parametrize(
         ("kwargs", "message"),
         [
-            ({"modules": []}, r"model_kwargs\['modules'\] can't be honoured: give the folder"),
+            ({"modules": []}, r"model_kwargs\['modules'\] is not supported: give the folder"),
             ({"prompts": {"query": "q"}}, "give the text before each query as query_instruction"),
             ({"truncate_dim": 8}, "it belongs to dense vectors"),
             ({"keep_in_fp32_modules": ["x"]}, "choose with precision"),
             ({"classifier_dropout": 0.1}, "only matters for training"),
             ({"num_labels": 2}, "a reranker gives one score"),
-            ({"activation_fn": torch.nn.Tanh()}, "Tanh.* can't be honoured: scores are logits"),
+            ({"activation_fn": torch.nn.Tanh()}, "Tanh.* is not supported: scores are logits"),
             ({"cache_dir": "a", "cache_folder": "b"}, "the former name of cache_folder, which is given too"),
             ({"device_map": "auto"}, "unknown"),
             ({"model_kwargs": {"device_map": "auto"}}, "choose with device"),

@@ -233,9 +233,9 @@ class TestSettings:
             ({"cross_encoder_kwargs": {"model": "x"}}, r"the arguments\['model'\] is unknown"),
             (
                 {"cross_encoder_kwargs": {"num_labels": 3}},
-                r"\['num_labels'\]=3 can't be honoured: a reranker gives one",
+                r"\['num_labels'\]=3 is not supported: a reranker gives one",
             ),
-            ({"cross_encoder_kwargs": {"prompts": {}}}, r"\['prompts'\] can't be honoured: give the text before each"),
+            ({"cross_encoder_kwargs": {"prompts": {}}}, r"\['prompts'\] is not supported: give the text before each"),
             (
                 {"max_length": 40, "cross_encoder_kwargs": {"max_length": 50}},
                 "max_length=40, but the arguments says 50",
