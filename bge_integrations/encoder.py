@@ -91,28 +91,14 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
     def encode_documents(self, texts: Iterable[str]) -> NDArray[np.float32]:
         """Encodes documents (passages), each with the document instruction. Of BGE's models only llm-embedder has one.
 
-        Args:
-            texts: Documents. An iterator is read in slices.
-
-        Returns:
-            As `encode_queries`.
-
-        Raises:
-            BgeError: As `encode_queries`.
+        Arguments, result and errors are those of `encode_queries`.
         """
         return self._encode(texts, "document", "encode_documents")
 
     def encode(self, texts: Iterable[str]) -> NDArray[np.float32]:
         """Encodes texts for a symmetric use (similarity, clustering, classification), without an instruction.
 
-        Args:
-            texts: Texts. An iterator is read in slices.
-
-        Returns:
-            As `encode_queries`.
-
-        Raises:
-            BgeError: As `encode_queries`.
+        Arguments, result and errors are those of `encode_queries`.
         """
         return self._encode(texts, "symmetric", "encode")
 
@@ -168,9 +154,6 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
         than for its pieces alone, so each piece counts with the most tokens that it takes at any place. Special tokens
         and instruction are not counted: `chunk_size` leaves room for them.
 
-        Args:
-            text: Piece of a document.
-
         Raises:
             InputTypeError: The text is not a `str`.
             InputValueError: UTF-8 can't encode the text.
@@ -183,11 +166,7 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
 
         LlamaIndex's SentenceSplitter leaves room for metadata, but not for the text that your own `text_template` adds.
 
-        Args:
-            text: Piece of a document.
-
-        Returns:
-            Token ids without special tokens. Padding ids follow if the piece alone has fewer tokens.
+        The ids contain no special tokens. Padding ids follow if the piece alone has fewer tokens.
 
         Raises:
             BgeError: As `chunk_length`.

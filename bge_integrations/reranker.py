@@ -69,10 +69,6 @@ class BgeReranker(ModelHandle[RerankerSettings]):
 
         The passage of a pair over the limit is cut. The query is cut only if it leaves no room for the passage.
 
-        Args:
-            query: Query.
-            passages: Passages.
-
         Returns:
             float32 array of shape [passages], in the order of the passages. A higher score is better.
 

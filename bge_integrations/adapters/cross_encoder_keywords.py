@@ -69,23 +69,15 @@ CROSS_ENCODER_KEYS = known_keys(_CROSS_ENCODER)
 
 
 def read_common_kwargs(kwargs: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Translates the arguments of `SentenceTransformer(...)` that do not belong to dense vectors.
+    """Translates the arguments of `SentenceTransformer(...)` to fields of `ModelSettings`, as `read_loading_kwargs`.
 
-    Args:
-        kwargs: Arguments. The dictionary is not changed.
-        name: Name of the dictionary in messages.
-
-    Returns:
-        Fields of `ModelSettings`.
-
-    Raises:
-        SettingsError: A key is unknown or not supported, or two keys contradict each other.
+    Arguments for dense vectors are refused.
     """
     return dict(read_loading_kwargs(kwargs, name, _COMMON).settings)
 
 
 def read_cross_encoder_kwargs(kwargs: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Translates the arguments of `CrossEncoder(...)` to fields of `RerankerSettings`, as `read_common_kwargs`."""
+    """Translates the arguments of `CrossEncoder(...)` to fields of `RerankerSettings`, as `read_loading_kwargs`."""
     return dict(read_loading_kwargs(with_current_names(kwargs), name, _CROSS_ENCODER).settings)
 
 

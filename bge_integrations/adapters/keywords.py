@@ -183,15 +183,7 @@ def read_loading_kwargs(kwargs: Mapping[str, Any], name: str, table: Table = LOA
 
 
 def read_encoding_kwargs(kwargs: Mapping[str, Any], name: str) -> EncodingKwargs:
-    """Translates the arguments of `SentenceTransformer.encode`.
-
-    Args:
-        kwargs: Arguments. The dictionary is not changed.
-        name: Name of the dictionary in messages.
-
-    Raises:
-        SettingsError: A key is unknown, or a key or value is not supported.
-    """
+    """Translates the arguments of `SentenceTransformer.encode`, as `read_loading_kwargs`."""
     settings = read_table(ENCODING, kwargs, name)
     prompt, prompt_name = settings.pop("prompt", None), settings.pop("prompt_name", None)
     return EncodingKwargs(settings, prompt, prompt_name)

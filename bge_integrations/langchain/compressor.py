@@ -38,12 +38,7 @@ class ScoringCompressor(BgeModel, BaseDocumentCompressor, BaseCrossEncoder):
         query: str,
         callbacks: Callbacks | None = None,  # noqa: ARG002 - LangChain's signature
     ) -> list[Document]:
-        """Returns the best documents, best first, with their scores.
-
-        Args:
-            documents: Documents. They are not changed.
-            query: Query.
-            callbacks: Not used.
+        """Returns the best documents, best first, with their scores. `callbacks` is not used.
 
         Returns:
             Copies, each with its score as the Python float `metadata["relevance_score"]`. Dictionaries and lists in the

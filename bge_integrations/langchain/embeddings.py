@@ -50,12 +50,6 @@ class HuggingFaceBgeEmbeddings(EncoderAdapter, BgeModel, Embeddings):
     normalize: bool | Literal["checkpoint"] | None = setting("normalize")
 
     def __init__(self, **data: Any) -> None:  # noqa: ANN401 - the fields' own types
-        """Checks the settings, then loads the model or shares a loaded one.
-
-        Raises:
-            pydantic.ValidationError: A setting is unknown, invalid or not supported.
-            BgeError: Loading fails; see `bge_integrations.BgeEncoder`.
-        """
         for name in ("encode_kwargs", "query_encode_kwargs"):
             if isinstance(data.get(name), dict):
                 data[name] = json_ready_encoding_kwargs(data[name])
@@ -63,9 +57,6 @@ class HuggingFaceBgeEmbeddings(EncoderAdapter, BgeModel, Embeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embeds documents.
-
-        Args:
-            texts: Documents.
 
         Returns:
             One list of Python floats a document, in the order of the documents.
@@ -82,12 +73,6 @@ class HuggingFaceBgeEmbeddings(EncoderAdapter, BgeModel, Embeddings):
 
     def embed_query(self, text: str) -> list[float]:
         """Embeds a query, with the query instruction.
-
-        Args:
-            text: Query.
-
-        Returns:
-            The vector as Python floats.
 
         Raises:
             BgeError: As `bge_integrations.BgeEncoder.encode_queries`.
@@ -116,9 +101,6 @@ class HuggingFaceBgeEmbeddings(EncoderAdapter, BgeModel, Embeddings):
                 key_encoder="sha256",
             )
             ```
-
-        Args:
-            role: Role of the texts.
 
         Returns:
             Letters, digits, `.`, `-` and `_`. The name is the same for equal models and settings.

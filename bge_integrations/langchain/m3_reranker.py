@@ -31,13 +31,7 @@ class BgeM3Reranker(BgeM3Model, ScoringCompressor):
     """Weights of the dense, the lexical and the token-wise (ColBERT) score. A score of weight 0 is not computed."""
 
     def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
-        """Scores pairs of a query and a text.
-
-        Args:
-            text_pairs: Pairs (query, text).
-
-        Returns:
-            Python floats, in the order of the pairs. A higher score is better.
+        """Returns scores for pairs (query, text), in the order of the pairs. A higher score is better.
 
         Raises:
             BgeError: As `bge_integrations.BgeM3Encoder.score_pairs`.

@@ -34,9 +34,6 @@ class BgeMilvusSparseEmbeddings(BaseSparseEmbedding):  # type: ignore[misc]  # i
     def embed_documents(self, texts: list[str]) -> list[LexicalWeights]:
         """Embeds documents.
 
-        Args:
-            texts: Documents.
-
         Returns:
             For each document its weights above 0, by token id. Milvus Lite can't store an empty vector, so a document
             without words has the weight 1 for the id `DOCUMENT_WITHOUT_WORDS`. No query finds it.
@@ -52,9 +49,6 @@ class BgeMilvusSparseEmbeddings(BaseSparseEmbedding):  # type: ignore[misc]  # i
 
     def embed_query(self, query: str) -> LexicalWeights:
         """Embeds a query.
-
-        Args:
-            query: Query.
 
         Returns:
             The query's weights above 0, by token id. A query without words has the weight 1 for the id

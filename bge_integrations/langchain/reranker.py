@@ -40,24 +40,12 @@ class BgeReranker(RerankerAdapter, ScoringCompressor):
     """Arguments of `CrossEncoder(...)`, such as `device` or `revision`. Each key is checked."""
 
     def __init__(self, **data: Any) -> None:  # noqa: ANN401 - the fields' own types
-        """Checks the settings, then loads the model or shares a loaded one.
-
-        Raises:
-            pydantic.ValidationError: A setting is unknown, invalid or not supported.
-            BgeError: Loading fails; see `bge_integrations.BgeReranker`.
-        """
         if isinstance(data.get("model_kwargs"), dict):
             data["model_kwargs"] = with_current_names(data["model_kwargs"])
         super().__init__(**data)
 
     def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
-        """Scores pairs of a query and a text.
-
-        Args:
-            text_pairs: Pairs (query, text).
-
-        Returns:
-            Python floats, in the order of the pairs. A higher score is better.
+        """Returns scores for pairs (query, text), in the order of the pairs. A higher score is better.
 
         Raises:
             BgeError: As `bge_integrations.BgeReranker.score_pairs`.

@@ -39,9 +39,6 @@ class BgeSparseEmbeddings(BgeM3Model, SparseEmbeddings):
     def embed_documents(self, texts: list[str]) -> list[SparseVector]:
         """Embeds documents.
 
-        Args:
-            texts: Documents.
-
         Returns:
             One sparse vector a document, in the order of the documents: token ids and their weights above 0. The vector
             of a text without words is empty.
@@ -60,13 +57,7 @@ class BgeSparseEmbeddings(BgeM3Model, SparseEmbeddings):
         return await in_thread(lambda: [_vector(weights) for weights in found])
 
     def embed_query(self, text: str) -> SparseVector:
-        """Embeds a query.
-
-        Args:
-            text: Query.
-
-        Returns:
-            One sparse vector, as in `embed_documents`.
+        """Embeds a query, as `embed_documents`.
 
         Raises:
             MissingExtraError: langchain-qdrant is not installed.

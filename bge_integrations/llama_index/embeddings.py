@@ -104,12 +104,6 @@ class HuggingFaceBgeEmbedding(EncoderAdapter, BgeModel, CheckedBatches, BaseEmbe
     def get_query_embedding(self, query: str) -> Embedding:
         """Embeds a query, with the query instruction.
 
-        Args:
-            query: Query.
-
-        Returns:
-            The vector as Python floats.
-
         Raises:
             BgeError: As `bge_integrations.BgeEncoder.encode_queries`.
         """

@@ -70,9 +70,6 @@ class BgeSparseEmbedding(BgeM3Model, CheckedBatches, BaseSparseEmbedding):
     def sparse_doc_fn(self, texts: list[str]) -> tuple[list[list[int]], list[list[float]]]:
         """Embeds texts for `QdrantVectorStore(sparse_doc_fn=...)`.
 
-        Args:
-            texts: Texts.
-
         Returns:
             Token ids of each text, and their weights.
 
