@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["cache"]
 
 cache = typer.Typer(
-    help="List the cached graphs, which make later starts quick, or remove them.",
+    help="List or remove cached graphs, which make starts quick.",
     invoke_without_command=True,
     rich_markup_mode=None,
 )
@@ -30,7 +30,7 @@ def list_entries(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """List the cached graphs, which make later starts quick, or remove them."""
+    """List or remove cached graphs, which make starts quick."""
     if context.invoked_subcommand is not None:
         return
     from bge_integrations.backend.prepared.entries import LIMIT_VARIABLE, cache_limit, entries, graphs_folder
