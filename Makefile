@@ -5,13 +5,16 @@ PIP := $(PY) -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 BENCH ?= --profile standard --charts docs
 OLDEST := .venv-oldest
+EXTRAS := langchain llama-index otel prepare
+COMMA := ,
+SPACE := $(subst ,, )
 UV := $(OLDEST)/bin/uv
 ifndef SEED
 SEED := $(shell $(PYTHON) -c 'import random; print(random.randrange(10000))')
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-random test-oldest check format notebooks bench clean
+.PHONY: help demo test test-all test-random test-oldest coverage check format notebooks bench clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,6 +34,9 @@ test-random: $(STAMP) ## Run the tests in a random order and with a hash seed of
 	PYTHONHASHSEED=$(SEED) $(PY) -m pytest -n 2 --dist loadfile -m "not slow" -p randomly \
 		--randomly-seed=$(SEED)
 
+coverage: $(STAMP) ## Run every test, and show which branches of the package none of them takes
+	$(PY) -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
+
 # Takes the oldest of what is declared, and the newest of what that needs in turn. torch stays as it is tested. Files are
 # copied, since nltk refuses those that uv would link from its cache.
 define install-oldest
@@ -49,7 +55,7 @@ test-oldest: ## Run the tests with the oldest versions that are allowed
 	echo "torch ; sys_platform == 'never'" > $(OLDEST)/without-torch.txt
 	$(call install-oldest,--extra langchain --extra prepare --extra otel)
 	$(OLDEST)/bin/python -m tests.every_module
-	$(call install-oldest,--extra dev)
+	$(call install-oldest,$(addprefix --extra ,$(EXTRAS)) --group dev)
 	PYTEST_ADDOPTS='-W default::DeprecationWarning -W default::FutureWarning' \
 		$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile \
 		--ignore-glob 'tests/test_*benchmark*.py' --ignore tests/test_notebooks.py
@@ -68,7 +74,7 @@ notebooks: $(STAMP) ## Run the notebooks and save their outputs
 	$(PY) notebooks/build.py
 
 bench: $(STAMP) ## Compare speed with other libraries; BENCH="--profile full": hours
-	$(PIP) install --quiet -c constraints.txt -e '.[bench]'
+	$(PIP) install --quiet -c constraints.txt --group bench -e '.[langchain,llama-index,prepare]'
 	$(PY) -m benchmarks $(BENCH)
 
 clean: ## Remove the virtual environment and caches
@@ -86,7 +92,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "torch alone is several GB more."
 	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
 	@echo "1 of 2: torch"
+	$(PIP) install --quiet 'pip>=25.1'
 	$(PIP) install --quiet -c constraints.txt torch==2.13.0
 	@echo "2 of 2: everything else"
-	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	$(PIP) install --quiet -c constraints.txt --group dev -e '.[$(subst $(SPACE),$(COMMA),$(EXTRAS))]'
 	@touch $@

@@ -23,11 +23,14 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+_PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT: dict[str, Any] = _PYPROJECT["project"]
+# Groups of packages for developers beside the extras.
+EXTRAS: dict[str, list[str]] = {**PROJECT["optional-dependencies"], **_PYPROJECT["dependency-groups"]}
+_FRAMEWORKS = ("langchain", "llama-index", "prepare")
 OWN = {"bge_integrations", "benchmarks", "tests", "damaged_framework", "no_such_module_anywhere"}
 
-# Which extras a file of the package may rely on; the longest path that it starts with counts.
+# Which extras and groups a file may rely on; the longest path that it starts with counts.
 EXTRAS_OF = {
     "bge_integrations": (),
     "bge_integrations/backend/engines/openvino": ("openvino", "prepare"),
@@ -35,9 +38,9 @@ EXTRAS_OF = {
     "bge_integrations/cli/demo": ("langchain", "llama-index"),
     "bge_integrations/langchain": ("langchain",),
     "bge_integrations/llama_index": ("llama-index",),
-    "benchmarks": ("bench",),
-    "notebooks": ("dev",),
-    "tests": ("dev",),
+    "benchmarks": (*_FRAMEWORKS, "bench"),
+    "notebooks": (*_FRAMEWORKS, "dev"),
+    "tests": (*_FRAMEWORKS, "otel", "dev"),
 }
 
 # What a file uses if the user has it. Its errors name the package.
