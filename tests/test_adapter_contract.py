@@ -540,11 +540,7 @@ class TestToken:
         folder: Path,
         given: dict[str, Any],
         caplog: pytest.LogCaptureFixture,
-        request: pytest.FixtureRequest,
     ) -> None:
-        if row.kind is llama_index.BgeRerank and ("automodel_args" in str(given) or "tokenizer_args" in str(given)):
-            why = "BgeRerank looks for a token before it gives arguments their present names, so the field keeps it"
-            request.applymarker(pytest.mark.xfail(reason=why, strict=True))
         with caplog.at_level(logging.DEBUG, "bge_integrations"), watched() as (events, spans):
             adapter = row.make(folder, **given)
             row.compute(adapter)

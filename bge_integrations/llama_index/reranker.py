@@ -78,5 +78,8 @@ class BgeRerank(RerankerAdapter, ScoringPostprocessor):
 
     @classmethod
     def _to_fields(cls, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        given = kwargs.get(cls.further_field)
+        if isinstance(given, Mapping):  # before a token is looked for, and types of torch are written as text
+            kwargs = {**kwargs, cls.further_field: with_current_names(given)}
         fields = super()._to_fields(kwargs)
         return {**fields, cls.further_field: with_current_names(fields[cls.further_field])}

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from llama_index.core import VectorStoreIndex
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, LlamaDebugHandler
 from llama_index.core.embeddings import MockEmbedding
@@ -318,3 +319,10 @@ class TestInAQueryEngine:
     async def test_does_so_when_awaited(self, engine: RetrieverQueryEngine, either: Rerank) -> None:
         expected = _scores(either.postprocess_nodes(_nodes(), query_str=QUERY))
         assert list(_scores((await engine.aquery(QUERY)).source_nodes)) == list(expected)
+
+
+def test_types_of_torch_under_former_names_are_saved(bge_reranker_base: Path) -> None:
+    rerank = BgeRerank(
+        str(bge_reranker_base), cross_encoder_kwargs={"automodel_args": {"torch_dtype": torch.float32}}, device="cpu"
+    )
+    assert BgeRerank.from_json(rerank.to_json()).cross_encoder_kwargs == {"model_kwargs": {"torch_dtype": "float32"}}
