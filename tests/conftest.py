@@ -43,7 +43,7 @@ def _holds_a_set(values: object) -> bool:
     return isinstance(values, (set, frozenset))  # views of a dictionary have its order
 
 
-_SLOW_FIXTURES = {"labelled_run", "quick_run"}
+_SLOW_FIXTURES = {"labelled_run", "quick_run", "small_run"}
 """Whole runs of the demo and the benchmarks; the tests that look at them are slow."""
 
 

@@ -67,6 +67,9 @@ SHAPES = [
     Shape("roberta", "roberta", hidden_size=64, heads=4),
     Shape("camembert", "camembert", hidden_size=64, heads=4),
 ]
+EACH_SHAPE = [
+    pytest.param(shape, id=str(shape), marks=pytest.mark.slow if shape.hidden_size == 1024 else ()) for shape in SHAPES
+]
 CLASSES: dict[str, tuple[type[Any], type[Any]]] = {
     "bert": (BertConfig, BertModel),
     "roberta": (RobertaConfig, RobertaModel),
@@ -147,7 +150,7 @@ def cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", EACH_SHAPE)
 def test_float32_equals_transformers(engine: str, shape: Shape) -> None:
     model = random_model(shape)
     for rows in ("cls", "tokens"):
@@ -168,7 +171,7 @@ def test_float32_equals_transformers(engine: str, shape: Shape) -> None:
 @pytest.mark.parametrize(
     ("engine", "precision"), [("openvino", "bfloat16"), ("torch", "bfloat16"), ("torch", "float16")]
 )
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", EACH_SHAPE)
 def test_half_precisions_stay_near(engine: str, precision: str, shape: Shape) -> None:
     if engine == "openvino" and not computes_bfloat16():
         pytest.skip("this processor has no bfloat16 instructions")

@@ -202,6 +202,7 @@ if __name__ == "__main__":
             "openvino",
         )
 
+    @pytest.mark.slow
     def test_that_python_knows_nothing_of(self, bge_small_en: Path) -> None:
         self._run(
             bge_small_en,

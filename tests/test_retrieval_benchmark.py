@@ -323,6 +323,7 @@ class TestSmallRun:
 
 
 class TestReranking:
+    @pytest.mark.slow
     def test_one_that_knows_the_answers_puts_them_first(self, minilm: str) -> None:
         entries, questions = select_entries(collect(), 1), spread_out(QUESTIONS, 6)
         names = {entry.text: entry.name for entry in entries}
