@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import os
@@ -9,6 +10,7 @@ import random
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,72 @@ def _of_type(dtype: torch.dtype) -> Edit:
     return _weights(lambda weights: {name: weight.to(dtype) for name, weight in weights.items()})
 
 
+def _recorded(folder: Path) -> None:
+    """Writes the added tokens into tokenizer_config.json, as transformers 4.30 to 4.57 saved them."""
+    saved = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    decoder = {str(token["id"]): {k: v for k, v in token.items() if k != "id"} for token in saved["added_tokens"]}
+    _tokenizer(added_tokens_decoder=decoder)(folder)
+
+
+def _both(*edits: Edit) -> Edit:
+    def edit(folder: Path) -> None:
+        for each in edits:
+            each(folder)
+
+    return edit
+
+
+def _added(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Edit:
+    """Returns an edit of the first added token in tokenizer.json."""
+
+    def edit(folder: Path) -> None:
+        saved = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        first, *others = saved["added_tokens"]
+        _pipeline(added_tokens=[change(first), *others])(folder)
+
+    return edit
+
+
+def _model(tokenizer_class: str, **changes: Any) -> Edit:  # noqa: ANN401
+    """Returns an edit of the model in tokenizer.json, and of the class that reads it."""
+
+    def edit(folder: Path) -> None:
+        saved = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        _pipeline(model={**saved["model"], **changes})(folder)
+        _tokenizer(tokenizer_class=tokenizer_class)(folder)
+
+    return edit
+
+
+_SHORT = {"dtype": "F32", "shape": [32], "data_offsets": [0, 4]}
+
+
+def _header(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Edit:
+    """Returns an edit of the header of the weights."""
+
+    def edit(folder: Path) -> None:
+        file = folder / "model.safetensors"
+        content = file.read_bytes()
+        length = int.from_bytes(content[:8], "little")
+        header = json.dumps(change(json.loads(content[8 : 8 + length]))).encode()
+        file.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
+
+    return edit
+
+
+def _also_in(name: str) -> Edit:
+    """Returns an edit that puts all weights into a second file too."""
+
+    def edit(folder: Path) -> None:
+        shutil.copy(folder / "model.safetensors", folder / name)
+        weight_map = {"a": "model.safetensors", "b": name}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+        _json("model.safetensors.index.json", weight_map={"a": "model-1.safetensors", "b": name})(folder)
+
+    return edit
+
+
 def _in_two_files(folder: Path) -> None:
     whole = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
@@ -138,6 +206,20 @@ def _pipeline(**changes: Any) -> Edit:  # noqa: ANN401
     return _json("tokenizer.json", **changes)
 
 
+# SentencePiece's table of the rules "ﬁ" to "fi", "①" to "1" and full-width f to f, compressed.
+_CHARACTERS = base64.b64encode(
+    zlib.decompress(
+        base64.b64decode(
+            "eNod01XQlgUQBtB3PmCGAYceULpbSrpB6ZSQBgl/6e4SEH66UVq6kW4kJASku7u7U+p87syZ52Iv9mJ3g6hBEIyIElwrGwrGDgwFM5MF4eq3NHoo"
+            "6B8tCLT7RcqQjKkRg8cTQsEXMjaxiEsc4hOPLc1DQQKZiIR8xZckITHhEUlJQXJSkZI0pCYdaclAejKRkSxk5muykp1s5CQH35CLPOQmH3kpQH4K"
+            "UZAiFKYYRSlBcb6lJKX4jjKUphxlqUB5KlGRKlTme6pSnWrUpAa1+IE61KYedWlAfRrRkMb8SFOa8BPN+JkIWtCcVrSkDa1pR1s60J5OdKQLnelG"
+            "V3rQnV70pA+9+YW+9A8vnF8ZwCAGMphIhjKE4QxjZPhkGM0oxjKG8YzjNyYwkd+ZzCSmMoXpTGMGfzCLmcxhNvOYywLms4iFLGExf7KU5SxjJStY"
+            "zSrWsob1rGMjG9jMpvB98hfb2MrfbGcnO9jNLvbwD/vYy37+5SAHOMwhjnKE4xzjJCc4zSnOcobznOMiF7jMJa5yhetc4yY3uM0t7nKH+9zjIQ/C"
+            "f8gjnvKE5zzjJS94zSve8ob/eMcH3vOJj///T0QQ0SL4DGjoiiQ="
+        )
+    )
+).decode()
+_PRECOMPILED = {"type": "Precompiled", "precompiled_charsmap": _CHARACTERS}
 _BERT_TOKENIZER = _tokenizer(tokenizer_class="BertTokenizer")
 _CASED = _tokenizer(tokenizer_class="BertTokenizer", do_lower_case=False)
 _XLM_TOKENIZER = _tokenizer(tokenizer_class="XLMRobertaTokenizer")
@@ -166,6 +248,8 @@ class TestBert:
             pytest.param([_BERT_TOKENIZER, _tokenizer(tokenize_chinese_chars=False)], id="no Chinese"),
             pytest.param([_BERT_TOKENIZER, _tokenizer(do_basic_tokenize=True, never_split=None)], id="former keys"),
             pytest.param([_BERT_TOKENIZER, _with_special_tokens_map], id="special tokens map"),
+            pytest.param([_BERT_TOKENIZER, _recorded], id="recorded tokens"),
+            pytest.param([_recorded], id="recorded tokens, generic"),
             pytest.param([_BERT_TOKENIZER, _pipeline(normalizer={"type": "Lowercase"})], id="other normaliser"),
             pytest.param([_pipeline(normalizer={"type": "Lowercase"})], id="other normaliser, generic"),
             pytest.param([_BERT_TOKENIZER, _pipeline(truncation=_TRUNCATION)], id="cut on the left"),
@@ -255,6 +339,7 @@ class TestXlmRoberta:
             pytest.param([_XLM_TOKENIZER, _tokenizer(sp_model_kwargs={})], id="former keys"),
             pytest.param([_XLM_TOKENIZER, _tokenizer(add_prefix_space=False)], id="no space in front"),
             pytest.param([_XLM_TOKENIZER, _with_special_tokens_map], id="special tokens map"),
+            pytest.param([_XLM_TOKENIZER, _recorded], id="recorded tokens"),
             pytest.param(
                 [
                     _XLM_TOKENIZER,
@@ -276,6 +361,15 @@ class TestXlmRoberta:
                     _pipeline(pre_tokenizer={"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"}),
                 ],
                 id="Metaspace alone",
+            ),
+            pytest.param([_XLM_TOKENIZER, _pipeline(normalizer=_PRECOMPILED)], id="table of characters"),
+            pytest.param([_pipeline(normalizer=_PRECOMPILED)], id="table of characters, generic"),
+            pytest.param(
+                [
+                    _XLM_TOKENIZER,
+                    _pipeline(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}, _PRECOMPILED]}),
+                ],
+                id="table of characters in a sequence",
             ),
             pytest.param([_renamed(lambda name: f"roberta.{name}")], id="prefix"),
         ],
@@ -330,6 +424,27 @@ class TestLeftToTheLibraries:
             (_tokenizer(mask_token="<new>"), "mask_token"),
             (_tokenizer(chat_template="{{ messages }}"), "chat_template"),
             (_tokenizer(surprise=1), "surprise"),
+            (_tokenizer(model_max_length=64.0), "model_max_length"),
+            (_tokenizer(tokenizer_class="BertTokenizer", cls_token=None), "switches a special token off"),
+            (_tokenizer(tokenizer_class="BertTokenizer", do_lower_case="no"), "do_lower_case"),
+            (_tokenizer(tokenizer_class="XLMRobertaTokenizer"), "not Unigram"),
+            (_both(_recorded, _added(lambda token: {**token, "lstrip": True})), "different added tokens"),
+            (_added(lambda token: {**token, "id": 90}), "other ids"),
+            (_pipeline(post_processor=None), "no post_processor"),
+            (_pipeline(model={"type": "WordPiece", "unk_token": "[UNK]"}), "no vocabulary"),
+            (_model(unk_token="[PAD]", tokenizer_class="BertTokenizer"), "unk_token"),
+            (lambda folder: (folder / "tokenizer.json").write_text('{"a": }'), r"tokenizer\.json"),
+            (lambda folder: (folder / "tokenizer_config.json").unlink(), r"tokenizer_config\.json"),
+            (_both(_with_special_tokens_map, _json("special_tokens_map.json", more=["<new>"])), "has more"),
+            (_json("config_sentence_transformers.json", default_prompt_name="topic"), "default prompt"),
+            (_json("sentence_bert_config.json", transformer_task="fill-mask"), "transformer_task"),
+            (_json("config.json", is_encoder_decoder=True), "is_encoder_decoder"),
+            (_json("config.json", model_type="distilbert"), "distilbert"),
+            (_json("adapter_config.json", peft_type="LORA"), "adapter"),
+            (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 64), "header"),
+            (_header(lambda header: {**header, "embeddings.LayerNorm.bias": _SHORT}), "damaged"),
+            (_also_in("model-2.safetensors"), "is in"),
+            (_weights(lambda weights: {**weights, "embeddings.LayerNorm.gamma": torch.ones(32)}), "two tensors"),
             (_json("added_tokens.json", **{"<new>": 999}), r"added_tokens\.json"),
             (_json("sentence_bert_config.json", processing_kwargs={"text": {}}), "processing_kwargs"),
             (_json("1_Pooling/config.json", pooling_mode_mean_tokens=True), "pooling"),
@@ -371,7 +486,7 @@ def _random_edits(rng: random.Random, architecture: str) -> list[Edit]:
         lambda: _tokenizer(do_lower_case=rng.choice([True, False, None])),
         lambda: _tokenizer(strip_accents=rng.choice([True, False, None])),
         lambda: _tokenizer(tokenize_chinese_chars=rng.choice([True, False])),
-        lambda: _tokenizer(added_tokens_decoder=...),
+        lambda: _recorded,
         lambda: _tokenizer(model_input_names=rng.choice([..., ["input_ids", "attention_mask"]])),
         lambda: _tokenizer(**{rng.choice(["cls_token", "mask_token", "pad_token", "unk_token"]): ...}),
         lambda: _pipeline(normalizer=rng.choice([None, {"type": "NFKC"}, {"type": "Lowercase"}])),

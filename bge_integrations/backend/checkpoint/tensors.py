@@ -91,6 +91,8 @@ def _of_file(file: Path) -> Iterator[tuple[str, StoredTensor]]:
         size = file.stat().st_size
         with file.open("rb") as opened:
             length = int.from_bytes(opened.read(_LENGTH), "little")
+            if length > size:
+                raise NotPlainError(f"{file.name} is damaged: its header has {length} bytes, and the file {size}")
             header = json.loads(opened.read(length))
         begin = _LENGTH + length
         for name, entry in header.items():
