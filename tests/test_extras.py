@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 
 from bge_integrations import BgeEncoder
 from bge_integrations._optional import SLIM, TORCH, WHOLE, requirement
-from bge_integrations.backend.engines.choice import ENGINE_KINDS, EngineKind
+from bge_integrations.backend.engines.choice import ENGINE_KINDS, EngineKind, candidates
 from bge_integrations.cli.environment import describe
 from bge_integrations.errors import EngineNotAvailableError, MissingExtraError
 from tests.test_package import run_python
@@ -109,3 +109,23 @@ def test_the_distribution_that_is_there_is_named(
 ) -> None:
     monkeypatch.setattr("bge_integrations._optional.installed_distributions", lambda: installed)
     assert requirement(extra) == expected
+
+
+def test_a_model_that_no_installed_engine_knows_names_what_runs_it(without: set[str]) -> None:
+    without.update(kind.package for kind in ENGINE_KINDS if kind.name != "openvino")
+    with pytest.raises(MissingExtraError, match="can't run this model") as caught:
+        list(candidates("auto", "cpu", "float32", known_architecture=False))
+    assert "BERT or XLM-RoBERTa encoder" in str(caught.value)
+    installed_by(str(caught.value).rsplit(": ", 1)[1])
+
+
+@pytest.mark.parametrize(
+    ("installed", "named"), [([WHOLE], [WHOLE]), ([SLIM], [SLIM]), ([], [WHOLE]), ([WHOLE, SLIM], [WHOLE, SLIM])]
+)
+def test_bge_info_tells_which_distribution_is_there(
+    monkeypatch: pytest.MonkeyPatch, installed: list[str], named: list[str]
+) -> None:
+    monkeypatch.setattr("bge_integrations.cli.environment.installed_distributions", lambda: installed)
+    versions = describe()["versions"]
+    assert [name for name in (WHOLE, SLIM) if name in versions] == named
+    assert ("pip uninstall -y bge-integrations-slim" in versions.get(SLIM, "")) == (len(named) == 2)
