@@ -21,6 +21,7 @@ BgeError
 ├── DeviceMemoryError                  (also a MemoryError) one text alone does not fit into the device's memory
 ├── EngineFailedError                  (also a RuntimeError) the engine fails on one text alone, or has died
 ├── ModelClosedError                   (also a RuntimeError) used after `close()`
+├── EvaluationDataError                (also a ValueError)  data to evaluate on are wrong: the file, the line and the id
 └── MissingExtraError                  (also an ImportError) an optional dependency is not installed
 ```
 
@@ -39,6 +40,7 @@ __all__ = [
     "EncoderClosedError",
     "EngineFailedError",
     "EngineNotAvailableError",
+    "EvaluationDataError",
     "InputTypeError",
     "InputValueError",
     "InvalidInputError",
@@ -194,6 +196,10 @@ class ModelClosedError(BgeError, RuntimeError):
 
 EncoderClosedError = ModelClosedError
 """The former name."""
+
+
+class EvaluationDataError(BgeError, ValueError):
+    """Data to evaluate on can't be used as they are; the message names the file, the line and the id."""
 
 
 class MissingExtraError(BgeError, ImportError):

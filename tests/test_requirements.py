@@ -62,7 +62,7 @@ SYSTEMS = {
     "Windows": ("win32", "AMD64"),
     "Windows on ARM": ("win32", "ARM64"),
 }
-NEED_TORCH = {"torch", "sentence-transformers"}
+NEED_TORCH = {"torch", "scikit-learn", "scipy", "sentence-transformers"}
 WITHOUT_WHEELS = {
     "Intel Mac": NEED_TORCH,
     "Windows on ARM": NEED_TORCH | {"openvino", "nncf", "llama-index-core", "llama-index-instrumentation"},

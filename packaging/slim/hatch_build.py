@@ -16,7 +16,7 @@ else:
     import tomli as tomllib
 
 WHOLE, SLIM = "bge-integrations", "bge-integrations-slim"
-LEFT_OUT = ("sentence-transformers", "torch", "transformers")
+LEFT_OUT = ("scikit-learn", "scipy", "sentence-transformers", "torch", "transformers")
 EXTRAS = ("langchain", "llama-index", "openvino", "prepare", "otel", "all")
 PACKAGE, MAIN, LICENSE = "bge_integrations", "pyproject.toml", "LICENSE"
 
