@@ -18,8 +18,7 @@ import numpy as np
 from bge_integrations.backend.checkpoint.contents import SETTINGS_OF_TRANSFORMER
 from bge_integrations.backend.checkpoint.facts import Lookups, require_room, score_facts, vector_facts
 from bge_integrations.backend.checkpoint.files import Checkpoint
-from bge_integrations.backend.checkpoint.json_files import OBJECT, MalformedJsonError, read_json
-from bge_integrations.backend.checkpoint.plainness import NotPlainError
+from bge_integrations.backend.checkpoint.plainness import NotPlainError, read_object
 from bge_integrations.backend.checkpoint.request import LoadRequest
 from bge_integrations.backend.checkpoint.tensors import StoredTensor, StoredWeights, stored_tensors
 from bge_integrations.backend.checkpoint.tokenizer_files import SavedTokenizer, read_tokenizer
@@ -101,13 +100,12 @@ def describe(request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | Non
         raise NotPlainError("the two further heads of bge-m3 are pickled")
     if request.transformers_kwargs != TransformersKwargs():
         raise NotPlainError("transformers_kwargs are for transformers")
-    architecture, shape = _encoder(checkpoint, reads_pairs=False)
-    if request.purpose == "scores":
-        return _scorer(request, checkpoint, spec, architecture)
-    return _embedder(request, checkpoint, spec, architecture, shape)
+    architecture = _architecture(checkpoint)
+    describe_purpose = _scorer if request.purpose == "scores" else _embedder
+    return describe_purpose(request, checkpoint, spec, architecture)
 
 
-def _encoder(checkpoint: Checkpoint, *, reads_pairs: bool) -> tuple[Architecture, EncoderShape]:
+def _architecture(checkpoint: Checkpoint) -> Architecture:
     config = checkpoint.config
     known = ARCHITECTURES.get(str(config.get("model_type")))
     if known is None:
@@ -122,15 +120,19 @@ def _encoder(checkpoint: Checkpoint, *, reads_pairs: bool) -> tuple[Architecture
     for key in _SPECIAL_KEYS:
         if config.get(key):
             raise NotPlainError(f"its config.json has {key}")
+    return known
+
+
+def _shape(checkpoint: Checkpoint, *, reads_pairs: bool = False) -> EncoderShape:
+    config = checkpoint.config
     shape = encoder_shape(config, reads_pairs=reads_pairs)
     if shape is None or shape.hidden_size % shape.heads or shape.pad_id >= config["vocab_size"]:
         raise NotPlainError("its config.json describes no plain encoder")
-    return known, shape
+    return shape
 
 
-def _embedder(
-    request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None, known: Architecture, shape: EncoderShape
-) -> Description:
+def _embedder(request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None, known: Architecture) -> Description:
+    shape = _shape(checkpoint)
     asked = NAMES_OF_SETTING[request.pooling] if request.pooling else None
     settings = _Settings()
     prompts: dict[str, str | None] = {}
@@ -162,10 +164,10 @@ def _embedder(
     )
     require_room(request.model_name, facts.max_tokens, saved.tokenizer.special_tokens)
     tensors = _tensors(request, checkpoint)
-    style = next((style for style in ("", known.prefix) if f"{style}{WORDS}" in tensors), "")
-    if f"{WORDS}" in tensors and f"{known.prefix}{WORDS}" in tensors:
+    prefixes = [prefix for prefix in ("", known.prefix) if prefix + WORDS in tensors]
+    if len(prefixes) > 1:
         raise NotPlainError("its files contain the weights twice")
-    weights = _found(tensors, _shapes(checkpoint, shape), style)
+    weights = _found(tensors, _shapes(checkpoint, shape), prefixes[0] if prefixes else "")
     return Description(
         facts=facts,
         shape=shape,
@@ -193,7 +195,7 @@ def _scorer(request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None
     second_type = max(saved.tokenizer.sample_pair().types) if saved.gives_types else 0
     if second_type not in (0, 1):
         raise NotPlainError(f"its tokenizer gives the type {second_type}")
-    _, shape = _encoder(checkpoint, reads_pairs=second_type == 1)
+    shape = _shape(checkpoint, reads_pairs=second_type == 1)
     facts = score_facts(
         checkpoint,
         spec,
@@ -358,8 +360,4 @@ def _found(
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] | None = read_json(file, OBJECT)
-    except MalformedJsonError as error:
-        raise NotPlainError(str(error)) from error
-    return content or {}
+    return read_object(file) or {}

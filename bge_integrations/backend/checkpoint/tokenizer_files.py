@@ -19,8 +19,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 
-from bge_integrations.backend.checkpoint.json_files import OBJECT, MalformedJsonError, read_json
-from bge_integrations.backend.checkpoint.plainness import NotPlainError
+from bge_integrations.backend.checkpoint.plainness import NotPlainError, read_object
 from bge_integrations.backend.text.tokenizer import Side, TextTokenizer
 
 _FILE, _CONFIG, _SPECIAL = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
@@ -156,10 +155,7 @@ def read_tokenizer(folder: Path, architecture: str, *, lowercases: bool) -> Save
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] | None = read_json(file, OBJECT)
-    except MalformedJsonError as error:
-        raise NotPlainError(str(error)) from error
+    content = read_object(file)
     if content is None:
         raise NotPlainError(f"it has no {file.name}")
     return content
