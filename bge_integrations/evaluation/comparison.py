@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bge_integrations.errors import EvaluationDataError, SettingsError
@@ -72,19 +72,17 @@ class Comparison:
         return [(query, value) for query, value in self.differences.items() if value < 0][:count]
 
     def in_words(self) -> str:
-        """Says what the comparison found, in two sentences."""
+        """Says what the comparison found, in a few sentences."""
         verdict = "better" if self.difference > 0 else "worse" if self.difference < 0 else "equal"
         low, high = self.interval
-        sure = "" if self.is_significant else f" That can be chance (p = {self.p:.2g})."
-        if self.is_significant:
-            sure = f" That is no chance (p = {self.p:.2g})."
+        chance = "is hardly chance" if self.is_significant else "can be chance"
         if not self.wins and not self.losses:
             return f"{self.candidate} and {self.baseline} are equal on every query ({self.metric} {self.after:.4f})."
         return (
             f"{self.candidate} is {verdict} than {self.baseline} by {abs(self.difference):.4f} {self.metric} "
             f"({self.before:.4f} to {self.after:.4f}; 95 % interval {low:+.4f} to {high:+.4f}), with {self.wins} wins, "
-            f"{self.losses} losses and {self.ties} ties.{sure} So many queries can show a difference of about "
-            f"{self.detectable:.4f}."
+            f"{self.losses} losses and {self.ties} ties. That {chance} (p = {self.p:.2g}). These queries can show a "
+            f"difference of about {self.detectable:.4f}."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,13 +110,13 @@ def compare(
         SettingsError: A report does not have the metric.
     """
     if isinstance(candidate, RetrievalReport):
-        return _compare(baseline, candidate, metric, None)
-    raw = [_compare(baseline, one, metric, None) for one in candidate]
-    adjusted = holm([one.p for one in raw]) if raw else []
-    return [_compare(baseline, one, metric, p) for one, p in zip(candidate, adjusted, strict=True)]
+        return _compare(baseline, candidate, metric)
+    found = [_compare(baseline, one, metric) for one in candidate]
+    adjusted = holm([one.p for one in found])
+    return [replace(one, p=p) for one, p in zip(found, adjusted, strict=True)]
 
 
-def _compare(baseline: RetrievalReport, candidate: RetrievalReport, metric: str, p: float | None) -> Comparison:
+def _compare(baseline: RetrievalReport, candidate: RetrievalReport, metric: str) -> Comparison:
     if baseline.digest != candidate.digest:
         raise EvaluationDataError(
             f"{candidate.name} was evaluated on other data ({candidate.data}, digest {candidate.digest[:12]}) than "
@@ -139,7 +137,7 @@ def _compare(baseline: RetrievalReport, candidate: RetrievalReport, metric: str,
         before=statistics.fmean(before.values()),
         after=statistics.fmean(after.values()),
         interval=bootstrap_interval(values),
-        p=randomization_p(values) if p is None else p,
+        p=randomization_p(values),
         wins=sum(value > 0 for value in values),
         losses=sum(value < 0 for value in values),
         ties=sum(value == 0 for value in values),

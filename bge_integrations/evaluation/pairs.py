@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bge_integrations._optional import TORCH, require
+from bge_integrations.backend.model.heads import unit_rows
 from bge_integrations.calls.inputs import slices_of_pairs
 from bge_integrations.errors import EvaluationDataError
 from bge_integrations.evaluation.symmetric import embed
@@ -60,8 +61,7 @@ def evaluate_pairs(embedder: object, pairs: Sequence[tuple[str, str]], scores: S
         raise EvaluationDataError("All scores are equal, so that no order can agree with them.")
     statistics = require("scipy.stats", extra=TORCH)
     texts = [text for pair in checked for text in pair]
-    vectors = embed(embedder, texts)
-    vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))
+    vectors = unit_rows(embed(embedder, texts))
     cosines = np.round(np.einsum("pd,pd->p", vectors[::2], vectors[1::2], dtype=np.float64), _DIGITS)
     precision = None
     if set(np.unique(gold)) == {0.0, 1.0}:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from bge_integrations.evaluation.metrics import ranked
+from bge_integrations.evaluation.vectors import Floats
 
 # Scores that are in memory at once, 256 MiB of them.
 _SCORES_AT_ONCE = 1 << 26
@@ -68,17 +69,14 @@ class BestDocuments:
             documents: The ids of the documents at each place.
         """
         return {
-            query: self._of_query(query, dict(zip(places.tolist(), scores.tolist(), strict=True)), documents)
+            query: best_of(
+                ((id_, score) for place, score in zip(places, scores, strict=True) for id_ in documents[place]),
+                query,
+                self._depth,
+                ignore_identical_ids=self._ignores,
+            )
             for query, scores, places in zip(self._queries, self._scores, self._places, strict=True)
         }
-
-    def _of_query(
-        self, query: str, scores: Mapping[int, float], documents: Sequence[Sequence[str]]
-    ) -> dict[str, float]:
-        found = [(score, document) for place, score in scores.items() for document in documents[place]]
-        if self._ignores:
-            found = [(score, document) for score, document in found if document != query]
-        return {document: score for score, document in sorted(found, reverse=True)[: self._depth]}
 
 
 def in_order_of_ids(corpus: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
@@ -107,9 +105,9 @@ def best_of(
     scored: Iterable[tuple[str, float]], query: str, depth: int, *, ignore_identical_ids: bool
 ) -> dict[str, float]:
     """Returns the best of some scored documents, by the same order."""
-    found = [
-        (float(np.float32(score)), document)
+    found = {
+        document: float(np.float32(score))
         for document, score in scored
         if not (ignore_identical_ids and document == query)
-    ]
-    return {document: score for score, document in sorted(found, reverse=True)[:depth]}
+    }
+    return {document: found[document] for document in ranked(found, depth)}

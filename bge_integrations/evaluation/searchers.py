@@ -12,9 +12,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_integrations.backend.model.heads import unit_rows
 from bge_integrations.errors import SettingsError
 from bge_integrations.evaluation.data import RetrievalData
-from bge_integrations.evaluation.ranking import BestDocuments, Floats, best_of, in_order_of_ids
+from bge_integrations.evaluation.ranking import BestDocuments, best_of, in_order_of_ids
+from bge_integrations.evaluation.vectors import Embed, Floats, unique_vectors
 from bge_integrations.texts import kind_of
 
 Run = dict[str, dict[str, float]]
@@ -42,10 +44,6 @@ class Searcher(Protocol):
         ...
 
 
-Embed = Callable[[list[str]], Any]
-"""Takes texts, returns a vector a text."""
-
-
 @dataclass(frozen=True)
 class VectorSearcher:
     """Compares the vectors of queries and documents, all with all.
@@ -62,31 +60,16 @@ class VectorSearcher:
 
     def search(self, data: RetrievalData, depth: int, *, ignore_identical_ids: bool) -> Run:
         """See `Searcher.search`. Equal texts are embedded once, and documents block by block."""
-        asked = self._vectors(self.queries, list(data.queries.values()), "query")
+        asked = self._vectors(self.queries, list(data.queries.values()))
         texts, ids = in_order_of_ids(data.corpus)
         best = BestDocuments(list(data.queries), asked, depth, ignore_identical_ids=ignore_identical_ids)
         for start in range(0, len(texts), _BLOCK):
-            best.add(self._vectors(self.documents, texts[start : start + _BLOCK], "document"), start)
+            best.add(self._vectors(self.documents, texts[start : start + _BLOCK]), start)
         return best.found(ids)
 
-    def _vectors(self, embed: Embed, texts: list[str], what: str) -> Floats:
-        unique = list(dict.fromkeys(texts))
-        vectors = np.asarray(embed(unique), dtype=np.float32)
-        if vectors.ndim != 2 or len(vectors) != len(unique):
-            raise SettingsError(
-                f"The searcher gave an array of shape {vectors.shape} for {len(unique)} {what} texts; give a vector of "
-                "the same length for each."
-            )
-        if not np.isfinite(vectors).all():
-            place = int(np.argmin(np.isfinite(vectors).all(axis=1)))
-            raise SettingsError(f"The searcher gave NaN or infinity for the {what} text {unique[place]!r}.")
-        if self.similarity == "cosine":
-            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))
-        if len(unique) == len(texts):
-            return vectors
-        places = {text: place for place, text in enumerate(unique)}
-        spread: Floats = vectors[[places[text] for text in texts]]
-        return spread
+    def _vectors(self, embed: Embed, texts: list[str]) -> Floats:
+        vectors = unique_vectors(embed, texts)
+        return unit_rows(vectors) if self.similarity == "cosine" else vectors
 
 
 @dataclass(frozen=True)

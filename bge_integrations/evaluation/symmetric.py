@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from bge_integrations.errors import SettingsError
-from bge_integrations.evaluation.ranking import Floats
+from bge_integrations.evaluation.vectors import Floats, unique_vectors
 from bge_integrations.texts import kind_of
 
 _METHODS = ("encode", "embed_documents", "get_text_embedding_batch")
@@ -36,12 +34,4 @@ def embed(embedder: object, texts: list[str]) -> Floats:
             f"embedder={embedder!r} is {kind_of(embedder)}, which can't embed texts. Give an encoder, embeddings of "
             "LangChain or LlamaIndex, or a function from a list of texts to vectors."
         )
-    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-    vectors = np.asarray(method(list(places)), dtype=np.float32)
-    if vectors.ndim != 2 or len(vectors) != len(places):
-        raise SettingsError(
-            f"The embedder gave an array of shape {vectors.shape} for {len(places)} texts; give a vector of the same "
-            "length for each."
-        )
-    spread: Floats = vectors[[places[text] for text in texts]]
-    return spread
+    return unique_vectors(method, texts)

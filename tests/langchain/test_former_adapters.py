@@ -20,6 +20,7 @@ from bge_integrations.errors import InputTypeError, InputValueError
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from tests.checkpoints import Architecture, reference_vectors
 from tests.conftest import MakeCheckpoint
+from tests.former_vectors import TEXTS
 from tests.langchain.former import EN, are_close, assert_close, community_bge, huggingface
 
 
@@ -157,15 +158,6 @@ class TestDefects:
         assert copy.deepcopy(theirs)._client is not theirs._client
         ours = HuggingFaceBgeEmbeddings(model_name=str(bge_small_en))
         assert copy.deepcopy(ours).client is ours.client
-
-
-TEXTS = [
-    "lazy fox",
-    "The quick\nbrown fox\njumps",
-    "",
-    "样例数据 北京",
-    "Retrieval with dense vectors finds passages. " * 20,
-]
 
 
 @pytest.mark.slow
