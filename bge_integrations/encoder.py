@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, cast
 
@@ -11,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Unpack
 
-from bge_integrations.backend.checkpoint.digests import key_of
 from bge_integrations.backend.text.chunks import ChunkRuler
 from bge_integrations.calls.call import ITEMS_A_SLICE, Call
 from bge_integrations.calls.embedding import embedding_call
@@ -216,21 +214,18 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
             Letters, digits, `.`, `-` and `_`. The name is the same in every process for equal models and settings.
         """
         model, instruction = self._loaded(), self.instruction(role)
-        key = key_of(
-            {
-                "format": _NAMESPACE_FORMAT,
-                "content": model.identity,
-                "precision": model.request.precision,
-                "pooling": model.request.pooling or model.facts.pooling,
-                "transformers_kwargs": model.request.transformers_kwargs.as_dicts(),
-                "instruction": [instruction.prefix, instruction.suffix],
-                "max_length": self.max_length,
-                "normalizes": self.normalizes,
-                "dimension": self.dimension,
-            }
-        )
-        name = re.sub(r"[^A-Za-z0-9.]+", "-", os.path.basename(os.path.normpath(self.settings.model_name)))
-        return f"{name}_{read_role(role)}_{key[:16]}"
+        facts = {
+            "format": _NAMESPACE_FORMAT,
+            "content": model.identity,
+            "precision": model.request.precision,
+            "pooling": model.request.pooling or model.facts.pooling,
+            "transformers_kwargs": model.request.transformers_kwargs.as_dicts(),
+            "instruction": [instruction.prefix, instruction.suffix],
+            "max_length": self.max_length,
+            "normalizes": self.normalizes,
+            "dimension": self.dimension,
+        }
+        return self._cache_name(read_role(role), facts)
 
     def close(self) -> None:
         """Releases the model. Its memory is free when no other encoder uses it. A second call does nothing."""

@@ -41,6 +41,7 @@ __all__ = [
     "EngineFailedError",
     "EngineNotAvailableError",
     "EvaluationDataError",
+    "EvaluationWarning",
     "InputTypeError",
     "InputValueError",
     "InvalidInputError",
@@ -208,6 +209,10 @@ class MissingExtraError(BgeError, ImportError):
 
 class TruncationWarning(UserWarning):
     """Some texts of a call were over the limit and were cut."""
+
+
+class EvaluationWarning(UserWarning):
+    """An evaluation measures something else than it seems to."""
 
 
 class PoolingWarning(UserWarning):

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from bge_integrations.backend.scheduler import Priority
 
 
+_NAMESPACE_FORMAT = 1
+"""Version of the key in `cache_namespace`. A change of this number invalidates every cached score."""
+
+
 class BgeReranker(ModelHandle[RerankerSettings]):
     """Scores how well passages answer a query, with a BGE reranker or any other classifier with one output.
 
@@ -110,6 +114,30 @@ class BgeReranker(ModelHandle[RerankerSettings]):
     def client(self) -> Any:  # noqa: ANN401 - a library's class
         """The underlying CrossEncoder or decoder. It ignores these settings. Its own settings are read-only."""
         return self._loaded().original
+
+    def cache_namespace(self) -> str:
+        """Returns a name for the keys of a cache. It depends on everything that a score depends on.
+
+        Returns:
+            Letters, digits, `.`, `-` and `_`. The name is the same in every process for equal models and settings.
+        """
+        model = self._loaded()
+        decoder, pairs = model.facts.decoder, self._pairs(model)
+        options = self._decoder_options(model, pairs) if decoder else None
+        facts = {
+            "format": _NAMESPACE_FORMAT,
+            "content": model.identity,
+            "precision": model.request.precision,
+            "transformers_kwargs": model.request.transformers_kwargs.as_dicts(),
+            "instruction": self._instruction(model),
+            "prompt": self.settings.prompt or (decoder.prompt if decoder else None),
+            "max_length": self.max_length,
+            "normalize": self.settings.normalize,
+            "cutoff_layer": options.cutoff_layer if options else None,
+            "compress_ratio": options.compress_ratio if options else None,
+            "compress_layers": list(options.compress_layers) if options else None,
+        }
+        return self._cache_name("score", facts)
 
     def _check_against(self, model: LoadedModel) -> None:
         settings, decoder = self.settings, model.facts.decoder

@@ -46,6 +46,11 @@ class EncoderAdapter(EncoderFields, Adapter):
         return self._role_encoders()[0]
 
     @property
+    def query_encoder(self) -> BgeEncoder:
+        """The encoder for queries."""
+        return self._role_encoders()[1]
+
+    @property
     def client(self) -> SentenceTransformer:
         """The underlying SentenceTransformer. Its `encode` ignores these settings. Its own settings are read-only."""
         return self.encoder.client

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from typing_extensions import Self
 
+from bge_integrations.backend.checkpoint.digests import key_of
 from bge_integrations.backend.guarantees.forks import notice_fork
 from bge_integrations.backend.guarantees.interrupts import in_thread, uninterrupted
 from bge_integrations.backend.loading import registry
@@ -127,6 +130,11 @@ class ModelHandle(Generic[Settings]):
     def __reduce__(self) -> tuple[Any, tuple[type[Self], Settings]]:
         """Pickles and copies only the settings. The new object loads or shares the model at its first use."""
         return _restore, (type(self), self.settings)
+
+    def _cache_name(self, use: str, facts: Mapping[str, object]) -> str:
+        """Returns a name for the keys of a cache: the model's name, a use, and a digest of named facts."""
+        model = re.sub(r"[^A-Za-z0-9.]+", "-", os.path.basename(os.path.normpath(self.settings.model_name)))
+        return f"{model}_{use}_{key_of(facts)[:16]}"
 
     def _terms(self, priority: Priority) -> Terms:
         return Terms(model=self._loaded(), settings=self.settings, max_length=self.max_length, priority=priority)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,17 +21,15 @@ class BestDocuments:
     trec_eval: by score as float32, and by id descending where scores are equal.
     """
 
-    def __init__(self, queries: Sequence[str], vectors: Floats, depth: int, *, ignore_identical_ids: bool) -> None:
+    def __init__(self, queries: Sequence[str], depth: int, *, ignore_identical_ids: bool) -> None:
         """Takes the queries.
 
         Args:
             queries: Their ids.
-            vectors: Their vectors, shape [queries, dimension].
             depth: The number of documents to keep for each.
             ignore_identical_ids: Drop the document whose id is that of the query, before the cut.
         """
         self._queries = queries
-        self._vectors = vectors
         self._depth = depth
         self._ignores = ignore_identical_ids
         # One more, since a document can be dropped.
@@ -39,19 +37,18 @@ class BestDocuments:
         self._scores = np.empty((len(queries), 0), dtype=np.float32)
         self._places = np.empty((len(queries), 0), dtype=np.int64)
 
-    def add(self, vectors: Floats, first: int) -> None:
+    def add(self, first: int, count: int, score: Callable[[slice], Floats]) -> None:
         """Looks at a block of documents.
 
         Args:
-            vectors: Their vectors, shape [documents, dimension].
             first: The place of the first of them; equal scores are ordered by place.
+            count: The number of documents.
+            score: Returns the scores of some queries, shape [queries, documents]. -inf: not found.
         """
-        step = max(1, _SCORES_AT_ONCE // max(len(vectors), 1))
-        places = np.arange(first, first + len(vectors))
-        parts = [
-            self._best(slice(start, start + step), self._vectors[start : start + step] @ vectors.T, places)
-            for start in range(0, len(self._queries), step)
-        ]
+        step = max(1, _SCORES_AT_ONCE // max(count, 1))
+        places = np.arange(first, first + count)
+        rows = [slice(start, start + step) for start in range(0, len(self._queries), step)]
+        parts = [self._best(some, score(some), places) for some in rows]
         self._scores, self._places = (np.concatenate(kind) for kind in zip(*parts, strict=True))
 
     def _best(self, rows: slice, scores: Floats, places: NDArray[np.int64]) -> tuple[Floats, NDArray[np.int64]]:
@@ -70,7 +67,12 @@ class BestDocuments:
         """
         return {
             query: best_of(
-                ((id_, score) for place, score in zip(places, scores, strict=True) for id_ in documents[place]),
+                (
+                    (id_, score)
+                    for place, score in zip(places, scores, strict=True)
+                    if score > -np.inf
+                    for id_ in documents[place]
+                ),
                 query,
                 self._depth,
                 ignore_identical_ids=self._ignores,

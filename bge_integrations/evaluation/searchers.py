@@ -5,25 +5,32 @@ Objects are told apart by their methods, so that no framework has to be imported
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from bge_integrations.backend.model.heads import unit_rows
-from bge_integrations.errors import SettingsError
+from bge_integrations.calls.m3 import M3Output
+from bge_integrations.calls.progress import warn_user
+from bge_integrations.errors import EvaluationDataError, EvaluationWarning, SettingsError
+from bge_integrations.evaluation.cache import EvaluationCache
 from bge_integrations.evaluation.data import RetrievalData
+from bge_integrations.evaluation.m3_search import M3Searcher
 from bge_integrations.evaluation.ranking import BestDocuments, best_of, in_order_of_ids
+from bge_integrations.evaluation.report import RetrievalReport
 from bge_integrations.evaluation.vectors import Embed, Floats, unique_vectors
+from bge_integrations.m3.scores import M3Weights
 from bge_integrations.texts import kind_of
+
+if TYPE_CHECKING:
+    from bge_integrations.encoder import BgeEncoder
+    from bge_integrations.m3 import BgeM3Encoder
 
 Run = dict[str, dict[str, float]]
 """By query id the scores of the documents found, best first."""
 
 Similarity = Literal["cosine", "dot"]
-Output = Literal["dense", "sparse"]
+Output = Literal["dense", "sparse", "colbert", "mixed"]
 
 # Documents that are embedded before they are compared and forgotten.
 _BLOCK = 16384
@@ -62,44 +69,15 @@ class VectorSearcher:
         """See `Searcher.search`. Equal texts are embedded once, and documents block by block."""
         asked = self._vectors(self.queries, list(data.queries.values()))
         texts, ids = in_order_of_ids(data.corpus)
-        best = BestDocuments(list(data.queries), asked, depth, ignore_identical_ids=ignore_identical_ids)
+        best = BestDocuments(list(data.queries), depth, ignore_identical_ids=ignore_identical_ids)
         for start in range(0, len(texts), _BLOCK):
-            best.add(self._vectors(self.documents, texts[start : start + _BLOCK]), start)
+            vectors = self._vectors(self.documents, texts[start : start + _BLOCK])
+            best.add(start, len(vectors), lambda rows, vectors=vectors: asked[rows] @ vectors.T)  # type: ignore[misc]
         return best.found(ids)
 
     def _vectors(self, embed: Embed, texts: list[str]) -> Floats:
         vectors = unique_vectors(embed, texts)
         return unit_rows(vectors) if self.similarity == "cosine" else vectors
-
-
-@dataclass(frozen=True)
-class LexicalSearcher:
-    """Compares lexical weights: the sum of the products of the weights of tokens that query and document share.
-
-    Attributes:
-        queries: Gives the weights of queries by token id.
-        documents: Gives the weights of documents by token id.
-    """
-
-    queries: Callable[[list[str]], Sequence[Mapping[int, float]]]
-    documents: Callable[[list[str]], Sequence[Mapping[int, float]]]
-
-    def search(self, data: RetrievalData, depth: int, *, ignore_identical_ids: bool) -> Run:
-        """See `Searcher.search`."""
-        asked = self.queries(list(data.queries.values()))
-        texts, ids = in_order_of_ids(data.corpus)
-        tokens, weights, starts = _flat(self.documents(texts))
-        room = 1 + max([int(tokens.max(initial=0)), *(token for one in asked for token in one)])
-        run: Run = {}
-        for query, one in zip(data.queries, asked, strict=True):
-            table = np.zeros(room, dtype=np.float32)
-            table[list(one)] = list(one.values())
-            scores = np.add.reduceat(np.append(table[tokens] * weights, np.float32(0)), starts)
-            scores[np.diff(np.append(starts, len(tokens))) == 0] = 0  # a text without tokens
-            found = np.flatnonzero(scores > 0)
-            scored = ((document, float(scores[place])) for place in found for document in ids[place])
-            run[query] = best_of(scored, query, depth, ignore_identical_ids=ignore_identical_ids)
-        return run
 
 
 @dataclass(frozen=True)
@@ -109,9 +87,11 @@ class QuerySearcher:
     Attributes:
         ask: Takes a query's text; returns scores by document id, or pairs of id and score, or ids, best first, or what
             a framework's retriever returns.
+        is_retriever: Whether it is a framework's retriever, which returns few documents unless it is told otherwise.
     """
 
     ask: Callable[[str], Any]
+    is_retriever: bool = False
 
     def search(self, data: RetrievalData, depth: int, *, ignore_identical_ids: bool) -> Run:
         """See `Searcher.search`."""
@@ -122,25 +102,75 @@ class QuerySearcher:
         for query, text in data.queries.items():
             scored = _scored(self.ask(text), data, by_text)
             run[query] = best_of(scored.items(), query, depth, ignore_identical_ids=ignore_identical_ids)
+        most = max(map(len, run.values()))
+        if self.is_retriever and most < min(depth, len(data.corpus)):
+            warn_user(
+                f"The retriever returned at most {most} documents for a query, so metrics with a larger cut can't find "
+                "more. Make it with search_kwargs={'k': …} (LangChain) or similarity_top_k=… (LlamaIndex).",
+                EvaluationWarning,
+            )
         return run
 
 
-def as_searcher(searcher: object, *, output: Output = "dense", similarity: Similarity = "cosine") -> Searcher:
+@dataclass(frozen=True)
+class RunSearcher:
+    """Takes the documents that a report has found.
+
+    Attributes:
+        report: The report.
+    """
+
+    report: RetrievalReport
+
+    def search(self, data: RetrievalData, depth: int, *, ignore_identical_ids: bool) -> Run:
+        """See `Searcher.search`.
+
+        Raises:
+            EvaluationDataError: The report is of other data.
+        """
+        if self.report.digest != data.digest:
+            raise EvaluationDataError(
+                f"The report of {self.report.name} is of other data ({self.report.data}) than {data.name}."
+            )
+        return {
+            query: best_of(found.items(), query, depth, ignore_identical_ids=ignore_identical_ids)
+            for query, found in self.report.run.items()
+        }
+
+
+def as_searcher(
+    searcher: object,
+    *,
+    output: Output = "dense",
+    weights: M3Weights | Sequence[float] | None = None,
+    similarity: Similarity = "cosine",
+    cache: EvaluationCache | None = None,
+) -> Searcher:
     """Returns how an object searches.
 
     Args:
         searcher: A `BgeEncoder`, a `BgeM3Encoder`, LangChain's `Embeddings` or `BaseRetriever`, LlamaIndex's
-            `BaseEmbedding` or `BaseRetriever`, a `Searcher`, or a function of a query.
-        output: What is compared of bge-m3: "dense" or "sparse".
+            `BaseEmbedding` or `BaseRetriever`, a report whose documents are taken again, a `Searcher`, or a function
+            of a query.
+        output: What is compared of bge-m3: "dense", "sparse", "colbert", or "mixed", the weighted mean of all three.
+        weights: For "mixed", as for `BgeM3Encoder.score`.
         similarity: How vectors are compared: "cosine" or "dot".
+        cache: Keeps what encoders of this package compute, except token vectors; `None`: nothing is kept.
 
     Raises:
-        SettingsError: It is none of these.
+        SettingsError: It is none of these, or a choice is unknown.
     """
+    for argument, value, known in (
+        ("output", output, get_args(Output)),
+        ("similarity", similarity, get_args(Similarity)),
+    ):
+        if value not in known:
+            raise SettingsError(f"{argument}={value!r} is unknown; choose one of {', '.join(map(repr, known))}.")
     if not isinstance(searcher, type):
+        how = _How(output, M3Weights.read(weights), similarity, cache)
         for method, make in _KINDS:
             if hasattr(searcher, method):
-                return make(searcher, output, similarity)
+                return make(searcher, how)
         if callable(searcher):
             return QuerySearcher(searcher)
     raise SettingsError(
@@ -149,43 +179,66 @@ def as_searcher(searcher: object, *, output: Output = "dense", similarity: Simil
     )
 
 
-def _of_m3(it: Any, output: Output, similarity: Similarity) -> Searcher:  # noqa: ANN401 - a BgeM3Encoder
-    if output == "sparse":
-        return LexicalSearcher(
-            lambda texts: it.encode_queries(texts, dense=False, colbert=False).sparse,
-            lambda texts: it.encode_documents(texts, dense=False, colbert=False).sparse,
+@dataclass(frozen=True)
+class _How:
+    output: Output
+    weights: M3Weights
+    similarity: Similarity
+    cache: EvaluationCache | None
+
+    def of_encoder(self, encoder: BgeEncoder) -> VectorSearcher:
+        queries, documents = encoder.encode_queries, encoder.encode_documents
+        if self.cache is None or not hasattr(encoder, "cache_namespace"):
+            return VectorSearcher(queries, documents, self.similarity)
+        return VectorSearcher(
+            self.cache.vectors(encoder.cache_namespace("query"), queries),
+            self.cache.vectors(encoder.cache_namespace("document"), documents),
+            self.similarity,
         )
-    return VectorSearcher(
-        lambda texts: it.encode_queries(texts, sparse=False, colbert=False).dense,
-        lambda texts: it.encode_documents(texts, sparse=False, colbert=False).dense,
-        similarity,
-    )
+
+    def of_m3(self, encoder: BgeM3Encoder) -> Searcher:
+        dense = encoder.dense_encoder()
+        if self.output == "dense":
+            return self.of_encoder(dense)
+        weights = {"sparse": M3Weights(0, 1, 0), "colbert": M3Weights(0, 0, 1)}.get(self.output, self.weights)
+        wanted = {name: getattr(weights.wanted, name) for name in ("dense", "sparse", "colbert")}
+        if self.cache is None or self.output != "sparse":
+            return M3Searcher(
+                lambda texts: encoder.encode_queries(texts, **wanted),
+                lambda texts: encoder.encode_documents(texts, **wanted),
+                weights,
+            )
+        queries = self.cache.weights(
+            f"{dense.cache_namespace('query')}_sparse",
+            lambda texts: encoder.encode_queries(texts, **wanted).sparse or [],
+        )
+        documents = self.cache.weights(
+            f"{dense.cache_namespace('document')}_sparse",
+            lambda texts: encoder.encode_documents(texts, **wanted).sparse or [],
+        )
+        return M3Searcher(
+            lambda texts: M3Output(sparse=list(map(dict, queries(texts)))),
+            lambda texts: M3Output(sparse=list(map(dict, documents(texts)))),
+            weights,
+        )
+
+    def of_functions(self, query: Callable[[str], Any], documents: Embed) -> VectorSearcher:
+        """Asks for one query at a time, as the frameworks embed queries."""
+        return VectorSearcher(lambda texts: [query(text) for text in texts], documents, self.similarity)
 
 
-def _each(embed: Callable[[str], Any]) -> Embed:
-    """Returns a function of texts that asks for one text at a time, as the frameworks embed queries."""
-    return lambda texts: [embed(text) for text in texts]
-
-
-_KINDS: tuple[tuple[str, Callable[[Any, Output, Similarity], Searcher]], ...] = (
-    ("dense_encoder", _of_m3),
-    ("encode_queries", lambda it, _, similarity: VectorSearcher(it.encode_queries, it.encode_documents, similarity)),
-    (
-        "embed_documents",
-        lambda it, _, similarity: VectorSearcher(_each(it.embed_query), it.embed_documents, similarity),
-    ),
-    (
-        "get_text_embedding_batch",
-        lambda it, _, similarity: VectorSearcher(
-            _each(it.get_query_embedding), it.get_text_embedding_batch, similarity
-        ),
-    ),
-    ("invoke", lambda it, *_: QuerySearcher(it.invoke)),
-    ("retrieve", lambda it, *_: QuerySearcher(it.retrieve)),
-    ("search", lambda it, *_: it),
+_KINDS: tuple[tuple[str, Callable[[Any, _How], Searcher]], ...] = (
+    ("dense_encoder", lambda it, how: how.of_m3(it)),
+    ("encode_queries", lambda it, how: how.of_encoder(it)),
+    ("embed_documents", lambda it, how: how.of_functions(it.embed_query, it.embed_documents)),
+    ("get_text_embedding_batch", lambda it, how: how.of_functions(it.get_query_embedding, it.get_text_embedding_batch)),
+    ("invoke", lambda it, _: QuerySearcher(it.invoke, is_retriever=True)),
+    ("retrieve", lambda it, _: QuerySearcher(it.retrieve, is_retriever=True)),
+    ("trec_run", lambda it, _: RunSearcher(it)),
+    ("search", lambda it, _: it),
 )
 """By the method that tells them apart: bge-m3, encoders, LangChain's and LlamaIndex's embeddings, LangChain's and
-LlamaIndex's retrievers, and searchers."""
+LlamaIndex's retrievers, reports, and searchers."""
 
 
 def _scored(found: Any, data: RetrievalData, by_text: Mapping[str, str]) -> dict[str, float]:  # noqa: ANN401
@@ -233,11 +286,3 @@ def _known(scores: dict[str, float], data: RetrievalData) -> dict[str, float]:
             "its own ids."
         )
     return scores
-
-
-def _flat(weights: Iterable[Mapping[int, float]]) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
-    rows = list(weights)
-    lengths = np.array([len(row) for row in rows])
-    tokens = np.array([token for row in rows for token in row], dtype=np.int64)
-    values = np.array([value for row in rows for value in row.values()], dtype=np.float32)
-    return tokens, values, np.cumsum(lengths) - lengths

@@ -1,0 +1,122 @@
+"""Exact search with the outputs of bge-m3: lexical weights, token vectors, and their mixture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_integrations.calls.m3 import M3Output
+from bge_integrations.evaluation.data import RetrievalData
+from bge_integrations.evaluation.ranking import BestDocuments, in_order_of_ids
+from bge_integrations.evaluation.vectors import Floats
+from bge_integrations.m3.scores import M3Weights
+
+# Characters of documents whose token vectors are in memory at once: at most about this many tokens of 4 KiB.
+_CHARACTERS = 1 << 17
+
+
+class Encode(Protocol):
+    """Gives the outputs of bge-m3 that the search needs."""
+
+    def __call__(self, texts: list[str]) -> M3Output:
+        """Encodes texts."""
+        ...
+
+
+@dataclass(frozen=True)
+class M3Searcher:
+    """Scores every query with every document, by the weighted mean of the three scores.
+
+    Token vectors of a whole corpus do not fit into memory, so documents come block by block and are forgotten. A search
+    with token vectors takes long: for a large corpus, let `reranker=` score the best documents of another search.
+
+    Attributes:
+        queries: Encodes queries.
+        documents: Encodes documents.
+        weights: The weights of the scores. With lexical weights alone, a document without a token of the query is not
+            found.
+    """
+
+    queries: Encode
+    documents: Encode
+    weights: M3Weights
+
+    def search(self, data: RetrievalData, depth: int, *, ignore_identical_ids: bool) -> dict[str, dict[str, float]]:
+        """See `searchers.Searcher.search`."""
+        asked = self.queries(list(data.queries.values()))
+        texts, ids = in_order_of_ids(data.corpus)
+        best = BestDocuments(list(data.queries), depth, ignore_identical_ids=ignore_identical_ids)
+        for first, part in _blocks(texts):
+            found = self.documents(part)
+            best.add(first, len(part), lambda rows, found=found: self._scores(_rows(asked, rows), found))  # type: ignore[misc]
+        return best.found(ids)
+
+    def _scores(self, asked: M3Output, found: M3Output) -> Floats:
+        weights = self.weights
+        total = np.zeros((_count(asked), _count(found)))
+        if asked.dense is not None and found.dense is not None:
+            total += weights.dense * (asked.dense @ found.dense.T)
+        if asked.sparse is not None and found.sparse is not None:
+            total += weights.sparse * _lexical_scores(asked.sparse, found.sparse)
+        if asked.colbert is not None and found.colbert is not None:
+            total += weights.colbert * _token_scores(asked.colbert, found.colbert)
+        scores: Floats = (total / (weights.dense + weights.sparse + weights.colbert)).astype(np.float32)
+        if not weights.dense and not weights.colbert:
+            scores[scores <= 0] = -np.inf
+        return scores
+
+
+def _count(output: M3Output) -> int:
+    return next(len(part) for part in (output.dense, output.sparse, output.colbert) if part is not None)
+
+
+def _blocks(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    first, part, characters = 0, list[str](), 0
+    for place, text in enumerate(texts):
+        if part and characters + len(text) > _CHARACTERS:
+            yield first, part
+            first, part, characters = place, [], 0
+        part.append(text)
+        characters += len(text)
+    if part:
+        yield first, part
+
+
+def _rows(output: M3Output, rows: slice) -> M3Output:
+    return M3Output(
+        None if output.dense is None else output.dense[rows],
+        None if output.sparse is None else output.sparse[rows],
+        None if output.colbert is None else output.colbert[rows],
+    )
+
+
+def _lexical_scores(
+    queries: Sequence[Mapping[int, float]], documents: Sequence[Mapping[int, float]]
+) -> NDArray[np.float64]:
+    """Returns `m3.scores.lexical_score` of all queries with all documents, shape [queries, documents]."""
+    lengths = [len(document) for document in documents]
+    owners = np.repeat(np.arange(len(documents)), lengths)
+    tokens = np.array([token for document in documents for token in document], dtype=np.int64)
+    values = np.array([value for document in documents for value in document.values()], dtype=np.float64)
+    table = np.zeros(1 + max([int(tokens.max(initial=0)), *(token for query in queries for token in query)]))
+    scores = np.empty((len(queries), len(documents)))
+    for row, query in enumerate(queries):
+        table[list(query)] = list(query.values())
+        scores[row] = np.bincount(owners, weights=table[tokens] * values, minlength=len(documents))
+        table[list(query)] = 0
+    return scores
+
+
+def _token_scores(queries: Sequence[Floats], documents: Sequence[Floats]) -> NDArray[np.float64]:
+    """Returns `m3.scores.colbert_score` of all queries with all documents, shape [queries, documents]."""
+    vectors = np.concatenate(list(documents))
+    lengths = np.array([len(document) for document in documents])
+    starts = np.cumsum(lengths) - lengths
+    scores = np.empty((len(queries), len(documents)))
+    for row, query in enumerate(queries):
+        scores[row] = np.maximum.reduceat(query @ vectors.T, starts, axis=1).mean(axis=0)
+    return scores
