@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from bge_integrations.catalogue.models import MODELS, ModelSpec
 
-__all__ = ["M3_HEAD_FILES", "Recognition", "find_model", "recognize", "suggest"]
+__all__ = ["M3_HEAD_FILES", "Recognition", "find_model", "plain_name", "recognize", "suggest"]
 
 M3_HEAD_FILES = {"sparse": "sparse_linear.pt", "colbert": "colbert_linear.pt"}
 """Files with the linear heads of bge-m3 and its fine-tunes, beside the encoder's own files."""
@@ -116,6 +116,18 @@ def suggest(name: str) -> str | None:
     return None if is_read_so else nearest.model_id
 
 
+def plain_name(text: str) -> str:
+    """Returns the model's name in a hub id or a path: in lower case, without organisation and folders.
+
+    It reads no files. The name of a snapshot in a hub cache is that of the model's folder.
+    """
+    parts = _parts(text)
+    if len(parts) >= 3 and parts[-2] == "snapshots" and parts[-3].startswith("models--"):
+        parts = parts[:-2]
+    # ModelScope's cache has no dots in folder names: bge-small-zh-v1___5.
+    return _ORGANISATION.sub("", parts[-1]).replace("___", ".").lower() if parts else ""
+
+
 def _nearest(name: str) -> ModelSpec | None:
     parts = _parts(name)
     short = re.sub(r"[_\s]+", "-", parts[-1]).lower() if parts else ""
@@ -127,13 +139,7 @@ def _nearest(name: str) -> ModelSpec | None:
 
 def _by_name(text: str) -> ModelSpec | None:
     """Recognises a name or a path as plain text. It reads no files, so records can't lead in circles."""
-    parts = _parts(text)
-    if len(parts) >= 3 and parts[-2] == "snapshots" and parts[-3].startswith("models--"):
-        parts = parts[:-2]
-    if not parts:
-        return None
-    # ModelScope's cache has no dots in folder names: bge-small-zh-v1___5.
-    return _BY_NAME.get(_ORGANISATION.sub("", parts[-1]).replace("___", ".").lower())
+    return _BY_NAME.get(plain_name(text))
 
 
 def _without_checkpoint(text: str) -> str:
