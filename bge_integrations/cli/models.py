@@ -63,7 +63,7 @@ def _table(rows: Sequence[ModelSpec], letters: dict[str, str], *, with_kind: boo
 def _print_notes(console: Console, rows: Sequence[ModelSpec], letters: dict[str, str]) -> None:
     print_text(console, "tokens: the longest text; size: parameters", start="\n")
     if any(_score(spec) for spec in rows):
-        print_text(console, "score: published, the average of MTEB's 56 tasks (en) or C-MTEB's 31 (zh)")
+        print_text(console, "score: published, the average of MTEB's 56 tasks (en) or C-MTEB's 31 (zh; v1.5: 35)")
     if letters:
         print_text(console, "query: the instruction before a query; –: no instruction")
     for instruction, letter in letters.items():
