@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from bge_integrations import MODELS, BgeEncoder
 from bge_integrations.backend.engines.openvino.engine import computes_bfloat16
+from bge_integrations.catalogue.scores import published_scores, scored_models
 from bge_integrations.cli import app, environment
 
 EN = "Represent this sentence for searching relevant passages: "
@@ -92,7 +93,57 @@ def test_an_unknown_filter_lists_the_known(option: str) -> None:
     assert "'klingon' is unknown; choose one of" in run.stderr
 
 
-@pytest.mark.parametrize("arguments", [["models"], ["models", "--json"], ["--version"]])
+def test_published_scores_are_shown_in_100_columns() -> None:
+    run = bge("models", "--scores", COLUMNS="100")
+    assert (run.returncode, run.stderr) == (0, "")
+    lines = run.stdout.splitlines()
+    assert max(map(len, lines)) <= 100
+    english, chinese = lines.index("MTEB(eng, v1): 56 tasks"), lines.index("MTEB(cmn, v1): 31 tasks")
+    assert lines[english + 1].split()[:3] == ["model", "mean", "retrieval"]
+    row = ["BAAI/bge-large-en", "63.98", "53.90", "46.98", "85.80", "59.48", "81.56", "32.06", "76.21"]
+    assert row in [line.split() for line in lines[english:chinese]]
+    row = ["BAAI/bge-small-zh", "58.27", "63.07", "46.87", "70.36", "67.78", "61.48", "45.09"]
+    assert row in [line.split() for line in lines[chinese:]]
+    assert "tasks with published scores of BAAI/bge-m3: 18 of 56 in MTEB(eng, v1), 5 of 31 in MTEB(cmn, v1)" in lines
+    assert "source: https://github.com/embeddings-benchmark/results, CC0-1.0" in lines
+
+
+def test_published_scores_lose_the_organisation_where_there_is_no_room() -> None:
+    lines = bge("models", "--scores", COLUMNS="80").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("all-MiniLM-L6-v2  56.10") for line in lines)
+
+
+def test_published_scores_as_json_have_every_task_of_every_model() -> None:
+    content = json.loads(CliRunner().invoke(app, ["models", "--scores", "--json"]).stdout)
+    assert set(content["models"]) == set(scored_models())
+    for model, found in content["models"].items():
+        assert found["scores"] == published_scores(model)
+        assert found["main_scores"] == published_scores(model, metric="main")
+        assert found["source"]["repository"] == "https://github.com/embeddings-benchmark/results"
+    means = content["models"]["BAAI/bge-large-en"]["averages"]["MTEB(eng, v1)"]
+    assert (round(means["overall"], 2), round(means["groups"]["Retrieval"], 2), means["missing"]) == (63.98, 53.9, [])
+    assert set(content["models"]["BAAI/bge-m3"]["averages"]) == {"MTEB(eng, v1)", "MTEB(cmn, v1)"}
+    assert content["models"]["BAAI/bge-m3"]["averages"]["MTEB(eng, v1)"]["overall"] is None
+    assert len(content["benchmarks"]["MTEB(cmn, v1)"]["groups"]["Retrieval"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count", "said"),
+    [
+        (["--language", "zh"], 7, "the Chinese v1.5 models, which count 35 tasks: 57.82, 63.13, 64.53"),
+        (["--language", "en"], 7, "sentence-transformers/all-MiniLM-L6-v2"),
+        (["--language", "multilingual"], 1, "tasks with published scores of BAAI/bge-m3: 18 of 56"),
+        (["--kind", "reranker"], 0, "none of these models has published scores here"),
+    ],
+)
+def test_published_scores_are_filtered(arguments: list[str], count: int, said: str) -> None:
+    content = json.loads(CliRunner().invoke(app, ["models", "--scores", "--json", *arguments]).stdout)
+    assert len(content["models"]) == count
+    assert said in CliRunner().invoke(app, ["models", "--scores", *arguments]).stdout
+
+
+@pytest.mark.parametrize("arguments", [["models"], ["models", "--json"], ["models", "--scores"], ["--version"]])
 def test_models_and_version_load_neither_torch_nor_a_framework(arguments: list[str]) -> None:
     command = Path(sys.executable).with_name("bge")
     run = subprocess.run(

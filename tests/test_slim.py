@@ -188,6 +188,7 @@ except MissingExtraError as error:
 
 def test_the_commands(slim: Slim) -> None:
     assert "bge-small-en-v1.5" in slim.run("bge", "models").stdout
+    assert "MTEB(eng, v1): 56 tasks" in slim.run("bge", "models", "--scores").stdout
     assert "bge-integrations-slim" in slim.run("bge", "info").stdout
     engines = json.loads(slim.run("bge", "info", "--json").stdout)["engines"]
     assert engines["torch"] == "not installed: pip install 'bge-integrations-slim[torch]'"

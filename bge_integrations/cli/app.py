@@ -9,14 +9,17 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO, cast
 
 import typer
 
 from bge_integrations.catalogue import MODELS
+from bge_integrations.catalogue.scores import MINILM, scored_models
 from bge_integrations.cli.cache import cache
 from bge_integrations.cli.models import print_models
+from bge_integrations.cli.scores import described_scores, print_scores
 from bge_integrations.cli.terminal import READABLE, open_console, print_json, print_text
 from bge_integrations.cli.wording import in_options, options_of
 from bge_integrations.errors import BgeError
@@ -94,13 +97,16 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def models(
     language: Annotated[str | None, typer.Option(help="Only this language: en, zh, multilingual or code.")] = None,
     kind: Annotated[str | None, typer.Option(help="Only this kind: embedder, reranker or base.")] = None,
+    scores: Annotated[bool, typer.Option("--scores", help="Show published scores on MTEB and C-MTEB instead.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List every BGE model with its known facts."""
     _require_known("--language", language, {name for spec in MODELS for name in spec.languages})
     _require_known("--kind", kind, {spec.kind for spec in MODELS})
     rows = [spec for spec in MODELS if language in (None, *spec.languages) and kind in (None, spec.kind)]
-    if as_json:
+    if scores:
+        _show_scores([spec.model_id for spec in rows], language, kind, as_json=as_json)
+    elif as_json:
         print_json([dataclasses.asdict(spec) for spec in rows])
     else:
         print_models(open_console(), rows)
@@ -246,6 +252,16 @@ app.add_typer(cache, name="cache")
 for _command in app.registered_commands:
     # The list of commands would cut the help at 80 columns.
     _command.short_help = inspect.getdoc(_command.callback)
+
+
+def _show_scores(models: Sequence[str], language: str | None, kind: str | None, *, as_json: bool) -> None:
+    # The other model with published scores is an English embedder.
+    is_wanted = language in (None, "en") and kind in (None, "embedder")
+    scored = [model for model in scored_models() if model in models or (model == MINILM and is_wanted)]
+    if as_json:
+        print_json(described_scores(scored))
+    else:
+        print_scores(open_console(), scored)
 
 
 def _require_known(option: str, wanted: str | None, known: set[str]) -> None:
