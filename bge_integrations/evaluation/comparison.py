@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, overload
 
 from bge_integrations.errors import EvaluationDataError, SettingsError
 from bge_integrations.evaluation.report import RetrievalReport
@@ -88,6 +88,16 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
         return {**asdict(self), "difference": self.difference, "is_significant": self.is_significant}
+
+
+@overload
+def compare(baseline: RetrievalReport, candidate: RetrievalReport, metric: str = "ndcg@10") -> Comparison: ...
+
+
+@overload
+def compare(
+    baseline: RetrievalReport, candidate: Sequence[RetrievalReport], metric: str = "ndcg@10"
+) -> list[Comparison]: ...
 
 
 def compare(
