@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from bge_integrations.cli.demo.corpus import Entry
 from bge_integrations.cli.demo.frameworks import Hit
 from bge_integrations.cli.demo.questions import Question
+from bge_integrations.evaluation.metrics import parse_metric
 
 __all__ = ["Answered", "DemoReport", "SearchResult"]
+
+_FIRST = parse_metric("hit@1")
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Answered:
     @property
     def is_right(self) -> bool:
         """Whether the first answer is a right one."""
-        return self.names[0] in self.question.answers
+        return _FIRST.of(self.names, dict.fromkeys(self.question.answers, 1)) == 1
 
 
 @dataclass(frozen=True, kw_only=True)
