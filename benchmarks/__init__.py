@@ -13,5 +13,5 @@
 | `retrieval`, `searches`, `retrieval_report` | the command `python -m benchmarks.retrieval`: who finds the answers |
 | `questions`, `docstrings` | the 216 labelled questions, and the documentation that answers them |
 | `m3_stand_in` | what takes bge-m3's place where it can't be had |
-| `metrics`, `fusion` | how good a ranking is, and one ranking out of several |
+| `fusion` | one ranking out of several |
 """

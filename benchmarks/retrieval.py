@@ -1,8 +1,8 @@
 """Measures how well BM25, vectors and both together answer labelled questions about Python's standard library.
 
 With --reranker, what each of them found is reranked as well; with --m3, bge-m3's lexical weights take part, and its
-token vectors rerank if no other reranker is named. Prints tables, and saves everything as JSON, with the
-first ten answers of every search to every question.
+token vectors rerank if no other reranker is named. Measures and comparisons are those of `bge_integrations.evaluation`.
+Prints tables, and saves everything as JSON, with the first ten answers of every search to every question.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import argparse
 import importlib
 import json
 import random
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,6 @@ from rich.console import Console
 
 from benchmarks import machine
 from benchmarks.docstrings.corpus import Entry, collect
-from benchmarks.metrics import bootstrap_interval, hit_at, ndcg_at, recall_at, reciprocal_rank_at
 from benchmarks.noise import Reference, judge
 from benchmarks.questions import KINDS, QUESTIONS, Question
 from benchmarks.retrieval_report import draw, print_results
@@ -31,6 +30,8 @@ from benchmarks.searches import Rerank, Search, make_searches, token_vectors
 from benchmarks.stats import interleaved, percentile
 from bge_integrations import find_model
 from bge_integrations.cli.demo.models import FALLBACK_MODEL, FALLBACK_PACKAGE
+from bge_integrations.evaluation import RetrievalData, RetrievalReport, compare, evaluate_retrieval
+from bge_integrations.evaluation.statistics import holm
 
 if TYPE_CHECKING:
     from bge_integrations import BgeEncoder, BgeM3Encoder
@@ -44,15 +45,13 @@ STAND_IN = "stand-in"
 DEPTH = 100
 """Passages that each search returns unless told otherwise; so many are reranked."""
 
-MEASURES: dict[str, Callable[[Sequence[str], frozenset[str]], float]] = {
-    "ndcg@10": lambda ranking, answers: ndcg_at(ranking, answers, K),
-    "recall@10": lambda ranking, answers: recall_at(ranking, answers, K),
-    "mrr@10": lambda ranking, answers: reciprocal_rank_at(ranking, answers, K),
-    "hit@1": lambda ranking, answers: hit_at(ranking, answers, 1),
-}
-"""What is computed of a ranking of names and the names that are right."""
+MAIN = "ndcg@10"
+"""The metric that is compared, and shown by kind of question."""
 
-_WIDTH_OF_FILES = 110
+METRICS = (MAIN, "recall@10", "mrr@10", "hit@1")
+"""What is computed for every search."""
+
+_WIDTH_OF_FILES = 100
 _QUESTIONS_A_REFERENCE = 10  # after so many, the fixed computation is timed again
 
 
@@ -122,13 +121,15 @@ def run(
         m3: Gives lexical weights for searches of their own; None for none.
 
     Returns:
-        Plain data: `passages`, `depth`, `noise` (whether the machine was quiet), `questions`, `kinds` (how many
-        questions of each), `searches` by name (the means of `MEASURES`, `ndcg@10_by_kind`, `latency_ms` and the names
-        found first, question by question) and `differences` (of nDCG@10, each with its 95 % interval).
+        Plain data: `passages`, `depth`, `digest` (of passages, questions and answers), `noise` (whether the machine was
+        quiet), `questions`, `kinds` (how many questions of each), `searches` by name (the means of `METRICS`, the 95 %
+        interval of the main one as `ndcg@10_interval`, `ndcg@10_by_kind`, `latency_ms` and the names found first,
+        question by question) and `differences` (see the function).
     """
-    searches = make_searches([entry.text for entry in entries], encoder, depth=depth, rerank=rerank, m3=m3)
-    names = [entry.name for entry in entries]
-    rankings: dict[str, list[list[str]]] = {name: [] for name in searches}
+    data = as_data(entries, questions)
+    searches = make_searches(list(data.corpus.values()), encoder, depth=depth, rerank=rerank, m3=m3)
+    names = list(data.corpus)
+    found: dict[str, dict[str, list[str]]] = {name: {} for name in searches}
     seconds: dict[str, list[float]] = {name: [] for name in searches}
     for search in searches.values():
         search(questions[0].text)  # what happens only once is nobody's latency
@@ -137,75 +138,101 @@ def run(
         if number % _QUESTIONS_A_REFERENCE == 0:
             reference.time()
         for name in order:
-            found, taken = _timed(searches[name], question.text)
-            rankings[name].append([names[position] for position in found[:K]])
+            positions, taken = _timed(searches[name], question.text)
+            found[name][question.text] = [names[position] for position in positions[:K]]
             seconds[name].append(taken)
-    scores = {name: score(ranked, questions) for name, ranked in rankings.items()}
-    kinds = _by_kind(questions)
+    reports = {name: report_of(name, data, found[name], sum(seconds[name])) for name in searches}
+    counts = Counter(question.kind for question in questions)
+    kinds = {kind: counts[kind] for kind in KINDS if counts[kind]}
     return {
         "passages": len(entries),
         "depth": depth,
+        "digest": data.digest,
         "noise": asdict(judge(reference.seconds)),
         "questions": [
             {"text": question.text, "kind": question.kind, "answers": sorted(question.answers)}
             for question in questions
         ],
-        "kinds": {kind: len(indices) for kind, indices in kinds.items()},
+        "kinds": kinds,
         "searches": {
             name: {
-                **{measure: statistics.fmean(values) for measure, values in scores[name].items()},
-                "ndcg@10_by_kind": {
-                    kind: statistics.fmean(scores[name]["ndcg@10"][index] for index in indices)
-                    for kind, indices in kinds.items()
-                },
+                **report.metrics,
+                f"{MAIN}_interval": report.interval(MAIN),
+                f"{MAIN}_by_kind": {kind: report.by_group(MAIN)[kind] for kind in kinds},
                 "latency_ms": {
                     "p50": percentile(seconds[name], 50) * 1000,
                     "p95": percentile(seconds[name], 95) * 1000,
                 },
-                "rankings": rankings[name],
+                "rankings": [found[name][question.text] for question in questions],
             }
-            for name in searches
+            for name, report in reports.items()
         },
-        "differences": differences({name: values["ndcg@10"] for name, values in scores.items()}),
+        "differences": differences(reports),
     }
 
 
-def score(rankings: Sequence[Sequence[str]], questions: Sequence[Question]) -> dict[str, list[float]]:
-    """Judges the rankings of one search.
+def as_data(entries: Sequence[Entry], questions: Sequence[Question]) -> RetrievalData:
+    """Returns passages and questions as data for an evaluation.
 
     Args:
-        rankings: Names, best first, for each of the questions.
-        questions: In the same order.
-
-    Returns:
-        By measure a value for each question.
+        entries: Passages. Their names become their ids.
+        questions: Questions. Their kinds become groups.
     """
-    return {
-        name: [measure(ranking, question.answers) for ranking, question in zip(rankings, questions, strict=True)]
-        for name, measure in MEASURES.items()
-    }
+    ids = [f"q{number}" for number in range(1, len(questions) + 1)]
+    return RetrievalData(
+        queries={id_: question.text for id_, question in zip(ids, questions, strict=True)},
+        corpus={entry.name: entry.text for entry in entries},
+        qrels={id_: dict.fromkeys(sorted(question.answers), 1) for id_, question in zip(ids, questions, strict=True)},
+        groups={id_: question.kind for id_, question in zip(ids, questions, strict=True)},
+        name="Python's documentation",
+    )
 
 
-def differences(scores: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+def report_of(
+    name: str, data: RetrievalData, rankings: Mapping[str, Sequence[str]], seconds: float = 0.0
+) -> RetrievalReport:
+    """Evaluates what a search has found.
+
+    The searches take turns, so that each is asked before anything is evaluated.
+
+    Args:
+        name: Name of the search.
+        data: What was searched and asked.
+        rankings: Names of passages, best first, by the text of the question.
+        seconds: Time that the search took for all questions.
+    """
+    report = evaluate_retrieval(lambda question: rankings[question], data, metrics=METRICS, depth=K, name=name)
+    return replace(report, seconds=seconds)
+
+
+def differences(reports: Mapping[str, RetrievalReport]) -> list[dict[str, Any]]:
     """Compares hybrid search with its two parts, and whatever was reranked with what was not.
 
     Args:
-        scores: By search a score for each question, the questions in the same order.
+        reports: By search, on the same data.
 
     Returns:
-        For each pair `search`, `baseline`, the `mean` of the differences, and `low` and `high` of its 95 % interval.
+        For each pair `search`, `baseline`, the `mean` of the differences of `MAIN`, `low` and `high` of its 95 %
+        interval, `p` of a randomisation test, adjusted for all of these comparisons, and the numbers of questions that
+        were answered better (`wins`), worse (`losses`) and equally well (`ties`).
     """
     pairs = [("hybrid", "dense"), ("hybrid", "BM25")]
-    pairs += [("lexical + dense", "dense")] if "lexical + dense" in scores else []
-    pairs += [(name, name.removesuffix(" + reranker")) for name in scores if name.endswith(" + reranker")]
-    compared = []
-    for search, baseline in pairs:
-        values = [one - other for one, other in zip(scores[search], scores[baseline], strict=True)]
-        low, high = bootstrap_interval(values)
-        compared.append(
-            {"search": search, "baseline": baseline, "mean": statistics.fmean(values), "low": low, "high": high}
-        )
-    return compared
+    pairs += [("lexical + dense", "dense")] if "lexical + dense" in reports else []
+    pairs += [(name, name.removesuffix(" + reranker")) for name in reports if name.endswith(" + reranker")]
+    compared = [compare(reports[baseline], reports[search], MAIN) for search, baseline in pairs]
+    return [
+        {
+            "search": one.candidate,
+            "baseline": one.baseline,
+            "mean": one.difference,
+            **one.interval._asdict(),
+            "p": p,
+            "wins": one.wins,
+            "losses": one.losses,
+            "ties": one.ties,
+        }
+        for one, p in zip(compared, holm([one.p for one in compared]), strict=True)
+    ]
 
 
 def select_entries(corpus: Sequence[Entry], limit: int) -> tuple[Entry, ...]:
@@ -299,12 +326,6 @@ def _name(model: str) -> str:
     """A hub id as it is, and of a folder only its own name: where it lies is nobody's business."""
     folder = Path(model)
     return folder.resolve().name if folder.is_dir() else model
-
-
-def _by_kind(questions: Sequence[Question]) -> dict[str, list[int]]:
-    """Positions of the questions of each kind that there are any of."""
-    by_kind = {kind: [index for index, question in enumerate(questions) if question.kind == kind] for kind in KINDS}
-    return {kind: indices for kind, indices in by_kind.items() if indices}
 
 
 def _timed(search: Search, query: str) -> tuple[list[int], float]:

@@ -48,7 +48,7 @@ def notes(results: Json) -> Iterator[str]:
     """Yields what has to be known of the figures before anything is concluded from them."""
     yield (
         f"{len(results['questions'])} questions, labelled by hand, on one corpus: English docstrings of Python. On "
-        "other texts the order may be another one; a difference whose interval holds 0 may be chance."
+        "other texts the order may be another one; a difference whose p is above 0.05 may be chance."
     )
     yield (
         "Most questions avoid the words of their answers on purpose, which is hard on BM25; it does not stem either. "
@@ -144,7 +144,7 @@ def _table_of_searches(results: Json) -> Table:
 
 
 def _table_of_kinds(results: Json) -> Table:
-    headings = (f"{kind} ({count})" for kind, count in results["kinds"].items())
+    headings = (f"{kind}\n({count})" for kind, count in results["kinds"].items())
     table = _table("nDCG@10 by kind of question, in brackets how many", *headings)
     for name, search in results["searches"].items():
         table.add_row(name, *(f"{search['ndcg@10_by_kind'][kind]:.3f}" for kind in results["kinds"]))
@@ -152,15 +152,25 @@ def _table_of_kinds(results: Json) -> Table:
 
 
 def _table_of_differences(results: Json) -> Table:
-    table = _table("Differences of nDCG@10, paired bootstrap over questions", "mean", "95 % interval")
+    table = _table(
+        "Differences of nDCG@10, paired by question, p of a randomisation test adjusted by Holm",
+        *("mean", "95 % interval", "p", "better/worse"),
+    )
     for pair in results["differences"]:
-        interval = f"{pair['low']:+.3f} to {pair['high']:+.3f}"
-        table.add_row(f"{pair['search']} - {pair['baseline']}", f"{pair['mean']:+.3f}", interval)
+        table.add_row(
+            f"{pair['search']} - {pair['baseline']}",
+            f"{pair['mean']:+.3f}",
+            f"{pair['low']:+.3f} to {pair['high']:+.3f}",
+            f"{pair['p']:.2g}",
+            f"{pair['wins']}/{pair['losses']}",
+        )
     return table
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, min_width=_WIDTH)
+    table = Table(
+        title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, min_width=_WIDTH, padding=(0, 1, 0, 0)
+    )
     table.add_column("", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right")

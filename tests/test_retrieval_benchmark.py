@@ -1,4 +1,7 @@
-"""The comparison of searches: its measures and fusion on hand-made rankings, its reranking, and a small run of it."""
+"""The comparison of searches: its fusion on hand-made rankings, its reranking, and a small run of it.
+
+Its measures are those of `bge_integrations.evaluation`; see `test_evaluation.py`.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +10,28 @@ import io
 import json
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from math import log2
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import pytrec_eval
 from numpy.typing import NDArray
 
 import bge_integrations
 from benchmarks.docstrings.corpus import collect
 from benchmarks.fusion import reciprocal_rank_fusion
-from benchmarks.metrics import bootstrap_interval, hit_at, ndcg_at, recall_at, reciprocal_rank_at
 from benchmarks.questions import QUESTIONS
-from benchmarks.retrieval import differences, main, run, select_entries, spread_out
+from benchmarks.retrieval import METRICS, as_data, differences, main, report_of, run, select_entries, spread_out
 from benchmarks.retrieval_report import draw, notes
 from benchmarks.searches import by_vectors, by_words, fused, make_searches, reranked
 from bge_integrations import BgeEncoder
+from bge_integrations.errors import EvaluationDataError
+from bge_integrations.evaluation import RetrievalReport
 
 REPOSITORY = Path(__file__).parents[1]
-MEASURES = ("ndcg@10", "recall@10", "mrr@10", "hit@1")
 PLAIN, RERANKED = ("BM25", "dense", "hybrid"), ("BM25 + reranker", "dense + reranker", "hybrid + reranker")
 PASSAGES = (
     "a dog sleeps in the sun",
@@ -43,79 +46,17 @@ def longest_first(query: str, passages: list[str]) -> list[int]:
     return [len(passage) for passage in passages]
 
 
+def trec_evals_ndcg(ranking: Sequence[str], answers: Collection[str]) -> float:
+    evaluator = pytrec_eval.RelevanceEvaluator({"q": dict.fromkeys(answers, 1)}, {"ndcg_cut.10"})
+    found = evaluator.evaluate({"q": {name: -float(place) for place, name in enumerate(ranking)}})
+    return float(found["q"]["ndcg_cut_10"]) if found else 0.0
+
+
 def png_size(file: Path) -> tuple[int, int]:
     content = file.read_bytes()
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
     width, height = struct.unpack(">II", content[16:24])
     return width, height
-
-
-class TestMeasures:
-    def test_ndcg_of_several_relevant_ones_by_hand(self) -> None:
-        ranking = ["x", "a", "y", "b", "z"]
-        gain, best = 1 / log2(3) + 1 / log2(5), 1 / log2(2) + 1 / log2(3) + 1 / log2(4)
-        assert ndcg_at(ranking, {"a", "b", "c"}) == pytest.approx(gain / best)
-        assert ndcg_at(ranking, {"a", "b", "c"}) == pytest.approx(0.4982, abs=5e-5)
-
-    def test_the_best_ranking_has_an_ndcg_of_1_in_any_order(self) -> None:
-        assert ndcg_at(["b", "a", "x"], {"a", "b"}) == 1
-        assert ndcg_at(["a"], {"a"}) == 1
-
-    def test_more_relevant_ones_than_ranks_can_still_be_perfect(self) -> None:
-        relevant = {f"r{number}" for number in range(25)}
-        assert ndcg_at([f"r{number}" for number in range(10)], relevant, 10) == 1
-        assert recall_at([f"r{number}" for number in range(10)], relevant, 10) == 0.4
-
-    def test_ranks_beyond_k_do_not_count(self) -> None:
-        ranking = [*"0123456789", "a"]
-        for measure in (ndcg_at, recall_at, reciprocal_rank_at, hit_at):
-            assert measure(ranking, {"a"}, 10) == 0
-            assert measure(ranking, {"a"}, 11) > 0
-
-    @pytest.mark.parametrize("ranking", [[], ["x"], list("uvwxyz")])
-    def test_nothing_relevant_found_is_0(self, ranking: list[str]) -> None:
-        for measure in (ndcg_at, recall_at, reciprocal_rank_at, hit_at):
-            assert measure(ranking, {"a", "b"}) == 0
-
-    def test_recall_is_the_part_of_all_relevant_ones_found(self) -> None:
-        assert recall_at(["a", "x", "c"], {"a", "b", "c", "d"}) == 0.5
-        assert recall_at(["a", "x", "c"], {"a", "b", "c", "d"}, 2) == 0.25
-
-    def test_reciprocal_rank_is_that_of_the_first_relevant_one(self) -> None:
-        assert reciprocal_rank_at(["x", "y", "b", "a"], {"a", "b"}) == pytest.approx(1 / 3)
-
-    def test_a_hit_is_at_the_top_unless_said_otherwise(self) -> None:
-        assert hit_at(["x", "a"], {"a"}) == 0
-        assert hit_at(["x", "a"], {"a"}, 2) == 1
-
-    @pytest.mark.parametrize("measure", [ndcg_at, recall_at, reciprocal_rank_at, hit_at])
-    def test_without_anything_relevant_or_any_rank_there_is_no_measure(self, measure: Callable[..., float]) -> None:
-        with pytest.raises(ValueError, match="nothing is relevant"):
-            measure(["a"], set())
-        with pytest.raises(ValueError, match="k=0"):
-            measure(["a"], {"a"}, 0)
-
-
-class TestInterval:
-    def test_equal_differences_leave_no_doubt(self) -> None:
-        assert bootstrap_interval([0.25] * 8) == (0.25, 0.25)
-
-    def test_it_is_as_wide_as_the_normal_approximation_of_many(self) -> None:
-        values = np.random.default_rng(1).normal(0.1, 0.5, 400)
-        low, high = bootstrap_interval(values.tolist())
-        error = values.std() / len(values) ** 0.5
-        assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.1 * error)
-        assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.1 * error)
-
-    def test_a_smaller_part_of_the_distribution_lies_within_the_larger(self) -> None:
-        values = [0.0, 0.0, 1.0, -0.5, 0.25]
-        low, high = bootstrap_interval(values, percent=95)
-        inner_low, inner_high = bootstrap_interval(values, percent=50)
-        assert low < inner_low < inner_high < high
-
-    def test_nothing_to_compare_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="at least one"):
-            bootstrap_interval([])
 
 
 class TestFusion:
@@ -266,7 +207,7 @@ class TestSmallRun:
         assert len(results["questions"]) == sum(results["kinds"].values()) == 6
         assert tuple(results["searches"]) == PLAIN
         for search in results["searches"].values():
-            assert all(0 <= search[measure] <= 1 for measure in MEASURES)
+            assert all(0 <= search[measure] <= 1 for measure in METRICS)
             assert set(search["ndcg@10_by_kind"]) == set(results["kinds"])
             assert 0 < search["latency_ms"]["p50"] <= search["latency_ms"]["p95"]
             assert len(search["rankings"]) == 6
@@ -277,7 +218,10 @@ class TestSmallRun:
             first = [ranking[:1] for ranking in search["rankings"]]
             hits = [bool(set(q["answers"]) & set(names)) for q, names in zip(questions, first, strict=True)]
             assert search["hit@1"] == pytest.approx(sum(hits) / 6)
-            scores = [ndcg_at(names, set(q["answers"])) for q, names in zip(questions, search["rankings"], strict=True)]
+            ranked = zip(questions, search["rankings"], strict=True)
+            scores = [trec_evals_ndcg(names, q["answers"]) for q, names in ranked]
+            low, high = search["ndcg@10_interval"]
+            assert low <= search["ndcg@10"] <= high
             assert search["ndcg@10"] == pytest.approx(sum(scores) / 6)
             for kind, mean in search["ndcg@10_by_kind"].items():
                 of_kind = [score for q, score in zip(questions, scores, strict=True) if q["kind"] == kind]
@@ -293,6 +237,8 @@ class TestSmallRun:
             assert (pair["search"], pair["baseline"]) == ("hybrid", baseline)
             assert pair["mean"] == pytest.approx(searches["hybrid"]["ndcg@10"] - searches[baseline]["ndcg@10"])
             assert pair["low"] <= pair["mean"] <= pair["high"]
+            assert pair["wins"] + pair["losses"] + pair["ties"] == 6
+            assert 0 < pair["p"] <= 1
 
     def test_tables_show_the_figures_and_what_they_can_not_say(self, small_run: Run) -> None:
         printed = " ".join(small_run.printed.split())
@@ -380,11 +326,54 @@ class TestReranking:
         assert plain.read_bytes() != changed.read_bytes()
 
 
-def test_differences_are_those_of_the_same_question() -> None:
-    [with_dense, with_words] = differences({"BM25": [0.0, 1.0], "dense": [1.0, 0.0], "hybrid": [1.0, 0.5]})
-    assert (with_dense["mean"], with_words["mean"]) == (0.25, 0.25)
-    assert (with_dense["low"], with_dense["high"]) == (0.0, 0.5)
-    assert (with_words["low"], with_words["high"]) == (-0.5, 1.0)
+def by_hand(name: str, *scores: float) -> RetrievalReport:
+    """A report with the nDCG of each question."""
+    per_query = {"ndcg@10": {f"q{number}": score for number, score in enumerate(scores)}}
+    return RetrievalReport(name=name, data="data", digest="0", depth=10, per_query=per_query)
+
+
+class TestDifferences:
+    def test_they_are_those_of_the_same_question(self) -> None:
+        reports = [by_hand("BM25", 0.0, 1.0), by_hand("dense", 1.0, 0.0), by_hand("hybrid", 1.0, 0.5)]
+        [with_dense, with_words] = differences({report.name: report for report in reports})
+        assert (with_dense["mean"], with_words["mean"]) == (0.25, 0.25)
+        assert (with_dense["low"], with_dense["high"]) == (0.0, 0.5)
+        assert (with_words["low"], with_words["high"]) == (-0.5, 1.0)
+        assert [with_dense[count] for count in ("wins", "losses", "ties")] == [1, 0, 1]
+
+    def test_several_comparisons_raise_p(self) -> None:
+        """Of two equal p values, each is doubled by Holm's method."""
+        better, worse = by_hand("hybrid", *[0.5] * 12), [0.0] * 12
+        alone, _ = differences({"hybrid": better, "dense": by_hand("dense", *worse), "BM25": better})
+        both = differences({"hybrid": better, "dense": by_hand("dense", *worse), "BM25": by_hand("BM25", *worse)})
+        assert [pair["p"] for pair in both] == [alone["p"]] * 2
+        assert alone["p"] == pytest.approx(2 * 2**-11, abs=0.002)
+
+
+class TestData:
+    def test_names_are_ids_and_kinds_are_groups(self) -> None:
+        entries, questions = select_entries(collect(), 1), spread_out(QUESTIONS, 6)
+        data = as_data(entries, questions)
+        assert list(data.queries.values()) == [question.text for question in questions]
+        assert data.corpus == {entry.name: entry.text for entry in entries}
+        assert data.groups is not None
+        for id_, question in zip(data.queries, questions, strict=True):
+            assert data.groups[id_] == question.kind
+            assert data.qrels[id_] == dict.fromkeys(question.answers, 1)
+
+    def test_passages_without_the_answers_are_refused(self) -> None:
+        with pytest.raises(EvaluationDataError, match="names a document that is not in the corpus"):
+            as_data(collect()[:1], QUESTIONS)
+
+    def test_what_a_search_has_found_is_evaluated(self) -> None:
+        questions = spread_out(QUESTIONS, 6)
+        data = as_data(select_entries(collect(), 1), questions)
+        first = questions[0]
+        found: dict[str, list[str]] = {question.text: [] for question in questions}
+        report = report_of("search", data, {**found, first.text: sorted(first.answers)}, seconds=2.5)
+        assert report.per_query["hit@1"] == {id_: float(id_ == "q1") for id_ in data.queries}
+        assert report.metrics["ndcg@10"] == pytest.approx(1 / 6)
+        assert (report.name, report.seconds) == ("search", 2.5)
 
 
 def test_few_questions_are_still_of_several_kinds() -> None:
