@@ -36,6 +36,7 @@ EXTRAS_OF = {
     "bge_integrations/backend/engines/openvino": ("openvino", "prepare"),
     "bge_integrations/backend/scheduler/telemetry.py": ("otel",),
     "bge_integrations/cli/demo": ("langchain", "llama-index"),
+    "bge_integrations/evaluation/mteb": ("mteb",),
     "bge_integrations/langchain": ("langchain",),
     "bge_integrations/llama_index": ("llama-index",),
     "benchmarks": (*_FRAMEWORKS, "bench"),
@@ -50,9 +51,9 @@ IF_INSTALLED = {
     "bge_integrations/langchain/sparse.py": "langchain-qdrant",
 }
 
-# What needs no declaration of its own: pydantic needs exactly one version of its core, and pytest brings a reader of
-# TOML to the Pythons without one.
-BROUGHT_BY = {"pydantic-core": "pydantic", "tomli": "pytest"}
+# What needs no declaration of its own: pydantic needs exactly one version of its core, mteb takes data as tables of
+# datasets, and pytest brings a reader of TOML to the Pythons without one.
+BROUGHT_BY = {"datasets": "mteb", "pydantic-core": "pydantic", "tomli": "pytest"}
 
 SYSTEMS = {
     "Linux": ("linux", "x86_64"),
@@ -62,7 +63,7 @@ SYSTEMS = {
     "Windows": ("win32", "AMD64"),
     "Windows on ARM": ("win32", "ARM64"),
 }
-NEED_TORCH = {"torch", "scikit-learn", "scipy", "sentence-transformers"}
+NEED_TORCH = {"mteb", "torch", "scikit-learn", "scipy", "sentence-transformers"}
 WITHOUT_WHEELS = {
     "Intel Mac": NEED_TORCH,
     "Windows on ARM": NEED_TORCH | {"openvino", "nncf", "llama-index-core", "llama-index-instrumentation"},
@@ -76,7 +77,8 @@ def declared(*extras: str, system: str = "Linux") -> dict[str, Requirement]:
     for text in [*PROJECT["dependencies"], *(text for extra in extras for text in EXTRAS[extra])]:
         requirement = Requirement(text)
         name = canonicalize_name(requirement.name)
-        environment = {"sys_platform": platform, "platform_machine": machine}
+        # A Python that has everything: mteb needs 3.11.
+        environment = {"sys_platform": platform, "platform_machine": machine, "python_version": "3.13"}
         if requirement.marker is not None and not requirement.marker.evaluate(environment):
             continue
         found |= declared(*requirement.extras, system=system) if name == PROJECT["name"] else {name: requirement}

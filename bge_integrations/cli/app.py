@@ -247,6 +247,77 @@ def bench(
         print_report(report, open_console())
 
 
+@app.command(epilog=_PRIVATE)
+def mteb(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder, or folder made by `bge prepare`.")],
+    benchmark: Annotated[
+        str | None, typer.Option(metavar="NAME", help='"MTEB(eng, v1)" or "MTEB(cmn, v1)"; by the model unless given.')
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Only these tasks, by mteb's names, separated by commas.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder with local data instead of the hub: one folder a task, such as STS12/test.jsonl; train.jsonl "
+            "beside it for classification; a BEIR folder for retrieval. All tasks in it, unless --tasks is given.",
+        ),
+    ] = None,
+    policy: Annotated[
+        str,
+        typer.Option(
+            help="Instructions: published (as the model's authors evaluated it), always (every query), never."
+        ),
+    ] = "published",
+    precision: Annotated[str, typer.Option(help="float32, bfloat16, float16, int8 or auto.")] = "auto",
+    engine: Annotated[str, typer.Option(help="openvino, torch, sentence-transformers or auto.")] = "auto",
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="Folder for results; mteb's own cache unless given. Tasks with a result are not run again.",
+        ),
+    ] = None,
+    pooling: HowToPool = None,
+    revision: Revision = None,
+    cache_folder: CacheFolder = None,
+    local_files_only: LocalFilesOnly = False,
+    trust_remote_code: TrustRemoteCode = False,
+    allow_pickle_weights: AllowPickleWeights = False,
+    as_json: AsJson = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown instead of a table.")] = False,
+) -> None:
+    """Run tasks of MTEB or C-MTEB, and show the scores beside the published ones."""
+    from bge_integrations.cli.mteb import print_mteb, run
+
+    report = run(
+        model,
+        open_console(stderr=True),
+        benchmark=benchmark,
+        tasks=tasks,
+        data=data,
+        policy=policy,
+        results=output,
+        precision=precision,
+        engine=engine,
+        pooling=pooling,
+        revision=revision,
+        cache_folder=cache_folder,
+        local_files_only=local_files_only,
+        trust_remote_code=trust_remote_code,
+        allow_pickle_weights=allow_pickle_weights,
+    )
+    if as_json:
+        print_json(report.to_dict())
+    elif as_markdown:
+        typer.echo(report.to_markdown(), nl=False)
+    else:
+        print_mteb(report, open_console())
+
+
 app.add_typer(cache, name="cache")
 
 for _command in app.registered_commands:

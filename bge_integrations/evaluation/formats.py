@@ -13,7 +13,7 @@ from typing import Any
 from bge_integrations.errors import EvaluationDataError
 from bge_integrations.evaluation.data import RetrievalData
 
-__all__ = ["load_retrieval_data"]
+__all__ = ["json_lines", "load_retrieval_data", "plain_or_zipped"]
 
 _HEADERS = ("query-id", "query_id", "qid", "queryid")
 
@@ -95,17 +95,17 @@ class _Reading:
 
 
 def _folder(reading: _Reading, folder: Path, split: str) -> None:
-    corpus = _either(folder / "corpus.jsonl")
+    corpus = plain_or_zipped(folder / "corpus.jsonl")
     if corpus is None:
         raise EvaluationDataError(
             f"{folder} has no corpus.jsonl, so it is neither a BEIR folder nor one of FlagEmbedding's. It holds: "
             f"{_listing(folder)}."
         )
-    graded = _either(folder / f"{split}_qrels.jsonl")
+    graded = plain_or_zipped(folder / f"{split}_qrels.jsonl")
     if graded is not None:
         _read_lines(reading, "corpus", corpus)
         _read_lines(reading, "queries", _needed(folder / f"{split}_queries.jsonl"))
-        for place, row in _json_lines(graded):
+        for place, row in json_lines(graded):
             reading.add_grade(
                 _id(row, place, "qid"), _id(row, place, "docid"), _grade(row.get("relevance", 1), place), place
             )
@@ -140,7 +140,7 @@ def _file(reading: _Reading, file: Path) -> None:
 
 
 def _read_lines(reading: _Reading, kind: str, file: Path, only: Mapping[str, object] | None = None) -> None:
-    for place, row in _json_lines(file):
+    for place, row in json_lines(file):
         id_ = _id(row, place, "_id", "id")
         if only is not None and id_ not in only:
             continue
@@ -192,7 +192,7 @@ def _read_llama_index(reading: _Reading, file: Path) -> None:
 def _read_fine_tuning(reading: _Reading, file: Path) -> None:
     """Reads a query, relevant texts and others a line. Equal texts are one document."""
     ids: dict[str, str] = {}
-    for number, (place, row) in enumerate(_json_lines(file)):
+    for number, (place, row) in enumerate(json_lines(file)):
         query = str(row.get("id", number))
         reading.add_text("queries", query, _text(row.get("query"), place, "query"), place)
         for key, grade in (("pos", 1), ("neg", 0)):
@@ -208,7 +208,12 @@ def _read_fine_tuning(reading: _Reading, file: Path) -> None:
         reading.candidates[query] = list(reading.qrels.get(query, {}))
 
 
-def _json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the place and the content of each line of a JSONL file, which may be a .gz file.
+
+    Raises:
+        EvaluationDataError: The file can't be read, or a line is no JSON object.
+    """
     for number, line in enumerate(_lines(file), start=1):
         if not line.strip():
             continue
@@ -233,12 +238,13 @@ def _lines(file: Path) -> Iterator[str]:
         raise EvaluationDataError(f"{file} can't be read as UTF-8 text: {error}. Save or fetch it again.") from error
 
 
-def _either(file: Path) -> Path | None:
+def plain_or_zipped(file: Path) -> Path | None:
+    """Returns a file, or the .gz file beside it, or `None` if there is neither."""
     return next((path for path in (file, file.with_name(f"{file.name}.gz")) if path.is_file()), None)
 
 
 def _needed(file: Path) -> Path:
-    found = _either(file)
+    found = plain_or_zipped(file)
     if found is None:
         raise EvaluationDataError(f"There is no {file}, nor {file.name}.gz beside it.")
     return found

@@ -17,7 +17,9 @@ else:
 
 WHOLE, SLIM = "bge-integrations", "bge-integrations-slim"
 LEFT_OUT = ("scikit-learn", "scipy", "sentence-transformers", "torch", "transformers")
-EXTRAS = ("langchain", "llama-index", "openvino", "prepare", "otel", "all")
+EXTRAS = ("langchain", "llama-index", "openvino", "prepare", "otel", "mteb", "all")
+NEED_TORCH = (f"{WHOLE}[mteb]",)
+"""Extras that bring torch. `all` of the slim distribution leaves them out."""
 PACKAGE, MAIN, LICENSE = "bge_integrations", "pyproject.toml", "LICENSE"
 
 
@@ -46,7 +48,11 @@ class CustomMetadataHook(MetadataHookInterface):
         if version is None:
             raise ValueError(f"{package / '_version.py'} says no version")
         extras = {
-            name: [requirement.replace(f"{WHOLE}[", f"{SLIM}[") for requirement in whole["optional-dependencies"][name]]
+            name: [
+                requirement.replace(f"{WHOLE}[", f"{SLIM}[")
+                for requirement in whole["optional-dependencies"][name]
+                if not requirement.startswith(NEED_TORCH)
+            ]
             for name in EXTRAS
         }
         metadata |= {
