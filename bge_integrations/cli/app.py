@@ -251,7 +251,10 @@ def bench(
 def mteb(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder, or folder made by `bge prepare`.")],
     benchmark: Annotated[
-        str | None, typer.Option(metavar="NAME", help='"MTEB(eng, v1)" or "MTEB(cmn, v1)"; by the model unless given.')
+        str | None,
+        typer.Option(
+            metavar="NAME", help='"MTEB(eng, v1)" or "MTEB(cmn, v1)"; by the language of the model unless given.'
+        ),
     ] = None,
     tasks: Annotated[
         str | None, typer.Option(metavar="A,B", help="Only these tasks, by mteb's names, separated by commas.")

@@ -42,20 +42,21 @@ def run(
         results: Folder for results.
         **settings: Further settings of the encoder.
     """
-    from bge_integrations.evaluation.mteb.library import import_mteb
-    from bge_integrations.evaluation.mteb.policy import read_policy
-
-    chosen = read_policy(policy)
-    import_mteb()  # before the model is loaded, which takes longer
-    from bge_integrations.encoder import BgeEncoder
     from bge_integrations.evaluation.mteb import as_mteb_model, run_mteb
+    from bge_integrations.evaluation.mteb.policy import read_policy
+    from bge_integrations.evaluation.mteb.run import choose_tasks
+
+    # Everything that can be wrong without a model is found before one is loaded.
+    chosen, names = read_policy(policy), names_in(tasks)
+    choose_tasks(model, benchmark=benchmark, tasks=names, data=data)
+    from bge_integrations.encoder import BgeEncoder
 
     # Benchmarks have texts over the limit, and cut them without a word. A warning for each call would be noise.
     with BgeEncoder(model, on_truncation="ignore", show_progress=progress.is_terminal, **settings) as encoder:
         return run_mteb(
             as_mteb_model(encoder, chosen),
             benchmark=benchmark,
-            tasks=names_in(tasks),
+            tasks=names,
             data=data,
             results=results,
             tell=lambda text: print_text(progress, f"{text} …"),

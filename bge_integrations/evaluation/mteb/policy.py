@@ -14,7 +14,10 @@ from typing import Literal, get_args
 from bge_integrations.catalogue import EN_INSTRUCTION, ZH_INSTRUCTION, ModelSpec
 from bge_integrations.errors import SettingsError
 
-__all__ = ["Family", "Handling", "Policy", "Treatment", "decide", "family_of", "read_policy"]
+__all__ = ["VERSION", "Family", "Handling", "Policy", "Treatment", "decide", "family_of", "read_policy"]
+
+VERSION = 1
+"""Version of the rules in `decide`. A change of it keeps results by older rules from being taken for newer ones."""
 
 Policy = Literal["published", "always", "never"]
 """`"published"`: as the model's authors evaluated it. `"always"`: an instruction on every query. `"never"`: none."""

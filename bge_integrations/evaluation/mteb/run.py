@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bge_integrations.backend.machine.versions import version_of
+from bge_integrations.catalogue import find_model
 from bge_integrations.catalogue.scores import BENCHMARKS, find_benchmark, published_scores
 from bge_integrations.errors import BgeError, EvaluationDataError, SettingsError
 from bge_integrations.evaluation.mteb.library import import_mteb, quiet
@@ -18,7 +19,7 @@ from bge_integrations.evaluation.mteb.local import LocalTask, fill_task, find_lo
 from bge_integrations.evaluation.mteb.meta import with_data
 from bge_integrations.evaluation.mteb.report import MtebReport, TaskScore
 
-__all__ = ["run_mteb"]
+__all__ = ["Work", "choose_tasks", "run_mteb"]
 
 _VERSIONS = ("bge-integrations", "mteb", "openvino", "torch", "sentence-transformers", "scikit-learn", "numpy")
 _CARD_SPLITS = {"MultilingualSentiment": ["validation"]}
@@ -28,6 +29,10 @@ _CARD_METRICS = {"PairClassification": "cosine_ap"}
 tasks of their accuracies."""
 _BATCH = 256
 """Texts that mteb hands over together. The engine makes its own batches of all of them."""
+
+
+Work = list[tuple[Any, list[tuple[Any, LocalTask | None]]]]
+"""Each task with the tasks to run for it: itself, or the parts of an aggregate."""
 
 
 def run_mteb(
@@ -63,9 +68,8 @@ def run_mteb(
     """
     mteb = import_mteb()
     tell = tell or (lambda _: None)
+    work = choose_tasks(_model_name(model), benchmark=benchmark, tasks=tasks, data=data)
     with quiet():
-        chosen = _chosen(mteb, benchmark, tasks, data, model)
-        work = _local(chosen, data, is_strict=tasks is not None) if data is not None else _official(chosen)
         runner = _Runner(mteb, model, mteb.ResultCache(None if results is None else Path(results).expanduser()))
         held = model.mteb_model_meta
         known = published_scores(_model_name(model))
@@ -143,21 +147,42 @@ def _load(task: Any) -> None:  # noqa: ANN401 - mteb's AbsTask
         ) from error
 
 
-def _chosen(
-    mteb: Any,  # noqa: ANN401 - the module
-    benchmark: str | None,
-    tasks: Sequence[str] | None,
-    data: str | os.PathLike[str] | None,
-    model: Any,  # noqa: ANN401 - one of the wrappers
-) -> list[Any]:
-    """Returns copies of mteb's tasks, with the subsets and splits of the benchmark."""
+def choose_tasks(
+    model: str,
+    *,
+    benchmark: str | None = None,
+    tasks: Sequence[str] | None = None,
+    data: str | os.PathLike[str] | None = None,
+) -> Work:
+    """Returns the tasks that `run_mteb` runs with equal arguments. It loads no model and no data.
+
+    Args:
+        model: Name of the model.
+        benchmark: As for `run_mteb`.
+        tasks: As for `run_mteb`.
+        data: As for `run_mteb`.
+
+    Raises:
+        SettingsError: As for `run_mteb`.
+        EvaluationDataError: There is no local data for a task.
+    """
+    mteb = import_mteb()
+    with quiet():
+        chosen = _chosen(mteb, _benchmarks(model, benchmark, is_open=tasks is None and data is None), benchmark, tasks)
+        return _official(chosen) if data is None else _local(chosen, data, is_strict=tasks is not None)
+
+
+def _benchmarks(model: str, benchmark: str | None, *, is_open: bool) -> list[str]:
     if benchmark is not None:
-        names = [find_benchmark(benchmark).name]
-    elif tasks is not None or data is not None:
-        names = list(BENCHMARKS)
-    else:
-        is_chinese = "zho-Hans" in (model.mteb_model_meta.languages or ())
-        names = ["MTEB(cmn, v1)" if is_chinese else "MTEB(eng, v1)"]
+        return [find_benchmark(benchmark).name]
+    if not is_open:
+        return list(BENCHMARKS)
+    spec = find_model(model)
+    return ["MTEB(cmn, v1)" if spec and spec.languages == ("zh",) else "MTEB(eng, v1)"]
+
+
+def _chosen(mteb: Any, names: Sequence[str], benchmark: str | None, tasks: Sequence[str] | None) -> list[Any]:  # noqa: ANN401
+    """Returns copies of mteb's tasks, with the subsets and splits of the benchmarks."""
     known = {task.metadata.name: copy.copy(task) for name in names for task in mteb.get_benchmark(name).tasks}
     for name, splits in _CARD_SPLITS.items():
         if name in known:
@@ -181,20 +206,16 @@ def _other_task(mteb: Any, name: str) -> Any:  # noqa: ANN401 - the module, and 
         raise SettingsError(f"tasks: mteb has no task {name!r}: {error.args[0]}") from error
 
 
-_Work = list[tuple[Any, list[tuple[Any, LocalTask | None]]]]
-"""Each task with the tasks to run for it: itself, or the parts of an aggregate."""
-
-
 def _parts(task: Any) -> list[Any]:  # noqa: ANN401 - mteb's AbsTask
     return [copy.copy(part) for part in task.tasks] if hasattr(task, "combine_task_results") else [task]
 
 
-def _official(chosen: Iterable[Any]) -> _Work:
+def _official(chosen: Iterable[Any]) -> Work:
     return [(task, [(part, None) for part in _parts(task)]) for task in chosen]
 
 
-def _local(chosen: Sequence[Any], data: str | os.PathLike[str], *, is_strict: bool) -> _Work:
-    work: _Work = []
+def _local(chosen: Sequence[Any], data: str | os.PathLike[str], *, is_strict: bool) -> Work:
+    work: Work = []
     for task in chosen:
         parts = _parts(task)
         found = find_local_tasks(data, parts)

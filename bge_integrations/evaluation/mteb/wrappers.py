@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ from bge_integrations.errors import EvaluationDataError, SettingsError
 from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.evaluation.mteb.library import import_mteb
 from bge_integrations.evaluation.mteb.meta import model_meta
-from bge_integrations.evaluation.mteb.policy import Handling, Policy, decide, family_of, read_policy
+from bge_integrations.evaluation.mteb.policy import VERSION, Handling, Policy, decide, family_of, read_policy
 from bge_integrations.evaluation.searchers import Output, Run, as_searcher
 from bge_integrations.evaluation.vectors import Floats, unique_vectors
 from bge_integrations.m3.encoder import BgeM3Encoder
@@ -58,7 +58,7 @@ class MtebEncoder:
         self.mteb_model_meta = model_meta(
             self.encoder,
             kind="dense",
-            vectors=[self.encoder.cache_namespace(role).rpartition("_")[2] for role in _ROLES],
+            vectors=[VERSION, *(self.encoder.cache_namespace(role).rpartition("_")[2] for role in _ROLES)],
             variant={"policy": self.policy, "output": "dense"},
             use_instructions=asks,
             dimension=self.encoder.dimension,
@@ -201,7 +201,8 @@ class MtebSearch:
             raise SettingsError(f"output={output!r} is unknown; choose one of {', '.join(map(repr, _WEIGHTS))}.")
         self.m3, self.output = m3, output
         kinds = {"dense": "dense", "sparse": "sparse", "colbert": "late-interaction", "mixed": "hybrid"}
-        vectors = [m3.settings.query_instruction, m3.backend.request.transformers_kwargs.as_dicts()]
+        keywords = m3.backend.request.transformers_kwargs.as_dicts()
+        vectors = [asdict(_WEIGHTS[output]), m3.settings.query_instruction, keywords]
         self.mteb_model_meta = model_meta(
             m3, kind=kinds[output], vectors=vectors, variant={"output": output}, dimension=m3.dimension
         )
