@@ -603,8 +603,8 @@ class TestCommand:
         ("options", "message"),
         [
             (["--tasks", "STS12,STS13"], "has no folder STS13, which STS13 needs"),
-            (["--tasks", "NoSuchTask"], "mteb has no task 'NoSuchTask'"),
-            (["--tasks", "STS12", "--benchmark", "MTEB(cmn, v1)"], "'STS12' is not in MTEB(cmn, v1)"),
+            (["--tasks", "NoSuchTask"], "tasks='NoSuchTask' is no task of mteb"),
+            (["--tasks", "STS12", "--benchmark", "MTEB(cmn, v1)"], "tasks='STS12' is not in MTEB(cmn, v1)"),
             (["--benchmark", "MTEB(xx)"], "MTEB(xx)"),
             (["--policy", "often"], "policy='often' is unknown"),
             (["--tasks", ","], "tasks is empty"),

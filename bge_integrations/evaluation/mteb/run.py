@@ -192,7 +192,7 @@ def _chosen(mteb: Any, names: Sequence[str], benchmark: str | None, tasks: Seque
     chosen = []
     for name in dict.fromkeys(tasks):
         if name not in known and benchmark is not None:
-            raise SettingsError(f"tasks: {name!r} is not in {names[0]}. Its tasks are {', '.join(sorted(known))}.")
+            raise SettingsError(f"tasks={name!r} is not in {names[0]}. Its tasks are {', '.join(sorted(known))}.")
         chosen.append(known[name] if name in known else _other_task(mteb, name))
     if not chosen:
         raise SettingsError("tasks is empty; name at least one, or leave it out for all.")
@@ -203,7 +203,9 @@ def _other_task(mteb: Any, name: str) -> Any:  # noqa: ANN401 - the module, and 
     try:
         return mteb.get_task(name)
     except KeyError as error:
-        raise SettingsError(f"tasks: mteb has no task {name!r}: {error.args[0]}") from error
+        raise SettingsError(
+            f"tasks={name!r} is no task of mteb: {str(error.args[0]).removeprefix('KeyError: ')}"
+        ) from error
 
 
 def _parts(task: Any) -> list[Any]:  # noqa: ANN401 - mteb's AbsTask
