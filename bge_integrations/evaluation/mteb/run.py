@@ -127,6 +127,8 @@ class _Runner:
                 overwrite_strategy="only-missing" if is_current else "always",
                 show_progress_bar=False,
             )
+        except BgeError:  # some are a TypeError too
+            raise
         except (TypeError, OSError) as error:
             raise EvaluationDataError(f"{name} can't be run with this model: {error}") from error
         finally:

@@ -63,7 +63,7 @@ class MtebEncoder:
             use_instructions=asks,
             dimension=self.encoder.dimension,
         )
-        self._variant = cache(self._replaced)
+        self._variants: dict[tuple[str | None, bool | None, bool], BgeEncoder] = {}
 
     def handling(self, task_metadata: Any) -> Handling:  # noqa: ANN401 - mteb's TaskMetadata
         """Returns how the texts of a task are encoded."""
@@ -94,21 +94,25 @@ class MtebEncoder:
         """
         handling = self.handling(task_metadata)
         treatment = handling.of(prompt_type)
-        # Bare texts are documents without an instruction: documents go in bulk, and queries one batch ahead of others.
+        # Bare texts go as documents without an instruction, since the scheduler has queries overtake them.
         task = _task_text(task_metadata, prompt_type) if handling.takes_task and treatment == "query" else None
-        variant: BgeEncoder = self._variant(task, handling.normalize, treatment == "bare")
+        variant = self._variant(task, handling.normalize, treatment == "bare")
         embed = {"query": variant.encode_queries, "symmetric": variant.encode}.get(treatment, variant.encode_documents)
         return unique_vectors(embed, _texts(inputs))
 
-    def _replaced(self, task: str | None, normalize: bool | None, is_bare: bool) -> BgeEncoder:
+    def _variant(self, task: str | None, normalize: bool | None, is_bare: bool) -> BgeEncoder:
         """Returns an encoder with other settings and the same weights. The user's own instruction is kept."""
-        settings = self.encoder.settings
+        key, settings = (task, normalize, is_bare), self.encoder.settings
+        if key in self._variants:
+            return self._variants[key]
         changes: dict[str, Any] = {"document_instruction": "", "task": None} if is_bare else {}
         if task is not None and settings.task is None and settings.query_instruction is None:
             changes["task"] = task
         if normalize is not None:
             changes["normalize"] = normalize
-        return BgeEncoder.from_settings(settings.replace(**changes)) if changes else self.encoder
+        variant = BgeEncoder.from_settings(settings.replace(**changes)) if changes else self.encoder
+        self._variants[key] = variant
+        return variant
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:  # noqa: ANN401 - arrays or tensors
         """Returns the cosines of all pairs, as mteb computes them."""
