@@ -22,7 +22,7 @@ from llama_index.core.schema import TextNode
 from scipy import stats as scipy_stats
 
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
-from bge_integrations.errors import BgeError, EvaluationDataError, SettingsError
+from bge_integrations.errors import BgeError, EvaluationDataError, EvaluationWarning, SettingsError
 from bge_integrations.evaluation import (
     RetrievalData,
     RetrievalReport,
@@ -33,9 +33,11 @@ from bge_integrations.evaluation import (
     load_retrieval_data,
 )
 from bge_integrations.evaluation.metrics import parse_metric, ranked
+from bge_integrations.evaluation.searchers import Output
 from bge_integrations.evaluation.statistics import bootstrap_interval, holm, randomization_p
-from bge_integrations.langchain import HuggingFaceBgeEmbeddings
-from bge_integrations.llama_index import HuggingFaceBgeEmbedding
+from bge_integrations.langchain import BgeM3Reranker, HuggingFaceBgeEmbeddings
+from bge_integrations.langchain import BgeReranker as LangChainReranker
+from bge_integrations.llama_index import BgeM3Rerank, BgeRerank, HuggingFaceBgeEmbedding
 
 _THEIRS = {"ndcg": "ndcg_cut_{}", "recall": "recall_{}", "map": "map_cut_{}", "precision": "P_{}", "hit": "success_{}"}
 _CUTS = (1, 3, 10)
@@ -298,21 +300,75 @@ class TestSearchers:
             scores = {id_: float(table[text] @ table[one]) for id_, one in texts.items()}
             assert list(found[query]) == ranked(scores, depth)
 
-    def test_m3_dense_and_sparse(self, bge_m3: Path, data: RetrievalData) -> None:
+    @pytest.mark.parametrize("output", ["dense", "sparse", "colbert", "mixed"])
+    def test_m3_scores_as_the_encoder_does(
+        self, bge_m3: Path, data: RetrievalData, output: Output, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("bge_integrations.evaluation.m3_search._CHARACTERS", 60)  # several blocks
         m3 = BgeM3Encoder(bge_m3, device="cpu")
-        for output in ("dense", "sparse"):
-            report = evaluate_retrieval(m3, data, output=output)
-            weights = (1, 0, 0) if output == "dense" else (0, 1, 0)
-            for query, text in _QUERIES.items():
-                scores = m3.score(text, _CORPUS.values(), weights=weights)
-                expected = {
-                    id_: float(score)
-                    for id_, score in zip(_CORPUS, scores, strict=True)
-                    if score > 0 or output == "dense"
-                }
-                for document, score in report.run[query].items():
-                    assert score == pytest.approx(expected[document], abs=1e-5)
-                assert set(report.run[query]) == set(expected)
+        weights = {"dense": (1, 0, 0), "sparse": (0, 1, 0), "colbert": (0, 0, 1), "mixed": (0.2, 0.5, 0.3)}[output]
+        report = evaluate_retrieval(m3, data, output=output, weights=weights if output == "mixed" else None)
+        for query, text in _QUERIES.items():
+            scores = dict(zip(_CORPUS, m3.score(text, _CORPUS.values(), weights=weights), strict=True))
+            expected = {id_: float(score) for id_, score in scores.items() if score > 0 or output != "sparse"}
+            assert set(report.run[query]) == set(expected)
+            assert report.run[query] == {id_: pytest.approx(expected[id_], abs=1e-5) for id_ in report.run[query]}
+            assert list(report.run[query].values()) == sorted(report.run[query].values(), reverse=True)
+
+    def test_retrievers_that_return_few_are_told(self, bge_small_en: Path, data: RetrievalData) -> None:
+        store = InMemoryVectorStore(
+            HuggingFaceBgeEmbeddings(model_name=str(bge_small_en), model_kwargs={"device": "cpu"})
+        )
+        store.add_documents([Document(text, metadata={"id": id_}) for id_, text in _CORPUS.items()])
+        with pytest.warns(EvaluationWarning, match="at most 4 documents"):
+            evaluate_retrieval(store.as_retriever(), data)
+
+    def test_a_report_is_reranked(self, bge_small_en: Path, bge_reranker_base: Path, data: RetrievalData) -> None:
+        found = evaluate_retrieval(BgeEncoder(bge_small_en, device="cpu"), data)
+        again = evaluate_retrieval(found, data)
+        assert again.run == found.run
+        assert again.settings["searcher"] == found.settings["searcher"]
+        assert again.tokens is None
+        other = RetrievalData(_QUERIES, _CORPUS, {**_QRELS, "q1": {"d2": 1}})
+        with pytest.raises(EvaluationDataError, match="other data"):
+            evaluate_retrieval(found, other)
+
+    def test_rerankers_of_every_kind_score_the_same(
+        self, bge_small_en: Path, bge_reranker_base: Path, bge_m3: Path, data: RetrievalData
+    ) -> None:
+        found = evaluate_retrieval(BgeEncoder(bge_small_en, device="cpu"), data)
+        reranker, m3 = BgeReranker(bge_reranker_base, device="cpu"), BgeM3Encoder(bge_m3, device="cpu")
+        weights = (0.1, 0.2, 0.7)
+        of_m3 = lambda query, texts: m3.score(query, texts, weights=weights)  # noqa: E731
+        for expected, those in (
+            (
+                reranker.score,
+                [
+                    reranker,
+                    LangChainReranker(model_name=str(bge_reranker_base), model_kwargs={"device": "cpu"}),
+                    BgeRerank(model=str(bge_reranker_base), device="cpu"),
+                ],
+            ),
+            (
+                of_m3,
+                [
+                    BgeM3Reranker(model_name=str(bge_m3), device="cpu", weights=weights),
+                    BgeM3Rerank(model_name=str(bge_m3), device="cpu", weights=weights),
+                ],
+            ),
+        ):
+            right = evaluate_retrieval(found, data, reranker=expected).run
+            for one in those:
+                run = evaluate_retrieval(found, data, reranker=one).run
+                for query, scores in right.items():
+                    assert run[query] == {id_: pytest.approx(scores[id_], abs=1e-5) for id_ in run[query]}, type(one)
+
+    @pytest.mark.parametrize(
+        "reranker", [3, BgeReranker, lambda *_: [1.0], lambda _, texts: [float("nan") for _ in texts]]
+    )
+    def test_what_can_not_rerank_is_named(self, data: RetrievalData, reranker: object) -> None:
+        with pytest.raises(SettingsError, match=r"can't score texts|1 scores for 2 texts|NaN"):
+            evaluate_retrieval(lambda _: ["d1", "d2"], data, reranker=reranker)
 
     def test_a_reranker_on_top_and_alone(
         self, bge_small_en: Path, bge_reranker_base: Path, data: RetrievalData
@@ -358,13 +414,11 @@ class TestReports:
         )
         wrong = evaluate_retrieval(lambda _: ["d5"], data, name="wrong")
         found = compare(right, wrong)
-        assert not isinstance(found, list)
         assert (found.wins, found.losses, found.ties) == (0, 3, 0)
         assert found.difference == pytest.approx(wrong.metrics["ndcg@10"] - right.metrics["ndcg@10"])
         assert "worse" in found.in_words()
         assert len(found.worst(2)) == 2
         several = compare(right, [wrong, right])
-        assert isinstance(several, list)
         assert several[1].p == 1
         other = RetrievalData(_QUERIES, _CORPUS, {**_QRELS, "q1": {"d2": 1}})
         with pytest.raises(EvaluationDataError, match="other data"):

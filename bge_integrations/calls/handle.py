@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import os
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from typing_extensions import Self
 
-from bge_integrations.backend.checkpoint.digests import key_of
+from bge_integrations.backend.checkpoint.digests import cache_name, key_of
 from bge_integrations.backend.guarantees.forks import notice_fork
 from bge_integrations.backend.guarantees.interrupts import in_thread, uninterrupted
 from bge_integrations.backend.loading import registry
@@ -133,8 +131,7 @@ class ModelHandle(Generic[Settings]):
 
     def _cache_name(self, use: str, facts: Mapping[str, object]) -> str:
         """Returns a name for the keys of a cache: the model's name, a use, and a digest of named facts."""
-        model = re.sub(r"[^A-Za-z0-9.]+", "-", os.path.basename(os.path.normpath(self.settings.model_name)))
-        return f"{model}_{use}_{key_of(facts)[:16]}"
+        return f"{cache_name(self.settings.model_name)}_{use}_{key_of(facts)[:16]}"
 
     def _terms(self, priority: Priority) -> Terms:
         return Terms(model=self._loaded(), settings=self.settings, max_length=self.max_length, priority=priority)

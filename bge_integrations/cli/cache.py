@@ -1,4 +1,4 @@
-"""`bge cache`: lists and removes cached graphs."""
+"""`bge cache`: lists and removes cached graphs, and what evaluations have kept."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from bge_integrations.cli.terminal import open_console, plain_table, print_json,
 
 if TYPE_CHECKING:
     from bge_integrations.backend.prepared.entries import CacheEntry
+    from bge_integrations.evaluation.cache import CacheFile
 
 __all__ = ["cache"]
 
@@ -35,13 +36,18 @@ def list_entries(
         return
     from bge_integrations.backend.prepared.entries import LIMIT_VARIABLE, cache_limit, entries, graphs_folder
 
-    found, limit = entries(), cache_limit()
+    found, limit, kept = entries(), cache_limit(), _kept_results()
     try:
         folder = str(graphs_folder())
     except OSError as error:
         folder = f"no folder ({error.strerror})"
     if as_json:
-        content = {"folder": folder, "limit_bytes": limit, "entries": [_as_json(entry) for entry in found]}
+        content = {
+            "folder": folder,
+            "limit_bytes": limit,
+            "entries": [_as_json(entry) for entry in found],
+            "evaluation": [{"file": str(file.path), "bytes": file.size, "last_used": file.used} for file in kept],
+        }
         print_json(content)
         return
     console = open_console()
@@ -50,6 +56,9 @@ def list_entries(
     size = sum(entry.size for entry in found) / _MIB
     bound = "no limit" if limit is None else f"limit {limit / _MIB:,.0f} MiB"
     print_text(console, f"{len(found)} in {folder}: {size:,.0f} MiB, {bound} ({LIMIT_VARIABLE})")
+    if kept:
+        size = sum(file.size for file in kept) / _MIB
+        print_text(console, f"{len(kept)} files of `bge evaluate` in {kept[0].path.parent}: {size:,.0f} MiB, {bound}")
 
 
 @cache.command()
@@ -59,8 +68,8 @@ def clear(
     ] = None,
     old: Annotated[bool, typer.Option("--old", help="Only graphs that this version can't use.")] = False,
 ) -> None:
-    """Remove graphs. Programs that use a removed graph are not affected. It is made again at its next use."""
-    from bge_integrations.backend.checkpoint.digests import forget_digests
+    """Remove graphs, and results of `bge evaluate`. Programs that use them are not affected; they are made again."""
+    from bge_integrations.backend.checkpoint.digests import cache_name, forget_digests
     from bge_integrations.backend.prepared.entries import entries, remove_entry
 
     chosen = [
@@ -70,6 +79,12 @@ def clear(
         and not (old and entry.is_current)
     ]
     gone = [entry for entry in chosen if remove_entry(entry)]
+    if not old:
+        prefix = "" if model is None else f"{cache_name(model)}_"
+        for file in _kept_results():
+            if file.path.name.startswith(prefix):
+                with contextlib.suppress(OSError):
+                    file.path.unlink()
     if model is None and not old:
         with contextlib.suppress(OSError):
             forget_digests()
@@ -80,6 +95,15 @@ def clear(
             print_text(open_console(stderr=True), f"bge: {entry.folder} can't be removed now", style="yellow")
     if len(gone) < len(chosen):
         raise typer.Exit(1)
+
+
+def _kept_results() -> list[CacheFile]:
+    from bge_integrations.evaluation.cache import EvaluationCache
+
+    try:
+        return EvaluationCache().files()
+    except OSError:  # no home folder
+        return []
 
 
 def _table(entries: list[CacheEntry]) -> Table:

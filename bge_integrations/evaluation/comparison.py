@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, overload
 
-from bge_integrations.errors import EvaluationDataError, SettingsError
+from bge_integrations.errors import EvaluationDataError
 from bge_integrations.evaluation.report import RetrievalReport
 from bge_integrations.evaluation.statistics import (
     Interval,
@@ -80,9 +80,9 @@ class Comparison:
             return f"{self.candidate} and {self.baseline} are equal on every query ({self.metric} {self.after:.4f})."
         return (
             f"{self.candidate} is {verdict} than {self.baseline} by {abs(self.difference):.4f} {self.metric} "
-            f"({self.before:.4f} to {self.after:.4f}; 95 % interval {low:+.4f} to {high:+.4f}), with {self.wins} wins, "
-            f"{self.losses} losses and {self.ties} ties. That {chance} (p = {self.p:.2g}). These queries can show a "
-            f"difference of about {self.detectable:.4f}."
+            f"({self.before:.4f} to {self.after:.4f}; 95 % interval {low:+.4f} to {high:+.4f}; queries won: "
+            f"{self.wins}, lost: {self.losses}, equal: {self.ties}). That {chance} (p = {self.p:.2g}). "
+            f"These queries can show a difference of about {self.detectable:.4f}."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,12 +132,10 @@ def _compare(baseline: RetrievalReport, candidate: RetrievalReport, metric: str)
             f"{candidate.name} was evaluated on other data ({candidate.data}, digest {candidate.digest[:12]}) than "
             f"{baseline.name} ({baseline.data}, digest {baseline.digest[:12]}). Evaluate both on the same data."
         )
-    for report in (baseline, candidate):
-        if metric not in report.per_query:
-            raise SettingsError(
-                f"metric={metric!r} was not computed for {report.name}; it has {', '.join(report.per_query)}."
-            )
-    before, after = baseline.per_query[metric], candidate.per_query[metric]
+    before, after = (
+        dict(zip(report.per_query.get(metric, ()), report.values(metric), strict=True))
+        for report in (baseline, candidate)
+    )
     differences = {query: after[query] - before[query] for query in before}
     values = list(differences.values())
     return Comparison(

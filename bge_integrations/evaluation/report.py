@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bge_integrations.errors import EvaluationDataError
+from bge_integrations.errors import EvaluationDataError, SettingsError
 from bge_integrations.evaluation.statistics import Interval, bootstrap_interval
 
-__all__ = ["RetrievalReport"]
+__all__ = ["RetrievalReport", "load_reports", "save_reports"]
 
 _FORMAT = 1
 _RUN_TAG = "bge-integrations"
@@ -61,21 +61,41 @@ class RetrievalReport:
         """Tokens that a model read in a second; `None` where that is not known."""
         return self.tokens / self.seconds if self.tokens and self.seconds else None
 
-    def interval(self, metric: str, *, percent: float = 95) -> Interval:
-        """Returns the bootstrap interval of a metric's mean.
+    def values(self, metric: str, group: str | None = None) -> list[float]:
+        """Returns a metric's values, one a query.
+
+        Args:
+            metric: The metric.
+            group: Only the queries of this group; `None`: all queries.
 
         Raises:
-            KeyError: The metric was not computed.
+            SettingsError: The metric was not computed.
         """
-        return bootstrap_interval(list(self.per_query[metric].values()), percent=percent)
+        if metric not in self.per_query:
+            raise SettingsError(
+                f"metric={metric!r} was not computed for {self.name}; it has {', '.join(self.per_query)}."
+            )
+        values = self.per_query[metric].items()
+        return [value for query, value in values if group is None or self.groups.get(query) == group]
+
+    def interval(self, metric: str, *, percent: float = 95, group: str | None = None) -> Interval:
+        """Returns the bootstrap interval of a metric's mean.
+
+        Args:
+            metric: The metric.
+            percent: The part of the distribution that lies within.
+            group: As for `values`.
+
+        Raises:
+            SettingsError: The metric was not computed.
+            ValueError: The group has no query.
+        """
+        return bootstrap_interval(self.values(metric, group), percent=percent)
 
     def by_group(self, metric: str) -> dict[str, float]:
         """Returns the mean of a metric over the queries of each group."""
-        members: dict[str, list[float]] = {}
-        for query, value in self.per_query[metric].items():
-            if query in self.groups:
-                members.setdefault(self.groups[query], []).append(value)
-        return {group: statistics.fmean(values) for group, values in sorted(members.items())}
+        groups = sorted(set(self.groups.values()))
+        return {group: statistics.fmean(self.values(metric, group)) for group in groups}
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON, from which `from_dict` makes an equal report."""
@@ -101,7 +121,7 @@ class RetrievalReport:
         Raises:
             OSError: The file can't be written.
         """
-        Path(file).write_text(json.dumps(self.to_dict(), ensure_ascii=False), encoding="utf-8")
+        save_reports([self], file)
 
     @classmethod
     def load(cls, file: str | os.PathLike[str]) -> RetrievalReport:
@@ -110,13 +130,10 @@ class RetrievalReport:
         Raises:
             EvaluationDataError: The file can't be read, or holds no report.
         """
-        try:
-            content = json.loads(Path(file).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise EvaluationDataError(f"{os.fspath(file)} is no report that can be read: {error}.") from error
-        if not isinstance(content, dict):
-            raise EvaluationDataError(f"{os.fspath(file)} is no report.")
-        return cls.from_dict(content)
+        reports = load_reports(file)
+        if len(reports) != 1:
+            raise EvaluationDataError(f"{os.fspath(file)} has {len(reports)} reports; read them with load_reports.")
+        return reports[0]
 
     def trec_run(self) -> str:
         """Returns the run in trec_eval's format: query, Q0, document, rank, score and tag a line."""
@@ -143,3 +160,33 @@ class RetrievalReport:
             means = [self.by_group(metric) for metric in shown]
             lines += [f"| {group} | {' | '.join(f'{one[group]:.4f}' for one in means)} |" for group in means[0]]
         return "\n".join(lines) + "\n"
+
+
+def save_reports(reports: Sequence[RetrievalReport], file: str | os.PathLike[str]) -> None:
+    """Writes reports as JSON. A file that is there is replaced when all is written.
+
+    Raises:
+        OSError: The file can't be written.
+    """
+    target = Path(file)
+    content = {"format": _FORMAT, "reports": [report.to_dict() for report in reports]}
+    unfinished = target.with_name(f"{target.name}.unfinished")
+    unfinished.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    unfinished.replace(target)
+
+
+def load_reports(file: str | os.PathLike[str]) -> list[RetrievalReport]:
+    """Reads what `save_reports` or `RetrievalReport.save` wrote.
+
+    Raises:
+        EvaluationDataError: The file can't be read, or holds no reports.
+    """
+    place = os.fspath(file)
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EvaluationDataError(f"{place} is no report that can be read: {error}.") from error
+    reports = content.get("reports") if isinstance(content, dict) else None
+    if not isinstance(reports, list) or not reports or not all(isinstance(report, dict) for report in reports):
+        raise EvaluationDataError(f"{place} is no report. Give a file that an evaluation has saved.")
+    return [RetrievalReport.from_dict(report) for report in reports]

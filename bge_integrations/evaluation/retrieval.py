@@ -102,12 +102,18 @@ def evaluate_retrieval(
         run = reranked(run, data, reranker, rerank_depth, cache=cache, show_progress=show_progress)
     seconds = time.perf_counter() - start
     work = Work.of(searcher, reranker).since(before)
+    truncated = work.truncated if cache is None else _truncated(searcher, reranker, data)
+    described_searcher = described(searcher)
+    if isinstance(searcher, RetrievalReport):
+        seconds += searcher.seconds
+        work, truncated = Work(_sum(work.tokens, searcher.tokens)), _sum(truncated, searcher.truncated)
+        described_searcher = searcher.settings.get("searcher", {})
     per_query = {
         measure.name: {query: measure.of(list(run.get(query, {})), data.qrels[query]) for query in data.queries}
         for measure in measures
     }
     settings = {
-        "searcher": searcher.settings if isinstance(searcher, RetrievalReport) else described(searcher),
+        "searcher": described_searcher,
         "reranker": None if reranker is None else described(reranker),
         "rerank_depth": None if reranker is None else rerank_depth,
         "output": output,
@@ -126,8 +132,12 @@ def evaluate_retrieval(
         versions={package: version for package in _VERSIONS if (version := version_of(package))},
         seconds=seconds,
         tokens=work.tokens,
-        truncated=work.truncated if cache is None else _truncated(searcher, reranker, data),
+        truncated=truncated,
     )
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else one + other
 
 
 def _candidates(data: RetrievalData) -> Run:

@@ -118,6 +118,11 @@ def key_of(facts: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
+def cache_name(model_name: str) -> str:
+    """Returns the last part of a model's name, in letters, digits, `.` and `-`, for names in a cache."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", os.path.basename(os.path.normpath(model_name)))
+
+
 def _is_blob_as_fetched(path: Path, real: Path) -> bool:
     """Whether the hub's client named this file by its content, and the file has not been written to since.
 
