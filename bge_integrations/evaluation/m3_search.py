@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,18 +14,27 @@ from bge_integrations.calls.m3 import M3Output
 from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.evaluation.ranking import BestDocuments, in_order_of_ids
 from bge_integrations.evaluation.vectors import Floats
-from bge_integrations.m3.scores import M3Weights
+from bge_integrations.m3.scores import M3Weights, mixed_pairs
+
+if TYPE_CHECKING:
+    from bge_integrations.m3 import BgeM3Encoder
 
 # Characters of documents whose token vectors are in memory at once: at most about this many tokens of 4 KiB.
 _CHARACTERS = 1 << 17
 
 
-class Encode(Protocol):
-    """Gives the outputs of bge-m3 that the search needs."""
+Encode = Callable[[list[str]], M3Output]
+"""Function from texts to the outputs of bge-m3 that a search needs."""
 
-    def __call__(self, texts: list[str]) -> M3Output:
-        """Encodes texts."""
-        ...
+
+def encoders(encoder: BgeM3Encoder, weights: M3Weights) -> tuple[Encode, Encode]:
+    """Returns functions that compute of queries and documents only what the weights need."""
+    chosen = weights.wanted
+    queries, documents = (
+        partial(method, dense=chosen.dense, sparse=chosen.sparse, colbert=chosen.colbert)
+        for method in (encoder.encode_queries, encoder.encode_documents)
+    )
+    return queries, documents
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,35 @@ class M3Searcher:
         return scores
 
 
+def score_pairs(
+    queries: Encode, documents: Encode, pairs: Sequence[tuple[str, str]], weights: M3Weights
+) -> NDArray[np.float32]:
+    """Scores pairs of query and document. Each different text is encoded once, documents block by block.
+
+    Args:
+        queries: Encodes queries.
+        documents: Encodes documents.
+        pairs: The pairs, no pair twice.
+        weights: The weights of the scores.
+
+    Returns:
+        float32, shape [pairs].
+    """
+    row_of = {query: row for row, query in enumerate(dict.fromkeys(query for query, _ in pairs))}
+    asked = queries(list(row_of)) if row_of else M3Output()
+    places: dict[str, list[int]] = {}
+    for place, (_, document) in enumerate(pairs):
+        places.setdefault(document, []).append(place)
+    scores = np.empty(len(pairs), dtype=np.float32)
+    for _, part in _blocks(list(places)):
+        found = documents(part)
+        owners = [(place, row) for row, document in enumerate(part) for place in places[document]]
+        chosen = [place for place, _ in owners]
+        ours = _rows(asked, [row_of[pairs[place][0]] for place in chosen])
+        scores[chosen] = mixed_pairs(weights, ours, _rows(found, [row for _, row in owners]))
+    return scores
+
+
 def _count(output: M3Output) -> int:
     return next(len(part) for part in (output.dense, output.sparse, output.colbert) if part is not None)
 
@@ -86,11 +125,12 @@ def _blocks(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
         yield first, part
 
 
-def _rows(output: M3Output, rows: slice) -> M3Output:
+def _rows(output: M3Output, rows: slice | Sequence[int]) -> M3Output:
+    chosen = list(range(_count(output))[rows]) if isinstance(rows, slice) else list(rows)
     return M3Output(
-        None if output.dense is None else output.dense[rows],
-        None if output.sparse is None else output.sparse[rows],
-        None if output.colbert is None else output.colbert[rows],
+        None if output.dense is None else output.dense[chosen],
+        None if output.sparse is None else [output.sparse[row] for row in chosen],
+        None if output.colbert is None else [output.colbert[row] for row in chosen],
     )
 
 

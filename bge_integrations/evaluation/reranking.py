@@ -9,10 +9,12 @@ import numpy as np
 
 from bge_integrations.calls.progress import Progress
 from bge_integrations.errors import SettingsError
+from bge_integrations.evaluation import m3_search
 from bge_integrations.evaluation.cache import EvaluationCache
 from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.evaluation.held import held_by
 from bge_integrations.evaluation.ranking import best_of
+from bge_integrations.m3.scores import M3Weights
 from bge_integrations.texts import kind_of
 
 __all__ = ["reranked"]
@@ -71,8 +73,8 @@ def reranked(
 def _score_pairs(reranker: object, cache: EvaluationCache | None) -> ScorePairs:
     held: Any = held_by(reranker)
     if hasattr(held, "dense_encoder"):  # bge-m3, or an adapter with weights of its own
-        weights = getattr(reranker, "weights", None)
-        return lambda pairs: held.score_pairs(pairs, weights=weights)
+        weights = M3Weights.read(getattr(reranker, "weights", None))
+        return lambda pairs: m3_search.score_pairs(*m3_search.encoders(held, weights), pairs, weights).tolist()
     if hasattr(held, "score_pairs"):
         return held.score_pairs if cache is None else _kept(held.score_pairs, held.cache_namespace(), cache)
     if isinstance(reranker, type) or not callable(reranker):

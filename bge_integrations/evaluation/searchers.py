@@ -13,9 +13,9 @@ from bge_integrations.backend.model.heads import unit_rows
 from bge_integrations.calls.m3 import M3Output
 from bge_integrations.calls.progress import warn_user
 from bge_integrations.errors import EvaluationDataError, EvaluationWarning, SettingsError
-from bge_integrations.evaluation.cache import EvaluationCache
+from bge_integrations.evaluation.cache import EvaluationCache, Weights
 from bge_integrations.evaluation.data import RetrievalData
-from bge_integrations.evaluation.m3_search import M3Searcher
+from bge_integrations.evaluation.m3_search import Encode, M3Searcher, encoders
 from bge_integrations.evaluation.ranking import BestDocuments, best_of, in_order_of_ids
 from bge_integrations.evaluation.report import RetrievalReport
 from bge_integrations.evaluation.vectors import Embed, Floats, unique_vectors
@@ -201,30 +201,24 @@ class _How:
         if self.output == "dense":
             return self.of_encoder(dense)
         weights = {"sparse": M3Weights(0, 1, 0), "colbert": M3Weights(0, 0, 1)}.get(self.output, self.weights)
-        wanted = {name: getattr(weights.wanted, name) for name in ("dense", "sparse", "colbert")}
+        queries, documents = encoders(encoder, weights)
         if self.cache is None or self.output != "sparse":
-            return M3Searcher(
-                lambda texts: encoder.encode_queries(texts, **wanted),
-                lambda texts: encoder.encode_documents(texts, **wanted),
-                weights,
-            )
-        queries = self.cache.weights(
-            f"{dense.cache_namespace('query')}_sparse",
-            lambda texts: encoder.encode_queries(texts, **wanted).sparse or [],
-        )
-        documents = self.cache.weights(
-            f"{dense.cache_namespace('document')}_sparse",
-            lambda texts: encoder.encode_documents(texts, **wanted).sparse or [],
-        )
+            return M3Searcher(queries, documents, weights)
+        kept_queries = self.cache.weights(f"{dense.cache_namespace('query')}_sparse", _lexical(queries))
+        kept_documents = self.cache.weights(f"{dense.cache_namespace('document')}_sparse", _lexical(documents))
         return M3Searcher(
-            lambda texts: M3Output(sparse=list(map(dict, queries(texts)))),
-            lambda texts: M3Output(sparse=list(map(dict, documents(texts)))),
+            lambda texts: M3Output(sparse=list(map(dict, kept_queries(texts)))),
+            lambda texts: M3Output(sparse=list(map(dict, kept_documents(texts)))),
             weights,
         )
 
     def of_functions(self, query: Callable[[str], Any], documents: Embed) -> VectorSearcher:
         """Asks for one query at a time, as the frameworks embed queries."""
         return VectorSearcher(lambda texts: [query(text) for text in texts], documents, self.similarity)
+
+
+def _lexical(encode: Encode) -> Weights:
+    return lambda texts: encode(texts).sparse or []
 
 
 _KINDS: tuple[tuple[str, Callable[[Any, _How], Searcher]], ...] = (
