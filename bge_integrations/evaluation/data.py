@@ -8,14 +8,34 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from bge_integrations.calls.inputs import check_texts
 from bge_integrations.errors import EvaluationDataError, InvalidInputError
 
-__all__ = ["RetrievalData"]
+__all__ = ["RetrievalData", "Searched"]
 
 Places = Mapping[tuple[str, ...], str]
 """Where an entry stands in a file: by ("queries", id), ("corpus", id), ("qrels", query id, document id)."""
+
+
+class Searched(Protocol):
+    """What a search needs of data: no grades."""
+
+    @property
+    def queries(self) -> Mapping[str, str]:
+        """Texts by query id."""
+        ...
+
+    @property
+    def corpus(self) -> Mapping[str, str]:
+        """Texts by document id."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The data's name in messages."""
+        ...
 
 
 @dataclass(frozen=True)

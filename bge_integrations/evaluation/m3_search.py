@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_integrations.calls.m3 import M3Output
-from bge_integrations.evaluation.data import RetrievalData
+from bge_integrations.evaluation.data import Searched
 from bge_integrations.evaluation.ranking import BestDocuments, in_order_of_ids
 from bge_integrations.evaluation.vectors import Floats
 from bge_integrations.m3.scores import M3Weights, mixed_pairs
@@ -55,7 +55,7 @@ class M3Searcher:
     documents: Encode
     weights: M3Weights
 
-    def search(self, data: RetrievalData, depth: int, *, ignore_identical_ids: bool) -> dict[str, dict[str, float]]:
+    def search(self, data: Searched, depth: int, *, ignore_identical_ids: bool) -> dict[str, dict[str, float]]:
         """See `searchers.Searcher.search`."""
         asked = self.queries(list(data.queries.values()))
         texts, ids = in_order_of_ids(data.corpus)

@@ -14,7 +14,7 @@ from bge_integrations.calls.m3 import M3Output
 from bge_integrations.calls.progress import warn_user
 from bge_integrations.errors import EvaluationDataError, EvaluationWarning, SettingsError
 from bge_integrations.evaluation.cache import EvaluationCache, Weights
-from bge_integrations.evaluation.data import RetrievalData
+from bge_integrations.evaluation.data import RetrievalData, Searched
 from bge_integrations.evaluation.m3_search import Encode, M3Searcher, encoders
 from bge_integrations.evaluation.ranking import BestDocuments, best_of, in_order_of_ids
 from bge_integrations.evaluation.report import RetrievalReport
@@ -40,7 +40,7 @@ _IDS = ("id", "_id", "doc_id", "document_id", "node_id", "ref_doc_id")
 class Searcher(Protocol):
     """Finds the best documents of every query."""
 
-    def search(self, data: RetrievalData, depth: int, *, ignore_identical_ids: bool) -> Run:
+    def search(self, data: Searched, depth: int, *, ignore_identical_ids: bool) -> Run:
         """Searches.
 
         Args:
@@ -65,7 +65,7 @@ class VectorSearcher:
     documents: Embed
     similarity: Similarity = "cosine"
 
-    def search(self, data: RetrievalData, depth: int, *, ignore_identical_ids: bool) -> Run:
+    def search(self, data: Searched, depth: int, *, ignore_identical_ids: bool) -> Run:
         """See `Searcher.search`. Equal texts are embedded once, and documents block by block."""
         asked = self._vectors(self.queries, list(data.queries.values()))
         texts, ids = in_order_of_ids(data.corpus)
@@ -93,7 +93,7 @@ class QuerySearcher:
     ask: Callable[[str], Any]
     is_retriever: bool = False
 
-    def search(self, data: RetrievalData, depth: int, *, ignore_identical_ids: bool) -> Run:
+    def search(self, data: Searched, depth: int, *, ignore_identical_ids: bool) -> Run:
         """See `Searcher.search`."""
         by_text: dict[str, str] = {}
         for document in sorted(data.corpus):
@@ -122,13 +122,13 @@ class RunSearcher:
 
     report: RetrievalReport
 
-    def search(self, data: RetrievalData, depth: int, *, ignore_identical_ids: bool) -> Run:
+    def search(self, data: Searched, depth: int, *, ignore_identical_ids: bool) -> Run:
         """See `Searcher.search`.
 
         Raises:
             EvaluationDataError: The report is of other data.
         """
-        if self.report.digest != data.digest:
+        if not isinstance(data, RetrievalData) or self.report.digest != data.digest:
             raise EvaluationDataError(
                 f"The report of {self.report.name} is of other data ({self.report.data}) than {data.name}."
             )
@@ -235,7 +235,7 @@ _KINDS: tuple[tuple[str, Callable[[Any, _How], Searcher]], ...] = (
 LlamaIndex's retrievers, reports, and searchers."""
 
 
-def _scored(found: Any, data: RetrievalData, by_text: Mapping[str, str]) -> dict[str, float]:  # noqa: ANN401
+def _scored(found: Any, data: Searched, by_text: Mapping[str, str]) -> dict[str, float]:  # noqa: ANN401
     if isinstance(found, Mapping):
         return _known({str(id_): float(score) for id_, score in found.items()}, data)
     pairs = [_pair(item, data, by_text) for item in found]
@@ -247,7 +247,7 @@ def _scored(found: Any, data: RetrievalData, by_text: Mapping[str, str]) -> dict
     return _known(scored, data)
 
 
-def _pair(item: Any, data: RetrievalData, by_text: Mapping[str, str]) -> tuple[str, float | None]:  # noqa: ANN401
+def _pair(item: Any, data: Searched, by_text: Mapping[str, str]) -> tuple[str, float | None]:  # noqa: ANN401
     if isinstance(item, (str, int)):
         return str(item), None
     if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], (str, int)):
@@ -272,7 +272,7 @@ def _pair(item: Any, data: RetrievalData, by_text: Mapping[str, str]) -> tuple[s
     )
 
 
-def _known(scores: dict[str, float], data: RetrievalData) -> dict[str, float]:
+def _known(scores: dict[str, float], data: Searched) -> dict[str, float]:
     unknown = next((id_ for id_ in scores if id_ not in data.corpus), None)
     if unknown is not None:
         raise SettingsError(

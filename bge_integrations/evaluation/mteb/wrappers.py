@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bge_integrations.catalogue.instructions import Role
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.errors import EvaluationDataError, SettingsError
-from bge_integrations.evaluation.data import RetrievalData
+from bge_integrations.evaluation.held import held_by
 from bge_integrations.evaluation.mteb.library import import_mteb
 from bge_integrations.evaluation.mteb.meta import model_meta
 from bge_integrations.evaluation.mteb.policy import VERSION, Handling, Policy, decide, family_of, read_policy
@@ -138,18 +138,15 @@ class MtebReranker:
             SettingsError: There is no reranker.
             MissingExtraError: mteb is not installed, or this Python is too old for it.
         """
-        held = next((it for it in (reranker, getattr(reranker, "reranker", None)) if isinstance(it, BgeReranker)), None)
-        if held is None:
+        held = held_by(reranker)
+        if not isinstance(held, BgeReranker):
             raise SettingsError(f"reranker={reranker!r} is {kind_of(reranker)}, and holds no BgeReranker. Give one.")
         self.reranker = held
-        settings = held.settings
-        vectors = {
-            name: getattr(settings, name)
-            for name in ("query_instruction", "prompt", "cutoff_layers", "compress_ratio", "compress_layers")
-        }
-        keywords = held.backend.request.transformers_kwargs.as_dicts()
         self.mteb_model_meta = model_meta(
-            held, kind="cross-encoder", vectors=[vectors, settings.normalize, keywords], variant={"output": "scores"}
+            held,
+            kind="cross-encoder",
+            vectors=held.cache_namespace().rpartition("_")[2],
+            variant={"output": "scores"},
         )
 
     def predict(
@@ -247,8 +244,7 @@ class MtebSearch:
         asked = {row["id"]: _required(row["text"], row["id"]) for row in queries}
         documents, self._documents = self._documents, {}
         if top_ranked is None:
-            # Grades are mteb's business, and a search looks at none.
-            data = cast("RetrievalData", _Corpus(asked, documents, task_metadata.name))
+            data = _Corpus(asked, documents, task_metadata.name)
             return as_searcher(self.m3, output=self.output).search(data, top_k, ignore_identical_ids=False)
         return {id_: self._ranked(text, top_ranked.get(id_, ()), documents) for id_, text in asked.items()}
 
@@ -259,11 +255,11 @@ class MtebSearch:
 
 
 def _encoder_of(it: object) -> BgeEncoder:
-    if isinstance(it, BgeM3Encoder):
-        return it.dense_encoder()
-    for candidate in (it, getattr(it, "encoder", None)):
-        if isinstance(candidate, BgeEncoder):
-            return candidate
+    held = held_by(it)
+    if isinstance(held, BgeM3Encoder):
+        return held.dense_encoder()
+    if isinstance(held, BgeEncoder):
+        return held
     raise SettingsError(
         f"encoder={it!r} is {kind_of(it)}, and holds no BgeEncoder. Give a BgeEncoder, a BgeM3Encoder, or embeddings "
         "of this package for LangChain or LlamaIndex."
