@@ -22,6 +22,7 @@ BgeError
 ├── EngineFailedError                  (also a RuntimeError) the engine fails on one text alone, or has died
 ├── ModelClosedError                   (also a RuntimeError) used after `close()`
 ├── EvaluationDataError                (also a ValueError)  data to evaluate on are wrong: the file, the line and the id
+├── TrainingDataError                  (also a ValueError)  data to train on are wrong: the file, the line and the field
 └── MissingExtraError                  (also an ImportError) an optional dependency is not installed
 ```
 
@@ -57,6 +58,7 @@ __all__ = [
     "PoolingWarning",
     "PreparedModelError",
     "SettingsError",
+    "TrainingDataError",
     "TruncationError",
     "TruncationWarning",
     "UnsafeWeightsError",
@@ -201,6 +203,10 @@ EncoderClosedError = ModelClosedError
 
 class EvaluationDataError(BgeError, ValueError):
     """Data to evaluate on can't be used as they are; the message names the file, the line and the id."""
+
+
+class TrainingDataError(BgeError, ValueError):
+    """Data to train on can't be used as they are; the message names the file, the line and the field."""
 
 
 class MissingExtraError(BgeError, ImportError):

@@ -13,7 +13,7 @@ from typing import Any
 from bge_integrations.errors import EvaluationDataError
 from bge_integrations.evaluation.data import RetrievalData
 
-__all__ = ["json_lines", "load_retrieval_data", "plain_or_zipped"]
+__all__ = ["json_lines", "load_retrieval_data", "plain_or_zipped", "text_lines"]
 
 _HEADERS = ("query-id", "query_id", "qid", "queryid")
 
@@ -152,7 +152,7 @@ def _read_lines(reading: _Reading, kind: str, file: Path, only: Mapping[str, obj
 
 
 def _read_qrels(reading: _Reading, file: Path) -> None:
-    for number, line in enumerate(_lines(file), start=1):
+    for number, line in enumerate(text_lines(file), start=1):
         place = f"{file}, line {number}"
         columns = line.split("\t") if "\t" in line else line.split()
         if not line.strip() or (number == 1 and columns[0].strip().lower() in _HEADERS):
@@ -169,7 +169,7 @@ def _read_qrels(reading: _Reading, file: Path) -> None:
 
 def _read_llama_index(reading: _Reading, file: Path) -> None:
     try:
-        content = json.loads("".join(_lines(file)))
+        content = json.loads("".join(text_lines(file)))
     except ValueError as error:
         raise EvaluationDataError(f"{file} is no JSON: {error}.") from error
     parts: list[Any] = [
@@ -214,7 +214,7 @@ def json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         EvaluationDataError: The file can't be read, or a line is no JSON object.
     """
-    for number, line in enumerate(_lines(file), start=1):
+    for number, line in enumerate(text_lines(file), start=1):
         if not line.strip():
             continue
         place = f"{file}, line {number}"
@@ -227,7 +227,12 @@ def json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield place, row
 
 
-def _lines(file: Path) -> Iterator[str]:
+def text_lines(file: Path) -> Iterator[str]:
+    """Yields the lines of a text file, which may be a .gz file.
+
+    Raises:
+        EvaluationDataError: The file can't be read.
+    """
     opens: Callable[..., Any] = gzip.open if file.suffix == ".gz" else open
     try:
         with opens(file, "rt", encoding="utf-8-sig") as opened:
