@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -60,13 +61,17 @@ class TrainingRow:
     source: str = ""
 
     def __post_init__(self) -> None:
-        """Makes tuples of lists, and of a single text; a text must never become its characters."""
+        """Makes tuples of lists, and of a single text, which must never become its characters; and floats of scores."""
         for name in ("pos", "neg", "pos_scores", "neg_scores"):
             value = getattr(self, name)
             if is_text(value):
                 object.__setattr__(self, name, (value,))
             elif isinstance(value, Iterable) and not isinstance(value, (tuple, bytes, Mapping, Set)):
                 object.__setattr__(self, name, tuple(value))
+        for name in ("pos_scores", "neg_scores"):
+            scores = getattr(self, name)
+            if isinstance(scores, tuple):
+                object.__setattr__(self, name, tuple(map(_as_float, scores)))
 
 
 @dataclass(frozen=True)
@@ -278,6 +283,16 @@ class Split:
     test: TrainingData | None
 
 
+def _as_float(score: object) -> object:
+    """Returns a number as a `float`, also one of numpy's; other values as they are, for the message about them."""
+    if not isinstance(score, Real) or isinstance(score, bool):
+        return score
+    try:
+        return float(score)
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf
+
+
 def text_fault(text: object) -> str | None:
     """Returns the end of a message about a value that is no text to train on, with the remedy, or `None`."""
     if not is_text(text):
@@ -326,7 +341,7 @@ def _fault_of_scores(row: TrainingRow) -> str | None:
         if len(scores) != len(texts):
             return f"{name} has {len(scores)} scores, but {kind} has {len(texts)} texts. Give one for each."
         for position, score in enumerate(scores):
-            if not isinstance(score, (int, float)) or isinstance(score, bool) or not math.isfinite(score):
+            if not isinstance(score, float) or not math.isfinite(score):
                 return f"{name}[{position}] is {score!r}; write a finite number."
     return None
 
