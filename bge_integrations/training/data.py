@@ -285,7 +285,7 @@ class Split:
 
 def _as_float(score: object) -> object:
     """Returns a number as a `float`, also one of numpy's; other values as they are, for the message about them."""
-    if not isinstance(score, Real) or isinstance(score, bool):
+    if isinstance(score, bool) or not isinstance(score, Real):
         return score
     try:
         return float(score)
