@@ -59,6 +59,14 @@ class BestDocuments:
         chosen = np.stack([_first(row, place, keep) for row, place in zip(scores, all_places, strict=True)])
         return np.take_along_axis(scores, chosen, axis=1), np.take_along_axis(all_places, chosen, axis=1)
 
+    def best_places(self) -> tuple[Floats, NDArray[np.int64]]:
+        """Returns scores and places of the best documents, best first, both of shape [queries, documents].
+
+        Equal scores are in the order of their places. A score of -inf: not found.
+        """
+        order = np.lexsort((self._places, -self._scores), axis=1)
+        return np.take_along_axis(self._scores, order, axis=1), np.take_along_axis(self._places, order, axis=1)
+
     def found(self, documents: Sequence[Sequence[str]]) -> dict[str, dict[str, float]]:
         """Returns scores by document id, best first, for each query id.
 

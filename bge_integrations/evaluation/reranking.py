@@ -17,7 +17,7 @@ from bge_integrations.evaluation.ranking import best_of
 from bge_integrations.m3.scores import M3Weights
 from bge_integrations.texts import kind_of
 
-__all__ = ["reranked"]
+__all__ = ["kept_scores", "reranked"]
 
 Pair = tuple[str, str]
 ScorePairs = Callable[[list[Pair]], Sequence[float]]
@@ -76,7 +76,7 @@ def _score_pairs(reranker: object, cache: EvaluationCache | None) -> ScorePairs:
         weights = M3Weights.read(getattr(reranker, "weights", None))
         return lambda pairs: m3_search.score_pairs(*m3_search.encoders(held, weights), pairs, weights).tolist()
     if hasattr(held, "score_pairs"):
-        return held.score_pairs if cache is None else _kept(held.score_pairs, held.cache_namespace(), cache)
+        return held.score_pairs if cache is None else kept_scores(held.score_pairs, held.cache_namespace(), cache)
     if isinstance(reranker, type) or not callable(reranker):
         raise SettingsError(
             f"reranker={reranker!r} is {kind_of(reranker)}, which can't score texts. Give a BgeReranker, a "
@@ -85,7 +85,15 @@ def _score_pairs(reranker: object, cache: EvaluationCache | None) -> ScorePairs:
     return lambda pairs: _query_by_query(reranker, pairs)
 
 
-def _kept(score: ScorePairs, namespace: str, cache: EvaluationCache) -> ScorePairs:
+def kept_scores(score: ScorePairs, namespace: str, cache: EvaluationCache) -> ScorePairs:
+    """Returns a function that scores only pairs without a kept score.
+
+    Args:
+        score: Function from pairs, no pair twice, to their scores.
+        namespace: As for `EvaluationCache.vectors`.
+        cache: The cache.
+    """
+
     def kept(pairs: list[Pair]) -> list[float]:
         # A blank line before the passage can't be mistaken: the length of the query is part of the key.
         by_key = {f"{len(query)} {query} {passage}": (query, passage) for query, passage in pairs}
