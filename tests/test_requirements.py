@@ -50,6 +50,8 @@ IF_INSTALLED = {
     "bge_integrations/evaluation/chart.py": "matplotlib",
     "bge_integrations/langchain/milvus.py": "langchain-milvus",
     "bge_integrations/langchain/sparse.py": "langchain-qdrant",
+    "bge_integrations/training/mining_chart.py": "matplotlib",
+    "bge_integrations/training/words.py": "bm25s",
 }
 
 # What needs no declaration of its own: pydantic needs exactly one version of its core, mteb takes data as tables of

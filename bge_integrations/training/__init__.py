@@ -1,20 +1,29 @@
-"""Training data: rows of a query, positives and negatives; formats, splits, leakage, and what is drawn in an epoch."""
+"""Training data: rows of a query, positives and negatives; formats, splits, leakage, hard negatives, and draws."""
 
 from __future__ import annotations
 
 from bge_integrations.training.data import Split, TrainingData, TrainingRow
 from bge_integrations.training.formats import load_training_data
+from bge_integrations.training.mining import Mined, mine_hard_negatives
+from bge_integrations.training.mining_chart import draw_mining_chart
+from bge_integrations.training.mining_report import MiningReport
 from bge_integrations.training.overlaps import Leakage, Overlap, leakage
 from bge_integrations.training.sampling import Drawn, draw
+from bge_integrations.training.teacher import score_with_teacher
 
 __all__ = [
     "Drawn",
     "Leakage",
+    "Mined",
+    "MiningReport",
     "Overlap",
     "Split",
     "TrainingData",
     "TrainingRow",
     "draw",
+    "draw_mining_chart",
     "leakage",
     "load_training_data",
+    "mine_hard_negatives",
+    "score_with_teacher",
 ]
