@@ -11,9 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner, Result
 
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
-from bge_integrations.errors import MissingExtraError, SettingsError
+from bge_integrations.cli import app
+from bge_integrations.cli.app import mine as mine_command
+from bge_integrations.cli.wording import in_options, options_of
+from bge_integrations.errors import BgeError, MissingExtraError, SettingsError, TrainingDataError
 from bge_integrations.evaluation import EvaluationCache
 from bge_integrations.evaluation.vectors import Floats
 from bge_integrations.training import (
@@ -30,6 +34,8 @@ from bge_integrations.training import mining as mining_module
 from bge_integrations.training import search as search_module
 from bge_integrations.training.choice import MiningSettings
 from bge_integrations.training.exclusions import contains, normalised, overlap
+from bge_integrations.training.mining_report import MARGINS
+from bge_integrations.training.passages import load_passages
 from bge_integrations.training.words import terms
 from tests.conftest import MakeCheckpoint
 
@@ -452,6 +458,15 @@ class TestInterruption:
         assert negatives(second) == negatives(fresh)
         assert part.read_text(encoding="utf-8").splitlines()[0] != before
 
+    def test_a_file_of_another_kind_is_not_replaced(self, tmp_path: Path) -> None:
+        file = tmp_path / "notes.txt"
+        file.write_text("precious\n", encoding="utf-8")
+        with pytest.raises(SettingsError, match="is a file of another kind"):
+            mine(ROW, TABLE, part=file)
+        assert file.read_text(encoding="utf-8") == "precious\n"
+        file.write_text("", encoding="utf-8")
+        mine(ROW, TABLE, part=file)
+
     def test_an_encoder_without_a_namespace_can_have_no_part_file(self, tmp_path: Path) -> None:
         class Nameless:
             def embed_query(self, text: str) -> list[float]:
@@ -518,6 +533,7 @@ class TestReport:
         assert max(map(len, words.splitlines())) <= 100
         assert words.startswith("data: 7 rows, 20 passages to choose from, with Cosines, in ")
         assert "at the ranks 2 to 12" in words
+        assert mined.report.margins == {margin: mined.report.distances.share_below(margin) for margin in MARGINS}
         margins, shares = (line.split() for line in words.splitlines()[-2:])
         assert margins[2:] == ["0", "%", "1", "%", "2", "%", "5", "%", "10", "%", "20", "%"]
         assert [float(share) for share in shares[5::2]] == sorted(float(share) for share in shares[5::2])
@@ -601,3 +617,152 @@ def test_what_gives_no_vectors_is_refused(encoder: object) -> None:
 def test_prompts_need_an_encoder_of_this_package() -> None:
     with pytest.raises(SettingsError, match="prompts of their own, such as 'x: '"):
         mine(dataclasses.replace(ROW, prompt="x: "), TABLE)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with data and passages, and a cache of results for this test alone."""
+    monkeypatch.setattr("bge_integrations.evaluation.cache.cache_root", lambda: tmp_path / "cache")
+    rows = [TrainingRow("a fox", (FOX,)), TrainingRow("what is hard?", ("a stone is hard",), ("water is wet",))]
+    TrainingData(rows).save(tmp_path / "data.jsonl")
+    passages = [f"passage {number} about a {word}" for number, word in enumerate(["fox", "stone", "river", "owl"] * 5)]
+    lines = [json.dumps({"text": text, "title": "T", "document": number % 3}) for number, text in enumerate(passages)]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "corpus.txt").write_text("\n\n".join(passages), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.usefixtures("kept_small_en", "kept_reranker_base")
+class TestCommand:
+    @pytest.fixture(autouse=True)
+    def _arguments(self, folder: Path, bge_small_en: Path) -> None:
+        self.folder = folder
+        self.output = folder / "out.jsonl"
+        self.arguments = [folder / "data.jsonl", "--model", bge_small_en, "-o", self.output, "--device", "cpu"]
+
+    def run(self, *arguments: object, ok: bool = True) -> Result:
+        done = CliRunner().invoke(app, ["mine", *map(str, [*self.arguments, *arguments])])
+        assert (done.exit_code == 0) is ok, (done.output, done.exception)
+        return done
+
+    def test_negatives_and_a_teachers_scores_are_written(self, bge_small_en: Path, bge_reranker_base: Path) -> None:
+        options = ("--corpus", self.folder / "corpus.jsonl", "--negatives", 4, "--ranks", "1-15", "--margin", 0)
+        found = json.loads(self.run(*options, "--teacher", bge_reranker_base, "--json").stdout)
+        data, encoder = load_training_data(self.folder / "data.jsonl"), BgeEncoder(bge_small_en, device="cpu")
+        passages, documents = load_passages(self.folder / "corpus.jsonl")
+        expected = mine_hard_negatives(
+            data, encoder, corpus=passages, documents=documents, count=4, ranks=(1, 15), relative_margin=0.0
+        )
+        written = load_training_data(self.output)
+        assert negatives(Mined(written, expected.report)) == negatives(expected)
+        assert all(text.startswith(("T passage", "water")) for row in written.rows for text in row.neg)
+        reranker = BgeReranker(bge_reranker_base, device="cpu")
+        for row in written.rows:
+            assert row.neg_scores == pytest.approx(reranker.score(row.query, row.neg).tolist(), abs=1e-5)
+        assert found["output"] == str(self.output)
+        assert found["settings"] == {**found["settings"], "count": 4, "ranks": [1, 15], "relative_margin": 0.0}
+        assert found["found"] == expected.report.found > 0
+        assert sorted(path.name for path in self.folder.iterdir() if "out" in path.name) == ["out.jsonl"]
+
+    def test_the_report_is_printed_in_100_columns(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", "100")
+        files = ("--report", self.folder / "report.md", "--chart", self.folder / "chart.png")
+        said = self.run("--corpus", self.folder / "corpus.txt", *files, "--lexical", "--sampling", "random").stdout
+        paths = [line for line in said.splitlines() if str(self.folder) in line]
+        assert max(len(line) for line in said.splitlines() if line not in paths) <= 100
+        assert said.startswith("data: 2 rows, 20 passages to choose from, with bge-small-en-v1.5, in ")
+        assert "relative margin" in said
+        assert [line.split(":")[0] for line in paths] == ["saved", "report", "chart"]
+        assert (self.folder / "report.md").read_text(encoding="utf-8").startswith("# Hard negatives of data")
+        assert (self.folder / "chart.png").stat().st_size > 10_000
+
+    @pytest.mark.parametrize("option", ["--output", "--report", "--chart"])
+    def test_nothing_is_overwritten_unless_forced(self, option: str) -> None:
+        file = self.folder / {"--output": "out.jsonl", "--report": "r.md", "--chart": "c.png"}[option]
+        file.write_text("precious", encoding="utf-8")
+        more = () if option == "--output" else (option, file)
+        error = self.run(*more, ok=False).exception
+        assert isinstance(error, SettingsError)
+        assert str(error).startswith(f"{option} {file} is there already.")
+        assert file.read_text(encoding="utf-8") == "precious"
+        self.run(*more, "--force")
+        assert file.read_bytes() != b"precious"
+
+    def test_a_second_run_goes_on_where_the_first_was_interrupted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(data: TrainingData, file: Path) -> None:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(TrainingData, "save", fail)
+            self.run(ok=False)
+        part = self.folder / "out.jsonl.part"
+        assert len(part.read_text(encoding="utf-8").splitlines()) == 3
+        with monkeypatch.context() as patched:
+            patched.setattr(BgeEncoder, "encode_documents", fail)
+            patched.setattr(choice_module.Chooser, "choose", fail)
+            self.run()
+        assert not part.exists()
+        assert len(load_training_data(self.output).rows) == 2
+
+    def test_without_a_cache_nothing_is_kept(self) -> None:
+        self.run("--no-cache")
+        assert not (self.folder / "cache").exists()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--ranks", "5"], "--ranks 5 is no window"),
+            (["--ranks", "9-3"], "ranks 9-3 are no window"),
+            (["--sampling", "best"], "sampling='best'"),
+            (["--corpus", "nowhere"], "no file or folder nowhere"),
+            (["--corpus", "."], "no corpus.jsonl"),
+            (["-o", "out.txt"], "--output out.txt must end with"),
+            (["-o", "no/folder/out.jsonl"], "there is no folder"),
+            (["--report", "."], "--report . is a folder"),
+            (["--precision", "int3"], "int3"),
+        ],
+    )
+    def test_errors_come_before_a_model_is_loaded(
+        self, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        monkeypatch.setattr(BgeEncoder, "from_settings", None)
+        error = self.run(*arguments, ok=False).exception
+        assert isinstance(error, BgeError)
+        assert message in str(error)
+
+    def test_messages_name_the_options(self) -> None:
+        options = options_of(mine_command)
+        assert in_options("relative_margin=-1 is no margin", options) == "--margin -1 is no margin"
+        assert in_options("count=0 leaves no negatives", options) == "--negatives 0 leaves no negatives"
+
+
+class TestLoadPassages:
+    def test_formats(self, folder: Path) -> None:
+        plain, documents = load_passages(folder / "corpus.txt")
+        titled, its = load_passages(folder)
+        assert titled == [f"T {text}" for text in plain]
+        assert (documents, its[titled[4]]) == ({}, {"1"})
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ('{"title": "x"}', "line 1: text is None"),
+            ('{"text": 5}', "line 1: text is 5"),
+            ('{"text": "x", "title": ["y"]}', "line 1: title is"),
+            ('{"text": "x", "document": 1.5}', "line 1: document is 1.5"),
+            ('{"text": " "}', "has no passages"),
+            ("[]", "line 1 is no JSON object"),
+        ],
+    )
+    def test_what_is_wrong_is_named_with_its_place(self, line: str, message: str, tmp_path: Path) -> None:
+        file = tmp_path / "corpus.jsonl"
+        file.write_text(line, encoding="utf-8")
+        with pytest.raises(TrainingDataError, match=message):
+            load_passages(file)
+
+    def test_other_files_are_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "corpus.pdf").write_text("x", encoding="utf-8")
+        with pytest.raises(TrainingDataError, match="no known format"):
+            load_passages(tmp_path / "corpus.pdf")

@@ -423,6 +423,113 @@ def evaluate(
         raise typer.Exit(1)
 
 
+@app.command(epilog=_PRIVATE)
+def mine(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA",
+            help="Training data: a .jsonl, .json, .csv or .tsv file with queries and positives, LlamaIndex's .json "
+            "file, a folder of such files, or a BEIR folder.",
+        ),
+    ],
+    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="Hub id or folder of the encoder.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="PATH", help="File for the data with negatives, such as out.jsonl."),
+    ],
+    corpus: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Passages to choose from: a .jsonl file with text (and title, document), a .txt file with a passage a "
+            "line, or a BEIR folder; the passages of the data unless given.",
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option("--negatives", min=1, metavar="N", help="Negatives of a row.")] = 7,
+    ranks: Annotated[str, typer.Option(metavar="A-B", help="The first and the last rank to choose from.")] = "2-200",
+    relative_margin: Annotated[
+        float,
+        typer.Option(
+            "--margin", min=0, metavar="N", help="A negative scores at least this share lower than the lowest positive."
+        ),
+    ] = 0.05,
+    absolute_margin: Annotated[
+        float | None, typer.Option(min=0, metavar="N", help="The same as a difference of scores; both must hold.")
+    ] = None,
+    sampling: Annotated[str, typer.Option(help="top: the nearest; random: any of these ranks.")] = "top",
+    seed: Annotated[int, typer.Option(metavar="N", help="Another seed gives another random choice.")] = 0,
+    lexical: Annotated[
+        bool, typer.Option("--lexical", help="Find every second negative by words (BM25); needs bm25s.")
+    ] = False,
+    teacher: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Hub id or folder of a reranker that scores the result.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="File for the report with rows to read, as Markdown.")] = None,
+    chart: Annotated[Path | None, typer.Option(help="Picture to draw, such as chart.png; needs matplotlib.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Compute everything; neither use nor keep results of other runs.")
+    ] = False,
+    precision: Annotated[str, typer.Option(help="float32, bfloat16, float16, int8 or auto.")] = "auto",
+    teacher_precision: Annotated[str, typer.Option(metavar="P", help="Precision of the reranker.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, openvino, torch or sentence-transformers.")] = "auto",
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; the best there is unless given.")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Tokens of a text; the model's own limit unless given.")
+    ] = None,
+    pooling: HowToPool = None,
+    cache_folder: CacheFolder = None,
+    local_files_only: LocalFilesOnly = False,
+    trust_remote_code: TrustRemoteCode = False,
+    allow_pickle_weights: AllowPickleWeights = False,
+    as_json: AsJson = False,
+) -> None:
+    """Add hard negatives to training data: passages near to a query that do not answer it."""
+    from bge_integrations.cli.mine import MinePlan, read_ranks
+    from bge_integrations.cli.mine import mine as run
+    from bge_integrations.training.choice import MiningSettings, Sampling
+
+    settings = MiningSettings(
+        count=count,
+        ranks=read_ranks(ranks),
+        relative_margin=relative_margin,
+        absolute_margin=absolute_margin,
+        sampling=cast("Sampling", sampling),
+        seed=seed,
+        lexical=lexical,
+    )
+    options = {
+        "precision": precision,
+        "engine": engine,
+        "device": device,
+        "max_length": max_length,
+        "pooling": pooling,
+        "cache_folder": cache_folder,
+        "local_files_only": local_files_only,
+        "trust_remote_code": trust_remote_code,
+        "allow_pickle_weights": allow_pickle_weights,
+    }
+    plan = MinePlan(
+        data=data,
+        model=model,
+        output=output,
+        settings=settings,
+        corpus=corpus,
+        teacher=teacher,
+        teacher_precision=teacher_precision,
+        report=report,
+        chart=chart,
+        options=options,
+        overwrite=force,
+        keep=not no_cache,
+        as_json=as_json,
+    )
+    run(plan)
+
+
 app.add_typer(cache, name="cache")
 
 for _command in app.registered_commands:

@@ -24,7 +24,9 @@ def options_of(command: Callable[..., object]) -> dict[str, str]:
     spelled = {}
     for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
         (declared,) = parameter.annotation.__metadata__
-        flags = [flag for flag in declared.param_decls or () if flag.startswith("--")]
+        # In `Annotated`, the first name stands where the default would be.
+        names = (declared.default, *(declared.param_decls or ()))
+        flags = [flag for flag in names if isinstance(flag, str) and flag.startswith("--")]
         option = name.upper() if isinstance(declared, ArgumentInfo) else (*flags, f"--{name.replace('_', '-')}")[0]
         spelled["model_name" if name == "model" else name] = option
     return spelled

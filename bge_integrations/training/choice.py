@@ -252,7 +252,7 @@ class Chooser:
         return sorted(chosen.values(), key=lambda one: (-one.score, one.place))
 
     def _draw(self, row: TrainingRow, candidate: Negative) -> bytes:
-        """Returns a number by lot: it depends on the seed and the texts alone, so that no other row changes it."""
+        """Returns a random key for the order of candidates. It depends on the seed and the texts only."""
         text = f"{self._settings.seed}\0{row.query}\0{self._pool.texts[candidate.place]}"
         return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 

@@ -65,15 +65,19 @@ def mine_hard_negatives(
 ) -> Mined:
     """Finds passages that are near to each query and do not answer it.
 
-    All passages are compared with all queries, by the cosine. A passage is no negative of a row if it is a positive of
-    the row, or of another row with an equal query (but for case and white space); a copy of such a positive, or a
-    near-duplicate (a Jaccard similarity of 0.9 by shingles of three characters); if one of the two contains the other;
-    or if it is from the document of such a positive. What is left has the ranks 1, 2, 3 and so on; negatives that the
-    row has already have none. The window and then the margins choose among the ranks.
+    All passages are compared with all queries, by the cosine. Some passages are never negatives of a row:
 
-    A row keeps the negatives that it has, and gets new ones behind them until there are `count`, nearest first. If not
-    enough are found, it has fewer; the report counts such rows. Rows that get new negatives lose their teacher's
-    scores: call `score_with_teacher` afterwards.
+    - positives of the row, and of other rows with an equal query (only case and white space may differ);
+    - copies of such a positive, and near-duplicates (Jaccard similarity by shingles of three characters: 0.9 or more);
+    - passages that contain such a positive, or are contained in it;
+    - passages from the document of such a positive.
+
+    The others have the ranks 1, 2, 3 and so on. Negatives that the row already has get no rank. The window applies
+    first, then the margins.
+
+    A row keeps the negatives that it has. New ones follow, nearest first, until there are `count`. If not enough are
+    found, the row has fewer, and the report counts it. Rows with new negatives lose a teacher's scores: call
+    `score_with_teacher` afterwards.
 
     Args:
         data: The rows. A row with a prompt of its own is searched with this prompt.
@@ -82,21 +86,23 @@ def mine_hard_negatives(
         documents: The id of the document that a passage is from, or several ids, by the passage's text. The `document`
             of a row is that of its positives.
         count: The number of negatives of a row.
-        ranks: The first and the last rank to choose from. The first ones are often unlabelled positives.
-        relative_margin: A negative's score is at most the score of the row's lowest positive, less this share of the
-            positive's absolute value; `None`: no such limit. For cosines from 0.6 to 1, 0.05 is much: see the report.
-        absolute_margin: The same as a difference of scores. If both are given, both must hold.
-        sampling: "top": the nearest. "random": any of the window, by a lot that depends on the seed and the texts only.
+        ranks: The first and the last rank to choose from, counted from 1. The first are often unlabelled positives.
+        relative_margin: A negative scores at most p - relative_margin * |p|, where p is the score of the row's lowest
+            positive; `None`: no such limit. BGE's cosines are narrow, so that 0.05 can be much: see the report.
+        absolute_margin: A negative scores at most p - absolute_margin. If both margins are given, both must hold.
+        sampling: "top": the nearest. "random": any of the window; the choice depends on the seed and the texts only.
         seed: For "random".
-        lexical: Take every second negative from a search by words (BM25). The same rules, ranks and margins apply, so
-            that these negatives are of another kind, and no nearer. It needs the package bm25s.
+        lexical: Whether every second negative comes from a search by words (BM25), with ranks of its own. The same
+            rules, window and margins apply. It needs the package bm25s.
         cache: Keeps vectors of encoders of this package on disk while they are computed; `None`: nothing is kept.
-        part: A file that keeps finished rows, so that an interrupted run can go on. It is used again only for the same
-            model, settings, data and corpus. It stays when all is done; remove it when the result is saved.
+        part: A file that keeps finished rows, so that an interrupted run can go on. It is used again only for equal
+            model weights, settings, data and passages; other results are replaced. It stays at the end: remove it when
+            the result is saved.
         show_progress: Whether to show a progress bar, for models of this package.
 
     Raises:
-        SettingsError: An argument is wrong, or `part` is given for an encoder without a `cache_namespace`.
+        SettingsError: An argument is wrong, `part` is a file of another kind, or it is given for an encoder without a
+            `cache_namespace`.
         MissingExtraError: bm25s is not installed.
         OSError: `part` can't be read or written.
         BgeError: Embedding fails.

@@ -9,7 +9,8 @@ from typing import Any
 from bge_integrations._optional import require_package
 from bge_integrations.errors import SettingsError
 from bge_integrations.training.choice import DISTANCE_STEP
-from bge_integrations.training.mining_report import Histogram, MiningReport
+from bge_integrations.training.histogram import Histogram
+from bge_integrations.training.mining_report import MiningReport
 
 __all__ = ["draw_mining_chart"]
 

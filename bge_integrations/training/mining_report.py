@@ -9,66 +9,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from bge_integrations.training.choice import DISTANCE_STEP, MiningSettings, RowResult
 from bge_integrations.training.data import TrainingData
 from bge_integrations.training.exclusions import REASONS, Reason
+from bge_integrations.training.histogram import SCORE_STEP, Histogram
 from bge_integrations.training.pool import Pool
 
-__all__ = ["Histogram", "MiningReport", "Sample", "make_report"]
+__all__ = ["MiningReport", "Sample", "make_report"]
 
 MARGINS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
 """Relative margins for which the report says what they would leave out."""
-_SCORE_STEP = 0.01
-_QUANTILES = (5, 25, 50, 75, 95)
 _SAMPLES, _DOUBTFUL_SAMPLES = 6, 3
 _BAR, _SCORE_ROWS = 30, 16
 _WIDTH = 100
 _SHOWN_CHARACTERS = 300
 
 Scored = tuple[str, float]
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Numbers by the bin that they fall into.
-
-    Attributes:
-        step: The width of a bin; bin n is from n times the step to (n + 1) times the step.
-        counts: How many fall into each bin, by its number.
-        quantiles: The numbers below which 5, 25, 50, 75 and 95 % lie; empty if there are no numbers.
-    """
-
-    step: float
-    counts: Mapping[int, int]
-    quantiles: Mapping[int, float]
-
-    @classmethod
-    def of(cls, values: Sequence[float], step: float = _SCORE_STEP) -> Histogram:
-        """Counts some numbers."""
-        bins = np.floor(np.asarray(values, dtype=np.float64) / step + 1e-9).astype(int)
-        counts = dict(sorted(Counter(bins.tolist()).items()))
-        found = np.percentile(values, _QUANTILES).tolist() if len(values) else []
-        return cls(step, counts, dict(zip(_QUANTILES, found, strict=False)))
-
-    @classmethod
-    def of_bins(cls, counts: Mapping[int, int], step: float) -> Histogram:
-        """Takes counted bins. The quantiles are then lower ends of bins."""
-        ordered = dict(sorted(counts.items()))
-        edges = np.repeat([number * step for number in ordered], list(ordered.values())) if ordered else np.empty(0)
-        found = np.percentile(edges, _QUANTILES, method="inverted_cdf").tolist() if len(edges) else []
-        return cls(step, ordered, dict(zip(_QUANTILES, found, strict=False)))
-
-    @property
-    def total(self) -> int:
-        """The number of numbers."""
-        return sum(self.counts.values())
-
-    def share_below(self, value: float) -> float:
-        """Returns the share of the numbers in bins that end at a value, or before it."""
-        edge = round(value / self.step)
-        return sum(count for number, count in self.counts.items() if number < edge) / max(self.total, 1)
 
 
 @dataclass(frozen=True)
@@ -144,14 +100,21 @@ class MiningReport:
     samples: Sequence[Sample]
     seconds: float
 
+    @property
+    def margins(self) -> dict[float, float]:
+        """What part of the candidates some relative margins would leave out."""
+        return {margin: self.distances.share_below(margin) for margin in MARGINS}
+
     def in_words(self) -> str:
-        """Returns the report in sentences, in lines of at most 100 characters."""
-        return "\n\n".join(
-            [
-                *(textwrap.fill(part, _WIDTH, break_on_hyphens=False) for part in self._sentences()),
-                self._margins_in_words(),
-            ]
+        """Returns the report in sentences, in lines of at most 100 characters, and a table of `margins`."""
+        rows = [(_percent(margin, 0), _percent(share)) for margin, share in self.margins.items()]
+        heads = ("relative margin", "leaves out of the candidates")
+        table = "\n".join(
+            f"{head:<{len(heads[1])}}" + "".join(f"{cell:>9}" for cell in cells)
+            for head, cells in zip(heads, zip(*rows, strict=True), strict=True)
         )
+        sentences = (textwrap.fill(part, _WIDTH, break_on_hyphens=False) for part in self.sentences())
+        return "\n\n".join([*sentences, table])
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
@@ -159,17 +122,18 @@ class MiningReport:
 
     def to_markdown(self) -> str:
         """Returns the report with tables, a histogram and the rows to read, as Markdown."""
-        parts = [f"# Hard negatives of {_escaped(self.data)}", *map(_escaped, self._sentences())]
+        parts = [f"# Hard negatives of {_escaped(self.data)}", *map(_escaped, self.sentences())]
         lines = [f"| {REASONS[reason]} | {self.left_out.get(reason, 0):,} |" for reason in REASONS]
         parts.append("\n".join(["| left out | passages |", "|---|---|", *lines]))
-        lines = [f"| {_percent(margin, 0)} | {_percent(self.distances.share_below(margin))} |" for margin in MARGINS]
+        lines = [f"| {_percent(margin, 0)} | {_percent(share)} |" for margin, share in self.margins.items()]
         parts.append("\n".join(["| relative margin | leaves out of the candidates |", "|---|---|", *lines]))
         parts.append(self._histogram())
         parts.append("## Rows to read")
         parts += [_sample_in_markdown(sample) for sample in self.samples]
         return "\n\n".join(parts) + "\n"
 
-    def _sentences(self) -> Iterator[str]:
+    def sentences(self) -> Iterator[str]:
+        """Yields what was found and left out, in sentences that belong together."""
         first, last = self.settings["ranks"]
         yield (
             f"{self.data}: {_counted(self.rows, 'row')}, {_counted(self.passages, 'passage')} to choose from, with "
@@ -210,15 +174,6 @@ class MiningReport:
                 f"of {middle:.3f}. {taken}"
             ).strip()
 
-    def _margins_in_words(self) -> str:
-        shares = [_percent(self.distances.share_below(margin)) for margin in MARGINS]
-        columns = [_percent(margin, 0) for margin in MARGINS]
-        heads = ("relative margin", "leaves out of the candidates")
-        return "\n".join(
-            f"{head:<{len(heads[1])}}" + "".join(f"{cell:>9}" for cell in cells)
-            for head, cells in zip(heads, (columns, shares), strict=True)
-        )
-
     def _histogram(self) -> str:
         """Returns a table of shares: the scores of positives beside those of negatives."""
         bins = [*self.positives.counts, *self.negatives.counts]
@@ -232,7 +187,7 @@ class MiningReport:
                 for one in (self.positives, self.negatives)
             ]
             bars = "".join(mark * round(share * _BAR) for mark, share in zip("█░", shares, strict=True))
-            lines.append(f"| {start * _SCORE_STEP:.2f} | {_percent(shares[0])} | {_percent(shares[1])} | {bars} |")
+            lines.append(f"| {start * SCORE_STEP:.2f} | {_percent(shares[0])} | {_percent(shares[1])} | {bars} |")
         return "\n".join(lines)
 
 

@@ -10,9 +10,12 @@ from types import TracebackType
 
 from typing_extensions import Self
 
+from bge_integrations.errors import SettingsError
 from bge_integrations.training.choice import RowResult
 
 __all__ = ["PartFile"]
+
+_HEAD = '{"key": "'
 
 
 class PartFile:
@@ -29,6 +32,7 @@ class PartFile:
             key: A name for all that the results depend on.
 
         Raises:
+            SettingsError: The file was not written by this class, so that it must not be replaced.
             OSError: The file can't be read or written.
         """
         self.results: dict[int, RowResult] = {}
@@ -37,6 +41,8 @@ class PartFile:
             return
         head = json.dumps({"key": key})
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+        if lines and not lines[0].startswith(_HEAD):
+            raise SettingsError(f"part={os.fspath(path)!r} is a file of another kind. Name another file, or remove it.")
         if lines and lines[0] == head:
             for line in lines[1:]:
                 try:

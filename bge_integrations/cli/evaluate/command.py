@@ -16,7 +16,7 @@ from bge_integrations.cli.terminal import open_console, print_json, print_text
 from bge_integrations.errors import SettingsError
 from bge_integrations.evaluation import EvaluationCache, draw_chart, load_retrieval_data, save_reports
 
-__all__ = ["Shown", "evaluate"]
+__all__ = ["Shown", "evaluate", "usual_cache"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ def evaluate(path: Path, split: str, plan: Plan, shown: Shown, *, keep: bool) ->
     progress = open_console(stderr=True)
     plan = dataclasses.replace(
         plan,
-        cache=_cache() if keep else None,
+        cache=usual_cache() if keep else None,
         show_progress=progress.is_terminal,
         tell=lambda text: print_text(progress, f"{text} …") if progress.is_terminal else None,
     )
@@ -98,8 +98,9 @@ def evaluate(path: Path, split: str, plan: Plan, shown: Shown, *, keep: bool) ->
     return not results.failed
 
 
-def _cache() -> EvaluationCache | None:
+def usual_cache() -> EvaluationCache | None:
+    """Returns the cache in its usual folder, or `None` if there is no home folder."""
     try:
         return EvaluationCache()
-    except OSError:  # no home folder
+    except OSError:
         return None

@@ -1,0 +1,179 @@
+"""`bge mine`: adds hard negatives to training data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from bge_integrations._optional import require_package
+from bge_integrations.cli.evaluate.command import usual_cache
+from bge_integrations.cli.terminal import open_console, plain_table, print_json, print_table, print_text
+from bge_integrations.encoder import BgeEncoder
+from bge_integrations.errors import SettingsError
+from bge_integrations.reranker import BgeReranker
+from bge_integrations.settings import EncoderSettings, RerankerOptions, RerankerSettings
+from bge_integrations.training import draw_mining_chart, load_training_data, mine_hard_negatives, score_with_teacher
+from bge_integrations.training.choice import MiningSettings
+from bge_integrations.training.mining import Mined
+from bge_integrations.training.passages import load_passages
+from bge_integrations.training.words import require_words
+
+__all__ = ["MinePlan", "mine", "read_ranks"]
+
+_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinePlan:
+    """What the command does.
+
+    Attributes:
+        data: File or folder of the training data.
+        model: Hub id or folder of the encoder.
+        output: File for the data with negatives.
+        settings: What is mined.
+        corpus: File or folder of passages; `None`: those of the data.
+        teacher: Hub id or folder of a reranker that scores the result; `None`: no scores.
+        teacher_precision: The reranker's precision.
+        report: File for the report as Markdown; `None`: none.
+        chart: File for a picture; `None`: none.
+        options: Settings of the encoder; of these, the reranker takes those that concern files, engine and device.
+        overwrite: Whether files that are there are replaced.
+        keep: Whether results are kept for the next run.
+        as_json: Whether to print JSON.
+    """
+
+    data: Path
+    model: str
+    output: Path
+    settings: MiningSettings
+    corpus: Path | None = None
+    teacher: str | None = None
+    teacher_precision: str = "auto"
+    report: Path | None = None
+    chart: Path | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    overwrite: bool = False
+    keep: bool = True
+    as_json: bool = False
+
+    def check(self) -> None:
+        """Checks files and packages, before anything is computed.
+
+        Raises:
+            SettingsError: A file is there already, its folder does not exist, or the output has an unknown ending.
+            MissingExtraError: matplotlib or bm25s is needed, and not installed.
+        """
+        if not self.output.name.endswith(_ENDINGS):
+            raise SettingsError(f"--output {self.output} must end with one of {', '.join(_ENDINGS)}.")
+        for option, file in (("--output", self.output), ("--report", self.report), ("--chart", self.chart)):
+            if file is None:
+                continue
+            if not file.absolute().parent.is_dir():
+                raise SettingsError(f"{option} {file}: there is no folder {file.absolute().parent}. Make it first.")
+            if file.is_dir():
+                raise SettingsError(f"{option} {file} is a folder. Name a file.")
+            if file.exists() and not self.overwrite:
+                raise SettingsError(
+                    f"{option} {file} is there already. Choose another name, or replace it with --force."
+                )
+        if self.chart is not None:
+            require_package("matplotlib", "matplotlib")
+        if self.settings.lexical:
+            require_words()
+
+    @property
+    def part(self) -> Path:
+        """The file that keeps finished rows while the command runs."""
+        return self.output.with_name(f"{self.output.name}.part")
+
+
+def read_ranks(text: str) -> tuple[int, int]:
+    """Returns the ranks in a text such as "2-200".
+
+    Raises:
+        SettingsError: It is no such text.
+    """
+    first, _, last = text.partition("-")
+    try:
+        return int(first), int(last)
+    except ValueError as error:
+        raise SettingsError(f"--ranks {text} is no window of ranks; write the first and the last: 2-200.") from error
+
+
+def mine(plan: MinePlan) -> None:
+    """Reads the data, mines, scores, saves and prints.
+
+    Raises:
+        BgeError: An option or the data is wrong, or a model fails. Finished rows are kept for the next run.
+        OSError: A file can't be written.
+    """
+    plan.check()
+    data = load_training_data(plan.data)
+    passages, documents = (None, None) if plan.corpus is None else load_passages(plan.corpus)
+    encoder_settings = EncoderSettings(model_name=plan.model, **{**plan.options, "on_truncation": "ignore"})
+    teacher_settings = None if plan.teacher is None else _teacher_settings(plan.teacher, plan)
+    progress = open_console(stderr=True)
+    cache = usual_cache() if plan.keep else None
+    with BgeEncoder.from_settings(encoder_settings) as encoder:
+        mined = mine_hard_negatives(
+            data,
+            encoder,
+            corpus=passages,
+            documents=documents,
+            count=plan.settings.count,
+            ranks=plan.settings.ranks,
+            relative_margin=plan.settings.relative_margin,
+            absolute_margin=plan.settings.absolute_margin,
+            sampling=plan.settings.sampling,
+            seed=plan.settings.seed,
+            lexical=plan.settings.lexical,
+            cache=cache,
+            part=plan.part if plan.keep else None,
+            show_progress=progress.is_terminal,
+        )
+    result = mined.data
+    if teacher_settings is not None:
+        with BgeReranker.from_settings(teacher_settings) as reranker:
+            result = score_with_teacher(result, reranker, cache=cache, show_progress=progress.is_terminal)
+    result.save(plan.output)
+    plan.part.unlink(missing_ok=True)
+    if plan.report is not None:
+        plan.report.write_text(mined.report.to_markdown(), encoding="utf-8")
+    if plan.chart is not None:
+        draw_mining_chart(mined.report, plan.chart)
+    if plan.as_json:
+        print_json({"output": str(plan.output), "teacher": plan.teacher, **mined.report.to_dict()})
+    else:
+        _print(mined, plan, open_console())
+
+
+def _print(mined: Mined, plan: MinePlan, console: Console) -> None:
+    for note in mined.data.notes:
+        print_text(console, note)
+    for sentences in mined.report.sentences():
+        print_text(console, f"{sentences}\n")
+    table = plain_table()
+    table.add_column("relative margin")
+    table.add_column("leaves out of the candidates", justify="right")
+    for margin, share in mined.report.margins.items():
+        table.add_row(f"{100 * margin:.0f} %", f"{100 * share:.1f} %")
+    print_table(console, table)
+    scored = f", with scores of {plan.teacher}" if plan.teacher else ""
+    print_text(console, f"\nsaved: {plan.output}{scored}")
+    for name, file in (("report", plan.report), ("chart", plan.chart)):
+        if file is not None:
+            print_text(console, f"{name}: {file}")
+
+
+def _teacher_settings(name: str, plan: MinePlan) -> RerankerSettings:
+    # A limit is meant for texts, not for pairs.
+    shared = {key: plan.options[key] for key in RerankerOptions.__annotations__ if key in plan.options}
+    return RerankerSettings(
+        model_name=name,
+        **{**shared, "max_length": None, "precision": plan.teacher_precision, "on_truncation": "ignore"},
+    )
