@@ -37,6 +37,7 @@ EXTRAS_OF = {
     "bge_integrations/backend/scheduler/telemetry.py": ("otel",),
     "bge_integrations/cli/demo": ("langchain", "llama-index"),
     "bge_integrations/evaluation/mteb": ("mteb",),
+    "bge_integrations/training": ("train",),
     "bge_integrations/langchain": ("langchain",),
     "bge_integrations/llama_index": ("llama-index",),
     "benchmarks": (*_FRAMEWORKS, "bench"),

@@ -1,24 +1,28 @@
-"""Training data: rows of a query, positives and negatives; formats, splits, leakage, hard negatives, and draws."""
+"""Fine-tuning: rows of a query, positives and negatives, their formats and splits, and training on them."""
 
 from __future__ import annotations
 
 from bge_integrations.training.data import Split, TrainingData, TrainingRow
+from bge_integrations.training.embedder import TrainingResult, train_embedder
 from bge_integrations.training.formats import load_training_data
 from bge_integrations.training.mining import Mined, mine_hard_negatives
 from bge_integrations.training.mining_chart import draw_mining_chart
 from bge_integrations.training.mining_report import MiningReport
 from bge_integrations.training.overlaps import Leakage, Overlap, leakage
 from bge_integrations.training.sampling import Drawn, draw
+from bge_integrations.training.settings import EmbedderTraining
 from bge_integrations.training.teacher import score_with_teacher
 
 __all__ = [
     "Drawn",
+    "EmbedderTraining",
     "Leakage",
     "Mined",
     "MiningReport",
     "Overlap",
     "Split",
     "TrainingData",
+    "TrainingResult",
     "TrainingRow",
     "draw",
     "draw_mining_chart",
@@ -26,4 +30,5 @@ __all__ = [
     "load_training_data",
     "mine_hard_negatives",
     "score_with_teacher",
+    "train_embedder",
 ]

@@ -1,0 +1,207 @@
+"""The contrastive loss of BGE models. Imports torch.
+
+For a query q with the positive p+ and all passages P of the batch, in all processes:
+
+    loss = -log( exp(q·p+ / t) / sum over p in P of exp(q·p / t) ),   unit vectors, t the temperature
+
+This is InfoNCE with in-batch and cross-device negatives, as in the model card of BGE
+(https://huggingface.co/BAAI/bge-large-en#train) and in C-Pack, https://arxiv.org/abs/2309.07597. Gradients of the
+vectors are cached, so that memory does not grow with the batch: Gao et al. 2021, https://arxiv.org/abs/2101.06983.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from sentence_transformers.base.losses.gradcache import CachedLossMixin
+from torch import Tensor, nn
+
+from bge_integrations.training.gathering import gather_rows, process_count, total
+from bge_integrations.training.layout import Layout
+from bge_integrations.training.settings import Distillation
+
+__all__ = ["ContrastiveLoss"]
+
+_SCORES_AT_ONCE = 1 << 25
+"""Scores that are in memory at once, 128 MiB of them."""
+
+
+class ContrastiveLoss(CachedLossMixin, nn.Module):
+    """InfoNCE over all passages of a batch, and optionally distillation from a teacher's scores.
+
+    Attributes:
+        model: The model that is trained.
+    """
+
+    def __init__(
+        self,
+        model: Any,  # noqa: ANN401 - a SentenceTransformer, also inside a wrapper
+        *,
+        temperature: float = 0.02,
+        distillation: Distillation | None = None,
+        matryoshka_dims: Sequence[int] = (),
+        guide_margin: float = 0.0,
+        mini_batch_tokens: int = 4096,
+        tokens_in_memory: int = 16384,
+    ) -> None:
+        """Describes the loss.
+
+        Args:
+            model: The model.
+            temperature: Divisor of the cosines.
+            distillation: `"kl_div"`: the divergence of the row's own candidates from the teacher's softmax is added.
+                `"m3_kd_loss"`: the teacher's softmax weights a cross entropy for each candidate, in place of InfoNCE.
+            matryoshka_dims: The loss is the mean over these lengths of the vectors; empty: only the full length.
+            guide_margin: A passage is no negative if the guide's cosine is above that of the positive less this.
+            mini_batch_tokens: Tokens of one forward pass.
+            tokens_in_memory: A batch with at most this many tokens is encoded once, with all activations in memory. A
+                larger one is encoded twice, with the activations of one forward pass in memory.
+        """
+        super().__init__()
+        self.model = model
+        self.temperature = temperature
+        self.distillation = distillation
+        self.matryoshka_dims = tuple(matryoshka_dims)
+        self.guide_margin = guide_margin
+        self.mini_batch_size = 1
+        self.mini_batch_num_tokens = mini_batch_tokens
+        self._tokens_in_memory = tokens_in_memory
+
+    def forward(self, features: Iterable[dict[str, Tensor]], layout: Layout) -> Tensor:
+        """Returns the loss, the mean over the rows of all processes.
+
+        Args:
+            features: Token ids and masks of the queries, then of the passages, each sorted by length.
+            layout: Which of them belong together.
+        """
+        columns = list(features)
+        tokens = sum(int(column["attention_mask"].sum()) for column in columns)
+        # All processes take the same way, since each way has its own communication.
+        if torch.is_grad_enabled() and total(float(tokens > self._tokens_in_memory), columns[0]["input_ids"].device):
+            return self.forward_cached(columns, layout)  # type: ignore[arg-type] # labels of another kind
+        with_grad = torch.is_grad_enabled()
+        vectors = [
+            [part for part, _ in self.embed_minibatch_iter(column, with_grad=with_grad, copy_random_state=False)]
+            for column in columns
+        ]
+        return self.calculate_loss(vectors, layout)
+
+    def calculate_loss(
+        self,
+        reps: list[list[Tensor]],
+        labels: Any = None,  # noqa: ANN401 - a Layout, by the mixin's name for it
+        *,
+        with_backward: bool = False,
+    ) -> Tensor:
+        """See `CachedLossMixin.calculate_loss`."""
+        layout: Layout = labels
+        queries, passages = (_unit_rows(torch.cat(parts)) for parts in reps)
+        everything, first = gather_rows(passages)
+        shared = _Shared(self, layout, everything, first)
+        rows = max(1, _SCORES_AT_ONCE // max(len(everything), 1))
+        parts = [slice(start, start + rows) for start in range(0, len(layout), rows)]
+        # Each process has the mean of its own rows, and the processes are averaged afterwards.
+        scale = process_count() / total(len(layout), queries.device)
+        if not with_backward:
+            return scale * torch.stack([shared.loss(queries, everything, part) for part in parts]).sum()
+        asked, found = (one.detach().requires_grad_() for one in (queries, everything))
+        loss = queries.new_zeros(())
+        for part in parts:
+            share = scale * shared.loss(asked, found, part)
+            share.backward()  # type: ignore[no-untyped-call]
+            loss += share.detach()
+        torch.autograd.backward([queries, everything], [asked.grad, found.grad])
+        return loss
+
+
+def _unit_rows(rows: Tensor) -> Tensor:
+    """Returns the rows with L2 norm 1, at least in float32."""
+    return F.normalize(rows.to(torch.promote_types(rows.dtype, torch.float32)), dim=-1)
+
+
+class _Shared:
+    """What the rows of a batch have in common: which passages of all processes are no negatives."""
+
+    def __init__(self, loss: ContrastiveLoss, layout: Layout, everything: Tensor, first: int) -> None:
+        self._settings = loss
+        self._layout = layout
+        keys, _ = gather_rows(layout.keys)
+        # Of equal passages in several processes, the first one counts.
+        _, inverse = torch.unique(keys, return_inverse=True)
+        place = torch.arange(len(keys), device=keys.device)
+        firsts = torch.full((int(inverse.max()) + 1,), len(keys), device=keys.device)
+        firsts = firsts.scatter_reduce(0, inverse, place, "amin")
+        self._canonical = firsts[inverse]
+        self._is_copy = self._canonical != place
+        self._keys = keys
+        own = layout.candidates
+        self._is_own = own >= 0
+        self._own = self._canonical[(own.clamp(min=0) + first)]
+        self._guide_passages = None
+        if layout.guide_passages is not None:
+            self._guide_passages, _ = gather_rows(layout.guide_passages)
+        self._dimensions = everything.shape[1]
+
+    def loss(self, queries: Tensor, passages: Tensor, part: slice) -> Tensor:
+        """Returns the sum of the losses of some rows."""
+        layout, settings = self._layout, self._settings
+        asked = queries[layout.queries[part]]
+        ignored = self._ignored(part)
+        dims = settings.matryoshka_dims or (self._dimensions,)
+        losses = []
+        for dim in dims:
+            one, other = asked, passages
+            if dim < self._dimensions:
+                one, other = F.normalize(asked[:, :dim], dim=-1), F.normalize(passages[:, :dim], dim=-1)
+            scores = (one @ other.T / settings.temperature).masked_fill(ignored, -math.inf)
+            losses.append(self._of_scores(scores, part))
+        return torch.stack(losses).mean()
+
+    def _ignored(self, part: slice) -> Tensor:
+        """Returns which passages are neither the positive nor negatives of some rows, shape [rows, passages]."""
+        layout, own, is_own = self._layout, self._own[part], self._is_own[part]
+        ignored = self._is_copy.expand(len(own), -1).clone()
+        ignored |= self._is_known(part)
+        ignored |= layout.is_alone[part].unsqueeze(1)
+        ignored |= self._doubted(part)
+        # The row's own candidates always count.
+        rows = torch.arange(len(own), device=own.device).unsqueeze(1).expand_as(own)
+        ignored[rows[is_own], own[is_own]] = False
+        return ignored
+
+    def _is_known(self, part: slice) -> Tensor:
+        known = self._layout.known[part]
+        if not known.shape[1]:
+            return torch.zeros((len(known), len(self._keys)), dtype=torch.bool, device=known.device)
+        return torch.stack([self._keys == column.unsqueeze(1) for column in known.unbind(1)]).any(0)
+
+    def _doubted(self, part: slice) -> Tensor:
+        """Returns which passages the guide takes for answers too."""
+        layout, own = self._layout, self._own[part]
+        if layout.guide_queries is None or self._guide_passages is None:
+            return torch.zeros((len(own), len(self._keys)), dtype=torch.bool, device=own.device)
+        scores = layout.guide_queries[layout.queries[part]] @ self._guide_passages.T
+        positive = scores.gather(1, own[:, :1])
+        return scores > positive - self._settings.guide_margin
+
+    def _of_scores(self, scores: Tensor, part: slice) -> Tensor:
+        layout, own, is_own = self._layout, self._own[part], self._is_own[part]
+        distillation, teacher = self._settings.distillation, layout.teacher
+        if distillation is None or teacher is None:
+            return F.cross_entropy(scores, own[:, 0], reduction="sum")
+        target = teacher[part].to(scores.dtype).masked_fill(~is_own, -math.inf).softmax(-1)
+        if distillation == "kl_div":
+            group = scores.gather(1, own).masked_fill(~is_own, -math.inf)
+            divergence = -(target * group.log_softmax(-1).masked_fill(~is_own, 0)).sum()
+            return F.cross_entropy(scores, own[:, 0], reduction="sum") + divergence
+        losses = []
+        for place in range(own.shape[1]):
+            rows = is_own[:, place]
+            of_place = F.cross_entropy(scores[rows], own[rows, place], reduction="none")
+            losses.append((target[rows, place] * of_place).sum())
+            scores = scores.scatter(1, own[:, place : place + 1], -math.inf)
+        return torch.stack(losses).sum()

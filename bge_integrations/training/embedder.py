@@ -1,0 +1,207 @@
+"""Fine-tunes an embedding model on queries, positive passages and negatives."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bge_integrations._optional import require
+from bge_integrations.backend.checkpoint.digests import key_of
+from bge_integrations.backend.engines.openvino.engine import computes_bfloat16
+from bge_integrations.backend.guarantees.logs import get_logger
+from bge_integrations.errors import SettingsError
+from bge_integrations.evaluation.data import RetrievalData
+from bge_integrations.settings import EncoderSettings
+from bge_integrations.training.data import TrainingData
+from bge_integrations.training.saving import require_free, save_model
+from bge_integrations.training.settings import EmbedderTraining
+
+if TYPE_CHECKING:
+    from bge_integrations.training.starting import Start
+
+__all__ = ["TrainingResult", "train_embedder"]
+
+logger = get_logger(__name__)
+
+_CHECKPOINTS = ".training"
+"""Ending of the folder beside the output that has checkpoints while training runs."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training gave.
+
+    Attributes:
+        output: The folder with the model.
+        steps: Steps of the optimiser.
+        losses: Loss by step, as logged.
+        validation: nDCG@10 on the validation data by step.
+    """
+
+    output: Path
+    steps: int
+    losses: dict[int, float] = field(default_factory=dict)
+    validation: dict[int, float] = field(default_factory=dict)
+
+
+def train_embedder(
+    data: TrainingData,
+    model: str | os.PathLike[str] | EncoderSettings,
+    output: str | os.PathLike[str],
+    *,
+    settings: EmbedderTraining | None = None,
+    validation: RetrievalData | None = None,
+    resume: bool = False,
+    show_progress: bool = False,
+    report_to: str = "none",
+    on_log: Callable[[int, dict[str, float]], None] | None = None,
+) -> TrainingResult:
+    """Fine-tunes a model, and writes a folder that sentence-transformers and this package load.
+
+    Checkpoints are in a folder beside the output while training runs, and are removed at its end. If a run is killed,
+    `resume=True` goes on with the same batches.
+
+    Args:
+        data: Rows.
+        model: Hub id or folder, or settings with which its files are found.
+        output: The folder to make. It must be empty or not there.
+        settings: How to train; `None`: the defaults.
+        validation: Data to evaluate on while training. The best checkpoint becomes the model.
+        resume: Whether to go on where a killed run with equal data and settings stopped.
+        show_progress: Whether to show a progress bar.
+        report_to: "none", or "tensorboard". Nothing is reported to anyone else.
+        on_log: Function that takes a step and what is logged of it.
+
+    Returns:
+        What was trained.
+
+    Raises:
+        SettingsError: A setting is wrong, the output has content, or there is nothing to go on with.
+        MissingExtraError: datasets or accelerate is not installed.
+        BgeError: The model can't be loaded.
+    """
+    chosen = settings or EmbedderTraining()
+    target = Path(output).expanduser()
+    require_free(target)
+    for library in ("datasets", "accelerate"):
+        require(library, extra="train")
+    from bge_integrations.training.starting import open_start
+
+    start_settings = model if isinstance(model, EncoderSettings) else EncoderSettings(model_name=os.fspath(model))
+    start = open_start(start_settings, attention_dropout=chosen.attention_dropout)
+    chosen = _completed(chosen, start)
+    _check(data, chosen)
+    work = target.with_name(f"{target.name}{_CHECKPOINTS}")
+    key = key_of({"data": data.digest, "model": start.identity, "settings": _plain(chosen)})
+    checkpoint = _prepare_work(work, key, resume=resume)
+    from bge_integrations.training.trainer import run_trainer
+
+    run = run_trainer(
+        start,
+        data,
+        chosen,
+        work=work,
+        validation=validation,
+        checkpoint=checkpoint,
+        show_progress=show_progress,
+        report_to=report_to,
+        on_log=on_log,
+    )
+    record = {
+        "base_model": start.spec.model_id if start.spec else None,
+        "started_from": _shown_name(start_settings.model_name),
+        "query_instruction": start.instruction,
+        "data": {"name": data.name, "rows": len(data.rows), "digest": data.digest},
+        "settings": _plain(chosen),
+        "steps": run.steps,
+    }
+    if run.is_main:
+        target.mkdir(parents=True, exist_ok=True)
+        save_model(start.model, target, instruction=start.instruction, record=record)
+        shutil.rmtree(work, ignore_errors=True)
+    return TrainingResult(target, run.steps, run.losses, run.validation)
+
+
+def _shown_name(model: str) -> str:
+    """Returns a hub id as it is, and of a folder only its own name."""
+    return Path(model).resolve().name if os.path.isdir(model) else model
+
+
+def _completed(chosen: EmbedderTraining, start: Start) -> EmbedderTraining:
+    """Returns settings with the choices that depend on the model and the machine."""
+    changes: dict[str, Any] = {}
+    if chosen.temperature is None:
+        is_first = start.spec is not None and "v1.5" not in start.spec.model_id
+        changes["temperature"] = 0.01 if is_first else 0.02
+    if chosen.precision == "auto":
+        changes["precision"] = "bfloat16" if _has_bfloat16(start) else "float32"
+    return dataclasses.replace(chosen, **changes)
+
+
+def _has_bfloat16(start: Start) -> bool:
+    import torch
+
+    device = start.model.device
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return device.type == "cpu" and computes_bfloat16()
+
+
+def _check(data: TrainingData, chosen: EmbedderTraining) -> None:
+    if len(data.rows) < 2:
+        raise SettingsError(
+            f"{data.name} has {len(data.rows)} row; a batch needs at least 2, since each gives the others negatives."
+        )
+    for warning in _warnings(data, chosen):
+        logger.warning(warning)
+    if chosen.distillation is not None:
+        place = next((place for place, row in enumerate(data.rows) if row.pos_scores is None), None)
+        if place is not None:
+            raise SettingsError(
+        found.append(f"{alone} rows have no negative, and passages of others are none either: their loss is always 0.")
+                "with score_with_teacher."
+            )
+
+
+def _warnings(data: TrainingData, chosen: EmbedderTraining) -> list[str]:
+    """Returns what people often get wrong."""
+    found = []
+    if len(data.rows) < 1000:
+        found.append(
+            f"{data.name} has {len(data.rows)} rows; fine-tuning needs about a thousand, and some thousand are better."
+        )
+    if chosen.temperature is not None and chosen.temperature >= 0.5:
+        found.append(f"temperature={chosen.temperature} makes the loss flat; BGE models have 0.01 or 0.02.")
+    alone = sum(row.no_in_batch_neg and not row.neg for row in data.rows)
+    if alone:
+        found.append(
+            f"{alone} rows are compared with their own negatives only and have none, so their loss is always 0."
+        )
+    return found
+
+
+def _plain(chosen: EmbedderTraining) -> dict[str, Any]:
+    return {**dataclasses.asdict(chosen), "matryoshka_dims": list(chosen.matryoshka_dims)}
+
+
+def _prepare_work(work: Path, key: str, *, resume: bool) -> Path | None:
+    """Returns the checkpoint to go on with, or `None` to start; the folder for checkpoints exists afterwards."""
+    note = work / "key.json"
+    found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    if found and not resume:
+        raise SettingsError(f"{work} has checkpoints of a run that did not end; go on with resume=True, or remove it.")
+    if resume:
+        if not found:
+            raise SettingsError(f"resume=True, but {work} has no checkpoint; start without it.")
+        if json.loads(note.read_text(encoding="utf-8"))["key"] != key:
+            raise SettingsError(f"resume=True, but {work} is of another run: model, data or settings differ.")
+        return found[-1]
+    work.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps({"key": key}), encoding="utf-8")
+    return None

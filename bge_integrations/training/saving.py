@@ -1,0 +1,71 @@
+"""Saves a trained model, so that this package, sentence-transformers and people know what it is. Imports torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bge_integrations.errors import SettingsError
+
+__all__ = ["require_free", "save_model", "write_card"]
+
+RECORD = "bge_training.json"
+"""File in a trained folder: what it was trained from, on what, and how."""
+
+
+def require_free(output: Path) -> None:
+    """Checks that a folder can be written, before anything is computed.
+
+    Raises:
+        SettingsError: There is something in it already.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise SettingsError(
+            f"output={str(output)!r} has content already, which is never overwritten; name another folder."
+        )
+
+
+def save_model(model: Any, output: Path, *, instruction: str, record: Mapping[str, Any]) -> None:  # noqa: ANN401
+    """Writes a folder of sentence-transformers.
+
+    Args:
+        model: The SentenceTransformer.
+        output: The folder.
+        instruction: The text before a query, saved as the prompt "query".
+        record: Plain data about the training.
+    """
+    model.prompts = {"query": instruction, "document": ""}
+    model.default_prompt_name = None
+    model.save_pretrained(str(output), create_model_card=False)
+    (output / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_card(output, record)
+
+
+def write_card(output: Path, record: Mapping[str, Any]) -> None:
+    """Writes README.md: the base model in its header, the data, the settings, and the figures before and after.
+
+    Args:
+        output: The folder.
+        record: As for `save_model`.
+    """
+    base, data, settings = record["base_model"], record["data"], record["settings"]
+    lines = ["---", *([f"base_model: {base}"] if base else []), "library_name: sentence-transformers"]
+    lines += [
+        "pipeline_tag: sentence-similarity",
+        "tags:",
+        "- sentence-transformers",
+        "- feature-extraction",
+        "---",
+        "",
+    ]
+    lines += [f"# {output.name}", "", f"Fine-tuned from {record['started_from']} with bge-integrations.", ""]
+    instruction = record["query_instruction"]
+    lines += [f"The text before a query is {instruction!r}." if instruction else "Queries have no instruction."]
+    lines += [f"Documents have none. Data: {data['rows']} rows, digest {data['digest']}.", ""]
+    lines += ["| setting | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in settings.items())]
+    verdict = record.get("verdict")
+    if verdict:
+        lines += ["", verdict]
+    (output / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

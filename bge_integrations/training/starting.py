@@ -1,0 +1,98 @@
+"""Loads a model to train it: its own copy in float32, with the pooling that BGE models have. Imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bge_integrations.backend.checkpoint.checks import locate_requested, vet
+from bge_integrations.backend.checkpoint.manifest import is_prepared
+from bge_integrations.backend.checkpoint.request import LoadRequest
+from bge_integrations.backend.torch_models import load_source
+from bge_integrations.catalogue import ModelSpec
+from bge_integrations.catalogue.instructions import resolve_instruction
+from bge_integrations.errors import UnsupportedModelError
+from bge_integrations.settings import EncoderSettings
+
+__all__ = ["Start", "open_start"]
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model that training starts from.
+
+    Attributes:
+        model: A SentenceTransformer with float32 weights.
+        spec: The catalogue's row; `None` for a model that is not a BGE model.
+        instruction: The text before a query.
+        identity: Digest of the model's files.
+        max_length: Tokens that the model reads, at most.
+        pad_id: Token id of padding.
+        tokenize: Function from texts and a maximum length to token ids.
+    """
+
+    model: Any
+    spec: ModelSpec | None
+    instruction: str
+    identity: str
+    max_length: int
+    pad_id: int
+    tokenize: Callable[[list[str], int], list[list[int]]]
+
+
+def open_start(settings: EncoderSettings, *, attention_dropout: bool = False) -> Start:
+    """Loads a model.
+
+    Args:
+        settings: Where its files are, and on which device it is trained.
+        attention_dropout: Whether dropout acts inside attention. It slows attention on the CPU and takes much memory.
+
+    Raises:
+        BgeError: As `BgeEncoder`.
+        UnsupportedModelError: It is a prepared folder, or its pooling leaves out the instruction.
+    """
+    request = LoadRequest.from_settings(settings.replace(precision="float32", engine="sentence-transformers"))
+    checkpoint = locate_requested(request)
+    if is_prepared(checkpoint.folder):
+        raise UnsupportedModelError(
+            f"{settings.model_name} is a folder of `bge prepare`, which has no weights to train. Give the model that "
+            "it was made from."
+        )
+    spec = vet(checkpoint, request)
+    source = load_source(request, checkpoint, spec, "float32")
+    facts = source.facts
+    if facts.pools_without_prompt:
+        raise UnsupportedModelError(
+            f"{settings.model_name} leaves the instruction out of its pooling, which training does not support."
+        )
+    instruction = resolve_instruction(
+        "query",
+        explicit=settings.query_instruction,
+        task=settings.task,
+        spec=spec,
+        saved_prompts=facts.prompts,
+        default_prompt_name=facts.default_prompt_name,
+        recognized_by=facts.recognized_by,
+    )
+    model = source.original
+    if not attention_dropout:
+        _without_attention_dropout(model)
+    limit = settings.max_length or facts.max_tokens
+    tokenizer = model.tokenizer
+
+    def tokenize(texts: list[str], length: int) -> list[list[int]]:
+        found: list[list[int]] = tokenizer(texts, truncation=True, max_length=min(length, limit))["input_ids"]
+        return found
+
+    return Start(model, spec, instruction.prefix, checkpoint.fingerprint, limit, facts.pad_id, tokenize)
+
+
+def _without_attention_dropout(model: torch.nn.Module) -> None:
+    """Switches dropout inside attention off. The configuration that is saved stays as it is."""
+    for module in model.modules():
+        dropout = getattr(module, "dropout", None)
+        if hasattr(module, "query") and isinstance(dropout, torch.nn.Dropout):
+            dropout.p = 0.0

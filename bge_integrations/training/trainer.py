@@ -1,0 +1,247 @@
+"""Runs sentence-transformers' trainer with this package's batches and loss. Imports torch."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.base.evaluation.evaluator import BaseEvaluator
+from torch import Tensor
+from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from bge_integrations.backend.display.quiet import quiet_transformers
+from bge_integrations.encoder import BgeEncoder
+from bge_integrations.evaluation.data import RetrievalData
+from bge_integrations.evaluation.retrieval import evaluate_retrieval
+from bge_integrations.training.batches import Collator, Epochs, RowBatches
+from bge_integrations.training.contrastive import ContrastiveLoss
+from bge_integrations.training.data import TrainingData, TrainingRow
+from bge_integrations.training.gathering import process_rank
+from bge_integrations.training.layout import Layout
+from bge_integrations.training.settings import EmbedderTraining
+from bge_integrations.training.starting import Start
+
+__all__ = ["Run", "run_trainer"]
+
+_METRIC = "ndcg@10"
+_EVALUATED_TOGETHER = 32
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the trainer did.
+
+    Attributes:
+        steps: Steps of the optimiser.
+        losses: Loss by step, as logged.
+        validation: nDCG@10 on the validation data by step.
+        is_main: Whether this process is the one that saves.
+    """
+
+    steps: int
+    losses: dict[int, float] = field(default_factory=dict)
+    validation: dict[int, float] = field(default_factory=dict)
+    is_main: bool = True
+
+
+def run_trainer(
+    start: Start,
+    data: TrainingData,
+    chosen: EmbedderTraining,
+    *,
+    work: Path,
+    validation: RetrievalData | None,
+    checkpoint: Path | None,
+    show_progress: bool,
+    report_to: str,
+    on_log: Callable[[int, dict[str, float]], None] | None,
+) -> Run:
+    """Trains the model of `start`. See `train_embedder` for the arguments."""
+    epochs = Epochs()
+    rows = list(data.rows)
+    model = start.model
+    loss = ContrastiveLoss(
+        model,
+        temperature=chosen.temperature or 0.02,
+        distillation=chosen.distillation,
+        matryoshka_dims=chosen.matryoshka_dims,
+        guide_margin=chosen.guide_margin,
+        mini_batch_tokens=chosen.mini_batch_tokens,
+        tokens_in_memory=chosen.tokens_in_memory,
+    )
+    guide = BgeEncoder(chosen.guide, on_truncation="ignore") if chosen.guide else None
+    collator = Collator(
+        rows,
+        start.tokenize,
+        instruction=lambda row: start.instruction if row.prompt is None else row.prompt,
+        negatives=chosen.negatives,
+        query_length=chosen.query_length,
+        passage_length=chosen.passage_length,
+        pad_id=start.pad_id,
+        seed=chosen.seed,
+        epochs=epochs,
+        uses_teacher=chosen.distillation is not None,
+        guide=(guide.encode_queries, guide.encode_documents) if guide else None,
+    )
+    notes = _Notes(on_log)
+    callbacks: list[TrainerCallback] = [notes]
+    if chosen.patience is not None and validation is not None:
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=chosen.patience))
+    trainer = _Trainer(
+        model=model,
+        args=_arguments(chosen, start, work, validation, show_progress=show_progress, report_to=report_to),
+        train_dataset=Dataset.from_dict({"row": list(range(len(rows)))}),
+        loss=loss,
+        evaluator=None if validation is None else _Validation(validation, start.instruction, start.max_length),
+        data_collator=collator,  # type: ignore[arg-type] # called with rows of the dataset, as theirs
+        callbacks=callbacks,
+    )
+    trainer.batches = RowBatches(
+        _groups(rows, by_source=chosen.same_source), chosen.batch_size, seed=chosen.seed, epochs=epochs
+    )
+    trainer.remove_callback(PrinterCallback)
+    if not show_progress:
+        trainer.remove_callback(ProgressCallback)
+    try:
+        with _quiet():
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    finally:
+        if guide is not None:
+            guide.close()
+    model.eval()
+    return Run(trainer.state.global_step, notes.losses, notes.validation, process_rank() == 0)
+
+
+class _Trainer(SentenceTransformerTrainer):
+    """The library's trainer, with batches of this package.
+
+    Attributes:
+        batches: The batches of row numbers.
+    """
+
+    batches: RowBatches
+
+    def get_batch_sampler(self, *_: object, **__: object) -> RowBatches:
+        """Returns the batches."""
+        return self.batches
+
+    def collect_features(self, inputs: dict[str, Any]) -> tuple[list[dict[str, Tensor]], Any]:
+        """Returns token ids of queries and passages, and which belong together."""
+        return [inputs["queries"], inputs["passages"]], Layout.of(inputs["layout"])
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """Adds none: this package writes the card."""
+
+
+def _groups(rows: Sequence[TrainingRow], *, by_source: bool) -> list[list[int]]:
+    groups: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        groups.setdefault(row.source if by_source else "", []).append(place)
+    return list(groups.values())
+
+
+def _arguments(
+    chosen: EmbedderTraining,
+    start: Start,
+    work: Path,
+    validation: RetrievalData | None,
+    *,
+    show_progress: bool,
+    report_to: str,
+) -> SentenceTransformerTrainingArguments:
+    evaluates = "no" if validation is None else "steps" if chosen.evaluate_every else "epoch"
+    steps: dict[str, Any] = {}
+    if chosen.evaluate_every:
+        steps = {"eval_steps": chosen.evaluate_every, "save_steps": chosen.evaluate_every}
+    return SentenceTransformerTrainingArguments(
+        output_dir=str(work),
+        num_train_epochs=chosen.epochs,
+        max_steps=chosen.max_steps or -1,
+        per_device_train_batch_size=chosen.batch_size,
+        learning_rate=chosen.learning_rate,
+        warmup_steps=chosen.warmup,
+        weight_decay=chosen.weight_decay,
+        bf16=chosen.precision == "bfloat16",
+        use_cpu=start.model.device.type == "cpu",
+        seed=chosen.seed,
+        logging_steps=1,
+        eval_strategy=evaluates,
+        save_strategy="steps" if chosen.evaluate_every else "epoch",
+        save_total_limit=2,
+        load_best_model_at_end=validation is not None,
+        metric_for_best_model=f"eval_{_METRIC}" if validation is not None else None,
+        report_to=report_to,
+        disable_tqdm=not show_progress,
+        dataloader_pin_memory=start.model.device.type == "cuda",
+        **steps,
+    )
+
+
+class _Notes(TrainerCallback):
+    """Keeps what is logged."""
+
+    def __init__(self, on_log: Callable[[int, dict[str, float]], None] | None) -> None:
+        self.losses: dict[int, float] = {}
+        self.validation: dict[int, float] = {}
+        self._on_log = on_log
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
+        """Keeps a loss."""
+        logged = dict(logs or {})
+        if "loss" in logged:
+            self.losses[state.global_step] = float(logged["loss"])
+        if f"eval_{_METRIC}" in logged:
+            self.validation[state.global_step] = float(logged[f"eval_{_METRIC}"])
+        if self._on_log is not None:
+            self._on_log(state.global_step, logged)
+
+
+class _Validation(BaseEvaluator):
+    """Evaluates the model as it is now."""
+
+    def __init__(self, data: RetrievalData, instruction: str, max_length: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.primary_metric = _METRIC
+        self._data = data
+        self._instruction = instruction
+        self._max_length = max_length
+
+    def __call__(self, model: Any, output_path: Any = None, epoch: float = -1, steps: int = -1) -> dict[str, float]:  # noqa: ANN401, ARG002
+        """Returns nDCG@10."""
+
+        class Embeds:
+            encode_queries = staticmethod(
+                lambda texts: self._vectors(model, [f"{self._instruction}{text}" for text in texts])
+            )
+            encode_documents = staticmethod(lambda texts: self._vectors(model, texts))
+
+        was_training = model.training
+        model.eval()
+        try:
+            return evaluate_retrieval(Embeds(), self._data, metrics=[_METRIC], depth=10).metrics
+        finally:
+            model.train(was_training)
+
+    def _vectors(self, model: Any, texts: list[str]) -> NDArray[np.float32]:  # noqa: ANN401
+        found: NDArray[np.float32] = model.encode(
+            texts, prompt="", batch_size=_EVALUATED_TOGETHER, convert_to_numpy=True, show_progress_bar=False
+        )
+        return found
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Holds back warnings that libraries give of their own work."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"(torch|accelerate|transformers|sentence_transformers)(\.|$)")
+        with quiet_transformers():
+            yield

@@ -1,0 +1,185 @@
+"""Fine-tuning: what is trained, saved, resumed and refused."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from bge_integrations import BgeEncoder, find_model
+from bge_integrations.errors import SettingsError, UnsupportedModelError
+from bge_integrations.evaluation import RetrievalData
+from bge_integrations.langchain import HuggingFaceBgeEmbeddings
+from bge_integrations.llama_index import HuggingFaceBgeEmbedding
+from bge_integrations.prepare import prepare
+from bge_integrations.training import EmbedderTraining, TrainingData, TrainingRow, train_embedder
+
+_WORDS = (
+    *("fox", "dog", "plants", "sugar", "light", "water", "Paris", "capital", "France"),
+    *("vector", "store", "Berlin", "cat", "tree", "house", "river", "stone"),
+)
+_QUICK = EmbedderTraining(
+    epochs=2, batch_size=8, learning_rate=1e-3, temperature=0.05, negatives=2, precision="float32", seed=3
+)
+
+
+@pytest.fixture(scope="module")
+def data() -> TrainingData:
+    draws = random.Random(0)
+    rows = [
+        TrainingRow(
+            query=f"about {word}",
+            pos=tuple(f"{word} is {other}" for other in draws.sample(_WORDS, draws.randint(1, 2))),
+            neg=tuple(f"not {other}" for other in draws.sample(_WORDS, draws.randint(0, 3))),
+        )
+        for word in _WORDS
+        for _ in range(2)
+    ]
+    return TrainingData(rows, "words")
+
+
+@pytest.fixture(scope="module")
+def validation() -> RetrievalData:
+    return RetrievalData(
+        {f"q{word}": f"about {word}" for word in _WORDS},
+        {f"d{word}": f"{word} is water" for word in _WORDS},
+        {f"q{word}": {f"d{word}": 1} for word in _WORDS},
+    )
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    return {name: value.numpy() for name, value in SentenceTransformer(str(folder), device="cpu").state_dict().items()}
+
+
+class TestTraining:
+    def test_the_loss_falls_and_the_folder_is_known_everywhere(
+        self, bge_small_en: Path, data: TrainingData, validation: RetrievalData, tmp_path: Path
+    ) -> None:
+        result = train_embedder(data, bge_small_en, tmp_path / "tuned", settings=_QUICK, validation=validation)
+        losses = [result.losses[step] for step in sorted(result.losses)]
+        assert result.steps == len(losses) == 10
+        assert np.mean(losses[-3:]) < np.mean(losses[:3])
+        assert len(result.validation) == 2
+        assert [path.name for path in tmp_path.iterdir()] == ["tuned"]
+        spec = find_model(result.output)
+        assert spec is not None
+        assert spec.model_id == "BAAI/bge-small-en-v1.5"
+        record = json.loads((result.output / "bge_training.json").read_text(encoding="utf-8"))
+        assert record["data"] == {"name": "words", "rows": len(data.rows), "digest": data.digest}
+        encoder = BgeEncoder(result.output, device="cpu")
+        instruction = encoder.instruction("query").prefix
+        assert instruction.startswith("Represent this sentence")
+        plain = SentenceTransformer(str(result.output), device="cpu")
+        for query in ("about fox", "about dog"):
+            expected = plain.encode(query, prompt_name="query")
+            assert encoder.encode_queries([query])[0] == pytest.approx(expected, abs=1e-5)
+            langchain = HuggingFaceBgeEmbeddings(model_name=str(result.output), model_kwargs={"device": "cpu"})
+            assert langchain.embed_query(query) == pytest.approx(expected, abs=1e-5)
+            llama = HuggingFaceBgeEmbedding(str(result.output), device="cpu")
+            assert llama.get_query_embedding(query) == pytest.approx(expected, abs=1e-5)
+        assert encoder.encode_documents(["x"])[0] == pytest.approx(plain.encode("x"), abs=1e-5)
+
+    def test_a_killed_run_goes_on_with_the_same_batches(
+        self, bge_small_en: Path, data: TrainingData, tmp_path: Path
+    ) -> None:
+        whole = train_embedder(data, bge_small_en, tmp_path / "whole", settings=_QUICK)
+
+        class Killed(BaseException):
+            pass
+
+        def kill(step: int, _: object) -> None:
+            if step == 7:  # in the second epoch, of which the checkpoint has nothing
+                raise Killed
+
+        with pytest.raises(Killed):
+            train_embedder(data, bge_small_en, tmp_path / "killed", settings=_QUICK, on_log=kill)
+        assert not (tmp_path / "killed").exists()
+        with pytest.raises(SettingsError, match="resume=True"):
+            train_embedder(data, bge_small_en, tmp_path / "killed", settings=_QUICK)
+        other = EmbedderTraining(**{**vars(_QUICK), "seed": 4})
+        with pytest.raises(SettingsError, match="of another run"):
+            train_embedder(data, bge_small_en, tmp_path / "killed", settings=other, resume=True)
+        again = train_embedder(data, bge_small_en, tmp_path / "killed", settings=_QUICK, resume=True)
+        assert again.steps == whole.steps
+        assert {step: again.losses[step] for step in range(6, 11)} == pytest.approx(
+            {step: whole.losses[step] for step in range(6, 11)}, abs=1e-6
+        )
+        expected, found = weights(whole.output), weights(again.output)
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, atol=1e-6, err_msg=name)
+
+    def test_parts_of_a_batch_give_what_the_whole_batch_gives(
+        self, bge_small_en: Path, data: TrainingData, tmp_path: Path
+    ) -> None:
+        folders = []
+        for tokens in (100_000, 0):
+            changes = {**vars(_QUICK), "max_steps": 3, "tokens_in_memory": tokens, "mini_batch_tokens": 40}
+            settings = EmbedderTraining(**changes)
+            folders.append(train_embedder(data, bge_small_en, tmp_path / f"{tokens}", settings=settings).output)
+        expected, found = (weights(folder) for folder in folders)
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, atol=2e-4, err_msg=name)
+
+    def test_rows_have_their_own_instruction(self, bge_small_en: Path, tmp_path: Path) -> None:
+        from bge_integrations.training import batches
+
+        seen: list[str] = []
+        rows = [
+            TrainingRow(query=f"q{number}", pos=(f"p{number}",), prompt=None if number else "own: ")
+            for number in range(4)
+        ]
+        with pytest.MonkeyPatch.context() as patch:
+            original = batches._Column.__init__
+
+            def note(self: Any, given: Any, *rest: Any) -> None:  # noqa: ANN401
+                seen.extend(given)
+                original(self, given, *rest)
+
+            patch.setattr(batches._Column, "__init__", note)
+            settings = EmbedderTraining(max_steps=1, batch_size=4, precision="float32")
+            train_embedder(TrainingData(rows, "rows"), bge_small_en, tmp_path / "out", settings=settings)
+        instruction = "Represent this sentence for searching relevant passages: "
+        assert {"own: q0", f"{instruction}q1", "p0", "p1"} <= set(seen)
+
+
+class TestRefused:
+    def test_before_anything_is_loaded(self, data: TrainingData, tmp_path: Path) -> None:
+        (tmp_path / "full").mkdir()
+        (tmp_path / "full" / "file").touch()
+        with pytest.raises(SettingsError, match="never overwritten"):
+            train_embedder(data, "missing", tmp_path / "full")
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"temperature": 0}, "temperature=0 must be above 0"),
+            ({"batch_size": 0}, "batch_size=0 must be above 0"),
+            ({"negatives": -1}, "negatives=-1"),
+            ({"distillation": "mse"}, "distillation='mse' is unknown"),
+            ({"precision": "float16"}, "precision='float16' is unknown"),
+        ],
+    )
+    def test_wrong_numbers(self, changes: dict[str, Any], said: str) -> None:
+        with pytest.raises(SettingsError, match=said):
+            EmbedderTraining(**changes)
+
+    def test_data_that_can_not_be_trained_on(
+        self, bge_small_en: Path, data: TrainingData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        one = TrainingData(data.rows[:1], "one")
+        with pytest.raises(SettingsError, match="one has 1 row"):
+            train_embedder(one, bge_small_en, tmp_path / "out")
+        with pytest.raises(SettingsError, match="row 0 of words has none; make them"):
+            train_embedder(data, bge_small_en, tmp_path / "out", settings=EmbedderTraining(distillation="kl_div"))
+        assert "34 rows; fine-tuning needs about a thousand" in caplog.text
+
+    @pytest.mark.slow
+    def test_prepared_folders(self, bge_small_en: Path, data: TrainingData, tmp_path: Path) -> None:
+        prepare(bge_small_en, tmp_path / "prepared")
+        with pytest.raises(UnsupportedModelError, match="has no weights to train"):
+            train_embedder(data, tmp_path / "prepared", tmp_path / "out")
