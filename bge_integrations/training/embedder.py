@@ -164,7 +164,7 @@ def _check(data: TrainingData, chosen: EmbedderTraining) -> None:
         place = next((place for place, row in enumerate(data.rows) if row.pos_scores is None), None)
         if place is not None:
             raise SettingsError(
-        found.append(f"{alone} rows have no negative, and passages of others are none either: their loss is always 0.")
+                f"distillation={chosen.distillation!r} needs scores, and row {place} of {data.name} has none; make them "
                 "with score_with_teacher."
             )
 
@@ -180,9 +180,7 @@ def _warnings(data: TrainingData, chosen: EmbedderTraining) -> list[str]:
         found.append(f"temperature={chosen.temperature} makes the loss flat; BGE models have 0.01 or 0.02.")
     alone = sum(row.no_in_batch_neg and not row.neg for row in data.rows)
     if alone:
-        found.append(
-            f"{alone} rows are compared with their own negatives only and have none, so their loss is always 0."
-        )
+        found.append(f"{alone} rows have no negative, and passages of others are none either: their loss is always 0.")
     return found
 
 
