@@ -164,8 +164,8 @@ def _check(data: TrainingData, chosen: EmbedderTraining) -> None:
         place = next((place for place, row in enumerate(data.rows) if row.pos_scores is None), None)
         if place is not None:
             raise SettingsError(
-                f"distillation={chosen.distillation!r} needs scores, and row {place} of {data.name} has none; make them "
-                "with score_with_teacher."
+                f"distillation={chosen.distillation!r} needs scores, and row {place} of {data.name} has none; make "
+                "them with score_with_teacher."
             )
 
 

@@ -1,0 +1,195 @@
+"""Judges a fine-tuned model: is it better on held-out questions, and what has it forgotten?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from bge_integrations.encoder import BgeEncoder
+from bge_integrations.evaluation.cache import EvaluationCache
+from bge_integrations.evaluation.comparison import Comparison, compare
+from bge_integrations.evaluation.data import RetrievalData
+from bge_integrations.evaluation.report import RetrievalReport
+from bge_integrations.evaluation.retrieval import evaluate_retrieval
+from bge_integrations.evaluation.vectors import Floats
+from bge_integrations.settings import EncoderSettings
+from bge_integrations.training.data import TrainingData
+
+__all__ = ["Probe", "Verdict", "held_out", "judge", "probe"]
+
+_METRIC = "ndcg@10"
+_NEIGHBOURS = 10
+_FORGETS = 0.5
+"""A part of kept neighbours below this is told as forgetting."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How much of the start's view of general texts is left. It needs no labels.
+
+    Attributes:
+        texts: The number of texts.
+        neighbours: The mean part of a text's ten nearest texts that both models share.
+        correlation: The rank correlation of both models' cosines over all pairs.
+    """
+
+    texts: int
+    neighbours: float
+    correlation: float
+
+    @property
+    def has_forgotten(self) -> bool:
+        """Whether less than half of the neighbours are left."""
+        return self.neighbours < _FORGETS
+
+    def in_words(self) -> str:
+        """Says what is left."""
+        said = (
+            f"Of the ten nearest neighbours of {self.texts} general texts, {self.neighbours:.0%} are the same as "
+            f"before (rank correlation of the cosines {self.correlation:.2f})."
+        )
+        if self.has_forgotten:
+            said += (
+                " The model has changed a lot on texts like these; lower the learning rate, or merge it with its start."
+            )
+        return said
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a training changed.
+
+    Attributes:
+        before: The start on the held-out questions.
+        after: The trained model on them.
+        comparison: Their paired comparison.
+        probe: What is left on general texts.
+        general: The comparison on labelled general data; `None` without them.
+    """
+
+    before: RetrievalReport
+    after: RetrievalReport
+    comparison: Comparison
+    probe: Probe
+    general: Comparison | None = None
+    groups: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def in_words(self) -> str:
+        """Says whether the model is better, and what else has to be known."""
+        sentences = [self.comparison.in_words()]
+        if self.comparison.difference <= 0 or not self.comparison.is_significant:
+            sentences.append("So these questions do not show that the training helped.")
+        sentences.append(self.probe.in_words())
+        if self.general is not None:
+            sentences.append(f"General data: {self.general.in_words()}")
+        sentences.append("Vectors that the start has stored do not fit the new model: embed the documents again.")
+        return " ".join(sentences)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON."""
+        return {
+            "before": self.before.metrics,
+            "after": self.after.metrics,
+            "comparison": {key: value for key, value in self.comparison.to_dict().items() if key != "differences"},
+            "groups": {group: list(values) for group, values in self.groups.items()},
+            "probe": {
+                "texts": self.probe.texts,
+                "neighbours": self.probe.neighbours,
+                "correlation": self.probe.correlation,
+            },
+            "general": None if self.general is None else {"difference": self.general.difference, "p": self.general.p},
+        }
+
+
+def held_out(part: TrainingData, everything: TrainingData) -> RetrievalData:
+    """Returns a part's questions with all passages of the data as the corpus, so that finding the right one is hard.
+
+    Args:
+        part: A part of `everything`, such as its test part.
+        everything: The data before they were split.
+    """
+    corpus = dict(everything.corpus or {})
+    known = set(corpus.values())
+    corpus |= {f"passage-{number}": text for number, text in enumerate(everything.passages()) if text not in known}
+    return TrainingData(part.rows, part.name, corpus).as_retrieval_data()
+
+
+def judge(
+    start: str | os.PathLike[str] | EncoderSettings,
+    tuned: str | os.PathLike[str],
+    data: RetrievalData,
+    *,
+    general: RetrievalData | None = None,
+    texts: Sequence[str] | None = None,
+    cache: EvaluationCache | None = None,
+) -> Verdict:
+    """Compares a trained model with its start.
+
+    Args:
+        start: Hub id or folder of the start, or settings of it.
+        tuned: The trained folder.
+        data: Questions that were not trained on.
+        general: Labelled data of another kind, to see what is forgotten.
+        texts: General texts for the probe; `None`: the package's own, which are everyday questions and passages.
+        cache: Keeps vectors for the next judgement.
+
+    Raises:
+        BgeError: A model can't be loaded.
+    """
+    settings = start if isinstance(start, EncoderSettings) else EncoderSettings(model_name=os.fspath(start))
+    trained = EncoderSettings(model_name=os.fspath(tuned), device=settings.device, on_truncation="ignore")
+    with (
+        BgeEncoder.from_settings(settings.replace(on_truncation="ignore")) as before,
+        BgeEncoder.from_settings(trained) as after,
+    ):
+        reports = _reports(before, after, data, cache)
+        of_general = None if general is None else compare(*_reports(before, after, general, cache), _METRIC)
+        found = probe(before, after, texts)
+    one, other = (report.by_group(_METRIC) for report in reports)
+    groups = {group: (one[group], other[group]) for group in one}
+    return Verdict(reports[0], reports[1], compare(reports[0], reports[1], _METRIC), found, of_general, groups)
+
+
+def _reports(
+    before: BgeEncoder, after: BgeEncoder, data: RetrievalData, cache: EvaluationCache | None
+) -> tuple[RetrievalReport, RetrievalReport]:
+    return (
+        evaluate_retrieval(before, data, depth=100, cache=cache, name="the start"),
+        evaluate_retrieval(after, data, depth=100, cache=cache, name="the trained model"),
+    )
+
+
+def probe(before: BgeEncoder, after: BgeEncoder, texts: Sequence[str] | None = None) -> Probe:
+    """Compares how two models see general texts.
+
+    Args:
+        before: The start.
+        after: The trained model.
+        texts: The texts; `None`: the package's own.
+    """
+    if texts is None:
+        content = (files("bge_integrations") / "data" / "calibration.txt").read_text(encoding="utf-8")
+        texts = [line for line in content.splitlines() if line.strip()]
+    chosen = list(dict.fromkeys(texts))
+    cosines = [_cosines(encoder.encode(chosen)) for encoder in (before, after)]
+    nearest = [np.argsort(-one, axis=1, kind="stable")[:, :_NEIGHBOURS] for one in cosines]
+    shared = [len(set(one) & set(other)) for one, other in zip(*(part.tolist() for part in nearest), strict=True)]
+    upper = np.triu_indices(len(chosen), 1)
+    ranks = [np.argsort(np.argsort(one[upper], kind="stable"), kind="stable") for one in cosines]
+    return Probe(
+        len(chosen),
+        float(np.mean(shared)) / min(_NEIGHBOURS, len(chosen) - 1),
+        float(np.corrcoef(ranks[0], ranks[1])[0, 1]),
+    )
+
+
+def _cosines(vectors: Floats) -> Floats:
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    cosines: Floats = unit @ unit.T
+    np.fill_diagonal(cosines, -np.inf)
+    return cosines
