@@ -36,13 +36,13 @@ EXTRAS_OF = {
     "bge_integrations/backend/engines/openvino": ("openvino", "prepare"),
     "bge_integrations/backend/scheduler/telemetry.py": ("otel",),
     "bge_integrations/cli/demo": ("langchain", "llama-index"),
-    "bge_integrations/evaluation/mteb": ("mteb",),
+    "bge_integrations/evaluation/mteb": ("mteb", "train"),  # mteb brings datasets
     "bge_integrations/training": ("train",),
     "bge_integrations/langchain": ("langchain",),
     "bge_integrations/llama_index": ("llama-index",),
     "benchmarks": (*_FRAMEWORKS, "bench"),
     "notebooks": (*_FRAMEWORKS, "dev"),
-    "tests": (*_FRAMEWORKS, "otel", "dev"),
+    "tests": (*_FRAMEWORKS, "otel", "train", "dev"),
 }
 
 # What a file uses if the user has it. Its errors name the package.
@@ -55,9 +55,9 @@ IF_INSTALLED = {
     "bge_integrations/training/words.py": "bm25s",
 }
 
-# What needs no declaration of its own: pydantic needs exactly one version of its core, mteb takes data as tables of
-# datasets, and pytest brings a reader of TOML to the Pythons without one.
-BROUGHT_BY = {"datasets": "mteb", "pydantic-core": "pydantic", "tomli": "pytest"}
+# What needs no declaration of its own: pydantic needs exactly one version of its core, and pytest brings a reader of TOML
+# to the Pythons without one.
+BROUGHT_BY = {"pydantic-core": "pydantic", "tomli": "pytest"}
 
 SYSTEMS = {
     "Linux": ("linux", "x86_64"),
@@ -67,7 +67,7 @@ SYSTEMS = {
     "Windows": ("win32", "AMD64"),
     "Windows on ARM": ("win32", "ARM64"),
 }
-NEED_TORCH = {"mteb", "torch", "scikit-learn", "scipy", "sentence-transformers"}
+NEED_TORCH = {"accelerate", "datasets", "mteb", "torch", "scikit-learn", "scipy", "sentence-transformers"}
 WITHOUT_WHEELS = {
     "Intel Mac": NEED_TORCH,
     "Windows on ARM": NEED_TORCH | {"openvino", "nncf", "llama-index-core", "llama-index-instrumentation"},

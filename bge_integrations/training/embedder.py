@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from bge_integrations._optional import require
 from bge_integrations.backend.checkpoint.digests import key_of
-from bge_integrations.backend.engines.openvino.engine import computes_bfloat16
 from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.errors import SettingsError
 from bge_integrations.evaluation.data import RetrievalData
@@ -89,8 +88,8 @@ def train_embedder(
     chosen = settings or EmbedderTraining()
     target = Path(output).expanduser()
     require_free(target)
-    for library in ("datasets", "accelerate"):
-        require(library, extra="train")
+    require("datasets", extra="train")
+    require("accelerate", extra="train")
     from bge_integrations.training.starting import open_start
 
     start_settings = model if isinstance(model, EncoderSettings) else EncoderSettings(model_name=os.fspath(model))
@@ -145,11 +144,13 @@ def _completed(chosen: EmbedderTraining, start: Start) -> EmbedderTraining:
 
 
 def _has_bfloat16(start: Start) -> bool:
-    import torch
-
     device = start.model.device
     if device.type == "cuda":
+        import torch
+
         return bool(torch.cuda.is_bf16_supported())
+    from bge_integrations.backend.engines.openvino.engine import computes_bfloat16
+
     return device.type == "cpu" and computes_bfloat16()
 
 
