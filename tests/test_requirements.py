@@ -55,8 +55,8 @@ IF_INSTALLED = {
     "bge_integrations/training/words.py": "bm25s",
 }
 
-# What needs no declaration of its own: pydantic needs exactly one version of its core, and pytest brings a reader of TOML
-# to the Pythons without one.
+# What needs no declaration of its own: pydantic needs exactly one version of its core, and pytest brings a reader of
+# TOML to the Pythons without one.
 BROUGHT_BY = {"pydantic-core": "pydantic", "tomli": "pytest"}
 
 SYSTEMS = {
