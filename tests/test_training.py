@@ -17,6 +17,7 @@ from bge_integrations.evaluation import RetrievalData
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
 from bge_integrations.prepare import prepare
+from bge_integrations.settings import EncoderSettings
 from bge_integrations.training import EmbedderTraining, TrainingData, TrainingRow, train_embedder
 
 _WORDS = (
@@ -83,6 +84,18 @@ class TestTraining:
             llama = HuggingFaceBgeEmbedding(str(result.output), device="cpu")
             assert llama.get_query_embedding(query) == pytest.approx(expected, abs=1e-5)
         assert encoder.encode_documents(["x"])[0] == pytest.approx(plain.encode("x"), abs=1e-5)
+
+    def test_a_model_trained_without_an_instruction_is_used_without_one(
+        self, bge_small_en: Path, data: TrainingData, tmp_path: Path
+    ) -> None:
+        start = EncoderSettings(model_name=str(bge_small_en), query_instruction="", device="cpu")
+        settings = EmbedderTraining(max_steps=1, batch_size=4, precision="float32")
+        result = train_embedder(data, start, tmp_path / "out", settings=settings)
+        assert BgeEncoder(result.output, device="cpu").instruction("query").prefix == ""
+        other = EncoderSettings(model_name=str(bge_small_en), query_instruction="find: ", device="cpu")
+        result = train_embedder(data, other, tmp_path / "other", settings=settings)
+        assert BgeEncoder(result.output, device="cpu").instruction("query").prefix == "find: "
+        assert find_model(result.output) is not None
 
     def test_a_killed_run_goes_on_with_the_same_batches(
         self, bge_small_en: Path, data: TrainingData, tmp_path: Path

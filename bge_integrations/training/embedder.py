@@ -113,7 +113,7 @@ def train_embedder(
         on_log=on_log,
     )
     record = {
-        "base_model": start.spec.model_id if start.spec else None,
+        "base_model": _base_model(start),
         "started_from": _shown_name(start_settings.model_name),
         "query_instruction": start.instruction,
         "data": {"name": data.name, "rows": len(data.rows), "digest": data.digest},
@@ -125,6 +125,18 @@ def train_embedder(
         save_model(start.model, target, instruction=start.instruction, record=record)
         shutil.rmtree(work, ignore_errors=True)
     return TrainingResult(target, run.steps, run.losses, run.validation)
+
+
+def _base_model(start: Start) -> str | None:
+    """Returns the model that the card names as the base.
+
+    A model that was trained without its instruction names none. Otherwise it would get the instruction of its base when
+    it is used, since prompts without content do not count.
+    """
+    spec = start.spec
+    if spec is None or (not start.instruction and (spec.query_instruction or spec.query_template)):
+        return None
+    return spec.model_id
 
 
 def _shown_name(model: str) -> str:
