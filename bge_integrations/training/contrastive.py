@@ -5,21 +5,20 @@ For a query q with the positive p+ and all passages P of the batch, in all proce
     loss = -log( exp(q·p+ / t) / sum over p in P of exp(q·p / t) ),   unit vectors, t the temperature
 
 This is InfoNCE with in-batch and cross-device negatives, as in the model card of BGE
-(https://huggingface.co/BAAI/bge-large-en#train) and in C-Pack, https://arxiv.org/abs/2309.07597. Gradients of the
-vectors are cached, so that memory does not grow with the batch: Gao et al. 2021, https://arxiv.org/abs/2101.06983.
+(https://huggingface.co/BAAI/bge-large-en#train) and in C-Pack, https://arxiv.org/abs/2309.07597.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from sentence_transformers.base.losses.gradcache import CachedLossMixin
-from torch import Tensor, nn
+from torch import Tensor
 
+from bge_integrations.training.budget import BudgetedLoss, unit_rows
 from bge_integrations.training.gathering import gather_rows, process_count, total
 from bge_integrations.training.layout import Layout
 from bge_integrations.training.settings import Distillation
@@ -30,11 +29,10 @@ _SCORES_AT_ONCE = 1 << 25
 """Scores that are in memory at once, 128 MiB of them."""
 
 
-class ContrastiveLoss(CachedLossMixin, nn.Module):
+class ContrastiveLoss(BudgetedLoss):
     """InfoNCE over all passages of a batch, and optionally distillation from a teacher's scores.
 
-    Attributes:
-        model: The model that is trained.
+    It takes a column of queries, a column of passages, and the `Layout` of a batch.
     """
 
     def __init__(
@@ -57,49 +55,19 @@ class ContrastiveLoss(CachedLossMixin, nn.Module):
                 `"m3_kd_loss"`: the teacher's softmax weights a cross entropy for each candidate, in place of InfoNCE.
             matryoshka_dims: The loss is the mean over these lengths of the vectors; empty: only the full length.
             guide_margin: A passage is no negative if the guide's cosine is above that of the positive less this.
-            mini_batch_tokens: Tokens of one forward pass.
-            tokens_in_memory: A batch with at most this many tokens is encoded once, with all activations in memory. A
-                larger one is encoded twice, with the activations of one forward pass in memory.
+            mini_batch_tokens: As for `BudgetedLoss`.
+            tokens_in_memory: As for `BudgetedLoss`.
         """
-        super().__init__()
-        self.model = model
+        super().__init__(model, mini_batch_tokens=mini_batch_tokens, tokens_in_memory=tokens_in_memory)
         self.temperature = temperature
         self.distillation = distillation
         self.matryoshka_dims = tuple(matryoshka_dims)
         self.guide_margin = guide_margin
-        self.mini_batch_size = 1
-        self.mini_batch_num_tokens = mini_batch_tokens
-        self._tokens_in_memory = tokens_in_memory
 
-    def forward(self, features: Iterable[dict[str, Tensor]], layout: Layout) -> Tensor:
-        """Returns the loss, the mean over the rows of all processes.
-
-        Args:
-            features: Token ids and masks of the queries, then of the passages, each sorted by length.
-            layout: Which of them belong together.
-        """
-        columns = list(features)
-        tokens = sum(int(column["attention_mask"].sum()) for column in columns)
-        # All processes take the same way, since each way has its own communication.
-        if torch.is_grad_enabled() and total(float(tokens > self._tokens_in_memory), columns[0]["input_ids"].device):
-            return self.forward_cached(columns, layout)  # type: ignore[arg-type] # labels of another kind
-        with_grad = torch.is_grad_enabled()
-        vectors = [
-            [part for part, _ in self.embed_minibatch_iter(column, with_grad=with_grad, copy_random_state=False)]
-            for column in columns
-        ]
-        return self.calculate_loss(vectors, layout)
-
-    def calculate_loss(
-        self,
-        reps: list[list[Tensor]],
-        labels: Any = None,  # noqa: ANN401 - a Layout, by the mixin's name for it
-        *,
-        with_backward: bool = False,
-    ) -> Tensor:
-        """See `CachedLossMixin.calculate_loss`."""
+    def loss_of(self, vectors: list[Tensor], labels: Any, *, with_backward: bool) -> Tensor:  # noqa: ANN401
+        """See `BudgetedLoss.loss_of`. The labels are a `Layout`."""
         layout: Layout = labels
-        queries, passages = (_unit_rows(torch.cat(parts)) for parts in reps)
+        queries, passages = map(unit_rows, vectors)
         everything, first = gather_rows(passages)
         shared = _Shared(self, layout, everything, first)
         rows = max(1, _SCORES_AT_ONCE // max(len(everything), 1))
@@ -116,11 +84,6 @@ class ContrastiveLoss(CachedLossMixin, nn.Module):
             loss += share.detach()
         torch.autograd.backward([queries, everything], [asked.grad, found.grad])
         return loss
-
-
-def _unit_rows(rows: Tensor) -> Tensor:
-    """Returns the rows with L2 norm 1, at least in float32."""
-    return F.normalize(rows.to(torch.promote_types(rows.dtype, torch.float32)), dim=-1)
 
 
 class _Shared:

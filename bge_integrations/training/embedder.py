@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from bge_integrations.settings import EncoderSettings
 from bge_integrations.training.data import TrainingData
 from bge_integrations.training.saving import require_free, save_model
 from bge_integrations.training.settings import EmbedderTraining
+from bge_integrations.training.work import base_model, computed_in, prepare_work, shown_name, work_folder
 
 if TYPE_CHECKING:
     from bge_integrations.training.starting import Start
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["TrainingResult", "train_embedder"]
 
 logger = get_logger(__name__)
-
-_CHECKPOINTS = ".training"
-"""Ending of the folder beside the output that has checkpoints while training runs."""
 
 
 @dataclass(frozen=True)
@@ -96,25 +93,25 @@ def train_embedder(
     start = open_start(start_settings, attention_dropout=chosen.attention_dropout)
     chosen = _completed(chosen, start)
     _check(data, chosen)
-    work = target.with_name(f"{target.name}{_CHECKPOINTS}")
+    work = work_folder(target)
     key = key_of({"data": data.digest, "model": start.identity, "settings": _plain(chosen)})
-    checkpoint = _prepare_work(work, key, resume=resume)
-    from bge_integrations.training.trainer import run_trainer
+    checkpoint = prepare_work(work, key, resume=resume)
+    from bge_integrations.training.trainer import Watch, run_trainer
 
-    run = run_trainer(
-        start,
-        data,
-        chosen,
+    watch = Watch(
         work=work,
-        validation=validation,
         checkpoint=checkpoint,
+        every=chosen.evaluate_every,
+        validation=validation,
+        patience=chosen.patience,
         show_progress=show_progress,
         report_to=report_to,
         on_log=on_log,
     )
+    run = run_trainer(start, data, chosen, watch)
     record = {
-        "base_model": _base_model(start),
-        "started_from": _shown_name(start_settings.model_name),
+        "base_model": base_model(start),
+        "started_from": shown_name(start_settings.model_name),
         "query_instruction": start.instruction,
         "data": {"name": data.name, "rows": len(data.rows), "digest": data.digest},
         "settings": _plain(chosen),
@@ -127,43 +124,14 @@ def train_embedder(
     return TrainingResult(target, run.steps, run.losses, run.validation)
 
 
-def _base_model(start: Start) -> str | None:
-    """Returns the model that the card names as the base.
-
-    A model that was trained without its instruction names none. Otherwise it would get the instruction of its base when
-    it is used, since prompts without content do not count.
-    """
-    spec = start.spec
-    if spec is None or (not start.instruction and (spec.query_instruction or spec.query_template)):
-        return None
-    return spec.model_id
-
-
-def _shown_name(model: str) -> str:
-    """Returns a hub id as it is, and of a folder only its own name."""
-    return Path(model).resolve().name if os.path.isdir(model) else model
-
-
 def _completed(chosen: EmbedderTraining, start: Start) -> EmbedderTraining:
     """Returns settings with the choices that depend on the model and the machine."""
     changes: dict[str, Any] = {}
     if chosen.temperature is None:
         is_first = start.spec is not None and "v1.5" not in start.spec.model_id
         changes["temperature"] = 0.01 if is_first else 0.02
-    if chosen.precision == "auto":
-        changes["precision"] = "bfloat16" if _has_bfloat16(start) else "float32"
+    changes["precision"] = computed_in(chosen.precision, start)
     return dataclasses.replace(chosen, **changes)
-
-
-def _has_bfloat16(start: Start) -> bool:
-    device = start.model.device
-    if device.type == "cuda":
-        import torch
-
-        return bool(torch.cuda.is_bf16_supported())
-    from bge_integrations.backend.engines.openvino.engine import computes_bfloat16
-
-    return device.type == "cpu" and computes_bfloat16()
 
 
 def _check(data: TrainingData, chosen: EmbedderTraining) -> None:
@@ -199,20 +167,3 @@ def _warnings(data: TrainingData, chosen: EmbedderTraining) -> list[str]:
 
 def _plain(chosen: EmbedderTraining) -> dict[str, Any]:
     return {**dataclasses.asdict(chosen), "matryoshka_dims": list(chosen.matryoshka_dims)}
-
-
-def _prepare_work(work: Path, key: str, *, resume: bool) -> Path | None:
-    """Returns the checkpoint to go on with, or `None` to start; the folder for checkpoints exists afterwards."""
-    note = work / "key.json"
-    found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    if found and not resume:
-        raise SettingsError(f"{work} has checkpoints of a run that did not end; go on with resume=True, or remove it.")
-    if resume:
-        if not found:
-            raise SettingsError(f"resume=True, but {work} has no checkpoint; start without it.")
-        if json.loads(note.read_text(encoding="utf-8"))["key"] != key:
-            raise SettingsError(f"resume=True, but {work} is of another run: model, data or settings differ.")
-        return found[-1]
-    work.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps({"key": key}), encoding="utf-8")
-    return None

@@ -1,4 +1,4 @@
-"""How an embedding model is trained."""
+"""How a model is trained."""
 
 from __future__ import annotations
 
@@ -8,39 +8,28 @@ from typing import Literal
 
 from bge_integrations.errors import SettingsError
 
-__all__ = ["Distillation", "EmbedderTraining"]
+__all__ = ["Distillation", "DistillationTraining", "EmbedderTraining", "TrainingSettings"]
 
 Distillation = Literal["kl_div", "m3_kd_loss"]
 """How a teacher's scores act, with the names of FlagEmbedding's option `kd_loss_type`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedderTraining:
-    """How an embedding model is trained. The defaults are those of BGE's authors where they name one.
+class TrainingSettings:
+    """How any model is trained.
 
     Attributes:
         epochs: Passes over the rows.
         max_steps: Steps of the optimiser; `None`: as `epochs` says.
-        batch_size: Rows of a batch in each process. All passages of the batch are negatives for the other rows.
+        batch_size: Rows of a batch in each process.
         learning_rate: The highest learning rate, for AdamW.
         warmup: Part of the steps in which the learning rate rises to it; afterwards it falls linearly to 0.
         weight_decay: Of AdamW.
-        temperature: Divisor of the cosines. `None`: 0.02 for v1.5 models and unknown ones, 0.01 for BGE's others.
-        negatives: Negatives of a row, at most.
-        query_length: Tokens of a query, at most, with the instruction.
-        passage_length: Tokens of a passage, at most.
-        distillation: How the scores of the data act: "kl_div" or "m3_kd_loss"; `None`: not at all.
-        matryoshka_dims: Lengths of the vectors that are trained too.
-        guide: A model whose vectors tell false negatives; `None`: none.
-        guide_margin: A passage is no negative if the guide's cosine is above that of the positive less this.
-        same_source: Whether the rows of a batch are of one source.
         attention_dropout: Whether dropout acts inside attention.
         precision: Of the computation: "auto" takes bfloat16 where the processor or the GPU has it, else float32.
         mini_batch_tokens: Tokens of one forward pass.
         tokens_in_memory: Tokens of a batch whose activations may be in memory at once; a larger batch is computed in
             parts, with cached gradients.
-        evaluate_every: Steps between evaluations on the validation data; `None`: after each epoch.
-        patience: Evaluations without a better one before training stops; `None`: it does not stop early.
         seed: Of the order, of what is drawn, and of dropout.
     """
 
@@ -50,6 +39,52 @@ class EmbedderTraining:
     learning_rate: float = 1e-5
     warmup: float = 0.1
     weight_decay: float = 0.0
+    attention_dropout: bool = False
+    precision: str = "auto"
+    mini_batch_tokens: int = 4096
+    tokens_in_memory: int = 16384
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks the numbers.
+
+        Raises:
+            SettingsError: A number is out of range, or a choice is unknown.
+        """
+        self._check_positive("epochs", "batch_size", "learning_rate", "mini_batch_tokens")
+        self._check_choice("precision", ("auto", "float32", "bfloat16"))
+
+    def _check_positive(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise SettingsError(f"{name}={getattr(self, name)} must be above 0.")
+
+    def _check_choice(self, name: str, known: tuple[str | None, ...]) -> None:
+        if getattr(self, name) not in known:
+            raise SettingsError(f"{name}={getattr(self, name)!r} is unknown; choose one of {known}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedderTraining(TrainingSettings):
+    """How an embedding model is trained on queries and passages.
+
+    The defaults are those of BGE's authors where they name one. All passages of a batch are negatives for its other
+    rows. See `TrainingSettings` for the other attributes.
+
+    Attributes:
+        temperature: Divisor of the cosines. `None`: 0.02 for v1.5 models and unknown ones, 0.01 for BGE's others.
+        negatives: Negatives of a row, at most.
+        query_length: Tokens of a query, at most, with the instruction.
+        passage_length: Tokens of a passage, at most.
+        distillation: How the scores of the data act: "kl_div" or "m3_kd_loss"; `None`: not at all.
+        matryoshka_dims: Lengths of the vectors that are trained too.
+        guide: A model whose vectors tell false negatives; `None`: none.
+        guide_margin: A passage is no negative if the guide's cosine is above that of the positive less this.
+        same_source: Whether the rows of a batch are of one source.
+        evaluate_every: Steps between evaluations on the validation data; `None`: after each epoch.
+        patience: Evaluations without a better one before training stops; `None`: it does not stop early.
+    """
+
     temperature: float | None = None
     negatives: int = 7
     query_length: int = 64
@@ -59,28 +94,35 @@ class EmbedderTraining:
     guide: str | None = None
     guide_margin: float = 0.0
     same_source: bool = False
-    attention_dropout: bool = False
-    precision: str = "auto"
-    mini_batch_tokens: int = 4096
-    tokens_in_memory: int = 16384
     evaluate_every: int | None = None
     patience: int | None = None
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        """Checks the numbers.
-
-        Raises:
-            SettingsError: A number is out of range, or a choice is unknown.
-        """
-        for name in ("epochs", "batch_size", "learning_rate", "query_length", "passage_length", "mini_batch_tokens"):
-            if getattr(self, name) <= 0:
-                raise SettingsError(f"{name}={getattr(self, name)} must be above 0.")
+        """See `TrainingSettings.__post_init__`."""
+        super().__post_init__()
+        self._check_positive("query_length", "passage_length")
         if self.temperature is not None and self.temperature <= 0:
             raise SettingsError(f"temperature={self.temperature} must be above 0; BGE models have 0.01 or 0.02.")
         if self.negatives < 0:
             raise SettingsError(f"negatives={self.negatives} must be 0 or more.")
-        choices = {"precision": ("auto", "float32", "bfloat16"), "distillation": (None, "kl_div", "m3_kd_loss")}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise SettingsError(f"{name}={getattr(self, name)!r} is unknown; choose one of {known}.")
+        self._check_choice("distillation", (None, "kl_div", "m3_kd_loss"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationTraining(TrainingSettings):
+    """How a model is trained towards the vectors of another. See `TrainingSettings` for the other attributes.
+
+    Attributes:
+        learning_rate: The highest learning rate. It is above that of fine-tuning, since the vectors may change a lot.
+        length: Tokens of a text, at most, with the instruction; `None`: as many as the model reads.
+        save_every: Steps between checkpoints, from which a killed run goes on.
+    """
+
+    learning_rate: float = 1e-4
+    length: int | None = None
+    save_every: int = 500
+
+    def __post_init__(self) -> None:
+        """See `TrainingSettings.__post_init__`."""
+        super().__post_init__()
+        self._check_positive("length", "save_every")

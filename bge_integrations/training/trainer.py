@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.base.evaluation.evaluator import BaseEvaluator
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -27,10 +27,10 @@ from bge_integrations.training.contrastive import ContrastiveLoss
 from bge_integrations.training.data import TrainingData, TrainingRow
 from bge_integrations.training.gathering import process_rank
 from bge_integrations.training.layout import Layout
-from bge_integrations.training.settings import EmbedderTraining
+from bge_integrations.training.settings import EmbedderTraining, TrainingSettings
 from bge_integrations.training.starting import Start
 
-__all__ = ["Run", "run_trainer"]
+__all__ = ["Run", "Task", "Watch", "run_task", "run_trainer"]
 
 _METRIC = "ndcg@10"
 _EVALUATED_TOGETHER = 32
@@ -53,24 +53,56 @@ class Run:
     is_main: bool = True
 
 
-def run_trainer(
-    start: Start,
-    data: TrainingData,
-    chosen: EmbedderTraining,
-    *,
-    work: Path,
-    validation: RetrievalData | None,
-    checkpoint: Path | None,
-    show_progress: bool,
-    report_to: str,
-    on_log: Callable[[int, dict[str, float]], None] | None,
-) -> Run:
-    """Trains the model of `start`. See `train_embedder` for the arguments."""
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a model learns: rows by their numbers, how a batch is made of them, and its loss.
+
+    Attributes:
+        groups: Row numbers of each group; a batch has rows of one group.
+        collator: Function from rows, `{"row": number}` each, to a batch of tensors.
+        features: Function from a batch to its columns of token ids and masks, and to what the loss takes beside them.
+        loss: Function from these to the loss.
+        epochs: The current epoch, for the order of rows and the collator.
+    """
+
+    groups: Sequence[Sequence[int]]
+    collator: Callable[[Sequence[Mapping[str, int]]], dict[str, Any]]
+    features: Callable[[dict[str, Any]], tuple[list[dict[str, Tensor]], Any]]
+    loss: nn.Module
+    epochs: Epochs = field(default_factory=Epochs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """What is seen and kept of a training while it runs.
+
+    Attributes:
+        work: The folder for checkpoints.
+        checkpoint: The checkpoint to go on with; `None`: the start.
+        every: Steps between checkpoints, and between evaluations; `None`: after each epoch.
+        validation: Data to evaluate on. The best checkpoint becomes the model.
+        patience: Evaluations without a better one before training stops; `None`: it does not stop early.
+        show_progress: Whether to show a progress bar.
+        report_to: "none" or "tensorboard".
+        on_log: Function that takes a step and what is logged of it.
+    """
+
+    work: Path
+    checkpoint: Path | None = None
+    every: int | None = None
+    validation: RetrievalData | None = None
+    patience: int | None = None
+    show_progress: bool = False
+    report_to: str = "none"
+    on_log: Callable[[int, dict[str, float]], None] | None = None
+
+
+def run_trainer(start: Start, data: TrainingData, chosen: EmbedderTraining, watch: Watch) -> Run:
+    """Trains the model of `start` on rows of queries and passages. See `train_embedder`."""
     epochs = Epochs()
     rows = list(data.rows)
-    model = start.model
     loss = ContrastiveLoss(
-        model,
+        start.model,
         temperature=chosen.temperature or 0.02,
         distillation=chosen.distillation,
         matryoshka_dims=chosen.matryoshka_dims,
@@ -92,32 +124,44 @@ def run_trainer(
         uses_teacher=chosen.distillation is not None,
         guide=(guide.encode_queries, guide.encode_documents) if guide else None,
     )
-    notes = _Notes(on_log)
-    callbacks: list[TrainerCallback] = [notes]
-    if chosen.patience is not None and validation is not None:
-        callbacks.append(EarlyStoppingCallback(early_stopping_patience=chosen.patience))
-    trainer = _Trainer(
-        model=model,
-        args=_arguments(chosen, start, work, validation, show_progress=show_progress, report_to=report_to),
-        train_dataset=Dataset.from_dict({"row": list(range(len(rows)))}),
+    task = Task(
+        groups=_groups(rows, by_source=chosen.same_source),
+        collator=collator,
+        features=lambda batch: ([batch["queries"], batch["passages"]], Layout.of(batch["layout"])),
         loss=loss,
-        evaluator=None if validation is None else _Validation(validation, start.instruction, start.max_length),
-        data_collator=collator,  # type: ignore[arg-type] # called with rows of the dataset, as theirs
-        callbacks=callbacks,
+        epochs=epochs,
     )
-    trainer.batches = RowBatches(
-        _groups(rows, by_source=chosen.same_source), chosen.batch_size, seed=chosen.seed, epochs=epochs
-    )
-    trainer.remove_callback(PrinterCallback)
-    if not show_progress:
-        trainer.remove_callback(ProgressCallback)
     try:
-        with _quiet():
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        return run_task(start, task, chosen, watch)
     finally:
         if guide is not None:
             guide.close()
-    model.eval()
+
+
+def run_task(start: Start, task: Task, chosen: TrainingSettings, watch: Watch) -> Run:
+    """Trains the model of `start` on a task."""
+    notes = _Notes(watch.on_log)
+    callbacks: list[TrainerCallback] = [notes]
+    validation = watch.validation
+    if watch.patience is not None and validation is not None:
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=watch.patience))
+    trainer = _Trainer(
+        model=start.model,
+        args=_arguments(chosen, start, watch),
+        train_dataset=Dataset.from_dict({"row": list(range(sum(map(len, task.groups))))}),
+        loss=task.loss,
+        evaluator=None if validation is None else _Validation(validation, start.instruction, start.max_length),
+        data_collator=task.collator,  # type: ignore[arg-type] # called with rows of the dataset, as theirs
+        callbacks=callbacks,
+    )
+    trainer.task = task
+    trainer.batches = RowBatches(task.groups, chosen.batch_size, seed=chosen.seed, epochs=task.epochs)
+    trainer.remove_callback(PrinterCallback)
+    if not watch.show_progress:
+        trainer.remove_callback(ProgressCallback)
+    with _quiet():
+        trainer.train(resume_from_checkpoint=None if watch.checkpoint is None else str(watch.checkpoint))
+    start.model.eval()
     return Run(trainer.state.global_step, notes.losses, notes.validation, process_rank() == 0)
 
 
@@ -125,9 +169,11 @@ class _Trainer(SentenceTransformerTrainer):
     """The library's trainer, with batches of this package.
 
     Attributes:
+        task: What the model learns.
         batches: The batches of row numbers.
     """
 
+    task: Task
     batches: RowBatches
 
     def get_batch_sampler(self, *_: object, **__: object) -> RowBatches:
@@ -135,8 +181,8 @@ class _Trainer(SentenceTransformerTrainer):
         return self.batches
 
     def collect_features(self, inputs: dict[str, Any]) -> tuple[list[dict[str, Tensor]], Any]:
-        """Returns token ids of queries and passages, and which belong together."""
-        return [inputs["queries"], inputs["passages"]], Layout.of(inputs["layout"])
+        """Returns columns of token ids, and what the loss takes beside them."""
+        return self.task.features(inputs)
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Adds none: this package writes the card."""
@@ -149,21 +195,13 @@ def _groups(rows: Sequence[TrainingRow], *, by_source: bool) -> list[list[int]]:
     return list(groups.values())
 
 
-def _arguments(
-    chosen: EmbedderTraining,
-    start: Start,
-    work: Path,
-    validation: RetrievalData | None,
-    *,
-    show_progress: bool,
-    report_to: str,
-) -> SentenceTransformerTrainingArguments:
-    evaluates = "no" if validation is None else "steps" if chosen.evaluate_every else "epoch"
+def _arguments(chosen: TrainingSettings, start: Start, watch: Watch) -> SentenceTransformerTrainingArguments:
+    evaluates = "no" if watch.validation is None else "steps" if watch.every else "epoch"
     steps: dict[str, Any] = {}
-    if chosen.evaluate_every:
-        steps = {"eval_steps": chosen.evaluate_every, "save_steps": chosen.evaluate_every}
+    if watch.every:
+        steps = {"eval_steps": watch.every, "save_steps": watch.every}
     return SentenceTransformerTrainingArguments(
-        output_dir=str(work),
+        output_dir=str(watch.work),
         num_train_epochs=chosen.epochs,
         max_steps=chosen.max_steps or -1,
         per_device_train_batch_size=chosen.batch_size,
@@ -175,12 +213,12 @@ def _arguments(
         seed=chosen.seed,
         logging_steps=1,
         eval_strategy=evaluates,
-        save_strategy="steps" if chosen.evaluate_every else "epoch",
+        save_strategy="steps" if watch.every else "epoch",
         save_total_limit=2,
-        load_best_model_at_end=validation is not None,
-        metric_for_best_model=f"eval_{_METRIC}" if validation is not None else None,
-        report_to=report_to,
-        disable_tqdm=not show_progress,
+        load_best_model_at_end=watch.validation is not None,
+        metric_for_best_model=f"eval_{_METRIC}" if watch.validation is not None else None,
+        report_to=watch.report_to,
+        disable_tqdm=not watch.show_progress,
         dataloader_pin_memory=start.model.device.type == "cuda",
         **steps,
     )

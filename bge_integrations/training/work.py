@@ -1,0 +1,81 @@
+"""What all trainings share: the folder for checkpoints, the precision, and names for records."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bge_integrations.errors import SettingsError
+
+if TYPE_CHECKING:
+    from bge_integrations.training.starting import Start
+
+__all__ = ["base_model", "computed_in", "prepare_work", "shown_name", "work_folder"]
+
+_CHECKPOINTS = ".training"
+
+
+def work_folder(output: Path) -> Path:
+    """Returns the folder beside the output that has checkpoints while training runs."""
+    return output.with_name(f"{output.name}{_CHECKPOINTS}")
+
+
+def prepare_work(work: Path, key: str, *, resume: bool) -> Path | None:
+    """Returns the checkpoint to go on with, or `None` to start; the folder for checkpoints exists afterwards.
+
+    Args:
+        work: The folder.
+        key: Text that is equal for equal data, models and settings.
+        resume: Whether to go on with a checkpoint.
+
+    Raises:
+        SettingsError: There are checkpoints and `resume` is `False`, or there are none of this run and it is `True`.
+    """
+    note = work / "key.json"
+    found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    if found and not resume:
+        raise SettingsError(f"{work} has checkpoints of a run that did not end; go on with resume=True, or remove it.")
+    if resume:
+        if not found:
+            raise SettingsError(f"resume=True, but {work} has no checkpoint; start without it.")
+        if json.loads(note.read_text(encoding="utf-8"))["key"] != key:
+            raise SettingsError(f"resume=True, but {work} is of another run: model, data or settings differ.")
+        return found[-1]
+    work.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps({"key": key}), encoding="utf-8")
+    return None
+
+
+def computed_in(precision: str, start: Start) -> str:
+    """Returns the precision of the computation, where "auto" is bfloat16 if the device of `start` has it."""
+    if precision != "auto":
+        return precision
+    device = start.model.device
+    if device.type == "cuda":
+        import torch
+
+        has_bfloat16 = bool(torch.cuda.is_bf16_supported())
+    else:
+        from bge_integrations.backend.engines.openvino.engine import computes_bfloat16
+
+        has_bfloat16 = device.type == "cpu" and computes_bfloat16()
+    return "bfloat16" if has_bfloat16 else "float32"
+
+
+def base_model(start: Start) -> str | None:
+    """Returns the model that the card names as the base.
+
+    A model that was trained without its instruction names none. Otherwise it would get the instruction of its base when
+    it is used, since prompts without content do not count.
+    """
+    spec = start.spec
+    if spec is None or (not start.instruction and (spec.query_instruction or spec.query_template)):
+        return None
+    return spec.model_id
+
+
+def shown_name(model: str) -> str:
+    """Returns a hub id as it is, and of a folder only its own name."""
+    return Path(model).resolve().name if os.path.isdir(model) else model
