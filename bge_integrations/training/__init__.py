@@ -1,22 +1,29 @@
-"""Fine-tuning: rows of a query, positives and negatives, their formats and splits, and training on them."""
+"""Fine-tuning: rows of a query, positives and negatives, their formats and splits, and training on them.
+
+A model can also be trained towards the vectors of another one, and be averaged with others.
+"""
 
 from __future__ import annotations
 
 from bge_integrations.training.data import Split, TrainingData, TrainingRow
+from bge_integrations.training.distilling import distil_embedder
 from bge_integrations.training.embedder import TrainingResult, train_embedder
 from bge_integrations.training.formats import load_training_data
+from bge_integrations.training.merging import MergeResult, best_merge, merge_models
 from bge_integrations.training.mining import Mined, mine_hard_negatives
 from bge_integrations.training.mining_chart import draw_mining_chart
 from bge_integrations.training.mining_report import MiningReport
 from bge_integrations.training.overlaps import Leakage, Overlap, leakage
 from bge_integrations.training.sampling import Drawn, draw
-from bge_integrations.training.settings import EmbedderTraining
+from bge_integrations.training.settings import DistillationTraining, EmbedderTraining
 from bge_integrations.training.teacher import score_with_teacher
 
 __all__ = [
+    "DistillationTraining",
     "Drawn",
     "EmbedderTraining",
     "Leakage",
+    "MergeResult",
     "Mined",
     "MiningReport",
     "Overlap",
@@ -24,10 +31,13 @@ __all__ = [
     "TrainingData",
     "TrainingResult",
     "TrainingRow",
+    "best_merge",
+    "distil_embedder",
     "draw",
     "draw_mining_chart",
     "leakage",
     "load_training_data",
+    "merge_models",
     "mine_hard_negatives",
     "score_with_teacher",
     "train_embedder",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import BatchSampler
 
@@ -16,7 +17,7 @@ from bge_integrations.training.data import TrainingRow
 from bge_integrations.training.layout import Layout
 from bge_integrations.training.sampling import Drawn, draw
 
-__all__ = ["Collator", "Epochs", "RowBatches", "equal_queries"]
+__all__ = ["Collator", "Epochs", "RowBatches", "TargetCollator", "equal_queries"]
 
 Tokenize = Callable[[list[str], int], list[list[int]]]
 """Function from texts and a maximum length to token ids, with special tokens."""
@@ -163,6 +164,43 @@ class Collator:
             "passages": passages.padded(self._pad_id),
             "layout": layout.as_dict(),
         }
+
+
+class TargetCollator:
+    """Encodes the texts of a batch, each with the vector that the model shall give."""
+
+    valid_label_columns: Sequence[str] = ()
+
+    def __init__(
+        self, texts: Sequence[str], vectors: NDArray[np.float32], tokenize: Tokenize, *, length: int, pad_id: int
+    ) -> None:
+        """Describes the batches.
+
+        Args:
+            texts: All texts, with their instructions.
+            vectors: A vector of each text.
+            tokenize: Gives token ids.
+            length: Tokens of a text, at most.
+            pad_id: Token id of padding.
+        """
+        self._texts = texts
+        self._vectors = vectors
+        self._tokenize = tokenize
+        self._length = length
+        self._pad_id = pad_id
+
+    def __call__(self, chosen: Sequence[Mapping[str, int]]) -> dict[str, dict[str, Tensor]]:
+        """Returns token ids and masks of the different texts, longest last; the place of each row among them; vectors.
+
+        A query and a document can be one text for the model, and two for its teacher.
+        """
+        rows = [one["row"] for one in chosen]
+        column = _Column([self._texts[row] for row in rows], self._tokenize, self._length)
+        targets = {
+            "places": torch.tensor([column.place[self._texts[row]] for row in rows]),
+            "vectors": torch.from_numpy(self._vectors[rows]),
+        }
+        return {"texts": column.padded(self._pad_id), "targets": targets}
 
 
 class _Column:

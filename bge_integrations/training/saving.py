@@ -9,7 +9,7 @@ from typing import Any
 
 from bge_integrations.errors import SettingsError
 
-__all__ = ["require_free", "save_model", "write_card"]
+__all__ = ["RECORD", "require_free", "save_model", "write_card", "write_record"]
 
 RECORD = "bge_training.json"
 """File in a trained folder: what it was trained from, on what, and how."""
@@ -39,6 +39,16 @@ def save_model(model: Any, output: Path, *, instruction: str, record: Mapping[st
     model.prompts = {"query": instruction, "document": ""}
     model.default_prompt_name = None
     model.save_pretrained(str(output), create_model_card=False)
+    write_record(output, record)
+
+
+def write_record(output: Path, record: Mapping[str, Any]) -> None:
+    """Writes the record of a training, and the card that is made of it.
+
+    Args:
+        output: The folder.
+        record: As for `save_model`.
+    """
     (output / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     write_card(output, record)
 
@@ -50,7 +60,7 @@ def write_card(output: Path, record: Mapping[str, Any]) -> None:
         output: The folder.
         record: As for `save_model`.
     """
-    base, data, settings = record["base_model"], record["data"], record["settings"]
+    base, data, settings = record["base_model"], record.get("data"), record.get("settings", {})
     lines = ["---", *([f"base_model: {base}"] if base else []), "library_name: sentence-transformers"]
     lines += [
         "pipeline_tag: sentence-similarity",
@@ -60,12 +70,30 @@ def write_card(output: Path, record: Mapping[str, Any]) -> None:
         "---",
         "",
     ]
-    lines += [f"# {output.name}", "", f"Fine-tuned from {record['started_from']} with bge-integrations.", ""]
+    lines += [f"# {output.name}", "", f"{_origin(record)} with bge-integrations.", ""]
     instruction = record["query_instruction"]
     lines += [f"The text before a query is {instruction!r}." if instruction else "Queries have no instruction."]
-    lines += [f"Documents have none. Data: {data['rows']} rows, digest {data['digest']}.", ""]
-    lines += ["| setting | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in settings.items())]
+    lines += ["Documents have none."]
+    if data:
+        lines += [f"Data: {data['rows']} rows, digest {data['digest']}."]
+    if settings:
+        lines += [
+            "",
+            "| setting | value |",
+            "|---|---|",
+            *(f"| {name} | {value} |" for name, value in settings.items()),
+        ]
     verdict = record.get("verdict")
     if verdict:
         lines += ["", verdict]
     (output / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _origin(record: Mapping[str, Any]) -> str:
+    merged = record.get("merged")
+    if merged:
+        return "The weighted mean of " + ", ".join(f"{one['model']} ({one['weight']:g})" for one in merged) + ", made"
+    teacher = record.get("distilled_from")
+    if teacher:
+        return f"Made from {record['started_from']}, to give the vectors of {teacher},"
+    return f"Fine-tuned from {record['started_from']}"
