@@ -95,8 +95,8 @@ def distil_embedder(
     target = Path(output).expanduser()
     require_free(target)
     learned = _Texts.of(texts, queries)
-    for library in ("datasets", "accelerate"):
-        require(library, extra="train")
+    require("datasets", extra="train")
+    require("accelerate", extra="train")
     from bge_integrations.training.starting import open_start
 
     start_settings = model if isinstance(model, EncoderSettings) else EncoderSettings(model_name=os.fspath(model))
