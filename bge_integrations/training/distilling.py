@@ -31,7 +31,7 @@ from bge_integrations.texts import kind_of
 from bge_integrations.training.embedder import TrainingResult
 from bge_integrations.training.saving import require_free, save_model
 from bge_integrations.training.settings import DistillationTraining
-from bge_integrations.training.work import computed_in, prepare_work, shown_name, work_folder
+from bge_integrations.training.work import base_model, computed_in, prepare_work, shown_name, work_folder
 
 if TYPE_CHECKING:
     from bge_integrations.training.starting import Start
@@ -252,8 +252,7 @@ def _wanted(
 
 def _base_model(start: Start, settings: EncoderSettings) -> str | None:
     """Returns the BGE model that the trained model still is a fine-tune of: one with the same pooling."""
-    spec = start.spec
-    if spec is None:
-        return None
-    own = NAMES_OF_CATALOGUE[spec.pooling or "cls"]
-    return spec.model_id if settings.pooling is None or NAMES_OF_SETTING[settings.pooling] == own else None
+    if settings.pooling is None or start.spec is None:
+        return base_model(start)
+    own = NAMES_OF_CATALOGUE[start.spec.pooling or "cls"]
+    return base_model(start) if NAMES_OF_SETTING[settings.pooling] == own else None

@@ -21,7 +21,7 @@ from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.evaluation.retrieval import evaluate_retrieval
 from bge_integrations.settings import EncoderSettings
 from bge_integrations.training.saving import RECORD, require_free, write_record
-from bge_integrations.training.work import shown_name
+from bge_integrations.training.work import base_model, shown_name
 
 if TYPE_CHECKING:
     from bge_integrations.training.starting import Start
@@ -165,7 +165,7 @@ class _Mixer:
             known.pop(figures, None)
         names = map(shown_name, self._names)
         return {
-            "base_model": last.spec.model_id if last.spec else None,
+            "base_model": base_model(last),
             "started_from": shown_name(self._names[-1]),
             **known,
             "query_instruction": last.instruction,
