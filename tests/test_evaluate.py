@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
 from bge_integrations.cli import app
-from bge_integrations.cli.app import evaluate
+from bge_integrations.cli.measuring import evaluate
 from bge_integrations.cli.wording import in_options, options_of
 from bge_integrations.errors import BgeError, EvaluationDataError, SettingsError
 from bge_integrations.evaluation import (

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
 from bge_integrations.cli import app
-from bge_integrations.cli.app import mine as mine_command
+from bge_integrations.cli.tuning import mine as mine_command
 from bge_integrations.cli.wording import in_options, options_of
 from bge_integrations.errors import BgeError, MissingExtraError, SettingsError, TrainingDataError
 from bge_integrations.evaluation import EvaluationCache

@@ -1,0 +1,35 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bge_integrations.settings import description
+
+__all__ = [
+    "PRIVATE",
+    "AllowPickleWeights",
+    "AsJson",
+    "CacheFolder",
+    "HowToPool",
+    "LocalFilesOnly",
+    "Revision",
+    "TrustRemoteCode",
+]
+
+PRIVATE = "A private model needs HF_TOKEN, or `hf auth login` once."
+"""Words below the help of commands that load a model."""
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+HowToPool = Annotated[
+    str | None, typer.Option(help="Pooling: cls, mean or last; as the model's files say unless given.")
+]
+Revision = Annotated[str | None, typer.Option(help=description("revision"))]
+CacheFolder = Annotated[
+    str | None, typer.Option(help="Folder for hub files; the hub's usual cache folder unless given.")
+]
+LocalFilesOnly = Annotated[bool, typer.Option("--local-files-only", help=description("local_files_only"))]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help=description("trust_remote_code"))]
+AllowPickleWeights = Annotated[bool, typer.Option("--allow-pickle-weights", help=description("allow_pickle_weights"))]

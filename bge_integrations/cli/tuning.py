@@ -1,0 +1,243 @@
+"""The commands that make models better, with their options: `bge mine` and `bge train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from bge_integrations.cli.options import (
+    AllowPickleWeights,
+    AsJson,
+    CacheFolder,
+    HowToPool,
+    LocalFilesOnly,
+    Revision,
+    TrustRemoteCode,
+)
+from bge_integrations.cli.terminal import open_console, print_json
+
+if TYPE_CHECKING:
+    from bge_integrations.settings import Pooling
+
+__all__ = ["mine", "train"]
+
+
+def mine(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA",
+            help="Training data: a .jsonl, .json, .csv or .tsv file with queries and positives, LlamaIndex's .json "
+            "file, a folder of such files, or a BEIR folder.",
+        ),
+    ],
+    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="Hub id or folder of the encoder.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="PATH", help="File for the data with negatives, such as out.jsonl."),
+    ],
+    corpus: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Passages to choose from: a .jsonl file with text (and title, document), a .txt file with a passage a "
+            "line, or a BEIR folder; the passages of the data unless given.",
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option("--negatives", min=1, metavar="N", help="Negatives of a row.")] = 7,
+    ranks: Annotated[str, typer.Option(metavar="A-B", help="The first and the last rank to choose from.")] = "2-200",
+    relative_margin: Annotated[
+        float,
+        typer.Option(
+            "--margin", min=0, metavar="N", help="A negative scores at least this share lower than the lowest positive."
+        ),
+    ] = 0.05,
+    absolute_margin: Annotated[
+        float | None, typer.Option(min=0, metavar="N", help="The same as a difference of scores; both must hold.")
+    ] = None,
+    sampling: Annotated[str, typer.Option(help="top: the nearest; random: any of these ranks.")] = "top",
+    seed: Annotated[int, typer.Option(metavar="N", help="Another seed gives another random choice.")] = 0,
+    lexical: Annotated[
+        bool, typer.Option("--lexical", help="Find every second negative by words (BM25); needs bm25s.")
+    ] = False,
+    teacher: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Hub id or folder of a reranker that scores the result.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="File for the report with rows to read, as Markdown.")] = None,
+    chart: Annotated[Path | None, typer.Option(help="Picture to draw, such as chart.png; needs matplotlib.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Compute everything; neither use nor keep results of other runs.")
+    ] = False,
+    precision: Annotated[str, typer.Option(help="float32, bfloat16, float16, int8 or auto.")] = "auto",
+    teacher_precision: Annotated[str, typer.Option(metavar="P", help="Precision of the reranker.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, openvino, torch or sentence-transformers.")] = "auto",
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; the best there is unless given.")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Tokens of a text; the model's own limit unless given.")
+    ] = None,
+    pooling: HowToPool = None,
+    cache_folder: CacheFolder = None,
+    local_files_only: LocalFilesOnly = False,
+    trust_remote_code: TrustRemoteCode = False,
+    allow_pickle_weights: AllowPickleWeights = False,
+    as_json: AsJson = False,
+) -> None:
+    """Add hard negatives to training data: passages near to a query that do not answer it."""
+    from bge_integrations.cli.mine import MinePlan, read_ranks
+    from bge_integrations.cli.mine import mine as run
+    from bge_integrations.training.choice import MiningSettings, Sampling
+
+    settings = MiningSettings(
+        count=count,
+        ranks=read_ranks(ranks),
+        relative_margin=relative_margin,
+        absolute_margin=absolute_margin,
+        sampling=cast("Sampling", sampling),
+        seed=seed,
+        lexical=lexical,
+    )
+    options = {
+        "precision": precision,
+        "engine": engine,
+        "device": device,
+        "max_length": max_length,
+        "pooling": pooling,
+        "cache_folder": cache_folder,
+        "local_files_only": local_files_only,
+        "trust_remote_code": trust_remote_code,
+        "allow_pickle_weights": allow_pickle_weights,
+    }
+    plan = MinePlan(
+        data=data,
+        model=model,
+        output=output,
+        settings=settings,
+        corpus=corpus,
+        teacher=teacher,
+        teacher_precision=teacher_precision,
+        report=report,
+        chart=chart,
+        options=options,
+        overwrite=force,
+        keep=not no_cache,
+        as_json=as_json,
+    )
+    run(plan)
+
+
+def train(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA",
+            help="Rows of query, pos and neg (.jsonl, .csv, or a folder of them), a .json file of LlamaIndex's, or a "
+            "BEIR folder.",
+        ),
+    ],
+    model: Annotated[str, typer.Option(help="Hub id or folder to start from.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="PATH", help="Folder to create.")],
+    epochs: Annotated[float | None, typer.Option(metavar="N", help="Passes over the rows; 1 unless given.")] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, metavar="N", help="Steps, instead of --epochs.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=2, metavar="N", help="Rows of a batch; 32 unless given.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(metavar="R", help="Learning rate; 1e-5 unless given.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(metavar="T", help="Temperature; 0.01, or 0.02 for v1.5 models, unless given.")
+    ] = None,
+    negatives: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Negatives of a row; 7 unless given.")
+    ] = None,
+    query_length: Annotated[
+        int | None, typer.Option(min=3, metavar="N", help="Tokens of a query; 64 unless given.")
+    ] = None,
+    passage_length: Annotated[
+        int | None, typer.Option(min=3, metavar="N", help="Tokens of a passage; 256 unless given.")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(metavar="KIND", help="How the scores of the data act: kl_div or m3_kd_loss.")
+    ] = None,
+    guide: Annotated[str | None, typer.Option(metavar="MODEL", help="Model that tells false negatives.")] = None,
+    same_source: Annotated[
+        bool, typer.Option("--same-source", help="Fill a batch with rows of one file only.")
+    ] = False,
+    validation: Annotated[
+        Path | None,
+        typer.Option(metavar="DATA", help="Data to choose the checkpoint by; a tenth of DATA unless given."),
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option(metavar="DATA", help="Data to judge by; a tenth of DATA unless given.")
+    ] = None,
+    general: Annotated[
+        Path | None, typer.Option(metavar="DATA", help="Data of another kind, to see what is forgotten.")
+    ] = None,
+    instruction: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Text before each query; the model's own unless given.")
+    ] = None,
+    prepare_as: Annotated[
+        str | None,
+        typer.Option("--prepare", metavar="P", help="Also make a prepared folder: float32, bfloat16 or int8."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed; 0 unless given.")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write logs for TensorBoard.")] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; the best there is unless given.")
+    ] = None,
+    pooling: HowToPool = None,
+    revision: Revision = None,
+    cache_folder: CacheFolder = None,
+    local_files_only: LocalFilesOnly = False,
+    trust_remote_code: TrustRemoteCode = False,
+    allow_pickle_weights: AllowPickleWeights = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune an embedding model on your own data, and see whether it became better on held-out questions."""
+    from bge_integrations.cli.train import Job, print_outcome, run_training, settings_of
+    from bge_integrations.settings import EncoderSettings
+
+    job = Job(
+        data=data,
+        start=EncoderSettings(
+            model_name=model,
+            device=device,
+            query_instruction=instruction,
+            pooling=cast("Pooling | None", pooling),
+            revision=revision,
+            cache_folder=cache_folder,
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
+            allow_pickle_weights=allow_pickle_weights,
+        ),
+        output=output,
+        settings=settings_of(
+            epochs=epochs,
+            max_steps=max_steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            temperature=temperature,
+            negatives=negatives,
+            query_length=query_length,
+            passage_length=passage_length,
+            distillation=teacher,
+            guide=guide,
+            same_source=same_source,
+            seed=seed,
+        ),
+        validation=validation,
+        test=test,
+        general=general,
+        prepared=prepare_as,
+        resume=resume,
+        report_to="tensorboard" if tensorboard else "none",
+    )
+    outcome = run_training(job, open_console(stderr=True))
+    if as_json:
+        print_json(outcome.to_dict())
+    else:
+        print_outcome(outcome, open_console())
