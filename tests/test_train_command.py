@@ -87,6 +87,48 @@ def test_given_data_are_judged_by_and_shown(bge_small_en: Path, rows: Path, tmp_
     assert "General data: the trained model" in said
 
 
+def test_a_model_learns_from_another_and_is_merged_with_its_start(
+    bge_small_en: Path, rows: Path, tmp_path: Path
+) -> None:
+    teacher = make_checkpoint(tmp_path / "teacher", modules=("cls", "normalize"), seed=9)
+    output = tmp_path / "out"
+    quick = ("--max-steps", 5, "--batch-size", 16, "--learning-rate", "5e-3", "--merge", "0.5, 0.9")
+    done = train(rows, "--model", bge_small_en, "-o", output, "--distil-from", teacher, *quick, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert set(found["merged"]["figures"]) == {"0.5", "0.9", "1"}
+    assert found["merged"]["share"] in (0.5, 0.9, 1)
+    best = max(found["merged"]["figures"].values())
+    assert found["merged"]["figures"][f"{found['merged']['share']:g}"] == best
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["out", "teacher"]
+    record = json.loads((output / "bge_training.json").read_text(encoding="utf-8"))
+    assert record["distilled_from"] == "teacher"
+    assert record["merged"][1]["weight"] == found["merged"]["share"]
+    assert "verdict" in record
+    texts = ["fox is dog", "sun is sea"]
+    cosines = [
+        float((BgeEncoder(folder, device="cpu").encode_documents(texts) * target).sum(1).mean())
+        for target in [BgeEncoder(teacher, device="cpu").encode_documents(texts)]
+        for folder in (bge_small_en, output)
+    ]
+    assert cosines[1] > cosines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--merge", "0.5,2"], "'2' is no share from 0 to 1"),
+        (["--distil-from", "M", "--temperature", "0.1"], "does not go with distil_from='M'"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(
+    bge_small_en: Path, rows: Path, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    done = train(rows, "--model", bge_small_en, "-o", tmp_path / "out", *arguments)
+    assert isinstance(done.exception, SettingsError)
+    assert said in str(done.exception)
+
+
 def test_held_out_questions_search_all_passages() -> None:
     rows = [TrainingRow(query=f"q{number}", pos=(f"p{number}",), neg=(f"n{number}",)) for number in range(6)]
     everything = TrainingData(rows, "rows")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,17 @@ from bge_integrations.errors import SettingsError, TrainingDataError
 from bge_integrations.evaluation import EvaluationCache, RetrievalData, load_retrieval_data
 from bge_integrations.prepare import prepare
 from bge_integrations.settings import EncoderSettings
-from bge_integrations.training import EmbedderTraining, TrainingData, load_training_data, train_embedder
+from bge_integrations.training import (
+    DistillationTraining,
+    EmbedderTraining,
+    MergeResult,
+    TrainingData,
+    TrainingResult,
+    best_merge,
+    distil_embedder,
+    load_training_data,
+    train_embedder,
+)
 from bge_integrations.training.saving import RECORD, require_free, write_card
 from bge_integrations.training.verdict import Verdict, held_out, judge
 
@@ -40,18 +52,22 @@ class Job:
         prepared: Precision of a prepared folder beside the output; `None`: none.
         resume: Whether to go on where a killed run stopped.
         report_to: "none" or "tensorboard".
+        distil_from: A teacher whose vectors are learned, in place of the contrastive training; `None`: none.
+        merge: Shares of the trained model that are tried when it is averaged with its start; empty: no merging.
     """
 
     data: Path
     start: EncoderSettings
     output: Path
-    settings: EmbedderTraining
+    settings: EmbedderTraining | DistillationTraining
     validation: Path | None = None
     test: Path | None = None
     general: Path | None = None
     prepared: str | None = None
     resume: bool = False
     report_to: str = "none"
+    distil_from: str | None = None
+    merge: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,16 +79,18 @@ class Outcome:
         prepared: The prepared folder; `None`: none.
         rows: Rows that were trained on.
         steps: Steps of the optimiser.
-        loss: The mean loss of the last tenth of the steps.
+        loss: The mean loss of the last tenth of the steps; `None` if an earlier run trained.
         verdict: The judgement; `None` without held-out questions.
+        merged: What merging found; `None` without it.
     """
 
     output: Path
     prepared: Path | None
     rows: int
     steps: int
-    loss: float
+    loss: float | None
     verdict: Verdict | None
+    merged: MergeResult | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
@@ -82,6 +100,9 @@ class Outcome:
             "rows": self.rows,
             "steps": self.steps,
             "loss": self.loss,
+            "merged": None
+            if self.merged is None
+            else {"share": self.merged.share, "figures": {f"{k:g}": v for k, v in self.merged.figures.items()}},
             "verdict": None if self.verdict is None else {**self.verdict.to_dict(), "words": self.verdict.in_words()},
         }
 
@@ -106,32 +127,66 @@ def run_training(job: Job, console: Console) -> Outcome:
     general = None if job.general is None else load_retrieval_data(job.general)
     if console.is_terminal:
         print_text(console, f"{len(train.rows):,} rows to train on …")
-    result = train_embedder(
+    if job.merge and validation is None:
+        raise SettingsError("--merge chooses a share on the validation data, and there are none; give --validation.")
+    trained = job.output.with_name(f"{job.output.name}.tuned") if job.merge else job.output
+    # A finished run whose merging was killed goes on with the merging.
+    result = None if job.resume and (trained / RECORD).is_file() else _train(job, train, validation, trained, console)
+    merged = None
+    if job.merge and validation is not None:
+        device = job.start.device if isinstance(job.start.device, str) else None
+        merged = best_merge(job.start.model_name, trained, job.merge, validation, job.output, device=device)
+        shutil.rmtree(trained)
+    verdict = None
+    if test is not None:
+        verdict = judge(job.start, job.output, test, general=general, cache=_cache())
+        _note(job.output, verdict)
+    if prepared is not None:
+        prepare(job.output, prepared, precision=job.prepared)  # type: ignore[arg-type] # checked there
+    losses = [] if result is None else [loss for _, loss in sorted(result.losses.items())]
+    last = losses[-max(1, len(losses) // 10) :]
+    return Outcome(
+        output=job.output,
+        prepared=prepared,
+        rows=len(train.rows),
+        steps=0 if result is None else result.steps,
+        loss=sum(last) / len(last) if last else None,
+        verdict=verdict,
+        merged=merged,
+    )
+
+
+def _train(
+    job: Job, train: TrainingData, validation: RetrievalData | None, output: Path, console: Console
+) -> TrainingResult:
+    if isinstance(job.settings, DistillationTraining):
+        return distil_embedder(
+            train.passages(),
+            job.distil_from,
+            job.start,
+            output,
+            settings=job.settings,
+            queries=list(dict.fromkeys(row.query for row in train.rows)),
+            cache=_cache(),
+            resume=job.resume,
+            show_progress=console.is_terminal,
+        )
+    return train_embedder(
         train,
         job.start,
-        job.output,
+        output,
         settings=job.settings,
         validation=validation,
         resume=job.resume,
         show_progress=console.is_terminal,
         report_to=job.report_to,
     )
-    verdict = None
-    if test is not None:
-        verdict = judge(job.start, result.output, test, general=general, cache=_cache())
-        _note(result.output, verdict)
-    if prepared is not None:
-        prepare(result.output, prepared, precision=job.prepared)  # type: ignore[arg-type] # checked there
-    losses = [loss for _, loss in sorted(result.losses.items())]
-    last = losses[-max(1, len(losses) // 10) :]
-    return Outcome(
-        result.output, prepared, len(train.rows), result.steps, sum(last) / len(last) if last else float("nan"), verdict
-    )
 
 
 def print_outcome(outcome: Outcome, console: Console) -> None:
     """Prints what came of it."""
-    print_text(console, f"{outcome.rows:,} rows, {outcome.steps:,} steps, loss {outcome.loss:.4f} at the end\n")
+    loss = "" if outcome.loss is None else f", loss {outcome.loss:.4f} at the end"
+    print_text(console, f"{outcome.rows:,} rows, {outcome.steps:,} steps{loss}\n")
     verdict = outcome.verdict
     if verdict is None:
         print_text(console, "There were no held-out questions to judge by; give --test.", style="yellow")
@@ -144,6 +199,13 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
         for group, (before, after) in verdict.groups.items():
             table.add_row(f"ndcg@10, {group}", f"{before:.4f}", f"{after:.4f}")
         print_table(console, table)
+        if outcome.merged is not None:
+            figures = ", ".join(f"{share:g}: {figure:.4f}" for share, figure in outcome.merged.figures.items())
+            print_text(
+                console,
+                f"\nmerged with its start: a share of {outcome.merged.share:g} is the best on the validation data "
+                f"(ndcg@10 by share {figures})",
+            )
         print_text(console, f"\n{verdict.in_words()}\n")
     for folder in filter(None, (outcome.output, outcome.prepared)):
         print_text(console, f"use it with model_name={str(folder)!r}")
@@ -168,8 +230,6 @@ def _parts(job: Job, everything: TrainingData) -> tuple[TrainingData, RetrievalD
 
 def _note(output: Path, verdict: Verdict) -> None:
     """Writes the verdict into the folder's record and card."""
-    import json
-
     record = json.loads((output / RECORD).read_text(encoding="utf-8"))
     record |= {"verdict": verdict.in_words(), "figures": verdict.to_dict()}
     (output / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -183,7 +243,41 @@ def _cache() -> EvaluationCache | None:
         return None
 
 
-def settings_of(**options: Any) -> EmbedderTraining:  # noqa: ANN401 - the fields' own types
-    """Returns settings with the options that were given; the others keep their defaults."""
-    known = {field.name for field in dataclasses.fields(EmbedderTraining)}
-    return EmbedderTraining(**{name: value for name, value in options.items() if name in known and value is not None})
+def settings_of(distil_from: str | None, **options: Any) -> EmbedderTraining | DistillationTraining:  # noqa: ANN401
+    """Returns settings with the options that were given; the others keep their defaults.
+
+    Args:
+        distil_from: A teacher whose vectors are learned; `None`: queries and passages are trained on.
+        **options: Fields of the settings; `None`: not given.
+
+    Raises:
+        SettingsError: An option does not go with `distil_from`.
+    """
+    kind = EmbedderTraining if distil_from is None else DistillationTraining
+    known = {field.name for field in dataclasses.fields(kind)}
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    unknown = next((name for name in given if name not in known), None)
+    if unknown is not None:
+        raise SettingsError(
+            f"{unknown}={given[unknown]!r} does not go with distil_from={distil_from!r}; leave it out, since no rows "
+            "are compared then."
+        )
+    return kind(**given)
+
+
+def shares_of(text: str | None) -> tuple[float, ...]:
+    """Returns the shares in a text such as "0.3,0.5,0.7".
+
+    Raises:
+        SettingsError: A part is no number from 0 to 1.
+    """
+    shares = []
+    for part in (text or "").split(",") if text else ():
+        try:
+            share = float(part)
+        except ValueError:
+            share = -1.0
+        if not 0 <= share <= 1:
+            raise SettingsError(f"merge={text!r}: {part.strip()!r} is no share from 0 to 1, such as 0.5.")
+        shares.append(share)
+    return tuple(shares)

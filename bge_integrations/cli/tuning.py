@@ -163,6 +163,14 @@ def train(
         str | None, typer.Option(metavar="KIND", help="How the scores of the data act: kl_div or m3_kd_loss.")
     ] = None,
     guide: Annotated[str | None, typer.Option(metavar="MODEL", help="Model that tells false negatives.")] = None,
+    distil_from: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Learn the vectors of this model on the texts of DATA, without its labels."),
+    ] = None,
+    merge: Annotated[
+        str | None,
+        typer.Option(metavar="S,…", help="Average the result with its start, and keep the best of these shares."),
+    ] = None,
     same_source: Annotated[
         bool, typer.Option("--same-source", help="Fill a batch with rows of one file only.")
     ] = False,
@@ -198,7 +206,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune an embedding model on your own data, and see whether it became better on held-out questions."""
-    from bge_integrations.cli.train import Job, print_outcome, run_training, settings_of
+    from bge_integrations.cli.train import Job, print_outcome, run_training, settings_of, shares_of
     from bge_integrations.settings import EncoderSettings
 
     job = Job(
@@ -216,6 +224,7 @@ def train(
         ),
         output=output,
         settings=settings_of(
+            distil_from,
             epochs=epochs,
             max_steps=max_steps,
             batch_size=batch_size,
@@ -235,6 +244,8 @@ def train(
         prepared=prepare_as,
         resume=resume,
         report_to="tensorboard" if tensorboard else "none",
+        distil_from=distil_from,
+        merge=shares_of(merge),
     )
     outcome = run_training(job, open_console(stderr=True))
     if as_json:
