@@ -11,14 +11,23 @@ require("llama_index.core", extra="llama-index")
 
 if TYPE_CHECKING:
     from bge_integrations.llama_index.embeddings import HuggingFaceBgeEmbedding
+    from bge_integrations.llama_index.finetuning import BgeFinetuneEngine
     from bge_integrations.llama_index.hybrid import bge_m3_hybrid
     from bge_integrations.llama_index.m3_reranker import BgeM3Rerank
     from bge_integrations.llama_index.reranker import BgeRerank
     from bge_integrations.llama_index.sparse import BgeSparseEmbedding
 
-__all__ = ["BgeM3Rerank", "BgeRerank", "BgeSparseEmbedding", "HuggingFaceBgeEmbedding", "bge_m3_hybrid"]
+__all__ = [
+    "BgeFinetuneEngine",
+    "BgeM3Rerank",
+    "BgeRerank",
+    "BgeSparseEmbedding",
+    "HuggingFaceBgeEmbedding",
+    "bge_m3_hybrid",
+]
 
 _HOMES = {
+    "BgeFinetuneEngine": "finetuning",
     "BgeM3Rerank": "m3_reranker",
     "BgeRerank": "reranker",
     "BgeSparseEmbedding": "sparse",

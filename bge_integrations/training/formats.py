@@ -54,7 +54,8 @@ def load_training_data(path_or_dataset: str | os.PathLike[str] | object, *, spli
     no negatives for its rows.
 
     Args:
-        path_or_dataset: The file, the folder, or a dataset of the library datasets.
+        path_or_dataset: The file, the folder, a dataset of the library datasets, or LlamaIndex's
+            EmbeddingQAFinetuneDataset.
         split: The split of a BEIR folder or a `DatasetDict`.
 
     Raises:
@@ -65,7 +66,16 @@ def load_training_data(path_or_dataset: str | os.PathLike[str] | object, *, spli
     if isinstance(path_or_dataset, (str, os.PathLike)):
         with _as_training_error():
             return _from_path(Path(os.path.expanduser(os.fspath(path_or_dataset))), split)
+    if hasattr(path_or_dataset, "relevant_docs"):
+        return _from_question_dataset(path_or_dataset)
     return _from_dataset(path_or_dataset, split)
+
+
+def _from_question_dataset(dataset: Any) -> TrainingData:  # noqa: ANN401 - LlamaIndex's EmbeddingQAFinetuneDataset
+    qrels = {query: dict.fromkeys(map(str, ids), 1) for query, ids in dataset.relevant_docs.items()}
+    with _as_training_error():
+        data = RetrievalData(dataset.queries, dataset.corpus, qrels, name="dataset")
+        return _from_retrieval_data(data, are_documents=False)
 
 
 @dataclass(frozen=True)
