@@ -274,7 +274,7 @@ class TestTruncation:
         shown = capsys.readouterr().err
         assert "5/5" in shown
         assert "pair" in shown
-        assert shown.count("100%") == 1
+        assert shown.count("| 0/") == 1  # one bar, however often it was drawn at its end
 
 
 def test_prompts_of_a_fine_tune_are_those_of_its_dense_encoder(tmp_path: Path) -> None:
