@@ -322,6 +322,8 @@ class TestSearchers:
         store.add_documents([Document(text, metadata={"id": id_}) for id_, text in _CORPUS.items()])
         with pytest.warns(EvaluationWarning, match="at most 4 documents"):
             evaluate_retrieval(store.as_retriever(), data)
+        # As many as the deepest metric looks at are enough, although `depth` is larger.
+        evaluate_retrieval(store.as_retriever(), data, metrics=["ndcg@3", "recall@4"])
 
     def test_a_report_is_reranked(self, bge_small_en: Path, bge_reranker_base: Path, data: RetrievalData) -> None:
         found = evaluate_retrieval(BgeEncoder(bge_small_en, device="cpu"), data)

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from bge_integrations.backend.machine.versions import version_of
-from bge_integrations.calls.progress import Progress
+from bge_integrations.calls.progress import Progress, warn_user
 from bge_integrations.encoder import BgeEncoder
-from bge_integrations.errors import SettingsError
+from bge_integrations.errors import EvaluationWarning, SettingsError
 from bge_integrations.evaluation.cache import EvaluationCache
 from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.evaluation.held import Work, described, held_by, name_of
 from bge_integrations.evaluation.metrics import DEFAULT_METRICS, parse_metric
 from bge_integrations.evaluation.report import RetrievalReport
 from bge_integrations.evaluation.reranking import reranked
-from bge_integrations.evaluation.searchers import Output, Run, Searcher, Similarity, as_searcher
+from bge_integrations.evaluation.searchers import Output, QuerySearcher, Run, Searcher, Similarity, as_searcher
 from bge_integrations.m3.scores import M3Weights
 
 __all__ = ["evaluate_retrieval"]
@@ -98,6 +98,8 @@ def evaluate_retrieval(
             show_progress=show_progress and held_by(searcher) is not None,
         )
     )
+    if isinstance(found, QuerySearcher) and found.is_retriever:
+        _warn_of_few(run, min(deepest, len(data.corpus)))
     if reranker is not None:
         run = reranked(run, data, reranker, rerank_depth, cache=cache, show_progress=show_progress)
     seconds = time.perf_counter() - start
@@ -134,6 +136,17 @@ def evaluate_retrieval(
         tokens=work.tokens,
         truncated=truncated,
     )
+
+
+def _warn_of_few(run: Run, wanted: int) -> None:
+    """Warns if a retriever has returned fewer documents than the deepest metric looks at."""
+    most = max(map(len, run.values()))
+    if most < wanted:
+        warn_user(
+            f"The retriever returned at most {most} documents for a query, so metrics with a larger cut can't find "
+            "more. Make it with search_kwargs={'k': …} (LangChain) or similarity_top_k=… (LlamaIndex).",
+            EvaluationWarning,
+        )
 
 
 def _sum(one: int | None, other: int | None) -> int | None:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from bge_integrations.backend.model.heads import unit_rows
 from bge_integrations.calls.m3 import M3Output
-from bge_integrations.calls.progress import warn_user
-from bge_integrations.errors import EvaluationDataError, EvaluationWarning, SettingsError
+from bge_integrations.errors import EvaluationDataError, SettingsError
 from bge_integrations.evaluation.cache import EvaluationCache, Weights
 from bge_integrations.evaluation.data import RetrievalData, Searched
 from bge_integrations.evaluation.m3_search import Encode, M3Searcher, encoders
@@ -102,13 +101,6 @@ class QuerySearcher:
         for query, text in data.queries.items():
             scored = _scored(self.ask(text), data, by_text)
             run[query] = best_of(scored.items(), query, depth, ignore_identical_ids=ignore_identical_ids)
-        most = max(map(len, run.values()))
-        if self.is_retriever and most < min(depth, len(data.corpus)):
-            warn_user(
-                f"The retriever returned at most {most} documents for a query, so metrics with a larger cut can't find "
-                "more. Make it with search_kwargs={'k': …} (LangChain) or similarity_top_k=… (LlamaIndex).",
-                EvaluationWarning,
-            )
         return run
 
 
