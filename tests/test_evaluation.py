@@ -20,6 +20,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from llama_index.core import VectorStoreIndex
 from llama_index.core.schema import TextNode
 from scipy import stats as scipy_stats
+from sklearn import metrics as sk_metrics
 
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
 from bge_integrations.errors import BgeError, EvaluationDataError, EvaluationWarning, SettingsError
@@ -420,6 +421,10 @@ class TestReports:
         assert found.difference == pytest.approx(wrong.metrics["ndcg@10"] - right.metrics["ndcg@10"])
         assert "worse" in found.in_words()
         assert len(found.worst(2)) == 2
+        assert found.overlap == 0  # "wrong" finds only d5, which "right" never finds
+        values = list(found.differences.values())
+        assert found.detectable == pytest.approx(2.801585 * np.std(values, ddof=1) / np.sqrt(3))
+        assert compare(right, right).overlap == 1
         several = compare(right, [wrong, right])
         assert several[1].p == 1
         other = RetrievalData(_QUERIES, _CORPUS, {**_QRELS, "q1": {"d2": 1}})
@@ -435,7 +440,9 @@ class TestPairsAndClasses:
         left, right = (encoder.encode([pair[side] for pair in pairs]) for side in (0, 1))
         expected = scipy_stats.spearmanr(np.round((left * right).sum(1), 6), gold).statistic
         assert evaluate_pairs(encoder, pairs, gold).spearman == pytest.approx(expected, abs=1e-6)
-        assert evaluate_pairs(encoder, pairs, [index % 2 for index in range(len(pairs))]).average_precision is not None
+        labels = [index % 2 for index in range(len(pairs))]
+        precision = sk_metrics.average_precision_score(labels, np.round((left * right).sum(1), 6))
+        assert evaluate_pairs(encoder, pairs, labels).average_precision == pytest.approx(precision, abs=1e-6)
         with pytest.raises(EvaluationDataError, match="All scores are equal"):
             evaluate_pairs(encoder, pairs, [1] * len(pairs))
 

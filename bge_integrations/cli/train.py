@@ -11,9 +11,10 @@ from typing import Any
 
 from rich.console import Console
 
+from bge_integrations.cli.evaluate.command import usual_cache
 from bge_integrations.cli.terminal import plain_table, print_table, print_text
 from bge_integrations.errors import SettingsError, TrainingDataError
-from bge_integrations.evaluation import EvaluationCache, RetrievalData, load_retrieval_data
+from bge_integrations.evaluation import RetrievalData, load_retrieval_data
 from bge_integrations.prepare import prepare
 from bge_integrations.settings import EncoderSettings
 from bge_integrations.training import (
@@ -27,7 +28,7 @@ from bge_integrations.training import (
     load_training_data,
     train_embedder,
 )
-from bge_integrations.training.saving import RECORD, require_free, write_card
+from bge_integrations.training.saving import RECORD, require_free, write_record
 from bge_integrations.training.verdict import Verdict, held_out, judge
 
 __all__ = ["Job", "Outcome", "print_outcome", "run_training"]
@@ -139,7 +140,7 @@ def run_training(job: Job, console: Console) -> Outcome:
         shutil.rmtree(trained)
     verdict = None
     if test is not None:
-        verdict = judge(job.start, job.output, test, general=general, cache=_cache())
+        verdict = judge(job.start, job.output, test, general=general, cache=usual_cache())
         _note(job.output, verdict)
     if prepared is not None:
         prepare(job.output, prepared, precision=job.prepared)  # type: ignore[arg-type] # checked there
@@ -167,7 +168,7 @@ def _train(
             output,
             settings=job.settings,
             queries=list(dict.fromkeys(row.query for row in train.rows)),
-            cache=_cache(),
+            cache=usual_cache(),
             resume=job.resume,
             show_progress=console.is_terminal,
         )
@@ -232,15 +233,7 @@ def _note(output: Path, verdict: Verdict) -> None:
     """Writes the verdict into the folder's record and card."""
     record = json.loads((output / RECORD).read_text(encoding="utf-8"))
     record |= {"verdict": verdict.in_words(), "figures": verdict.to_dict()}
-    (output / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    write_card(output, record)
-
-
-def _cache() -> EvaluationCache | None:
-    try:
-        return EvaluationCache()
-    except OSError:  # no home folder
-        return None
+    write_record(output, record)
 
 
 def settings_of(distil_from: str | None, **options: Any) -> EmbedderTraining | DistillationTraining:  # noqa: ANN401

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bge_integrations.backend.model.heads import unit_rows
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.evaluation.cache import EvaluationCache
 from bge_integrations.evaluation.comparison import Comparison, compare
@@ -189,7 +190,7 @@ def probe(before: BgeEncoder, after: BgeEncoder, texts: Sequence[str] | None = N
 
 
 def _cosines(vectors: Floats) -> Floats:
-    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    unit = unit_rows(vectors)
     cosines: Floats = unit @ unit.T
     np.fill_diagonal(cosines, -np.inf)
     return cosines
