@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bge_integrations.training.contrastive import ContrastiveLoss
 from bge_integrations.training.layout import Layout
+from bge_integrations.training.memory import Budget
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPERATURE = 0.05
@@ -53,6 +54,10 @@ def vectors(model: Tiny, texts: list[list[int]]) -> Tensor:
 QUERIES = [[1, 2], [3], [4, 5, 6], [7, 8]]
 PASSAGES = [[10], [11, 12], [13], [14, 15, 16], [17, 18], [19], [20, 21], [22, 23, 24]]
 GROUPS = [[0, 1, 2], [3], [4, 5], [6, 7]]
+
+
+def small_budget(tokens: int) -> Budget:
+    return Budget(mini_batch_tokens=4, tokens_in_memory=tokens)
 
 
 def layout(groups: list[list[int]] = GROUPS, keys: list[int] | None = None, **changes: Any) -> Layout:  # noqa: ANN401
@@ -166,13 +171,12 @@ class TestCachedGradients:
         teacher = torch.randn(4, 3, generator=torch.Generator().manual_seed(1)).double()
         found = []
         for tokens in (10_000, 0):
-            monkeypatch.setattr("bge_integrations.training.contrastive._SCORES_AT_ONCE", 10_000 if tokens else 8)
+            monkeypatch.setattr("bge_integrations.training.contrastive.SCORES_AT_ONCE", 10_000 if tokens else 8)
             model = Tiny()
             loss = loss_of(
                 model,
                 layout(teacher=teacher),
-                tokens_in_memory=tokens,
-                mini_batch_tokens=4,
+                budget=small_budget(tokens),
                 distillation=distillation,
             )
             loss.backward()  # type: ignore[no-untyped-call]
@@ -184,12 +188,12 @@ class TestCachedGradients:
     def test_dropout_is_the_same_in_both_passes(self) -> None:
         model = Tiny(dropout=0.5)
         torch.manual_seed(1)
-        loss = loss_of(model, layout(), tokens_in_memory=0, mini_batch_tokens=4)
+        loss = loss_of(model, layout(), budget=small_budget(0))
         loss.backward()  # type: ignore[no-untyped-call]
         cached = gradients(model)
         model.zero_grad()
         torch.manual_seed(1)
-        plain = ContrastiveLoss(model, temperature=TEMPERATURE, mini_batch_tokens=4)
+        plain = ContrastiveLoss(model, temperature=TEMPERATURE, budget=small_budget(10_000))
         again = plain([column(QUERIES), column(PASSAGES)], layout())
         again.backward()
         assert torch.allclose(loss.detach(), again.detach())
@@ -200,7 +204,7 @@ class TestCachedGradients:
 _PROCESS = """
 import os, sys, torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from tests.test_contrastive import GROUPS, PASSAGES, QUERIES, TEMPERATURE, Tiny, column, gradients, layout
+from tests.test_contrastive import GROUPS, PASSAGES, QUERIES, TEMPERATURE, Tiny, column, gradients, layout, small_budget
 from bge_integrations.training.contrastive import ContrastiveLoss
 result, cached, rank = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 dist.init_process_group("gloo", init_method=f"file://{result}.meeting", rank=rank, world_size=2)
@@ -211,7 +215,7 @@ groups = [GROUPS[:3], [[1, 2, 0]]][rank]
 keys = [[0, 1, 2, 3, 4, 5], [1, 6, 7]][rank]
 model = Tiny()
 wrapped = DistributedDataParallel(model)
-loss = ContrastiveLoss(wrapped, temperature=TEMPERATURE, tokens_in_memory=0 if cached else 10_000, mini_batch_tokens=4)
+loss = ContrastiveLoss(wrapped, temperature=TEMPERATURE, budget=small_budget(0 if cached else 10_000))
 value = loss([column(queries), column(passages)], layout(groups, keys))
 value.backward()
 values = torch.stack([value.detach()])

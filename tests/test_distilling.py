@@ -22,7 +22,7 @@ from bge_integrations.training.batches import TargetCollator
 from bge_integrations.training.budget import mini_batches
 from bge_integrations.training.imitation import ImitationLoss
 from tests.checkpoints import make_checkpoint
-from tests.test_contrastive import Tiny, column
+from tests.test_contrastive import Tiny, column, small_budget
 
 _WORDS = (
     *("fox", "dog", "plants", "sugar", "light", "water", "Paris", "capital", "France"),
@@ -187,7 +187,7 @@ class TestLoss:
             for memory in (1000, 0):
                 torch.manual_seed(1)
                 model = Tiny()
-                loss = ImitationLoss(model, mini_batch_tokens=4, tokens_in_memory=memory)([column(texts)], targets)
+                loss = ImitationLoss(model, budget=small_budget(memory))([column(texts)], targets)
                 loss.backward()
                 found.append((loss.item(), [parameter.grad for parameter in model.parameters()]))
             (one, gradients), (other, others) = found

@@ -16,12 +16,13 @@ from sentence_transformers.base.losses.gradcache import CachedLossMixin
 from torch import Tensor, nn
 
 from bge_integrations.training.gathering import total
+from bge_integrations.training.memory import DEFAULT_BUDGET, Budget
 
 __all__ = ["BudgetedLoss", "mini_batches", "unit_rows"]
 
 _PADDING_WORTH_A_PASS = {"cpu": 256}
-"""Padding tokens that cost more than one more forward pass, by kind of device. For MiniLM in bfloat16 on one core, a
-pass cost as much as 60 tokens; more cores compute tokens faster."""
+"""Padding tokens that cost more than one more forward pass, by kind of device, where padding is computed. For MiniLM in
+bfloat16 on one core, a pass cost as much as 60 tokens; more cores compute tokens faster."""
 _ELSEWHERE = 4096
 
 
@@ -36,22 +37,14 @@ class BudgetedLoss(CachedLossMixin, nn.Module):
         self,
         model: Any,  # noqa: ANN401 - a SentenceTransformer, also inside a wrapper
         *,
-        mini_batch_tokens: int = 4096,
-        tokens_in_memory: int = 16384,
+        budget: Budget = DEFAULT_BUDGET,
     ) -> None:
-        """Takes the model and the budget.
-
-        Args:
-            model: The model.
-            mini_batch_tokens: Tokens of one forward pass.
-            tokens_in_memory: A batch with at most this many tokens is encoded once, with all activations in memory. A
-                larger one is encoded twice, with the activations of one forward pass in memory.
-        """
+        """Takes the model and the budget."""
         super().__init__()
         self.model = model
         self.mini_batch_size = 1
-        self.mini_batch_num_tokens = mini_batch_tokens
-        self._tokens_in_memory = tokens_in_memory
+        self.mini_batch_num_tokens = budget.mini_batch_tokens
+        self._budget = budget
 
     def loss_of(self, vectors: list[Tensor], labels: Any, *, with_backward: bool) -> Tensor:  # noqa: ANN401
         """Returns the loss, the mean over the rows of all processes.
@@ -73,8 +66,8 @@ class BudgetedLoss(CachedLossMixin, nn.Module):
         columns = list(features)
         lengths = [column["attention_mask"].sum(1).tolist() for column in columns]
         device = columns[0]["input_ids"].device
-        padding = _PADDING_WORTH_A_PASS.get(device.type, _ELSEWHERE)
-        places = [mini_batches(one, self.mini_batch_num_tokens or sum(one), padding) for one in lengths]
+        padding = _PADDING_WORTH_A_PASS.get(device.type, _ELSEWHERE) if self._budget.pads else None
+        places = [mini_batches(one, self._budget.mini_batch_tokens, padding) for one in lengths]
         parts = [
             {name: rows[begin:end] for name, rows in column.items()}
             for column, of_column in zip(columns, places, strict=True)
@@ -82,7 +75,7 @@ class BudgetedLoss(CachedLossMixin, nn.Module):
         ]
         layout = _Parts([len(of_column) for of_column in places], labels)
         # All processes take the same way, since each way has its own communication.
-        is_large = sum(map(sum, lengths)) > self._tokens_in_memory
+        is_large = sum(map(sum, lengths)) > self._budget.tokens_in_memory
         if torch.is_grad_enabled() and total(float(is_large), device):
             return self.forward_cached(parts, layout)  # type: ignore[arg-type] # labels of another kind
         vectors = [
@@ -118,19 +111,19 @@ class _Parts:
     labels: Any
 
 
-def mini_batches(lengths: Sequence[int], tokens: int, padding: int) -> list[tuple[int, int]]:
+def mini_batches(lengths: Sequence[int], tokens: int, padding: int | None) -> list[tuple[int, int]]:
     """Returns the first and the last place (exclusive) of each mini-batch.
 
     Args:
         lengths: Tokens of each text, shortest first.
-        tokens: Tokens of a mini-batch, at most, padding included. A longer text is alone.
-        padding: Padding tokens of a mini-batch, at most.
+        tokens: Tokens of a mini-batch, at most, computed padding included. A longer text is alone.
+        padding: Padding tokens of a mini-batch, at most; `None`: padding is not computed.
     """
     found = []
     begin = real = 0
     for place, length in enumerate(lengths):
-        computed = (place - begin + 1) * length
-        if place > begin and (computed > tokens or computed - real - length > padding):
+        computed = real + length if padding is None else (place - begin + 1) * length
+        if place > begin and (computed > tokens or computed - real - length > (padding or 0)):
             found.append((begin, place))
             begin, real = place, 0
         real += length

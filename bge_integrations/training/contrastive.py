@@ -21,12 +21,10 @@ from torch import Tensor
 from bge_integrations.training.budget import BudgetedLoss, unit_rows
 from bge_integrations.training.gathering import gather_rows, process_count, total
 from bge_integrations.training.layout import Layout
+from bge_integrations.training.memory import DEFAULT_BUDGET, SCORES_AT_ONCE, Budget
 from bge_integrations.training.settings import Distillation
 
 __all__ = ["ContrastiveLoss"]
-
-_SCORES_AT_ONCE = 1 << 25
-"""Scores that are in memory at once, 128 MiB of them."""
 
 
 class ContrastiveLoss(BudgetedLoss):
@@ -43,8 +41,7 @@ class ContrastiveLoss(BudgetedLoss):
         distillation: Distillation | None = None,
         matryoshka_dims: Sequence[int] = (),
         guide_margin: float = 0.0,
-        mini_batch_tokens: int = 4096,
-        tokens_in_memory: int = 16384,
+        budget: Budget = DEFAULT_BUDGET,
     ) -> None:
         """Describes the loss.
 
@@ -55,10 +52,9 @@ class ContrastiveLoss(BudgetedLoss):
                 `"m3_kd_loss"`: the teacher's softmax weights a cross entropy for each candidate, in place of InfoNCE.
             matryoshka_dims: The loss is the mean over these lengths of the vectors; empty: only the full length.
             guide_margin: A passage is no negative if the guide's cosine is above that of the positive less this.
-            mini_batch_tokens: As for `BudgetedLoss`.
-            tokens_in_memory: As for `BudgetedLoss`.
+            budget: Tokens of a forward pass, and tokens whose activations may be in memory.
         """
-        super().__init__(model, mini_batch_tokens=mini_batch_tokens, tokens_in_memory=tokens_in_memory)
+        super().__init__(model, budget=budget)
         self.temperature = temperature
         self.distillation = distillation
         self.matryoshka_dims = tuple(matryoshka_dims)
@@ -70,7 +66,7 @@ class ContrastiveLoss(BudgetedLoss):
         queries, passages = map(unit_rows, vectors)
         everything, first = gather_rows(passages)
         shared = _Shared(self, layout, everything, first)
-        rows = max(1, _SCORES_AT_ONCE // max(len(everything), 1))
+        rows = max(1, SCORES_AT_ONCE // max(len(everything), 1))
         parts = [slice(start, start + rows) for start in range(0, len(layout), rows)]
         # Each process has the mean of its own rows, and the processes are averaged afterwards.
         scale = process_count() / total(len(layout), queries.device)

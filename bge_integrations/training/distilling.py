@@ -31,7 +31,7 @@ from bge_integrations.texts import kind_of
 from bge_integrations.training.embedder import TrainingResult
 from bge_integrations.training.saving import require_free, save_model
 from bge_integrations.training.settings import DistillationTraining
-from bge_integrations.training.work import base_model, computed_in, prepare_work, shown_name, work_folder
+from bge_integrations.training.work import base_model, budget_of, computed_in, prepare_work, shown_name, work_folder
 
 if TYPE_CHECKING:
     from bge_integrations.training.starting import Start
@@ -128,9 +128,7 @@ def distil_embedder(
         length=chosen.length or start.max_length,
         pad_id=start.pad_id,
     )
-    loss = ImitationLoss(
-        start.model, mini_batch_tokens=chosen.mini_batch_tokens, tokens_in_memory=chosen.tokens_in_memory
-    )
+    loss = ImitationLoss(start.model, budget=budget_of(start, chosen))
     task = Task(
         groups=[range(len(learned))],
         collator=collator,

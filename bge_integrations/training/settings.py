@@ -27,9 +27,9 @@ class TrainingSettings:
         weight_decay: Of AdamW.
         attention_dropout: Whether dropout acts inside attention.
         precision: Of the computation: "auto" takes bfloat16 where the processor or the GPU has it, else float32.
-        mini_batch_tokens: Tokens of one forward pass.
+        mini_batch_tokens: Tokens of one forward pass; `None`: as many as suit the device.
         tokens_in_memory: Tokens of a batch whose activations may be in memory at once; a larger batch is computed in
-            parts, with cached gradients.
+            parts, with cached gradients. `None`: as many as fit a part of the device's memory.
         seed: Of the order, of what is drawn, and of dropout.
     """
 
@@ -41,8 +41,8 @@ class TrainingSettings:
     weight_decay: float = 0.0
     attention_dropout: bool = False
     precision: str = "auto"
-    mini_batch_tokens: int = 4096
-    tokens_in_memory: int = 16384
+    mini_batch_tokens: int | None = None
+    tokens_in_memory: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ import torch
 from bge_integrations.backend.checkpoint.checks import locate_requested, vet
 from bge_integrations.backend.checkpoint.manifest import is_prepared
 from bge_integrations.backend.checkpoint.request import LoadRequest
+from bge_integrations.backend.engines.architecture import EncoderShape
 from bge_integrations.backend.torch_models import load_source
 from bge_integrations.catalogue import ModelSpec
 from bge_integrations.catalogue.instructions import resolve_instruction
@@ -20,7 +21,7 @@ from bge_integrations.settings import EncoderSettings
 __all__ = ["Start", "open_start"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Start:
     """A model that training starts from.
 
@@ -31,6 +32,8 @@ class Start:
         identity: Digest of the model's files.
         max_length: Tokens that the model reads, at most.
         pad_id: Token id of padding.
+        encoder: The shape of a BERT-like encoder; `None` for others.
+        pooling: sentence-transformers' name of the pooling, if only pooling follows the transformer; else `None`.
         tokenize: Function from texts and a maximum length to token ids.
     """
 
@@ -40,6 +43,8 @@ class Start:
     identity: str
     max_length: int
     pad_id: int
+    encoder: EncoderShape | None
+    pooling: str | None
     tokenize: Callable[[list[str], int], list[list[int]]]
 
 
@@ -87,7 +92,17 @@ def open_start(settings: EncoderSettings, *, attention_dropout: bool = False) ->
         found: list[list[int]] = tokenizer(texts, truncation=True, max_length=min(length, limit))["input_ids"]
         return found
 
-    return Start(model, spec, instruction.prefix, checkpoint.fingerprint, limit, facts.pad_id, tokenize)
+    return Start(
+        model=model,
+        spec=spec,
+        instruction=instruction.prefix,
+        identity=checkpoint.fingerprint,
+        max_length=limit,
+        pad_id=facts.pad_id,
+        encoder=facts.encoder,
+        pooling=facts.pooling,
+        tokenize=tokenize,
+    )
 
 
 def _without_attention_dropout(model: torch.nn.Module) -> None:

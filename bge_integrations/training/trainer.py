@@ -29,6 +29,8 @@ from bge_integrations.training.gathering import process_rank
 from bge_integrations.training.layout import Layout
 from bge_integrations.training.settings import EmbedderTraining, TrainingSettings
 from bge_integrations.training.starting import Start
+from bge_integrations.training.unpadded import without_padding
+from bge_integrations.training.work import budget_of
 
 __all__ = ["Run", "Task", "Watch", "run_task", "run_trainer"]
 
@@ -107,8 +109,7 @@ def run_trainer(start: Start, data: TrainingData, chosen: EmbedderTraining, watc
         distillation=chosen.distillation,
         matryoshka_dims=chosen.matryoshka_dims,
         guide_margin=chosen.guide_margin,
-        mini_batch_tokens=chosen.mini_batch_tokens,
-        tokens_in_memory=chosen.tokens_in_memory,
+        budget=budget_of(start, chosen),
     )
     guide = BgeEncoder(chosen.guide, on_truncation="ignore") if chosen.guide else None
     collator = Collator(
@@ -159,7 +160,8 @@ def run_task(start: Start, task: Task, chosen: TrainingSettings, watch: Watch) -
     trainer.remove_callback(PrinterCallback)
     if not watch.show_progress:
         trainer.remove_callback(ProgressCallback)
-    with _quiet():
+    cls_only = start.pooling == "cls"
+    with _quiet(), without_padding(start.model, start.encoder, cls_only=cls_only):
         trainer.train(resume_from_checkpoint=None if watch.checkpoint is None else str(watch.checkpoint))
     start.model.eval()
     return Run(trainer.state.global_step, notes.losses, notes.validation, process_rank() == 0)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bge_integrations.backend.machine.cpu import usable_memory
 from bge_integrations.errors import SettingsError
+from bge_integrations.training.memory import Budget, fitting_budget
+from bge_integrations.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
+    import torch
+
     from bge_integrations.training.starting import Start
 
-__all__ = ["base_model", "computed_in", "prepare_work", "shown_name", "work_folder"]
+__all__ = ["base_model", "budget_of", "computed_in", "prepare_work", "shown_name", "work_folder"]
 
 _CHECKPOINTS = ".training"
 
@@ -62,6 +68,29 @@ def computed_in(precision: str, start: Start) -> str:
 
         has_bfloat16 = device.type == "cpu" and computes_bfloat16()
     return "bfloat16" if has_bfloat16 else "float32"
+
+
+def budget_of(start: Start, chosen: TrainingSettings) -> Budget:
+    """Returns how much is computed at once: what the settings say, and else what suits the device."""
+    fits = fitting_budget(
+        start.encoder,
+        precision=chosen.precision,
+        device=start.model.device.type,
+        memory=_memory(start.model.device),
+        cls_only=start.pooling == "cls",
+    )
+    in_memory = fits.tokens_in_memory if chosen.tokens_in_memory is None else chosen.tokens_in_memory
+    at_once = chosen.mini_batch_tokens or max(1, min(fits.mini_batch_tokens, in_memory))
+    return dataclasses.replace(fits, mini_batch_tokens=at_once, tokens_in_memory=in_memory)
+
+
+def _memory(device: torch.device) -> int:
+    """Returns the bytes of a device's memory. It is the whole memory, so that a run that goes on computes the same."""
+    if device.type != "cuda":
+        return usable_memory()
+    import torch
+
+    return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def base_model(start: Start) -> str | None:

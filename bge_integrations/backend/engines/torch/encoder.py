@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,40 +18,45 @@ _QKV = (names.QUERY, names.KEY, names.VALUE)
 
 
 class UnpaddedEncoder:
-    """Computes hidden states with the weights of a transformers model, without a copy of them.
+    """Computes hidden states with the weights of a transformers model. Gradients reach the weights.
 
-    Only query, key and value move: into one tensor. The model's parameters become views of it, so the model still works
-    and no weight is held twice.
+    Attributes:
+        shape: The encoder's shape.
+        attention_dropout: Part of the attention weights that are set to 0.
+        folds_last_keys: Whether the last layer avoids keys and values if only first rows are wanted.
     """
 
-    def __init__(self, model: torch.nn.Module, shape: EncoderShape, *, cls_only: bool) -> None:
-        """Takes a model as `TorchEngine` does. With `cls_only` the output is the first row of every text."""
+    attention_dropout = 0.0
+    folds_last_keys = False
+
+    def __init__(self, weights: Mapping[str, torch.Tensor], shape: EncoderShape, *, cls_only: bool) -> None:
+        """Takes the weights.
+
+        Args:
+            weights: By their names in transformers' bare model.
+            shape: The encoder's shape.
+            cls_only: Whether the output is the first row of every text instead of all rows.
+        """
         self.shape = shape
         self._cls_only = cls_only
-        self._qkv = [_fuse(model, layer) for layer in range(shape.layers)]
-        self._weights: dict[str, torch.Tensor] = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-        tables = shape.position_tables(self._weights[names.POSITIONS], self._weights[names.TOKEN_TYPES])
-        self._positions = torch.cat(tables)
-        self.device = self._positions.device
-        self.dtype = self._positions.dtype
-        self.variable_length_attention = _variable_length_attention(self.device, self.dtype)
+        self._weights = weights
 
-    @torch.inference_mode()
     def __call__(self, batch: TokenBatch) -> torch.Tensor:
         """Runs a batch.
 
         Returns:
-            Shape [texts, width] if `cls_only`, else [tokens, width]; on the device, in the model's precision.
+            Shape [texts, width] if `cls_only`, else [tokens, width]; on the device.
         """
         ids = batch.padded(self.shape.pad_id)
         positions = np.broadcast_to(self.shape.position_rows(ids, batch.is_second), ids.shape)[batch.is_token]
         hidden = functional.embedding(self._to_device(batch.ids), self._weights[names.WORDS])
-        hidden = hidden + functional.embedding(self._to_device(positions), self._positions)
-        hidden = self._norm(hidden, names.EMBEDDING_NORM)
+        hidden = hidden + functional.embedding(self._to_device(positions), self.positions)
+        hidden = self.dropped(self._norm(hidden, names.EMBEDDING_NORM))
         ends = np.concatenate([[0], np.cumsum(batch.lengths)]).astype(np.int32)
+        kernel = self.variable_length_attention
         attention = (
-            _VariableLengths(self, self._to_device(ends), int(batch.lengths.max()))
-            if self.variable_length_attention
+            _VariableLengths(self, kernel, self._to_device(ends), int(batch.lengths.max()))
+            if kernel
             else _Blocks(self, _layout(batch, self.device))
         )
         for layer in range(self.shape.layers - self._cls_only):
@@ -61,12 +67,39 @@ class UnpaddedEncoder:
             hidden = self._rest_of_layer(last, attention.first_rows(last, hidden, first), first)
         return hidden
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._weights[names.WORDS].device
+
+    @property
+    def positions(self) -> torch.Tensor:
+        """The concatenated tables of `EncoderShape.position_tables`."""
+        return torch.cat(self.shape.position_tables(self._weights[names.POSITIONS], self._weights[names.TOKEN_TYPES]))
+
+    @property
+    def variable_length_attention(self) -> Any:  # noqa: ANN401
+        """The kernel of torch for texts of different lengths; `None` where it does not work."""
+        return self.kernel_for(self._weights[names.WORDS].dtype)
+
+    def kernel_for(self, dtype: torch.dtype) -> Any:  # noqa: ANN401
+        """Returns the kernel for queries, keys and values of a precision; `None` where it does not work."""
+        if self.device.type != "cuda" or dtype == torch.float32:
+            return None  # the kernel supports half precision only
+        try:
+            from torch.nn.attention.varlen import varlen_attn
+        except ImportError:  # before torch 2.10
+            return None
+        return varlen_attn
+
+    def dropped(self, rows: torch.Tensor) -> torch.Tensor:
+        """Returns the rows, some of their numbers set to 0 in training."""
+        return rows
+
     def project(self, layer: int, hidden: torch.Tensor, parts: slice) -> torch.Tensor:
         """Applies the query, key and value projections, or a slice of these three."""
-        width = self.shape.hidden_size
-        weight, bias = self._qkv[layer]
-        rows = slice((parts.start or 0) * width, (3 if parts.stop is None else parts.stop) * width)
-        return functional.linear(hidden, weight[rows], bias[rows])
+        weights, biases = zip(*(self.weight_and_bias(layer, part) for part in _QKV[parts]), strict=True)
+        return functional.linear(hidden, torch.cat(weights), torch.cat(biases))
 
     def weight_and_bias(self, layer: int, part: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the weight and bias of a linear map in a layer."""
@@ -74,11 +107,11 @@ class UnpaddedEncoder:
 
     def _rest_of_layer(self, layer: int, context: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         prefix = f"encoder.layer.{layer}."
-        attended = functional.linear(context, *self.weight_and_bias(layer, names.ATTENTION_OUTPUT)) + residual
-        hidden = self._norm(attended, prefix + names.ATTENTION_NORM)
+        attended = functional.linear(context, *self.weight_and_bias(layer, names.ATTENTION_OUTPUT))
+        hidden = self._norm(self.dropped(attended) + residual, prefix + names.ATTENTION_NORM)
         inner = functional.gelu(functional.linear(hidden, *self.weight_and_bias(layer, names.FEED_FORWARD)))
         outer = functional.linear(inner, *self.weight_and_bias(layer, names.OUTPUT))
-        return self._norm(outer + hidden, prefix + names.OUTPUT_NORM)
+        return self._norm(self.dropped(outer) + hidden, prefix + names.OUTPUT_NORM)
 
     def _norm(self, rows: torch.Tensor, name: str) -> torch.Tensor:
         weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
@@ -94,6 +127,48 @@ class UnpaddedEncoder:
         )
 
 
+class FrozenEncoder(UnpaddedEncoder):
+    """The forward pass without gradients, with a model's own weights and without a copy of them.
+
+    Only query, key and value move: into one tensor. The model's parameters become views of it, so the model still works
+    and no weight is held twice.
+    """
+
+    folds_last_keys = True
+
+    def __init__(self, model: torch.nn.Module, shape: EncoderShape, *, cls_only: bool) -> None:
+        """Takes a model as `TorchEngine` does. With `cls_only` the output is the first row of every text."""
+        self._qkv = [_fuse(model, layer) for layer in range(shape.layers)]
+        super().__init__(
+            {name: tensor.detach() for name, tensor in model.state_dict().items()}, shape, cls_only=cls_only
+        )
+        self._positions = super().positions
+        self.dtype = self._positions.dtype
+        self._kernel = super().variable_length_attention
+
+    @torch.inference_mode()
+    def __call__(self, batch: TokenBatch) -> torch.Tensor:
+        """Runs a batch. The output has the model's precision."""
+        return super().__call__(batch)
+
+    @property
+    def positions(self) -> torch.Tensor:
+        """See `UnpaddedEncoder.positions`."""
+        return self._positions
+
+    @property
+    def variable_length_attention(self) -> Any:  # noqa: ANN401
+        """See `UnpaddedEncoder.variable_length_attention`."""
+        return self._kernel
+
+    def project(self, layer: int, hidden: torch.Tensor, parts: slice) -> torch.Tensor:
+        """See `UnpaddedEncoder.project`."""
+        width = self.shape.hidden_size
+        weight, bias = self._qkv[layer]
+        rows = slice((parts.start or 0) * width, (3 if parts.stop is None else parts.stop) * width)
+        return functional.linear(hidden, weight[rows], bias[rows])
+
+
 class _Blocks:
     """Attention block by block. A block holds whole texts of one padded length."""
 
@@ -107,11 +182,32 @@ class _Blocks:
         for block in self._layout.blocks(self._encoder.project(layer, hidden, slice(None))):
             texts, longest, _ = block.shape
             query, key, value = block.view(texts, longest, 3, shape.heads, shape.head_size).permute(2, 0, 3, 1, 4)
-            context = functional.scaled_dot_product_attention(query, key, value, attn_mask=self._layout.mask)
-            contexts.append(context.transpose(1, 2).reshape(texts, longest, shape.hidden_size))
+            contexts.append(self._attend(query, key, value).reshape(texts, longest, shape.hidden_size))
         return self._layout.join(contexts)
 
     def first_rows(self, layer: int, hidden: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        """Attends from one row per text."""
+        if self._encoder.folds_last_keys:
+            return self._folded(layer, hidden, first)
+        shape = self._encoder.shape
+        queries = self._encoder.project(layer, first, slice(0, 1)).view(-1, 1, shape.heads, shape.head_size)
+        contexts, done = [], 0
+        for block in self._layout.blocks(self._encoder.project(layer, hidden, slice(1, 3))):
+            texts, longest, _ = block.shape
+            key, value = block.view(texts, longest, 2, shape.heads, shape.head_size).permute(2, 0, 3, 1, 4)
+            context = self._attend(queries[done : done + texts].transpose(1, 2), key, value)
+            contexts.append(context.reshape(texts, shape.hidden_size))
+            done += texts
+        return torch.cat(contexts)
+
+    def _attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Returns the contexts, shape [texts, queries, heads, head size]."""
+        context = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=self._layout.mask, dropout_p=self._encoder.attention_dropout
+        )
+        return context.transpose(1, 2)
+
+    def _folded(self, layer: int, hidden: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         """Attends from one row per text without keys and values; see the formulas in `openvino/graph.py`."""
         shape = self._encoder.shape
         heads, width = shape.heads, shape.hidden_size
@@ -136,8 +232,15 @@ class _Blocks:
 class _VariableLengths:
     """Attention in one kernel that takes the end of each text."""
 
-    def __init__(self, encoder: UnpaddedEncoder, ends: torch.Tensor, longest: int) -> None:
+    def __init__(
+        self,
+        encoder: UnpaddedEncoder,
+        kernel: Any,  # noqa: ANN401 - torch's function
+        ends: torch.Tensor,
+        longest: int,
+    ) -> None:
         self._encoder = encoder
+        self._kernel = kernel
         self._ends = ends
         self._longest = longest
         self._one_each = torch.arange(len(ends), dtype=torch.int32, device=ends.device)
@@ -154,9 +257,7 @@ class _VariableLengths:
     def _attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, query_ends: torch.Tensor, longest_query: int
     ) -> torch.Tensor:
-        context: torch.Tensor = self._encoder.variable_length_attention(
-            query, key, value, query_ends, self._ends, longest_query, self._longest
-        )
+        context: torch.Tensor = self._kernel(query, key, value, query_ends, self._ends, longest_query, self._longest)
         return context.reshape(-1, self._encoder.shape.hidden_size)
 
     def _heads(self, projected: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -178,13 +279,3 @@ def _fuse(model: torch.nn.Module, layer: int) -> tuple[torch.Tensor, torch.Tenso
             parameter.data = part
         fused.append(together)
     return fused[0], fused[1]
-
-
-def _variable_length_attention(device: torch.device, dtype: torch.dtype) -> Any:  # noqa: ANN401
-    if device.type != "cuda" or dtype == torch.float32:
-        return None  # the kernel supports half precision only
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:  # before torch 2.10
-        return None
-    return varlen_attn

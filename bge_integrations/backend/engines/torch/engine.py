@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bge_integrations.backend.engines.architecture import EncoderShape
 from bge_integrations.backend.engines.interface import Computed, PendingRows, Rows, TokenBatch
 from bge_integrations.backend.engines.memory import TensorLimit, memory_errors, rows_of_parts
-from bge_integrations.backend.engines.torch.encoder import UnpaddedEncoder
+from bge_integrations.backend.engines.torch.encoder import FrozenEncoder
 
 # A forward pass of this size fills a current GPU. A larger one only takes memory and delays queries.
 _MOST_ACCELERATOR_TOKENS = 16384
@@ -36,7 +36,7 @@ class TorchEngine:
             rows: "cls" or "tokens".
         """
         self.rows: Rows = rows
-        self._encoder = UnpaddedEncoder(model, shape, cls_only=rows == "cls")
+        self._encoder = FrozenEncoder(model, shape, cls_only=rows == "cls")
         self._device = self._encoder.device
         on_cpu = self._device.type == "cpu"
         # A GPU computes in the order of submission. On the CPU, several batches may run in parallel.

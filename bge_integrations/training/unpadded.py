@@ -1,0 +1,95 @@
+"""Trains BERT-like encoders without padding, and without what nobody reads of the last layer. Imports torch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from bge_integrations.backend.engines.architecture import EncoderShape
+from bge_integrations.backend.engines.interface import TokenBatch
+from bge_integrations.backend.engines.torch.encoder import UnpaddedEncoder
+
+__all__ = ["without_padding"]
+
+
+@contextlib.contextmanager
+def without_padding(
+    model: Any,  # noqa: ANN401 - a SentenceTransformer
+    shape: EncoderShape | None,
+    *,
+    cls_only: bool,
+) -> Iterator[None]:
+    """Replaces the forward pass of a model's transformer for a block. Vectors and gradients stay the same.
+
+    Args:
+        model: A SentenceTransformer whose first module is a transformer.
+        shape: The encoder's shape; `None` if it is not BERT-like: then nothing changes.
+        cls_only: Whether only the first row of each text is read. Then the last layer computes no other row.
+    """
+    if shape is None:
+        yield
+        return
+    transformer = model[0]
+    transformer.forward = _Forward(transformer, shape, cls_only=cls_only)
+    try:
+        yield
+    finally:
+        del transformer.forward
+
+
+class _TrainedEncoder(UnpaddedEncoder):
+    """The forward pass with a transformer's weights as they are now, and with its dropout while it trains."""
+
+    def __init__(self, transformer: Any, shape: EncoderShape, *, cls_only: bool) -> None:  # noqa: ANN401
+        inside = transformer.auto_model
+        super().__init__(dict(inside.named_parameters()), shape, cls_only=cls_only)
+        self._transformer = transformer
+        self._dropout = inside.embeddings.dropout
+        self._attention_dropout = inside.encoder.layer[0].attention.self.dropout
+
+    @property
+    def attention_dropout(self) -> float:  # type: ignore[override] # fixed without training
+        """See `UnpaddedEncoder`."""
+        return float(self._attention_dropout.p) if self._transformer.training else 0.0
+
+    @property
+    def variable_length_attention(self) -> Any:  # noqa: ANN401
+        """See `UnpaddedEncoder.variable_length_attention`. The kernel has no dropout."""
+        device = self.device.type
+        if self.attention_dropout or not torch.is_autocast_enabled(device):
+            return None
+        return self.kernel_for(torch.get_autocast_dtype(device))
+
+    def dropped(self, rows: torch.Tensor) -> torch.Tensor:
+        """See `UnpaddedEncoder.dropped`."""
+        return functional.dropout(rows, self._dropout.p, self._transformer.training)
+
+
+class _Forward:
+    """Takes the place of `Transformer.forward`."""
+
+    def __init__(self, transformer: Any, shape: EncoderShape, *, cls_only: bool) -> None:  # noqa: ANN401
+        self._encoder = _TrainedEncoder(transformer, shape, cls_only=cls_only)
+        self._output = transformer.module_output_name
+        self._cls_only = cls_only
+
+    def __call__(self, features: dict[str, Any], **_: object) -> dict[str, Any]:
+        """Adds the hidden states to features, shape [texts, longest, width], or [texts, 1, width] of first rows."""
+        mask = features["attention_mask"].bool()
+        lengths = mask.sum(1)
+        ids = features["input_ids"][mask]
+        rows = self._encoder(TokenBatch(_as_numpy(ids, np.int32), _as_numpy(lengths, np.int64)))
+        if self._cls_only:
+            return {**features, self._output: rows.unsqueeze(1)}
+        padded = rows.new_zeros((*mask.shape, rows.shape[1]))
+        padded[mask] = rows
+        return {**features, self._output: padded}
+
+
+def _as_numpy(tensor: torch.Tensor, dtype: Any) -> Any:  # noqa: ANN401 - of numpy's many
+    return tensor.cpu().numpy().astype(dtype, copy=False)

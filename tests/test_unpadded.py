@@ -1,0 +1,137 @@
+"""The forward pass of training: without padding, with the vectors and gradients of transformers' own."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+
+from bge_integrations.backend.engines.architecture import describe_encoder
+from bge_integrations.settings import EncoderSettings
+from bge_integrations.training.starting import Start, open_start
+from bge_integrations.training.unpadded import without_padding
+from tests.checkpoints import make_checkpoint
+from tests.test_engines import LENGTHS, SHAPES, Shape, batch_of, random_model
+
+ROWS = ("cls", "tokens")
+TEXTS = ["the fox", "a very long text about water, light and plants", "the dog", "Paris is the capital of France"]
+
+
+class Inside(torch.nn.Module):
+    """A transformers model, with the interface of sentence-transformers' `Transformer`."""
+
+    module_output_name = "token_embeddings"
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.auto_model = model
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        ids, mask = features["input_ids"], features["attention_mask"]
+        return {"token_embeddings": self.auto_model(input_ids=ids, attention_mask=mask).last_hidden_state}
+
+
+def column(lengths: list[int], pad_id: int, device: str) -> dict[str, Tensor]:
+    batch = batch_of(lengths)
+    ids = torch.from_numpy(batch.padded(pad_id).astype("int64"))
+    return {"input_ids": ids.to(device), "attention_mask": torch.from_numpy(batch.is_token).long().to(device)}
+
+
+def rows_and_gradients(
+    inside: Inside, features: dict[str, Tensor], rows: str, precision: torch.dtype
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The rows that are read, and the gradients of a loss that weights all their numbers differently."""
+    inside.zero_grad()
+    device = features["input_ids"].device.type
+    with torch.autocast(device, torch.bfloat16, enabled=precision == torch.bfloat16):
+        hidden = inside(features)["token_embeddings"]
+    read = hidden[:, 0] if rows == "cls" else hidden[features["attention_mask"].bool()]
+    weights = torch.linspace(-1, 1, read.numel(), device=read.device).view_as(read)
+    (read.float() * weights).mean().backward()
+    gradients = {name: one.grad.clone() for name, one in inside.named_parameters() if one.grad is not None}
+    return read.detach().float(), gradients
+
+
+def compare(shape: Shape, rows: str, *, device: str, precision: torch.dtype, tolerance: float) -> None:
+    inside = Inside(copy.deepcopy(random_model(shape)).to(device)).eval()
+    described = describe_encoder(inside.auto_model)
+    assert described is not None
+    for lengths in LENGTHS.values():
+        features = column(sorted(lengths), described.pad_id, device)
+        expected, wanted = rows_and_gradients(inside, features, rows, precision)
+        with without_padding([inside], described, cls_only=rows == "cls"):
+            found, got = rows_and_gradients(inside, features, rows, precision)
+        torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
+        assert got.keys() == wanted.keys()
+        for name, gradient in wanted.items():
+            # A bias of keys moves all scores of a row alike, so its gradient is rounding.
+            scale = max(float(gradient.abs().max()), 1e-4)
+            torch.testing.assert_close(got[name], gradient, atol=tolerance * scale, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("shape", [SHAPES[0], *SHAPES[4:5], *SHAPES[7:]], ids=str)
+def test_rows_and_gradients_are_those_of_transformers(shape: Shape, rows: str) -> None:
+    compare(shape, rows, device="cpu", precision=torch.float32, tolerance=2e-4)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_in_bfloat16_they_are_near(rows: str) -> None:
+    shape = Shape("own", hidden_size=64, heads=2, layers=2)
+    compare(shape, rows, device="cpu", precision=torch.bfloat16, tolerance=0.1)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("precision", "tolerance"), [(torch.float32, 2e-3), (torch.bfloat16, 0.1)])
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("shape", SHAPES[:6], ids=str)
+def test_on_a_gpu(shape: Shape, rows: str, precision: torch.dtype, tolerance: float) -> None:
+    compare(shape, rows, device="cuda", precision=precision, tolerance=tolerance)
+
+
+def opened(folder: Path, *, attention_dropout: bool = False) -> Start:
+    return open_start(EncoderSettings(model_name=str(folder), device="cpu"), attention_dropout=attention_dropout)
+
+
+def encode(model: SentenceTransformer) -> Any:  # noqa: ANN401
+    return model.encode(TEXTS, convert_to_tensor=True)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
+def test_a_model_gives_the_same_vectors_and_is_left_as_it_was(pooling: str, tmp_path: Path) -> None:
+    start = opened(make_checkpoint(tmp_path / "model", "xlm-roberta", modules=(pooling, "normalize")))
+    before = encode(start.model)
+    with without_padding(start.model, start.encoder, cls_only=start.pooling == "cls"):
+        assert "forward" in vars(start.model[0])
+        torch.testing.assert_close(encode(start.model), before, atol=1e-6, rtol=0)
+    assert "forward" not in vars(start.model[0])
+    torch.testing.assert_close(encode(start.model), before)
+
+
+def test_other_architectures_are_computed_as_they_are(bge_small_en: Path) -> None:
+    start = opened(bge_small_en)
+    with without_padding(start.model, None, cls_only=True):
+        assert "forward" not in vars(start.model[0])
+
+
+@pytest.mark.parametrize("attention_dropout", [False, True])
+def test_dropout_acts_in_training_only(attention_dropout: bool, bge_small_en: Path) -> None:
+    start = opened(bge_small_en, attention_dropout=attention_dropout)
+    model, features = start.model, start.model.preprocess(TEXTS)
+    inside = model[0].auto_model
+    if attention_dropout:
+        # Only that of attention is left.
+        inside.embeddings.dropout.p = 0.0
+        assert inside.encoder.layer[0].attention.self.dropout.p == pytest.approx(0.1)
+    with without_padding(model, start.encoder, cls_only=True):
+        found = [[model(dict(features))["sentence_embedding"] for _ in range(2)] for model in (model.train(),)]
+        ((one, other),) = found
+        assert not torch.allclose(one, other, atol=1e-4)
+        model.eval()
+        one, other = (model(dict(features))["sentence_embedding"] for _ in range(2))
+        torch.testing.assert_close(one, other)
