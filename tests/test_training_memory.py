@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,12 +16,14 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from bge_integrations.backend.engines.architecture import EncoderShape, describe_encoder
+from bge_integrations.settings import EncoderSettings
 from bge_integrations.training.memory import DEFAULT_BUDGET, activation_bytes, estimate_step, fitting_budget
-from bge_integrations.training.starting import _without_attention_dropout
+from bge_integrations.training.starting import _without_attention_dropout, open_start
 from bge_integrations.training.unpadded import without_padding
 from tests.test_engines import VOCABULARY, Shape, random_model
 from tests.test_unpadded import Inside, column
 
+ROOT = Path(__file__).resolve().parents[1]
 SMALL = Shape("own", hidden_size=64, heads=2, layers=4)
 
 
@@ -119,3 +125,57 @@ def test_a_budget_fits_the_memory(device: str) -> None:
     assert sizes == sorted(sizes)
     assert fitting_budget(known, precision="float32", device=device, memory=1000).tokens_in_memory >= 512
     assert fitting_budget(None, precision="float32", device=device, memory=10**9) == DEFAULT_BUDGET
+
+
+_WORDS = "fox dog plants sugar light"
+_LARGE_BATCH = """
+import resource, sys
+from pathlib import Path
+from bge_integrations.training import EmbedderTraining, TrainingData, TrainingRow, train_embedder
+start, output, rows, tokens = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+words = ["fox", "dog", "plants", "sugar", "light", "water", "Paris", "capital", "France", "cat", "tree", "house"]
+
+def text(number):
+    return " ".join(words[number // len(words) ** place % len(words)] for place in range(5))
+
+data = TrainingData([TrainingRow(f"about {text(n)}", (f"{text(n)} is",), (f"{text(n)} not",)) for n in range(rows)])
+
+def train(size, steps):
+    settings = EmbedderTraining(
+        batch_size=size, max_steps=steps, precision="float32", tokens_in_memory=tokens, mini_batch_tokens=8192
+    )
+    part = TrainingData(data.rows[:max(size, 2)])
+    return train_embedder(part, start, Path(output) / str(size), settings=settings)
+
+train(256, 1)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+result = train(rows, 1)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+unit = 1 if sys.platform == "darwin" else 1024
+print("grown", (after - before) * unit, "loss", result.losses[1])
+"""
+
+
+@pytest.mark.slow
+def test_a_batch_of_32768_rows_needs_the_memory_of_a_part(bge_small_en: Path, tmp_path: Path) -> None:
+    """All its activations would need twice of what is allowed here."""
+    script = tmp_path / "large.py"
+    script.write_text(_LARGE_BATCH, encoding="utf-8")
+    rows, tokens = 32768, 16384
+    said = subprocess.run(
+        [sys.executable, script, bge_small_en, tmp_path, str(rows), str(tokens)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert said.returncode == 0, said.stderr
+    _, grown, _, loss = said.stdout.split()
+    assert float(loss) > 5  # about ln(65536) at first
+    start = open_start(EncoderSettings(model_name=str(bge_small_en), device="cpu"))
+    assert start.encoder is not None
+    texts = [f"{start.instruction}about {_WORDS}", f"{_WORDS} is", f"{_WORDS} not"]
+    tokens_of_a_row = sum(map(len, start.tokenize(texts, 512)))
+    whole = activation_bytes(start.encoder, rows * tokens_of_a_row, precision="float32", device="cpu", cls_only=True)
+    assert int(grown) < 1.2e9 < whole / 2

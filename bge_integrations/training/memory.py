@@ -29,7 +29,7 @@ _BYTES_A_PARAMETER = 16
 # lower precision, these are bytes for each of them, measured with torch 2.13.
 _BYTES_A_NUMBER = {
     ("cpu", "float32"): 4.7,
-    ("cpu", "bfloat16"): 2.8,
+    ("cpu", "bfloat16"): 3.4,
     ("cuda", "float32"): 4.7,
     ("cuda", "bfloat16"): 3.8,
 }

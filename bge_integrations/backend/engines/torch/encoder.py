@@ -22,11 +22,9 @@ class UnpaddedEncoder:
 
     Attributes:
         shape: The encoder's shape.
-        attention_dropout: Part of the attention weights that are set to 0.
         folds_last_keys: Whether the last layer avoids keys and values if only first rows are wanted.
     """
 
-    attention_dropout = 0.0
     folds_last_keys = False
 
     def __init__(self, weights: Mapping[str, torch.Tensor], shape: EncoderShape, *, cls_only: bool) -> None:
@@ -91,6 +89,12 @@ class UnpaddedEncoder:
         except ImportError:  # before torch 2.10
             return None
         return varlen_attn
+
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Returns the contexts of queries, all of shape [texts, heads, queries or keys, head size]."""
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
     def dropped(self, rows: torch.Tensor) -> torch.Tensor:
         """Returns the rows, some of their numbers set to 0 in training."""
@@ -182,7 +186,8 @@ class _Blocks:
         for block in self._layout.blocks(self._encoder.project(layer, hidden, slice(None))):
             texts, longest, _ = block.shape
             query, key, value = block.view(texts, longest, 3, shape.heads, shape.head_size).permute(2, 0, 3, 1, 4)
-            contexts.append(self._attend(query, key, value).reshape(texts, longest, shape.hidden_size))
+            context = self._encoder.attend(query, key, value, self._layout.mask)
+            contexts.append(context.transpose(1, 2).reshape(texts, longest, shape.hidden_size))
         return self._layout.join(contexts)
 
     def first_rows(self, layer: int, hidden: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
@@ -195,17 +200,10 @@ class _Blocks:
         for block in self._layout.blocks(self._encoder.project(layer, hidden, slice(1, 3))):
             texts, longest, _ = block.shape
             key, value = block.view(texts, longest, 2, shape.heads, shape.head_size).permute(2, 0, 3, 1, 4)
-            context = self._attend(queries[done : done + texts].transpose(1, 2), key, value)
-            contexts.append(context.reshape(texts, shape.hidden_size))
+            query = queries[done : done + texts].transpose(1, 2)
+            contexts.append(self._encoder.attend(query, key, value, self._layout.mask).reshape(texts, -1))
             done += texts
         return torch.cat(contexts)
-
-    def _attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Returns the contexts, shape [texts, queries, heads, head size]."""
-        context = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=self._layout.mask, dropout_p=self._encoder.attention_dropout
-        )
-        return context.transpose(1, 2)
 
     def _folded(self, layer: int, hidden: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         """Attends from one row per text without keys and values; see the formulas in `openvino/graph.py`."""
