@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ Tokenize = Callable[[list[str], int], list[list[int]]]
 """Function from texts and a maximum length to token ids, with special tokens."""
 Encode = Callable[[list[str]], np.ndarray]
 
+_BOTH_SIDES = ("symmetric_sts", "symmetric_clustering")
+"""Types of rows whose instruction is before passages too."""
+
 
 @dataclass
 class Epochs:
@@ -34,10 +37,20 @@ class Epochs:
 class RowBatches(BatchSampler):
     """Batches of row numbers, in another order each epoch. The order depends on seed and epoch alone.
 
-    A group is a source of data whose rows are never mixed with others in a batch.
+    A group is a source of data whose rows are never mixed with others in a batch. Processes that train together take
+    turns at the batches. In each turn they have rows of one group, since all passages of a turn are compared.
     """
 
-    def __init__(self, groups: Sequence[Sequence[int]], batch_size: int, *, seed: int, epochs: Epochs) -> None:
+    def __init__(
+        self,
+        groups: Sequence[Sequence[int]],
+        batch_size: int,
+        *,
+        seed: int,
+        epochs: Epochs,
+        halved: Collection[int] = (),
+        processes: int = 1,
+    ) -> None:
         """Takes the rows.
 
         Args:
@@ -45,11 +58,18 @@ class RowBatches(BatchSampler):
             batch_size: Rows of a batch.
             seed: Of the order.
             epochs: The current epoch.
+            halved: Places of groups whose batches have half as many rows, but at least two.
+            processes: Number of processes that train together.
         """
-        self._groups = [list(group) for group in groups if group]
+        half = min(batch_size, max(2, batch_size // 2))
+        self._groups = [
+            (list(group), half if place in halved else batch_size) for place, group in enumerate(groups) if group
+        ]
         self._seed = seed
         self._epochs = epochs
-        self.batch_size = batch_size
+        self._processes = processes
+        # accelerate leaves out batches of other sizes, unless it knows of none.
+        self.batch_size = batch_size if processes == 1 else None  # type: ignore[assignment]
         self.drop_last = False
 
     def set_epoch(self, epoch: int) -> None:
@@ -57,22 +77,37 @@ class RowBatches(BatchSampler):
         self._epochs.current = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Yields the batches of the current epoch. A last batch of one row has no negatives, and is left out."""
+        """Yields the batches of the current epoch.
+
+        A last batch of one row has no negatives, and is left out. So are last rows that are fewer than the processes.
+        """
         generator = np.random.default_rng((self._seed, self._epochs.current))
-        batches = []
-        for group in self._groups:
+        turns = []
+        for (group, _), sizes in zip(self._groups, self._sizes(), strict=True):
             order = [group[place] for place in generator.permutation(len(group))]
-            parts = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-            batches += parts if len(parts) == 1 or len(parts[-1]) > 1 else parts[:-1]
-        yield from (batches[place] for place in generator.permutation(len(batches)))
+            ends = np.cumsum(sizes)
+            turns += [order[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+        for place in generator.permutation(len(turns)):
+            yield from self._shared(turns[place])
 
     def __len__(self) -> int:
         """Returns the number of batches of an epoch."""
-        return sum(
-            math.ceil(len(group) / self.batch_size)
-            - (len(group) > self.batch_size and len(group) % self.batch_size == 1)
-            for group in self._groups
-        )
+        return self._processes * sum(map(len, self._sizes()))
+
+    def _sizes(self) -> list[list[int]]:
+        """Returns the number of rows of each turn of all processes, for each group."""
+        found = []
+        for group, batch_size in self._groups:
+            whole, rest = divmod(len(group), batch_size * self._processes)
+            is_kept = rest >= max(2, self._processes) or (rest and not whole)
+            found.append([batch_size * self._processes] * whole + [rest] * bool(is_kept))
+        return found
+
+    def _shared(self, turn: list[int]) -> Iterator[list[int]]:
+        """Yields a batch for each process. A group with fewer rows than processes gives rows to several."""
+        rows = [turn[place % len(turn)] for place in range(max(len(turn), self._processes))]
+        cuts = [len(rows) * process // self._processes for process in range(self._processes + 1)]
+        yield from (rows[begin:end] for begin, end in pairwise(cuts))
 
 
 def equal_queries(rows: Sequence[TrainingRow]) -> dict[str, frozenset[str]]:
@@ -111,7 +146,7 @@ class Collator:
             instruction: The text before a row's query.
             negatives: Negatives of a row, at most.
             query_length: Tokens of a query, at most, instruction included.
-            passage_length: Tokens of a passage, at most.
+            passage_length: Tokens of a passage, at most, instruction included.
             pad_id: Token id of padding.
             seed: Of what is drawn.
             epochs: The current epoch.
@@ -129,6 +164,7 @@ class Collator:
         self._uses_teacher = uses_teacher
         self._guide = guide
         self._positives = equal_queries(rows)
+        self._has_instructed_passages = any(map(self._before_passages, rows))
 
     def __call__(self, chosen: Sequence[Mapping[str, int]]) -> dict[str, dict[str, Tensor]]:
         """Returns token ids and masks of queries and of passages, longest last, and the layout."""
@@ -139,23 +175,29 @@ class Collator:
         ]
         asked = {f"{self._instruction(row)}{row.query}": row.query for row in rows}
         queries = _Column(list(asked), self._tokenize, self._lengths[0])
-        groups = [[one.positive, *one.negatives] for one in drawn]
-        passages = _Column([text for group in groups for text in group], self._tokenize, self._lengths[1])
+        found: dict[str, str] = {}
+        groups = []
+        for row, one in zip(rows, drawn, strict=True):
+            before = self._before_passages(row)
+            group = {f"{before}{text}": text for text in (one.positive, *one.negatives)}
+            groups.append(list(group))
+            found |= group
+        passages = _Column(list(found), self._tokenize, self._lengths[1])
+        plain = [found[text] for text in passages.texts]
         most = max(map(len, groups))
-        further = [
-            self._positives.get(row.query, frozenset()) - {one.positive} for row, one in zip(rows, drawn, strict=True)
-        ]
+        answers = [self._answers(row, one) for row, one in zip(rows, drawn, strict=True)]
         guides: dict[str, Tensor] = {}
         if self._guide is not None:
             embed_queries, embed_passages = self._guide
             guides["guide_queries"] = torch.from_numpy(embed_queries([asked[text] for text in queries.texts]))
-            guides["guide_passages"] = torch.from_numpy(embed_passages(passages.texts))
+            guides["guide_passages"] = torch.from_numpy(embed_passages(plain))
         layout = Layout(
             queries=torch.tensor([queries.place[f"{self._instruction(row)}{row.query}"] for row in rows]),
             candidates=_ragged([[passages.place[text] for text in group] for group in groups]),
             keys=torch.tensor([_key(text) for text in passages.texts]),
-            known=_ragged([[_key(text) for text in sorted(texts)] for texts in further]),
+            known=_ragged([[_key(text) for text in sorted(texts)] for texts in answers]),
             is_alone=torch.tensor([row.no_in_batch_neg for row in rows]),
+            texts=torch.tensor([_key(text) for text in plain]) if self._has_instructed_passages else None,
             teacher=_scores(drawn, most) if self._uses_teacher else None,
             **guides,
         )
@@ -164,6 +206,17 @@ class Collator:
             "passages": passages.padded(self._pad_id),
             "layout": layout.as_dict(),
         }
+
+    def _before_passages(self, row: TrainingRow) -> str:
+        return self._instruction(row) if row.type in _BOTH_SIDES else ""
+
+    def _answers(self, row: TrainingRow, drawn: Drawn) -> frozenset[str]:
+        """Returns texts that are no negatives for a row, beside its drawn positive."""
+        found = self._positives.get(row.query, frozenset({drawn.positive}))
+        if row.type in _BOTH_SIDES:
+            found |= {row.query}  # another row may have it as a passage
+        # With another instruction, or without one, the positive itself is another passage with the same text.
+        return found if self._has_instructed_passages else found - {drawn.positive}
 
 
 class TargetCollator:

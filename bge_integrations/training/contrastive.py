@@ -96,7 +96,7 @@ class _Shared:
         firsts = firsts.scatter_reduce(0, inverse, place, "amin")
         self._canonical = firsts[inverse]
         self._is_copy = self._canonical != place
-        self._keys = keys
+        self._texts = keys if layout.texts is None else gather_rows(layout.texts)[0]
         own = layout.candidates
         self._is_own = own >= 0
         self._own = self._canonical[(own.clamp(min=0) + first)]
@@ -135,14 +135,14 @@ class _Shared:
     def _is_known(self, part: slice) -> Tensor:
         known = self._layout.known[part]
         if not known.shape[1]:
-            return torch.zeros((len(known), len(self._keys)), dtype=torch.bool, device=known.device)
-        return torch.stack([self._keys == column.unsqueeze(1) for column in known.unbind(1)]).any(0)
+            return torch.zeros((len(known), len(self._texts)), dtype=torch.bool, device=known.device)
+        return torch.stack([self._texts == column.unsqueeze(1) for column in known.unbind(1)]).any(0)
 
     def _doubted(self, part: slice) -> Tensor:
         """Returns which passages the guide takes for answers too."""
         layout, own = self._layout, self._own[part]
         if layout.guide_queries is None or self._guide_passages is None:
-            return torch.zeros((len(own), len(self._keys)), dtype=torch.bool, device=own.device)
+            return torch.zeros((len(own), len(self._texts)), dtype=torch.bool, device=own.device)
         scores = layout.guide_queries[layout.queries[part]] @ self._guide_passages.T
         positive = scores.gather(1, own[:, :1])
         return scores > positive - self._settings.guide_margin

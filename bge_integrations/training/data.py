@@ -41,7 +41,10 @@ class TrainingRow:
         pos_scores: A teacher's score for each positive.
         neg_scores: A teacher's score for each negative.
         prompt: The instruction before this query. `None`: the model's own. `""`: no instruction.
-        type: FlagEmbedding's type of the row: how it is used in a batch with rows of the same source.
+        type: FlagEmbedding's type of the row. `"only_1neg"`: one negative is drawn, also where `negatives` allows more.
+            `"symmetric_sts"` and `"symmetric_clustering"`: the row's instruction is before its passages too. With
+            `same_source`, a batch has rows of one type, and batches of a type `"symmetric_…"` have half as many rows.
+            Otherwise `"symmetric_class"` is as `"normal"`: no row repeats negatives.
         no_in_batch_neg: Whether passages of other rows are no negatives for this query.
         id: The row's id; `TrainingData` gives one to rows without.
         document: The id of the document that the positives are cut from, if known.

@@ -22,9 +22,11 @@ class Layout:
         candidates: int64, shape [rows, most candidates]: the places of each row's passages among the encoded passages,
             the positive first; -1 where a row has fewer.
         keys: int64, shape [passages]: equal for equal passages, in every process.
-        known: int64, shape [rows, most further positives]: keys of passages that answer a row's query too and are no
+        known: int64, shape [rows, most further positives]: keys of texts that answer a row's query too and are no
             negatives for it; -1 where a row has fewer.
         is_alone: bool, shape [rows]: whether a row is compared with its own candidates only.
+        texts: int64, shape [passages]: the key of each passage's text without an instruction, which `known` is compared
+            with; `None`: no passage has an instruction, and `keys` are those.
         teacher: float32, shape [rows, most candidates]: a teacher's scores of the candidates; `None` without a teacher.
         guide_queries: float32, shape [queries, dimension]: vectors of a guide; `None` without a guide.
         guide_passages: float32, shape [passages, dimension].
@@ -35,6 +37,7 @@ class Layout:
     keys: Tensor
     known: Tensor
     is_alone: Tensor
+    texts: Tensor | None = None
     teacher: Tensor | None = None
     guide_queries: Tensor | None = None
     guide_passages: Tensor | None = None

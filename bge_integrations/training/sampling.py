@@ -40,6 +40,8 @@ class Drawn:
 def draw(row: TrainingRow, seed: int, epoch: int, index: int, negatives: int) -> Drawn:
     """Draws one positive and up to `negatives` negatives without repetition, all with equal chances.
 
+    A row of the type `"only_1neg"` gives at most one negative.
+
     Args:
         row: The row.
         seed: The seed of the training.
@@ -52,6 +54,8 @@ def draw(row: TrainingRow, seed: int, epoch: int, index: int, negatives: int) ->
     """
     if negatives < 0:
         raise SettingsError(f"negatives={negatives} must be 0 or more.")
+    if row.type == "only_1neg":
+        negatives = min(negatives, 1)
     numbers = _numbers(seed, epoch, index)
     (chosen,) = _choose(_distinct(row.pos, ()), 1, numbers)
     positive = row.pos[chosen]

@@ -75,12 +75,12 @@ class EmbedderTraining(TrainingSettings):
         temperature: Divisor of the cosines. `None`: 0.02 for v1.5 models and unknown ones, 0.01 for BGE's others.
         negatives: Negatives of a row, at most.
         query_length: Tokens of a query, at most, with the instruction.
-        passage_length: Tokens of a passage, at most.
+        passage_length: Tokens of a passage, at most, with the instruction that some types of rows have there.
         distillation: How the scores of the data act: "kl_div" or "m3_kd_loss"; `None`: not at all.
         matryoshka_dims: Lengths of the vectors that are trained too.
         guide: A model whose vectors tell false negatives; `None`: none.
         guide_margin: A passage is no negative if the guide's cosine is above that of the positive less this.
-        same_source: Whether the rows of a batch are of one source.
+        same_source: Whether the rows of a batch are of one source and one type.
         evaluate_every: Steps between evaluations on the validation data; `None`: after each epoch.
         patience: Evaluations without a better one before training stops; `None`: it does not stop early.
     """

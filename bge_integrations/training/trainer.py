@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from bge_integrations.evaluation.retrieval import evaluate_retrieval
 from bge_integrations.training.batches import Collator, Epochs, RowBatches
 from bge_integrations.training.contrastive import ContrastiveLoss
 from bge_integrations.training.data import TrainingData, TrainingRow
-from bge_integrations.training.gathering import process_rank
+from bge_integrations.training.gathering import process_count, process_rank
 from bge_integrations.training.layout import Layout
 from bge_integrations.training.settings import EmbedderTraining, TrainingSettings
 from bge_integrations.training.starting import Start
@@ -65,6 +65,7 @@ class Task:
         features: Function from a batch to its columns of token ids and masks, and to what the loss takes beside them.
         loss: Function from these to the loss.
         epochs: The current epoch, for the order of rows and the collator.
+        halved: Places of groups whose batches have half as many rows.
     """
 
     groups: Sequence[Sequence[int]]
@@ -72,6 +73,7 @@ class Task:
     features: Callable[[dict[str, Any]], tuple[list[dict[str, Tensor]], Any]]
     loss: nn.Module
     epochs: Epochs = field(default_factory=Epochs)
+    halved: Collection[int] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,12 +127,14 @@ def run_trainer(start: Start, data: TrainingData, chosen: EmbedderTraining, watc
         uses_teacher=chosen.distillation is not None,
         guide=(guide.encode_queries, guide.encode_documents) if guide else None,
     )
+    groups = _groups(rows) if chosen.same_source else {("", ""): list(range(len(rows)))}
     task = Task(
-        groups=_groups(rows, by_source=chosen.same_source),
+        groups=list(groups.values()),
         collator=collator,
         features=lambda batch: ([batch["queries"], batch["passages"]], Layout.of(batch["layout"])),
         loss=loss,
         epochs=epochs,
+        halved=[place for place, (_, kind) in enumerate(groups) if kind.startswith("symmetric")],
     )
     try:
         return run_task(start, task, chosen, watch)
@@ -156,7 +160,14 @@ def run_task(start: Start, task: Task, chosen: TrainingSettings, watch: Watch) -
         callbacks=callbacks,
     )
     trainer.task = task
-    trainer.batches = RowBatches(task.groups, chosen.batch_size, seed=chosen.seed, epochs=task.epochs)
+    trainer.batches = RowBatches(
+        task.groups,
+        chosen.batch_size,
+        seed=chosen.seed,
+        epochs=task.epochs,
+        halved=task.halved,
+        processes=process_count(),
+    )
     trainer.remove_callback(PrinterCallback)
     if not watch.show_progress:
         trainer.remove_callback(ProgressCallback)
@@ -190,11 +201,12 @@ class _Trainer(SentenceTransformerTrainer):
         """Adds none: this package writes the card."""
 
 
-def _groups(rows: Sequence[TrainingRow], *, by_source: bool) -> list[list[int]]:
-    groups: dict[str, list[int]] = {}
+def _groups(rows: Sequence[TrainingRow]) -> dict[tuple[str, str], list[int]]:
+    """Returns row numbers by source and type."""
+    groups: dict[tuple[str, str], list[int]] = {}
     for place, row in enumerate(rows):
-        groups.setdefault(row.source if by_source else "", []).append(place)
-    return list(groups.values())
+        groups.setdefault((row.source, row.type), []).append(place)
+    return groups
 
 
 def _arguments(chosen: TrainingSettings, start: Start, watch: Watch) -> SentenceTransformerTrainingArguments:
