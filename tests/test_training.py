@@ -174,7 +174,7 @@ class TestRefused:
             ({"batch_size": 0}, "batch_size=0 must be above 0"),
             ({"negatives": -1}, "negatives=-1"),
             ({"distillation": "mse"}, "distillation='mse' is unknown"),
-            ({"precision": "float16"}, "precision='float16' is unknown"),
+            ({"precision": "float16"}, "precision=.float16. can.t be trained with"),
         ],
     )
     def test_wrong_numbers(self, changes: dict[str, Any], said: str) -> None:
@@ -187,7 +187,7 @@ class TestRefused:
         one = TrainingData(data.rows[:1], "one")
         with pytest.raises(SettingsError, match="one has 1 row"):
             train_embedder(one, bge_small_en, tmp_path / "out")
-        with pytest.raises(SettingsError, match="row 0 of words has none; make them"):
+        with pytest.raises(SettingsError, match="row 0 of words has negatives and no pos_scores"):
             train_embedder(data, bge_small_en, tmp_path / "out", settings=EmbedderTraining(distillation="kl_div"))
         assert "34 rows; fine-tuning needs about a thousand" in caplog.text
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from accelerate.data_loader import BatchSamplerShard
+from accelerate.data_loader import BatchSamplerShard  # type: ignore[import-untyped]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bge_integrations.training import TrainingRow, draw
 from bge_integrations.training.batches import Collator, Epochs, RowBatches
+from bge_integrations.training.checks import row_groups
 from bge_integrations.training.contrastive import ContrastiveLoss, _Shared
 from bge_integrations.training.layout import Layout
-from bge_integrations.training.trainer import _groups
 
 _GROUPS = st.lists(st.integers(0, 30), min_size=1, max_size=4)
 
@@ -82,8 +82,8 @@ class TestRowBatches:
         ]
         assert {len(shard) for shard in shards} == {len(batches) // processes}
         for turn in zip(*shards, strict=True):
-            (group,) = {group_of[row] for batch in turn for row in batch}
-            most = min(batch_size, max(2, batch_size // 2)) if group in halved else batch_size
+            (place,) = {group_of[row] for batch in turn for row in batch}
+            most = min(batch_size, max(2, batch_size // 2)) if place in halved else batch_size
             assert all(1 <= len(batch) <= most for batch in turn)
         seen = Counter(row for shard in shards for batch in shard for row in batch)
         for group in groups:
@@ -178,7 +178,7 @@ class TestTypes:
             for kind in ("normal", "symmetric_sts")
             for number in range(16)
         ]
-        groups = _groups(rows)
+        groups = row_groups(rows, same_source=True)
         halved = [place for place, (_, kind) in enumerate(groups) if kind == "symmetric_sts"]
         batches = RowBatches(list(groups.values()), 8, seed=0, epochs=Epochs(), halved=halved)
         found = Counter[Any]()

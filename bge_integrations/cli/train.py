@@ -171,6 +171,7 @@ def _train(
             cache=usual_cache(),
             resume=job.resume,
             show_progress=console.is_terminal,
+            report_to=job.report_to,
         )
     return train_embedder(
         train,

@@ -16,6 +16,7 @@ import numpy as np
 
 from bge_integrations._optional import require
 from bge_integrations.backend.checkpoint.digests import key_of
+from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.backend.model.heads import unit_rows
 from bge_integrations.backend.model.pooling import NAMES_OF_CATALOGUE, NAMES_OF_SETTING
 from bge_integrations.calls.inputs import check_texts
@@ -31,12 +32,23 @@ from bge_integrations.texts import kind_of
 from bge_integrations.training.embedder import TrainingResult
 from bge_integrations.training.saving import require_free, save_model
 from bge_integrations.training.settings import DistillationTraining
-from bge_integrations.training.work import base_model, budget_of, computed_in, prepare_work, shown_name, work_folder
+from bge_integrations.training.work import (
+    about_weights,
+    base_model,
+    budget_of,
+    computed_in,
+    events_folder,
+    prepare_work,
+    shown_name,
+    work_folder,
+)
 
 if TYPE_CHECKING:
     from bge_integrations.training.starting import Start
 
 __all__ = ["distil_embedder"]
+
+logger = get_logger(__name__)
 
 _VECTORS = "teacher.npy"
 """File beside the checkpoints with the teacher's vectors, so that a killed run goes on with the same ones."""
@@ -55,6 +67,7 @@ def distil_embedder(
     cache: EvaluationCache | None = None,
     show_progress: bool = False,
     resume: bool = False,
+    report_to: str = "none",
     on_log: Callable[[int, dict[str, float]], None] | None = None,
 ) -> TrainingResult:
     """Trains a model to give the vectors of a teacher, and writes a folder that sentence-transformers loads.
@@ -80,6 +93,7 @@ def distil_embedder(
         cache: Keeps vectors of a teacher of this package for the next time; `None`: they are computed.
         show_progress: Whether to show progress bars.
         resume: Whether to go on where a killed run with equal texts, models and settings stopped.
+        report_to: "none" or "tensorboard", as for `train_embedder`.
         on_log: Function that takes a step and what is logged of it.
 
     Returns:
@@ -88,13 +102,14 @@ def distil_embedder(
     Raises:
         SettingsError: A setting is wrong, the output has content, or there is nothing to go on with.
         InputTypeError: A text is not a `str`.
-        MissingExtraError: datasets or accelerate is not installed.
+        MissingExtraError: datasets, accelerate or tensorboard is not installed and needed.
         BgeError: A model can't be loaded.
     """
     chosen = settings or DistillationTraining()
     target = Path(output).expanduser()
     require_free(target)
     learned = _Texts.of(texts, queries)
+    events = events_folder(report_to, target)
     require("datasets", extra="train")
     require("accelerate", extra="train")
     from bge_integrations.training.starting import open_start
@@ -104,6 +119,8 @@ def distil_embedder(
         start_settings = start_settings.replace(pooling=pooling)
     start = open_start(start_settings, attention_dropout=chosen.attention_dropout)
     chosen = dataclasses.replace(chosen, precision=computed_in(chosen.precision, start))
+    for warning in about_weights(start, start_settings.model_name):
+        logger.warning(warning)
     work = work_folder(target)
     with _opened(teacher) as opened:
         facts = {
@@ -135,8 +152,6 @@ def distil_embedder(
         features=lambda batch: ([batch["texts"]], batch["targets"]),
         loss=loss,
     )
-    watch = Watch(work=work, checkpoint=checkpoint, every=chosen.save_every, show_progress=show_progress, on_log=on_log)
-    run = run_task(start, task, chosen, watch)
     record = {
         "base_model": _base_model(start, start_settings),
         "started_from": shown_name(start_settings.model_name),
@@ -144,11 +159,20 @@ def distil_embedder(
         "query_instruction": start.instruction,
         "data": {"name": "texts", "rows": len(learned), "digest": learned.digest},
         "settings": dataclasses.asdict(chosen),
-        "steps": run.steps,
     }
+    watch = Watch(
+        work=work,
+        record=record,
+        checkpoint=checkpoint,
+        every=chosen.save_every,
+        show_progress=show_progress,
+        events=events,
+        on_log=on_log,
+    )
+    run = run_task(start, task, chosen, watch)
     if run.is_main:
         target.mkdir(parents=True, exist_ok=True)
-        save_model(start.model, target, instruction=start.instruction, record=record)
+        save_model(start.model, target, instruction=start.instruction, record={**record, "steps": run.steps})
         shutil.rmtree(work, ignore_errors=True)
     return TrainingResult(target, run.steps, run.losses)
 

@@ -13,13 +13,22 @@ from typing import TYPE_CHECKING, Any
 from bge_integrations._optional import require
 from bge_integrations.backend.checkpoint.digests import key_of
 from bge_integrations.backend.guarantees.logs import get_logger
-from bge_integrations.errors import SettingsError
 from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.settings import EncoderSettings
+from bge_integrations.training.checks import advice
 from bge_integrations.training.data import TrainingData
 from bge_integrations.training.saving import require_free, save_model
 from bge_integrations.training.settings import EmbedderTraining
-from bge_integrations.training.work import base_model, computed_in, prepare_work, shown_name, work_folder
+from bge_integrations.training.work import (
+    about_weights,
+    base_model,
+    computed_in,
+    events_folder,
+    launched,
+    prepare_work,
+    shown_name,
+    work_folder,
+)
 
 if TYPE_CHECKING:
     from bge_integrations.training.starting import Start
@@ -71,7 +80,8 @@ def train_embedder(
         validation: Data to evaluate on while training. The best checkpoint becomes the model.
         resume: Whether to go on where a killed run with equal data and settings stopped.
         show_progress: Whether to show a progress bar.
-        report_to: "none", or "tensorboard". Nothing is reported to anyone else.
+        report_to: "none", or "tensorboard". Its files are in a folder beside the output whose name ends in ".runs", and
+            stay there; each run has a folder of its own. Nothing is sent to anyone.
         on_log: Function that takes a step and what is logged of it.
 
     Returns:
@@ -79,12 +89,13 @@ def train_embedder(
 
     Raises:
         SettingsError: A setting is wrong, the output has content, or there is nothing to go on with.
-        MissingExtraError: datasets or accelerate is not installed.
+        MissingExtraError: datasets, accelerate or tensorboard is not installed and needed.
         BgeError: The model can't be loaded.
     """
     chosen = settings or EmbedderTraining()
     target = Path(output).expanduser()
     require_free(target)
+    events = events_folder(report_to, target)
     require("datasets", extra="train")
     require("accelerate", extra="train")
     from bge_integrations.training.starting import open_start
@@ -92,34 +103,37 @@ def train_embedder(
     start_settings = model if isinstance(model, EncoderSettings) else EncoderSettings(model_name=os.fspath(model))
     start = open_start(start_settings, attention_dropout=chosen.attention_dropout)
     chosen = _completed(chosen, start)
-    _check(data, chosen)
+    rank, processes = launched()
+    for warning in [*advice(data, chosen, processes=processes), *about_weights(start, start_settings.model_name)]:
+        if rank == 0:
+            logger.warning(warning)
     work = work_folder(target)
     key = key_of({"data": data.digest, "model": start.identity, "settings": _plain(chosen)})
     checkpoint = prepare_work(work, key, resume=resume)
     from bge_integrations.training.trainer import Watch, run_trainer
 
-    watch = Watch(
-        work=work,
-        checkpoint=checkpoint,
-        every=chosen.evaluate_every,
-        validation=validation,
-        patience=chosen.patience,
-        show_progress=show_progress,
-        report_to=report_to,
-        on_log=on_log,
-    )
-    run = run_trainer(start, data, chosen, watch)
     record = {
         "base_model": base_model(start),
         "started_from": shown_name(start_settings.model_name),
         "query_instruction": start.instruction,
         "data": {"name": data.name, "rows": len(data.rows), "digest": data.digest},
         "settings": _plain(chosen),
-        "steps": run.steps,
     }
+    watch = Watch(
+        work=work,
+        record=record,
+        checkpoint=checkpoint,
+        every=chosen.evaluate_every,
+        validation=validation,
+        patience=chosen.patience,
+        show_progress=show_progress,
+        events=events,
+        on_log=on_log,
+    )
+    run = run_trainer(start, data, chosen, watch)
     if run.is_main:
         target.mkdir(parents=True, exist_ok=True)
-        save_model(start.model, target, instruction=start.instruction, record=record)
+        save_model(start.model, target, instruction=start.instruction, record={**record, "steps": run.steps})
         shutil.rmtree(work, ignore_errors=True)
     return TrainingResult(target, run.steps, run.losses, run.validation)
 
@@ -132,37 +146,6 @@ def _completed(chosen: EmbedderTraining, start: Start) -> EmbedderTraining:
         changes["temperature"] = 0.01 if is_first else 0.02
     changes["precision"] = computed_in(chosen.precision, start)
     return dataclasses.replace(chosen, **changes)
-
-
-def _check(data: TrainingData, chosen: EmbedderTraining) -> None:
-    if len(data.rows) < 2:
-        raise SettingsError(
-            f"{data.name} has {len(data.rows)} row; a batch needs at least 2, since each gives the others negatives."
-        )
-    for warning in _warnings(data, chosen):
-        logger.warning(warning)
-    if chosen.distillation is not None:
-        place = next((place for place, row in enumerate(data.rows) if row.pos_scores is None), None)
-        if place is not None:
-            raise SettingsError(
-                f"distillation={chosen.distillation!r} needs scores, and row {place} of {data.name} has none; make "
-                "them with score_with_teacher."
-            )
-
-
-def _warnings(data: TrainingData, chosen: EmbedderTraining) -> list[str]:
-    """Returns what people often get wrong."""
-    found = []
-    if len(data.rows) < 1000:
-        found.append(
-            f"{data.name} has {len(data.rows)} rows; fine-tuning needs about a thousand, and some thousand are better."
-        )
-    if chosen.temperature is not None and chosen.temperature >= 0.5:
-        found.append(f"temperature={chosen.temperature} makes the loss flat; BGE models have 0.01 or 0.02.")
-    alone = sum(row.no_in_batch_neg and not row.neg for row in data.rows)
-    if alone:
-        found.append(f"{alone} rows have no negative, and passages of others are none either: their loss is always 0.")
-    return found
 
 
 def _plain(chosen: EmbedderTraining) -> dict[str, Any]:

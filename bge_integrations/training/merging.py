@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bge_integrations.backend.display.quiet import quiet_transformers
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.errors import SettingsError
 from bge_integrations.evaluation.data import RetrievalData
@@ -153,7 +154,8 @@ class _Mixer:
         output.mkdir(parents=True, exist_ok=True)
         if not any(last.model.prompts.values()):
             last.model.prompts = {"query": last.instruction, "document": ""}
-        last.model.save_pretrained(str(output), create_model_card=False)
+        with quiet_transformers():
+            last.model.save_pretrained(str(output), create_model_card=False)
         write_record(output, {**self._record(weights), **facts})
 
     def _record(self, weights: Sequence[float]) -> dict[str, Any]:

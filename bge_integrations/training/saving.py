@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bge_integrations.backend.display.quiet import quiet_transformers
 from bge_integrations.errors import SettingsError
 
-__all__ = ["RECORD", "require_free", "save_model", "write_card", "write_record"]
+__all__ = ["RECORD", "require_free", "save_model", "set_prompts", "write_card", "write_record"]
 
 RECORD = "bge_training.json"
 """File in a trained folder: what it was trained from, on what, and how."""
@@ -36,10 +37,21 @@ def save_model(model: Any, output: Path, *, instruction: str, record: Mapping[st
         instruction: The text before a query, saved as the prompt "query".
         record: Plain data about the training.
     """
+    set_prompts(model, instruction)
+    with quiet_transformers():
+        model.save_pretrained(str(output), create_model_card=False)
+    write_record(output, record)
+
+
+def set_prompts(model: Any, instruction: str) -> None:  # noqa: ANN401
+    """Sets what the model's folders have as prompts.
+
+    Args:
+        model: The SentenceTransformer.
+        instruction: The text before a query, as the prompt "query".
+    """
     model.prompts = {"query": instruction, "document": ""}
     model.default_prompt_name = None
-    model.save_pretrained(str(output), create_model_card=False)
-    write_record(output, record)
 
 
 def write_record(output: Path, record: Mapping[str, Any]) -> None:

@@ -52,6 +52,11 @@ class TrainingSettings:
             SettingsError: A number is out of range, or a choice is unknown.
         """
         self._check_positive("epochs", "batch_size", "learning_rate", "mini_batch_tokens")
+        if self.precision == "float16":
+            raise SettingsError(
+                "precision='float16' can't be trained with: small gradients become 0, and the loss NaN. Take "
+                "'bfloat16', 'float32' or 'auto'; a trained model can be used in float16."
+            )
         self._check_choice("precision", ("auto", "float32", "bfloat16"))
 
     def _check_positive(self, *names: str) -> None:

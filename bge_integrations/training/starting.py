@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from bge_integrations.backend.checkpoint.checks import locate_requested, vet
 from bge_integrations.backend.checkpoint.manifest import is_prepared
+from bge_integrations.backend.checkpoint.plainness import NotPlainError
 from bge_integrations.backend.checkpoint.request import LoadRequest
+from bge_integrations.backend.checkpoint.tensors import stored_tensors
+from bge_integrations.backend.checkpoint.weights import WeightRules
 from bge_integrations.backend.engines.architecture import EncoderShape
 from bge_integrations.backend.torch_models import load_source
 from bge_integrations.catalogue import ModelSpec
@@ -35,6 +39,7 @@ class Start:
         encoder: The shape of a BERT-like encoder; `None` for others.
         pooling: sentence-transformers' name of the pooling, if only pooling follows the transformer; else `None`.
         tokenize: Function from texts and a maximum length to token ids.
+        stored_in: Types of its weights in safetensors files, such as "F16".
     """
 
     model: Any
@@ -46,6 +51,7 @@ class Start:
     encoder: EncoderShape | None
     pooling: str | None
     tokenize: Callable[[list[str], int], list[list[int]]]
+    stored_in: frozenset[str] = frozenset()
 
 
 def open_start(settings: EncoderSettings, *, attention_dropout: bool = False) -> Start:
@@ -102,7 +108,16 @@ def open_start(settings: EncoderSettings, *, attention_dropout: bool = False) ->
         encoder=facts.encoder,
         pooling=facts.pooling,
         tokenize=tokenize,
+        stored_in=_stored_in(checkpoint.transformer_weights(WeightRules.of(request))),
     )
+
+
+def _stored_in(files: Iterable[Path]) -> frozenset[str]:
+    try:
+        tensors = stored_tensors(file for file in files if file.suffix == ".safetensors")
+    except NotPlainError:  # torch has read them
+        return frozenset()
+    return frozenset(tensor.kind for tensor in tensors.values())
 
 
 def _without_attention_dropout(model: torch.nn.Module) -> None:

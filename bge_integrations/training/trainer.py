@@ -10,23 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.base.evaluation.evaluator import BaseEvaluator
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, TrainerCallback
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_callback import PrinterCallback
 
 from bge_integrations.backend.display.quiet import quiet_transformers
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.evaluation.retrieval import evaluate_retrieval
 from bge_integrations.training.batches import Collator, Epochs, RowBatches
+from bge_integrations.training.callbacks import METRIC, Bar, Cards, Guard, Notes, TensorBoard
+from bge_integrations.training.checks import row_groups
 from bge_integrations.training.contrastive import ContrastiveLoss
-from bge_integrations.training.data import TrainingData, TrainingRow
+from bge_integrations.training.data import TrainingData
 from bge_integrations.training.gathering import process_count, process_rank
 from bge_integrations.training.layout import Layout
+from bge_integrations.training.saving import set_prompts
 from bge_integrations.training.settings import EmbedderTraining, TrainingSettings
 from bge_integrations.training.starting import Start
 from bge_integrations.training.unpadded import without_padding
@@ -34,7 +38,6 @@ from bge_integrations.training.work import budget_of
 
 __all__ = ["Run", "Task", "Watch", "run_task", "run_trainer"]
 
-_METRIC = "ndcg@10"
 _EVALUATED_TOGETHER = 32
 
 
@@ -87,17 +90,19 @@ class Watch:
         validation: Data to evaluate on. The best checkpoint becomes the model.
         patience: Evaluations without a better one before training stops; `None`: it does not stop early.
         show_progress: Whether to show a progress bar.
-        report_to: "none" or "tensorboard".
+        record: Plain data about the training, for the cards of checkpoints.
+        events: The folder for TensorBoard's files; `None`: none are written.
         on_log: Function that takes a step and what is logged of it.
     """
 
     work: Path
+    record: Mapping[str, Any]
     checkpoint: Path | None = None
     every: int | None = None
     validation: RetrievalData | None = None
     patience: int | None = None
     show_progress: bool = False
-    report_to: str = "none"
+    events: Path | None = None
     on_log: Callable[[int, dict[str, float]], None] | None = None
 
 
@@ -127,7 +132,7 @@ def run_trainer(start: Start, data: TrainingData, chosen: EmbedderTraining, watc
         uses_teacher=chosen.distillation is not None,
         guide=(guide.encode_queries, guide.encode_documents) if guide else None,
     )
-    groups = _groups(rows) if chosen.same_source else {("", ""): list(range(len(rows)))}
+    groups = row_groups(rows, same_source=chosen.same_source)
     task = Task(
         groups=list(groups.values()),
         collator=collator,
@@ -145,8 +150,9 @@ def run_trainer(start: Start, data: TrainingData, chosen: EmbedderTraining, watc
 
 def run_task(start: Start, task: Task, chosen: TrainingSettings, watch: Watch) -> Run:
     """Trains the model of `start` on a task."""
-    notes = _Notes(watch.on_log)
-    callbacks: list[TrainerCallback] = [notes]
+    notes = Notes(watch.on_log)
+    callbacks: list[TrainerCallback] = [Guard(watch.work, chosen), notes, Cards(watch.record)]
+    set_prompts(start.model, start.instruction)
     validation = watch.validation
     if watch.patience is not None and validation is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=watch.patience))
@@ -155,7 +161,7 @@ def run_task(start: Start, task: Task, chosen: TrainingSettings, watch: Watch) -
         args=_arguments(chosen, start, watch),
         train_dataset=Dataset.from_dict({"row": list(range(sum(map(len, task.groups))))}),
         loss=task.loss,
-        evaluator=None if validation is None else _Validation(validation, start.instruction, start.max_length),
+        evaluator=None if validation is None else _Validation(validation, start, chosen.precision),
         data_collator=task.collator,  # type: ignore[arg-type] # called with rows of the dataset, as theirs
         callbacks=callbacks,
     )
@@ -169,10 +175,15 @@ def run_task(start: Start, task: Task, chosen: TrainingSettings, watch: Watch) -
         processes=process_count(),
     )
     trainer.remove_callback(PrinterCallback)
-    if not watch.show_progress:
-        trainer.remove_callback(ProgressCallback)
-    cls_only = start.pooling == "cls"
-    with _quiet(), without_padding(start.model, start.encoder, cls_only=cls_only):
+    shown: list[Bar | TensorBoard] = [Bar()] if watch.show_progress else []
+    if watch.events is not None and process_rank() == 0:
+        shown.append(TensorBoard(watch.events))
+    with contextlib.ExitStack() as stack:
+        for one in shown:
+            trainer.add_callback(one)
+            stack.callback(one.close)
+        stack.enter_context(_quiet())
+        stack.enter_context(without_padding(start.model, start.encoder, cls_only=start.pooling == "cls"))
         trainer.train(resume_from_checkpoint=None if watch.checkpoint is None else str(watch.checkpoint))
     start.model.eval()
     return Run(trainer.state.global_step, notes.losses, notes.validation, process_rank() == 0)
@@ -201,14 +212,6 @@ class _Trainer(SentenceTransformerTrainer):
         """Adds none: this package writes the card."""
 
 
-def _groups(rows: Sequence[TrainingRow]) -> dict[tuple[str, str], list[int]]:
-    """Returns row numbers by source and type."""
-    groups: dict[tuple[str, str], list[int]] = {}
-    for place, row in enumerate(rows):
-        groups.setdefault((row.source, row.type), []).append(place)
-    return groups
-
-
 def _arguments(chosen: TrainingSettings, start: Start, watch: Watch) -> SentenceTransformerTrainingArguments:
     evaluates = "no" if watch.validation is None else "steps" if watch.every else "epoch"
     steps: dict[str, Any] = {}
@@ -230,63 +233,50 @@ def _arguments(chosen: TrainingSettings, start: Start, watch: Watch) -> Sentence
         save_strategy="steps" if watch.every else "epoch",
         save_total_limit=2,
         load_best_model_at_end=watch.validation is not None,
-        metric_for_best_model=f"eval_{_METRIC}" if watch.validation is not None else None,
-        report_to=watch.report_to,
-        disable_tqdm=not watch.show_progress,
+        metric_for_best_model=f"eval_{METRIC}" if watch.validation is not None else None,
+        # A loss of NaN would be logged as 0.
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
         dataloader_pin_memory=start.model.device.type == "cuda",
         **steps,
     )
 
 
-class _Notes(TrainerCallback):
-    """Keeps what is logged."""
-
-    def __init__(self, on_log: Callable[[int, dict[str, float]], None] | None) -> None:
-        self.losses: dict[int, float] = {}
-        self.validation: dict[int, float] = {}
-        self._on_log = on_log
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
-        """Keeps a loss."""
-        logged = dict(logs or {})
-        if "loss" in logged:
-            self.losses[state.global_step] = float(logged["loss"])
-        if f"eval_{_METRIC}" in logged:
-            self.validation[state.global_step] = float(logged[f"eval_{_METRIC}"])
-        if self._on_log is not None:
-            self._on_log(state.global_step, logged)
-
-
 class _Validation(BaseEvaluator):
-    """Evaluates the model as it is now."""
+    """Evaluates the model as it is now, and as it is used later: with the instruction, and texts cut at its limit."""
 
-    def __init__(self, data: RetrievalData, instruction: str, max_length: int) -> None:
+    def __init__(self, data: RetrievalData, start: Start, precision: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.primary_metric = _METRIC
+        self.primary_metric = METRIC
         self._data = data
-        self._instruction = instruction
-        self._max_length = max_length
+        self._start = start
+        self._is_half = precision == "bfloat16"
 
     def __call__(self, model: Any, output_path: Any = None, epoch: float = -1, steps: int = -1) -> dict[str, float]:  # noqa: ANN401, ARG002
         """Returns nDCG@10."""
 
         class Embeds:
             encode_queries = staticmethod(
-                lambda texts: self._vectors(model, [f"{self._instruction}{text}" for text in texts])
+                lambda texts: self._vectors(model, [f"{self._start.instruction}{text}" for text in texts])
             )
             encode_documents = staticmethod(lambda texts: self._vectors(model, texts))
 
-        was_training = model.training
+        was_training, limit = model.training, model.max_seq_length
         model.eval()
+        model.max_seq_length = self._start.max_length
         try:
-            return evaluate_retrieval(Embeds(), self._data, metrics=[_METRIC], depth=10).metrics
+            return evaluate_retrieval(Embeds(), self._data, metrics=[METRIC], depth=10).metrics
         finally:
+            model.max_seq_length = limit
             model.train(was_training)
 
     def _vectors(self, model: Any, texts: list[str]) -> NDArray[np.float32]:  # noqa: ANN401
-        found: NDArray[np.float32] = model.encode(
-            texts, prompt="", batch_size=_EVALUATED_TOGETHER, convert_to_numpy=True, show_progress_bar=False
-        )
+        # It encodes texts of similar length together.
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=self._is_half):
+            found: NDArray[np.float32] = model.encode(
+                texts, prompt="", batch_size=_EVALUATED_TOGETHER, convert_to_numpy=True, show_progress_bar=False
+            )
         return found
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bge_integrations._optional import require_package
 from bge_integrations.backend.machine.cpu import usable_memory
 from bge_integrations.errors import SettingsError
 from bge_integrations.training.memory import Budget, fitting_budget
@@ -18,14 +20,44 @@ if TYPE_CHECKING:
 
     from bge_integrations.training.starting import Start
 
-__all__ = ["base_model", "budget_of", "computed_in", "prepare_work", "shown_name", "work_folder"]
+__all__ = [
+    "about_weights",
+    "base_model",
+    "budget_of",
+    "computed_in",
+    "events_folder",
+    "launched",
+    "prepare_work",
+    "shown_name",
+    "work_folder",
+]
 
 _CHECKPOINTS = ".training"
+_RUNS = ".runs"
+_HALVES = {"F16": "float16", "BF16": "bfloat16"}
 
 
 def work_folder(output: Path) -> Path:
     """Returns the folder beside the output that has checkpoints while training runs."""
     return output.with_name(f"{output.name}{_CHECKPOINTS}")
+
+
+def events_folder(report_to: str, output: Path) -> Path | None:
+    """Returns the folder for TensorBoard's files of this run, or `None` if nothing is reported.
+
+    Raises:
+        SettingsError: It is to be reported to something else.
+        MissingExtraError: tensorboard is not installed.
+    """
+    if report_to == "none":
+        return None
+    if report_to != "tensorboard":
+        raise SettingsError(
+            f"report_to={report_to!r} is unknown; choose 'none' or 'tensorboard'. For another service, give it what "
+            "on_log gets."
+        )
+    require_package("tensorboard", "tensorboard")
+    return output.with_name(f"{output.name}{_RUNS}") / time.strftime("%Y-%m-%d_%H-%M-%S")
 
 
 def prepare_work(work: Path, key: str, *, resume: bool) -> Path | None:
@@ -91,6 +123,23 @@ def _memory(device: torch.device) -> int:
     import torch
 
     return int(torch.cuda.get_device_properties(device).total_memory)
+
+
+def about_weights(start: Start, model: str) -> list[str]:
+    """Returns a warning if a model is stored in half precision."""
+    kind = next((name for kind, name in _HALVES.items() if kind in start.stored_in), None)
+    if kind is None:
+        return []
+    return [
+        f"The weights of {shown_name(model)} are stored in {kind}. They are trained and saved in float32, which takes "
+        "twice the space, since small changes get lost otherwise. Set precision when you load the result, or train "
+        "from float32 weights if there are any."
+    ]
+
+
+def launched() -> tuple[int, int]:
+    """Returns the number of this process and the count of processes, as `torchrun` and `accelerate launch` set them."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def base_model(start: Start) -> str | None:

@@ -1,0 +1,146 @@
+"""Checks of rows and settings before training: what can't be trained on, and what people often get wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bge_integrations.errors import SettingsError
+from bge_integrations.training.data import TrainingData, TrainingRow
+from bge_integrations.training.settings import EmbedderTraining
+
+__all__ = ["advice", "row_groups"]
+
+_FEW_ROWS = 1000
+_FLAT = 0.5
+"""Temperature from which InfoNCE hardly tells passages apart: cosines differ by less than 1."""
+
+
+def row_groups(rows: Sequence[TrainingRow], *, same_source: bool) -> dict[tuple[str, str], list[int]]:
+    """Returns the row numbers of each group by source and type. A batch has rows of one group.
+
+    Args:
+        rows: The rows.
+        same_source: As in `EmbedderTraining`; without it, all rows are one group.
+    """
+    if not same_source:
+        return {("", ""): list(range(len(rows)))}
+    groups: dict[tuple[str, str], list[int]] = {}
+    for place, row in enumerate(rows):
+        groups.setdefault((row.source, row.type), []).append(place)
+    return groups
+
+
+def advice(data: TrainingData, chosen: EmbedderTraining, *, processes: int = 1) -> list[str]:
+    """Returns warnings about data and settings, each with a remedy.
+
+    Args:
+        data: Rows.
+        chosen: How they are trained on, with a temperature.
+        processes: Number of processes that train together.
+
+    Raises:
+        SettingsError: There is nothing to learn: fewer than two rows, or no row has a negative. Or scores are missing.
+    """
+    if len(data.rows) < 2:
+        raise SettingsError(
+            f"{data.name} has {len(data.rows)} row; a batch needs at least 2, since each gives the others negatives."
+        )
+    if chosen.distillation is not None:
+        _require_scores(data, chosen)
+    found = []
+    if len(data.rows) < _FEW_ROWS:
+        found.append(
+            f"{data.name} has {len(data.rows)} rows; fine-tuning needs about a thousand, and some thousand are better. "
+            "Add rows."
+        )
+    if chosen.temperature is not None and chosen.temperature >= _FLAT:
+        found.append(
+            f"temperature={chosen.temperature} makes the loss flat; leave it out, or take 0.01 or 0.02 as BGE models "
+            "were trained with."
+        )
+    hopeless = _without_negatives(data.rows, chosen, processes)
+    if hopeless:
+        found.append(_about(hopeless, data, chosen))
+    return [*found, *_few_negatives(data.rows, chosen)]
+
+
+def _require_scores(data: TrainingData, chosen: EmbedderTraining) -> None:
+    """Checks that a teacher's scores are there for each row that has something to compare."""
+    asked = f"distillation={chosen.distillation!r}"
+    if not chosen.negatives or not any(row.neg for row in data.rows):
+        reason = "negatives=0" if not chosen.negatives else f"no row of {data.name} has any"
+        raise SettingsError(
+            f"{asked} compares a positive with negatives of its row, but {reason}. Add negatives with "
+            "mine_hard_negatives and scores with score_with_teacher, or leave distillation out."
+        )
+    for name in ("pos_scores", "neg_scores"):
+        lacking = [place for place, row in enumerate(data.rows) if row.neg and getattr(row, name) is None]
+        if lacking:
+            where = data.places[lacking[0]] if data.places else f"row {lacking[0]} of {data.name}"
+            others = f", and {len(lacking) - 1} more rows lack them" if len(lacking) > 1 else ""
+            raise SettingsError(
+                f"{asked} needs scores, but {where} has negatives and no {name}{others}. Make both with "
+                "score_with_teacher."
+            )
+
+
+def _without_negatives(rows: Sequence[TrainingRow], chosen: EmbedderTraining, processes: int) -> list[int]:
+    """Returns the rows that have no negative in any batch."""
+    answers: dict[str, set[str]] = {}
+    for row in rows:
+        answers.setdefault(row.query, set()).update(row.pos)
+    is_single = chosen.batch_size * processes == 1
+    found = []
+    for group in row_groups(rows, same_source=chosen.same_source).values():
+        passages = {text for place in group for text in rows[place].pos}
+        if chosen.negatives:
+            passages.update(text for place in group for text in rows[place].neg)
+        for place in group:
+            row = rows[place]
+            if row.neg and chosen.negatives:
+                continue
+            own = answers[row.query]
+            if row.no_in_batch_neg or is_single or (len(passages) <= len(own) and passages <= own):
+                found.append(place)
+    return found
+
+
+def _about(hopeless: Sequence[int], data: TrainingData, chosen: EmbedderTraining) -> str:
+    """Returns the warning about rows without negatives.
+
+    Raises:
+        SettingsError: These are all rows.
+    """
+    row = data.rows[hopeless[0]]
+    reason = (
+        "negatives of their own are not drawn (negatives=0)" if row.neg else "they have none of their own",
+        "a batch has one row (batch_size=1)"
+        if chosen.batch_size == 1
+        else "passages of other rows do not count (no_in_batch_neg)"
+        if row.no_in_batch_neg
+        else "all passages of the other rows answer their query",
+    )
+    said = f"{len(hopeless)} of {len(data.rows)} rows of {data.name} have no negatives: {reason[0]}, and {reason[1]}."
+    remedy = "Add negatives with mine_hard_negatives, or `bge mine`"
+    if len(hopeless) == len(data.rows):
+        raise SettingsError(f"{said} The loss would always be 0. {remedy}; or change the setting.")
+    return f"{said} Their loss is always 0. {remedy}, or leave these rows out."
+
+
+def _few_negatives(rows: Sequence[TrainingRow], chosen: EmbedderTraining) -> list[str]:
+    if not chosen.negatives:
+        return []  # passages of other rows only, as asked for
+    counted = [row for row in rows if row.type != "only_1neg"]
+    most = max((len(row.neg) for row in counted), default=0)
+    if chosen.negatives == 1 < most:
+        return [
+            f"negatives=1 draws one negative of a row, though rows have up to {most}. More of them often train better: "
+            "leave it out to draw up to 7."
+        ]
+    few = sum(len(row.neg) <= 1 for row in counted)
+    if 2 * few <= len(rows):
+        return []
+    return [
+        f"{few} of {len(rows)} rows have one negative or none. Passages of other rows are negatives too, but most of "
+        "them are easy: add several hard ones to each row with mine_hard_negatives, or `bge mine`."
+    ]
