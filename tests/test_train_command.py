@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,8 @@ def test_given_data_are_judged_by_and_shown(bge_small_en: Path, rows: Path, tmp_
     done = train(rows, "--model", bge_small_en, "-o", tmp_path / "out", "--max-steps", 2, "--batch-size", 8, *given)
     assert done.exit_code == 0, done.output
     said = " ".join(done.output.split())
-    assert "80 rows, 2 steps" in said
+    assert re.search(r"80 rows, 2 steps in \d+ s, loss \d+\.\d{4} at the end", said)
+    assert re.search(r"ndcg@10 on the validation data: \d\.\d{4} \(step 2\); the model is that of step 2", said)
     assert "ndcg@10, land" in said
     assert "General data: the trained model" in said
 

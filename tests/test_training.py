@@ -119,9 +119,7 @@ class TestTraining:
             train_embedder(data, bge_small_en, tmp_path / "killed", settings=other, resume=True)
         again = train_embedder(data, bge_small_en, tmp_path / "killed", settings=_QUICK, resume=True)
         assert again.steps == whole.steps
-        assert {step: again.losses[step] for step in range(6, 11)} == pytest.approx(
-            {step: whole.losses[step] for step in range(6, 11)}, abs=1e-6
-        )
+        assert again.losses == pytest.approx(whole.losses, abs=1e-6)
         expected, found = weights(whole.output), weights(again.output)
         for name, value in expected.items():
             np.testing.assert_allclose(found[name], value, atol=1e-6, err_msg=name)
@@ -181,15 +179,12 @@ class TestRefused:
         with pytest.raises(SettingsError, match=said):
             EmbedderTraining(**changes)
 
-    def test_data_that_can_not_be_trained_on(
-        self, bge_small_en: Path, data: TrainingData, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_data_that_can_not_be_trained_on(self, bge_small_en: Path, data: TrainingData, tmp_path: Path) -> None:
         one = TrainingData(data.rows[:1], "one")
         with pytest.raises(SettingsError, match="one has 1 row"):
             train_embedder(one, bge_small_en, tmp_path / "out")
         with pytest.raises(SettingsError, match="row 0 of words has negatives and no pos_scores"):
             train_embedder(data, bge_small_en, tmp_path / "out", settings=EmbedderTraining(distillation="kl_div"))
-        assert "34 rows; fine-tuning needs about a thousand" in caplog.text
 
     @pytest.mark.slow
     def test_prepared_folders(self, bge_small_en: Path, data: TrainingData, tmp_path: Path) -> None:

@@ -286,6 +286,7 @@ def test_the_bar_shows_steps_time_loss_and_figures(
     assert re.search(rf"Training: 100%\|.*\| 6/6 \[\d\d:\d\d<.*step.*, loss {mean:.4f}\]", lines[-1])
     for step, figure in result.validation.items():
         assert f"step {step}: ndcg@10 {figure:.4f} on the validation data" in lines
+    assert any(line.startswith("Evaluating: ") for line in lines)
     assert "{" not in said
     assert "shards" not in said
     assert os.linesep * 2 not in said.strip()

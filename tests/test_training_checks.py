@@ -102,6 +102,7 @@ class TestWarnings:
         result = train_embedder(TrainingData(_MANY[:4]), start, tmp_path / "out", settings=settings)
         expected = f"The weights of bge-small-en-v1.5 are stored in {kind}. They are trained and saved in float32"
         assert expected in caplog.text
+        assert "data has 4 rows; fine-tuning needs about a thousand" in caplog.text
         assert open_start(EncoderSettings(model_name=str(result.output), device="cpu")).stored_in == {"F32"}
         caplog.clear()
         quick = DistillationTraining(max_steps=1, precision="float32")

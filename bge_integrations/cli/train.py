@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +82,9 @@ class Outcome:
         prepared: The prepared folder; `None`: none.
         rows: Rows that were trained on.
         steps: Steps of the optimiser.
+        seconds: Time of the training; 0 if an earlier run trained.
         loss: The mean loss of the last tenth of the steps; `None` if an earlier run trained.
+        validation: nDCG@10 on the validation data by step.
         verdict: The judgement; `None` without held-out questions.
         merged: What merging found; `None` without it.
     """
@@ -89,7 +93,9 @@ class Outcome:
     prepared: Path | None
     rows: int
     steps: int
+    seconds: float
     loss: float | None
+    validation: Mapping[int, float]
     verdict: Verdict | None
     merged: MergeResult | None = None
 
@@ -100,7 +106,9 @@ class Outcome:
             "prepared": None if self.prepared is None else str(self.prepared),
             "rows": self.rows,
             "steps": self.steps,
+            "seconds": self.seconds,
             "loss": self.loss,
+            "validation": {str(step): figure for step, figure in self.validation.items()},
             "merged": None
             if self.merged is None
             else {"share": self.merged.share, "figures": {f"{k:g}": v for k, v in self.merged.figures.items()}},
@@ -132,7 +140,9 @@ def run_training(job: Job, console: Console) -> Outcome:
         raise SettingsError("--merge chooses a share on the validation data, and there are none; give --validation.")
     trained = job.output.with_name(f"{job.output.name}.tuned") if job.merge else job.output
     # A finished run whose merging was killed goes on with the merging.
+    begin = time.perf_counter()
     result = None if job.resume and (trained / RECORD).is_file() else _train(job, train, validation, trained, console)
+    seconds = 0.0 if result is None else time.perf_counter() - begin
     merged = None
     if job.merge and validation is not None:
         device = job.start.device if isinstance(job.start.device, str) else None
@@ -151,7 +161,9 @@ def run_training(job: Job, console: Console) -> Outcome:
         prepared=prepared,
         rows=len(train.rows),
         steps=0 if result is None else result.steps,
+        seconds=seconds,
         loss=sum(last) / len(last) if last else None,
+        validation={} if result is None else result.validation,
         verdict=verdict,
         merged=merged,
     )
@@ -188,7 +200,13 @@ def _train(
 def print_outcome(outcome: Outcome, console: Console) -> None:
     """Prints what came of it."""
     loss = "" if outcome.loss is None else f", loss {outcome.loss:.4f} at the end"
-    print_text(console, f"{outcome.rows:,} rows, {outcome.steps:,} steps{loss}\n")
+    print_text(console, f"{outcome.rows:,} rows, {outcome.steps:,} steps in {outcome.seconds:,.0f} s{loss}")
+    if outcome.validation:
+        # The first of equal ones is kept.
+        best = max(outcome.validation, key=lambda step: outcome.validation[step])
+        figures = ", ".join(f"{figure:.4f} (step {step:,})" for step, figure in sorted(outcome.validation.items()))
+        print_text(console, f"ndcg@10 on the validation data: {figures}; the model is that of step {best:,}")
+    print_text(console, "")
     verdict = outcome.verdict
     if verdict is None:
         print_text(console, "There were no held-out questions to judge by; give --test.", style="yellow")

@@ -62,14 +62,22 @@ class Notes(_OfLogs):
         self.validation: dict[int, float] = {}
         self._on_log = on_log
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
+        """Keeps what was logged before the checkpoint that training goes on with."""
+        for logs in state.log_history:
+            self._keep(logs["step"], logs)
+
     def take(self, step: int, logs: Mapping[str, Any], *, is_main: bool) -> None:  # noqa: ARG002
-        """Keeps a loss or a figure."""
+        """Keeps a loss or a figure, and hands it on."""
+        self._keep(step, logs)
+        if self._on_log is not None:
+            self._on_log(step, dict(logs))
+
+    def _keep(self, step: int, logs: Mapping[str, Any]) -> None:
         if "loss" in logs:
             self.losses[step] = float(logs["loss"])
         if f"eval_{METRIC}" in logs:
             self.validation[step] = float(logs[f"eval_{METRIC}"])
-        if self._on_log is not None:
-            self._on_log(step, dict(logs))
 
 
 class Guard(_OfLogs):
@@ -152,6 +160,17 @@ class Bar(_OfLogs):
         """Moves the bar."""
         if self._bar is not None:
             self._bar.update(state.global_step - self._bar.n)
+            self._tell(control)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
+        """Says that an evaluation begins."""
+        if self._bar is not None:
+            self._tell(control)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
+        """Says that training goes on."""
+        if self._bar is not None:
+            self._bar.set_description("Training")
 
     def take(self, step: int, logs: Mapping[str, Any], *, is_main: bool) -> None:  # noqa: ARG002
         """Shows a loss or a figure."""
@@ -164,6 +183,10 @@ class Bar(_OfLogs):
             figure = f"step {step:,}: {METRIC} {logs[f'eval_{METRIC}']:.4f} on the validation data"
             if not self._bar.disable:
                 self._bar.write(figure, file=self._bar.fp)
+
+    def _tell(self, control: Any) -> None:  # noqa: ANN401 - transformers' TrainerControl
+        if control.should_evaluate:
+            self._bar.set_description("Evaluating")
 
     def close(self) -> None:
         """Leaves the bar as it is."""
