@@ -53,6 +53,8 @@ IF_INSTALLED = {
     "bge_integrations/langchain/sparse.py": "langchain-qdrant",
     "bge_integrations/training/mining_chart.py": "matplotlib",
     "bge_integrations/training/words.py": "bm25s",
+    "bge_integrations/training/work.py": "tensorboard",
+    "tests/test_training_callbacks.py": "tensorboard",
 }
 
 # What needs no declaration of its own: pydantic needs exactly one version of its core, and pytest brings a reader of

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from bge_integrations.llama_index import HuggingFaceBgeEmbedding
 from bge_integrations.prepare import prepare
 from bge_integrations.settings import EncoderSettings
 from bge_integrations.training import EmbedderTraining, TrainingData, TrainingRow, train_embedder
+from tests.checkpoints import make_checkpoint
 
 _WORDS = (
     *("fox", "dog", "plants", "sugar", "light", "water", "Paris", "capital", "France"),
@@ -136,7 +140,13 @@ class TestTraining:
         for name, value in expected.items():
             np.testing.assert_allclose(found[name], value, atol=2e-4, err_msg=name)
 
-    def test_rows_have_their_own_instruction(self, bge_small_en: Path, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("given", "instruction"),
+        [(None, "Represent this sentence for searching relevant passages: "), ("", ""), ("find: ", "find: ")],
+    )
+    def test_rows_have_their_own_instruction(
+        self, bge_small_en: Path, tmp_path: Path, given: str | None, instruction: str
+    ) -> None:
         from bge_integrations.training import batches
 
         seen: list[str] = []
@@ -153,9 +163,92 @@ class TestTraining:
 
             patch.setattr(batches._Column, "__init__", note)
             settings = EmbedderTraining(max_steps=1, batch_size=4, precision="float32")
-            train_embedder(TrainingData(rows, "rows"), bge_small_en, tmp_path / "out", settings=settings)
-        instruction = "Represent this sentence for searching relevant passages: "
-        assert {"own: q0", f"{instruction}q1", "p0", "p1"} <= set(seen)
+            start = EncoderSettings(model_name=str(bge_small_en), query_instruction=given, device="cpu")
+            train_embedder(TrainingData(rows, "rows"), start, tmp_path / "out", settings=settings)
+        queries = {"own: q0", *(f"{instruction}q{number}" for number in (1, 2, 3))}
+        assert set(seen) == queries | {f"p{number}" for number in range(4)}
+
+    def test_a_checkpoint_without_modules_becomes_one_with_them(self, data: TrainingData, tmp_path: Path) -> None:
+        bare = make_checkpoint(tmp_path / "bge-small-en-v1.5")
+        start = EncoderSettings(model_name=str(bare), device="cpu")
+        settings = EmbedderTraining(max_steps=1, batch_size=4, precision="float32")
+        output = train_embedder(data, start, tmp_path / "out", settings=settings).output
+        pooled, normalised = list(SentenceTransformer(str(output), device="cpu"))[1:]
+        assert pooled.pooling_mode in ("cls", ["cls"], ("cls",))
+        assert type(normalised).__name__ == "Normalize"
+
+    def test_with_same_source_batches_have_one_source_and_type(
+        self, bge_small_en: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from bge_integrations.training import batches
+
+        rows = [
+            TrainingRow(f"q{number}", (f"p{number}",), source=source, type=kind)
+            for number, (source, kind) in enumerate(
+                (source, kind) for source in "ab" for kind in ("normal", "symmetric_class") for _ in range(8)
+            )
+        ]
+        seen: list[set[tuple[str, str]]] = []
+        sizes: list[int] = []
+        original = batches.Collator.__call__
+
+        def note(self: Any, chosen: Any) -> Any:  # noqa: ANN401
+            seen.append({(rows[one["row"]].source, rows[one["row"]].type) for one in chosen})
+            sizes.append(len(chosen))
+            return original(self, chosen)
+
+        monkeypatch.setattr(batches.Collator, "__call__", note)
+        settings = EmbedderTraining(batch_size=8, same_source=True, precision="float32")
+        result = train_embedder(TrainingData(rows), bge_small_en, tmp_path / "out", settings=settings)
+        assert result.steps == 6
+        assert all(len(one) == 1 for one in seen)
+        assert sorted(sizes) == [4, 4, 4, 4, 8, 8]
+
+    @pytest.mark.slow
+    def test_processes_have_rows_of_one_source_and_all_of_them(self, bge_small_en: Path, tmp_path: Path) -> None:
+        script = tmp_path / "run.py"
+        script.write_text(_IN_TWO_PROCESSES, encoding="utf-8")
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+            "OMP_NUM_THREADS": "1",
+            "GLOO_SOCKET_IFNAME": "lo",
+        }
+        done = subprocess.run(
+            [*launch, str(bge_small_en), str(tmp_path / "out")],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        found = [json.loads((tmp_path / f"out.{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
+        assert [one["steps"] for one in found] == [5, 5]
+        assert found[0]["losses"] == found[1]["losses"]
+        assert BgeEncoder(tmp_path / "out", device="cpu").encode_queries(["about 1"]).shape[0] == 1
+        assert done.stderr.count("fine-tuning needs about a thousand") == 1
+
+
+_IN_TWO_PROCESSES = """
+import json, os, sys
+from bge_integrations.settings import EncoderSettings
+from bge_integrations.training import EmbedderTraining, TrainingData, TrainingRow, train_embedder
+# 13 rows of one source, and 11 of another one with half of the batch size: 2 + 3 steps.
+rows = [
+    TrainingRow(
+        f"about {n}", (f"{n} is fox",), source="a" if n < 13 else "b", type="normal" if n < 13 else "symmetric_sts"
+    )
+    for n in range(24)
+]
+model, output = sys.argv[1:]
+settings = EmbedderTraining(batch_size=4, precision="float32", same_source=True)
+start = EncoderSettings(model_name=model, device="cpu")
+result = train_embedder(TrainingData(rows), start, output, settings=settings)
+with open(f"{output}.{os.environ['RANK']}.json", "w") as file:
+    json.dump({"steps": result.steps, "losses": result.losses}, file)
+"""
 
 
 class TestRefused:

@@ -107,6 +107,24 @@ class TestRowBatches:
         assert len(batches) == 2
 
 
+class TestCompared:
+    def test_equal_passages_count_once_and_answers_of_an_equal_query_do_not(self) -> None:
+        rows = [
+            TrainingRow("q", ("a",), ("n", "m")),
+            TrainingRow("q", ("b",), ("n",)),
+            TrainingRow("r", ("b",)),
+        ]
+        assert Read(rows).compared() == [{"a", "n", "m"}, {"b", "n", "m"}, {"b", "a", "n", "m"}]
+
+    def test_a_row_alone_has_its_own_negatives_only(self) -> None:
+        rows = [TrainingRow("q", ("a",), ("n",), no_in_batch_neg=True), TrainingRow("r", ("b",), ("m",))]
+        assert Read(rows).compared() == [{"a", "n"}, {"b", "m", "a", "n"}]
+
+    def test_rows_without_negatives_have_those_of_others(self) -> None:
+        rows = [TrainingRow("q", ("a",)), TrainingRow("r", ("b",), ("m",))]
+        assert Read(rows).compared() == [{"a", "b", "m"}, {"b", "m", "a"}]
+
+
 class TestTypes:
     def test_only_1neg_draws_one_negative(self) -> None:
         row = TrainingRow("q", ("a",), ("b", "c", "d"), neg_scores=(1, 2, 3), type="only_1neg")
