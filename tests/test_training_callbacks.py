@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 
 from bge_integrations import BgeEncoder, find_model
 from bge_integrations.errors import MissingExtraError, SettingsError
@@ -81,26 +82,31 @@ class TestValidation:
         again = open_limit(result.output)
         assert again == open_limit(bge_small_en)
 
+    @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
     def test_is_computed_in_the_precision_of_the_training(
-        self, bge_small_en: Path, data: TrainingData, validation: RetrievalData, tmp_path: Path
+        self,
+        bge_small_en: Path,
+        data: TrainingData,
+        validation: RetrievalData,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        precision: str,
     ) -> None:
         seen = set()
+        original = SentenceTransformer.encode
 
-        def note(_: Any, inputs: Any, output: Any) -> None:  # noqa: ANN401
-            if not torch.is_grad_enabled():
-                seen.add(output.dtype)
+        def note(self: Any, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+            if options.get("prompt") == "":  # the evaluation, not a look at a model that is loaded
+                seen.add("bfloat16" if torch.is_autocast_enabled("cpu") else "float32")
+            return original(self, *arguments, **options)
 
-        settings = EmbedderTraining(max_steps=1, batch_size=8, precision="bfloat16")
-        with torch.nn.modules.module.register_module_forward_hook(
-            lambda module, inputs, output: note(module, inputs, output) if type(module) is torch.nn.Linear else None
-        ):
-            train_embedder(data, start_of(bge_small_en), tmp_path / "out", settings=settings, validation=validation)
-        assert seen == {torch.bfloat16}
+        monkeypatch.setattr(SentenceTransformer, "encode", note)
+        settings = EmbedderTraining(max_steps=1, batch_size=8, precision=precision)
+        train_embedder(data, start_of(bge_small_en), tmp_path / "out", settings=settings, validation=validation)
+        assert seen == {precision}
 
 
 def open_limit(folder: Path) -> int:
-    from sentence_transformers import SentenceTransformer
-
     return int(SentenceTransformer(str(folder), device="cpu").max_seq_length or 0)
 
 
@@ -265,6 +271,8 @@ def test_nothing_is_reported_to_anyone(
         return train(self, **options)
 
     monkeypatch.setattr(trainer._Trainer, "train", note)
+    # The card of sentence-transformers would ask the hub about the base model.
+    monkeypatch.setattr(SentenceTransformer, "_create_model_card", None)
     train_embedder(data, start_of(bge_small_en), tmp_path / "out", settings=_QUICK)
     assert callbacks
     assert not [module for module in callbacks if "integrations.integration" in module]

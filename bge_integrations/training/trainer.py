@@ -211,6 +211,12 @@ class _Trainer(SentenceTransformerTrainer):
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Adds none: this package writes the card."""
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ANN401, ARG002
+        """Writes a checkpoint without the library's card, which embeds texts and asks the hub about the base model."""
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model.save_pretrained(str(folder), create_model_card=False)
+
 
 def _arguments(chosen: TrainingSettings, start: Start, watch: Watch) -> SentenceTransformerTrainingArguments:
     evaluates = "no" if watch.validation is None else "steps" if watch.every else "epoch"
