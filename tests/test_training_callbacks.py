@@ -163,10 +163,16 @@ class TestGuard:
         for step in range(1, 60):
             guard.take(step, {"loss": 0.5 if step == 9 else 1e-9}, is_main=True)
             guard.take(step, {"eval_ndcg@10": 0.0}, is_main=True)
-        assert [record.getMessage()[:60] for record in caplog.records] == [
-            "The loss has been 0 for 10 steps, up to step 19, so that not"
-        ]
-        assert "mine_hard_negatives" in caplog.text
+        (said,) = [record.getMessage() for record in caplog.records]
+        assert said.startswith("The loss has been 0 for 10 steps, up to step 19: nothing is learnt. ")
+        assert "mine_hard_negatives" in said
+
+    def test_names_the_causes_of_a_distillation(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        guard = Guard(tmp_path, DistillationTraining())
+        for step in range(1, 11):
+            guard.take(step, {"loss": 0.0}, is_main=True)
+        assert "The model gives the teacher's vectors already" in caplog.text
+        assert "negatives" not in caplog.text
 
     def test_a_small_loss_is_no_loss_of_0(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         guard = Guard(tmp_path, _QUICK)

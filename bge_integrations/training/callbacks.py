@@ -15,7 +15,7 @@ from bge_integrations.backend.display.bars import steady
 from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.errors import SettingsError
 from bge_integrations.training.saving import write_record
-from bge_integrations.training.settings import TrainingSettings
+from bge_integrations.training.settings import DistillationTraining, TrainingSettings
 
 __all__ = ["METRIC", "Bar", "Cards", "Guard", "Notes", "TensorBoard"]
 
@@ -107,10 +107,16 @@ class Guard(_OfLogs):
         self._zeros = self._zeros + 1 if logs["loss"] <= _ZERO else 0
         if self._zeros == _ZEROS and is_main:
             logger.warning(
-                f"The loss has been 0 for {_ZEROS} steps, up to step {step}, so that nothing is learnt. The negatives "
-                "are too easy or there are none: add hard ones with mine_hard_negatives (`bge mine`), make batch_size "
-                "larger, and check that rows differ in their passages."
+                f"The loss has been 0 for {_ZEROS} steps, up to step {step}: nothing is learnt. {self._causes()}"
             )
+
+    def _causes(self) -> str:
+        if isinstance(self._settings, DistillationTraining):
+            return "The model gives the teacher's vectors already: stop here, or take another teacher."
+        return (
+            "The negatives are too easy or there are none: add hard ones with mine_hard_negatives (`bge mine`), make "
+            "batch_size larger, and check that rows differ in their passages."
+        )
 
     def _about(self, step: int, what: str, value: float) -> str:
         changes = [f"Lower learning_rate ({self._settings.learning_rate:g} now)"]
