@@ -164,17 +164,17 @@ NonFiniteEmbeddingError = NonFiniteOutputError
 
 
 class DeviceMemoryError(BgeError, MemoryError):
-    """One text alone does not fit into the device's memory.
+    """One text alone does not fit into the device's memory, or a training does not.
 
     Attributes:
-        index: Position of the text in the call.
+        index: Position of the text in the call, or `None` in training.
     """
 
-    def __init__(self, message: str, index: int) -> None:
+    def __init__(self, message: str, index: int | None) -> None:
         super().__init__(message)
         self.index = index
 
-    def __reduce__(self) -> tuple[type[DeviceMemoryError], tuple[str, int]]:
+    def __reduce__(self) -> tuple[type[DeviceMemoryError], tuple[str, int | None]]:
         return type(self), (str(self), self.index)
 
 

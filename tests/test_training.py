@@ -15,7 +15,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from bge_integrations import BgeEncoder, find_model
-from bge_integrations.errors import SettingsError, UnsupportedModelError
+from bge_integrations.errors import DeviceMemoryError, SettingsError, UnsupportedModelError
 from bge_integrations.evaluation import RetrievalData
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
@@ -249,6 +249,20 @@ result = train_embedder(TrainingData(rows), start, output, settings=settings)
 with open(f"{output}.{os.environ['RANK']}.json", "w") as file:
     json.dump({"steps": result.steps, "losses": result.losses}, file)
 """
+
+
+class TestMemory:
+    def test_a_device_that_is_too_small_is_told_with_the_remedy(
+        self, bge_small_en: Path, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object, **__: object) -> None:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory")
+
+        monkeypatch.setattr("bge_integrations.training.contrastive.ContrastiveLoss.loss_of", fail)
+        settings = EmbedderTraining(max_steps=1, batch_size=4, precision="float32", tokens_in_memory=5000)
+        with pytest.raises(DeviceMemoryError, match="Lower tokens_in_memory=5000 or mini_batch_tokens=4096") as raised:
+            train_embedder(data, bge_small_en, tmp_path / "out", settings=settings)
+        assert raised.value.index is None
 
 
 class TestRefused:

@@ -31,6 +31,7 @@ class BudgetedLoss(CachedLossMixin, nn.Module):
 
     Attributes:
         model: The model that is trained.
+        budget: How much is computed at once.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class BudgetedLoss(CachedLossMixin, nn.Module):
         self.model = model
         self.mini_batch_size = 1
         self.mini_batch_num_tokens = budget.mini_batch_tokens
-        self._budget = budget
+        self.budget = budget
 
     def loss_of(self, vectors: list[Tensor], labels: Any, *, with_backward: bool) -> Tensor:  # noqa: ANN401
         """Returns the loss, the mean over the rows of all processes.
@@ -66,8 +67,8 @@ class BudgetedLoss(CachedLossMixin, nn.Module):
         columns = list(features)
         lengths = [column["attention_mask"].sum(1).tolist() for column in columns]
         device = columns[0]["input_ids"].device
-        padding = _PADDING_WORTH_A_PASS.get(device.type, _ELSEWHERE) if self._budget.pads else None
-        places = [mini_batches(one, self._budget.mini_batch_tokens, padding) for one in lengths]
+        padding = _PADDING_WORTH_A_PASS.get(device.type, _ELSEWHERE) if self.budget.pads else None
+        places = [mini_batches(one, self.budget.mini_batch_tokens, padding) for one in lengths]
         parts = [
             {name: rows[begin:end] for name, rows in column.items()}
             for column, of_column in zip(columns, places, strict=True)
@@ -75,7 +76,7 @@ class BudgetedLoss(CachedLossMixin, nn.Module):
         ]
         layout = _Parts([len(of_column) for of_column in places], labels)
         # All processes take the same way, since each way has its own communication.
-        is_large = sum(map(sum, lengths)) > self._budget.tokens_in_memory
+        is_large = sum(map(sum, lengths)) > self.budget.tokens_in_memory
         if torch.is_grad_enabled() and total(float(is_large), device):
             return self.forward_cached(parts, layout)  # type: ignore[arg-type] # labels of another kind
         vectors = [

@@ -15,15 +15,18 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.base.evaluation.evaluator import BaseEvaluator
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from bge_integrations.backend.display.quiet import quiet_transformers
+from bge_integrations.backend.engines.memory import is_out_of_memory
 from bge_integrations.encoder import BgeEncoder
+from bge_integrations.errors import DeviceMemoryError
 from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.evaluation.retrieval import evaluate_retrieval
 from bge_integrations.training.batches import Collator, Epochs, RowBatches
+from bge_integrations.training.budget import BudgetedLoss
 from bge_integrations.training.callbacks import METRIC, Bar, Cards, Guard, Notes, TensorBoard
 from bge_integrations.training.checks import row_groups
 from bge_integrations.training.contrastive import ContrastiveLoss
@@ -38,7 +41,8 @@ from bge_integrations.training.work import budget_of
 
 __all__ = ["Run", "Task", "Watch", "run_task", "run_trainer"]
 
-_EVALUATED_TOGETHER = 32
+_EVALUATED_TOGETHER = {"cpu": 32}
+_ELSEWHERE = 256
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Task:
     groups: Sequence[Sequence[int]]
     collator: Callable[[Sequence[Mapping[str, int]]], dict[str, Any]]
     features: Callable[[dict[str, Any]], tuple[list[dict[str, Tensor]], Any]]
-    loss: nn.Module
+    loss: BudgetedLoss
     epochs: Epochs = field(default_factory=Epochs)
     halved: Collection[int] = ()
 
@@ -184,6 +188,7 @@ def run_task(start: Start, task: Task, chosen: TrainingSettings, watch: Watch) -
             stack.callback(one.close)
         stack.enter_context(_quiet())
         stack.enter_context(without_padding(start.model, start.encoder, cls_only=start.pooling == "cls"))
+        stack.enter_context(_memory_told(task, start))
         trainer.train(resume_from_checkpoint=None if watch.checkpoint is None else str(watch.checkpoint))
     start.model.eval()
     return Run(trainer.state.global_step, notes.losses, notes.validation, process_rank() == 0)
@@ -279,11 +284,33 @@ class _Validation(BaseEvaluator):
 
     def _vectors(self, model: Any, texts: list[str]) -> NDArray[np.float32]:  # noqa: ANN401
         # It encodes texts of similar length together.
+        together = _EVALUATED_TOGETHER.get(model.device.type, _ELSEWHERE)
         with torch.autocast(model.device.type, torch.bfloat16, enabled=self._is_half):
             found: NDArray[np.float32] = model.encode(
-                texts, prompt="", batch_size=_EVALUATED_TOGETHER, convert_to_numpy=True, show_progress_bar=False
+                texts, prompt="", batch_size=together, convert_to_numpy=True, show_progress_bar=False
             )
         return found
+
+
+@contextlib.contextmanager
+def _memory_told(task: Task, start: Start) -> Iterator[None]:
+    """Says what to do when memory runs out.
+
+    Raises:
+        DeviceMemoryError: It does inside the block.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        budget = task.loss.budget
+        raise DeviceMemoryError(
+            f"This training needs more memory than {start.model.device.type} has. Lower "
+            f"tokens_in_memory={budget.tokens_in_memory} or mini_batch_tokens={budget.mini_batch_tokens}: this changes "
+            "no gradient. Another program may use the memory too.",
+            None,
+        ) from error
 
 
 @contextlib.contextmanager
