@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from bge_integrations.backend.engines.architecture import describe_encoder
 from bge_integrations.settings import EncoderSettings
+from bge_integrations.training import EmbedderTraining, TrainingData, TrainingRow, train_embedder
 from bge_integrations.training.starting import Start, open_start
 from bge_integrations.training.unpadded import without_padding
 from tests.checkpoints import make_checkpoint
@@ -135,3 +137,33 @@ def test_dropout_acts_in_training_only(attention_dropout: bool, bge_small_en: Pa
         model.eval()
         one, other = (model(dict(features))["sentence_embedding"] for _ in range(2))
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tokens_in_memory", [100_000, 0])
+def test_training_on_a_gpu_has_the_losses_of_the_cpu(tokens_in_memory: int, tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "model", modules=("cls", "normalize"))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    # Its masks are others on another device.
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_dropout_prob": 0.0}), encoding="utf-8")
+    words = ("fox", "dog", "plants", "sugar", "light", "water", "Paris", "capital", "France", "vector", "store")
+    rows = [TrainingRow(f"about {word}", (f"{word} is water",), (f"not {word}", "not this")) for word in words]
+    losses = {}
+    for device, precision in (("cpu", "float32"), ("cuda", "float32"), ("cuda", "bfloat16")):
+        trained = train_embedder(
+            TrainingData(rows, "words"),
+            EncoderSettings(model_name=str(folder), device=device),
+            tmp_path / f"{device}-{precision}",
+            settings=EmbedderTraining(
+                max_steps=6,
+                batch_size=4,
+                learning_rate=1e-3,
+                temperature=0.05,
+                precision=precision,
+                mini_batch_tokens=40,
+                tokens_in_memory=tokens_in_memory,
+            ),
+        )
+        losses[device, precision] = list(trained.losses.values())
+    assert losses["cuda", "float32"] == pytest.approx(losses["cpu", "float32"], abs=2e-3)
+    assert losses["cuda", "bfloat16"] == pytest.approx(losses["cpu", "float32"], abs=0.2)
