@@ -86,10 +86,11 @@ def main() -> None:
     if options.documents:
         for loaded in held:
             loaded.documents([f"{number}: {_DOCUMENT}" for number in range(options.documents)])
-    sys.stdout.write(f"\n{json.dumps(_memory_mib())}\n")
+    sys.stdout.write(f"\n{json.dumps(memory_mib())}\n")
 
 
-def _memory_mib() -> dict[str, float]:
+def memory_mib() -> dict[str, float]:
+    """Returns the resident memory of this process as `rss_mib`, and the most that it ever was as `peak_mib`."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     except OSError:

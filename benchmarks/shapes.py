@@ -124,7 +124,7 @@ def _write(shape: Shape, folder: Path) -> None:
     torch.manual_seed(0)
     config = BertConfig(**_transformer_config(shape, len(tokenizer)), max_position_embeddings=_POSITIONS)
     BertModel(config).save_pretrained(folder)
-    _write_modules(shape, folder)
+    write_modules(folder, width=shape.width, positions=_POSITIONS)
 
 
 def _write_reranker(shape: Shape, folder: Path) -> None:
@@ -176,24 +176,31 @@ def _lift_minilm_limit(config: Path) -> None:
     config.write_text(json.dumps(kept, indent=1), encoding="utf-8")
 
 
-def _write_modules(shape: Shape, folder: Path) -> None:
+def write_modules(folder: Path, *, width: int, positions: int) -> None:
+    """Writes what tells sentence-transformers how to pool: the first token, normalised, as BGE models do.
+
+    Args:
+        folder: With the files of a transformer.
+        width: Of its hidden states.
+        positions: Tokens that it reads at most.
+    """
     paths = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
     modules = [
         {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for index, (kind, path) in enumerate(paths.items())
     ]
     pooling = {
-        "word_embedding_dimension": shape.width,
+        "word_embedding_dimension": width,
         "pooling_mode_cls_token": True,
         "pooling_mode_mean_tokens": False,
     }
     contents = {
         "modules.json": modules,
         "1_Pooling/config.json": pooling,
-        "sentence_bert_config.json": {"max_seq_length": _POSITIONS, "do_lower_case": True},
+        "sentence_bert_config.json": {"max_seq_length": positions, "do_lower_case": True},
         "config_sentence_transformers.json": {"prompts": {}, "default_prompt_name": None},
     }
-    (folder / "2_Normalize").mkdir()
+    (folder / "2_Normalize").mkdir(exist_ok=True)
     for name, content in contents.items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)
