@@ -74,7 +74,7 @@ notebooks: $(STAMP) ## Run the notebooks and save their outputs
 	$(PY) notebooks/build.py
 
 bench: $(STAMP) ## Compare speed with other libraries; BENCH="--profile full": hours
-	$(PIP) install --quiet -c constraints.txt --group bench -e '.[langchain,llama-index,prepare]'
+	$(PIP) install --quiet -c constraints.txt --group bench -e '.[langchain,llama-index,prepare,train]'
 	$(PY) -m benchmarks $(BENCH)
 
 clean: ## Remove the virtual environment and caches

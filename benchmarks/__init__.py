@@ -11,6 +11,8 @@
 | `stats`, `noise`, `machine` | the arithmetic, whether the machine was quiet enough, and what machine it was |
 | `tables`, `charts` | draw what was measured, from the JSON alone |
 | `retrieval`, `searches`, `retrieval_report` | the command `python -m benchmarks.retrieval`: who finds the answers |
+| `training`, `trainers` | the command `python -m benchmarks.training`: speed and memory of fine-tuning |
+| `training_inputs`, `step_clock` | the rows and the model that all train, and what times the steps |
 | `questions`, `docstrings` | the 216 labelled questions, and the documentation that answers them |
 | `m3_stand_in` | what takes bge-m3's place where it can't be had |
 | `fusion` | one ranking out of several |

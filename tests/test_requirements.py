@@ -40,7 +40,7 @@ EXTRAS_OF = {
     "bge_integrations/training": ("train",),
     "bge_integrations/langchain": ("langchain",),
     "bge_integrations/llama_index": ("llama-index",),
-    "benchmarks": (*_FRAMEWORKS, "bench"),
+    "benchmarks": (*_FRAMEWORKS, "train", "bench"),
     "notebooks": (*_FRAMEWORKS, "dev"),
     "tests": (*_FRAMEWORKS, "otel", "train", "dev"),
 }
