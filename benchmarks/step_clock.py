@@ -23,6 +23,7 @@ class StepClock(TrainerCallback):
 
     Attributes:
         ends: When each step had ended, in seconds of `time.perf_counter`. The loss has then come from the GPU.
+        cpu_ends: The processor time of this process and its threads at each of these moments, in seconds.
         losses: The loss of each step.
         loaded_mib: Memory before the first step, with the model loaded.
         peak_mib: The most memory from then to the end of the last step.
@@ -31,6 +32,7 @@ class StepClock(TrainerCallback):
     def __init__(self, device: str) -> None:
         """Takes the device that is trained on."""
         self.ends: list[float] = []
+        self.cpu_ends: list[float] = []
         self.losses: list[float] = []
         self.loaded_mib = 0.0
         self.peak_mib = 0.0
@@ -52,6 +54,7 @@ class StepClock(TrainerCallback):
         """Takes what is logged after a step."""
         if "loss" in (logs or {}):
             self.ends.append(time.perf_counter())
+            self.cpu_ends.append(time.process_time())
             self.losses.append(float(logs["loss"]))
             self.peak_mib = torch.cuda.max_memory_allocated() / 2**20 if self._is_gpu else memory_mib()["peak_mib"]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
+import itertools
 import json
 import subprocess
 import sys
@@ -64,12 +65,14 @@ class Trained:
 
     Attributes:
         step_seconds: Of each step but the first.
+        cpu_seconds: Processor time of these steps, over all threads.
         losses: Of each step.
         loaded_mib: Memory before the first step: of the process, or on the GPU.
         peak_mib: The most that it was until the end of the last step.
     """
 
     step_seconds: list[float]
+    cpu_seconds: list[float]
     losses: list[float]
     loaded_mib: float
     peak_mib: float
@@ -250,8 +253,12 @@ def train(name: str, job: Job) -> Trained:
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as work, clock.watching():
         warnings.simplefilter("ignore")  # of the libraries, about their own insides
         contender.train(job, Path(work))
-    seconds = [end - start for start, end in zip(clock.ends, clock.ends[1:], strict=False)]
-    return Trained(seconds, clock.losses, clock.loaded_mib, clock.peak_mib)
+    seconds, cpu_seconds = map(_differences, (clock.ends, clock.cpu_ends))
+    return Trained(seconds, cpu_seconds, clock.losses, clock.loaded_mib, clock.peak_mib)
+
+
+def _differences(ends: Sequence[float]) -> list[float]:
+    return [end - start for start, end in itertools.pairwise(ends)]
 
 
 def run(name: str, jobs: Sequence[Job]) -> list[Trained | str]:

@@ -32,7 +32,7 @@ from benchmarks.training_inputs import MINILM, count_tokens, make_rows, model_fo
 MOST_DIFFERENCE = {"float32": 1e-4, "bfloat16": 0.05}
 """Between first losses without dropout, in parts of the loss, beyond which two trainers compute something else."""
 
-_WIDTH = 120
+_WIDTH, _MIN_WIDTH = 150, 100
 _BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
@@ -157,11 +157,13 @@ def summarize(
 
     Returns:
         By contender: `step_seconds` of each round, `step_s`, `tokens_per_s`, `rows_per_s`, `ratio` (how many times as
-        fast as the baseline), `spread` (of the rounds' medians), `peak_mib`, `growth_mib` (above the loaded model),
-        and the `losses` of the first round.
+        fast as the baseline), `spread` (of the rounds' medians), `cpu_s` and `cpu_ratio` (the same of processor time,
+        which other programs on the machine change less), `peak_mib`, `growth_mib` (above the loaded model), and the
+        `losses` of the first round.
     """
     seconds = {name: [one.step_seconds[warm_up - 1 :] for one in found] for name, found in rounds.items()}
     steps = {name: [step for one in of_rounds for step in one] for name, of_rounds in seconds.items()}
+    cpu = {name: [step for one in found for step in one.cpu_seconds[warm_up - 1 :]] for name, found in rounds.items()}
     results: dict[str, dict[str, Any]] = {}
     for name, found in rounds.items():
         speeds = [count / step for one in seconds[name] for count, step in zip(tokens[warm_up:], one, strict=True)]
@@ -172,6 +174,8 @@ def summarize(
             "rows_per_s": batch_size / statistics.median(steps[name]),
             "ratio": ratio_of_medians(steps[name], steps[BASELINE]) if BASELINE in steps else None,
             "spread": spread([statistics.median(one) for one in seconds[name]]),
+            "cpu_s": statistics.median(cpu[name]),
+            "cpu_ratio": ratio_of_medians(cpu[name], cpu[BASELINE]) if BASELINE in cpu else None,
             "peak_mib": statistics.median(one.peak_mib for one in found),
             "growth_mib": statistics.median(one.peak_mib - one.loaded_mib for one in found),
             "losses": found[0].losses,
@@ -190,16 +194,17 @@ def _race(cells: Sequence[_Cell], plan: Plan, console: Console) -> list[dict[str
         console.print(f"round {number + 1} of {plan.rounds}: {names}", style="dim", markup=False)
         for name in order:
             places = [place for place in range(len(cells)) if name not in left_out[place]]
-            for place, one in zip(places, run(name, [cells[place].job for place in places]), strict=True):
+            trained = run(name, [cells[place].job for place in places]) if places else []
+            for place, one in zip(places, trained, strict=True):
                 if isinstance(one, Trained):
                     found[place][name].append(one)
                 else:
                     left_out[place][name] = one
-        reference.time()
+            reference.time()
     results = []
     for cell, of_cell, without in zip(cells, found, left_out, strict=True):
         summary = summarize(
-            {name: trained for name, trained in of_cell.items() if name not in without},
+            {name: of_name for name, of_name in of_cell.items() if name not in without},
             cell.tokens,
             batch_size=cell.job.batch_size,
             warm_up=plan.warm_up,
@@ -262,17 +267,19 @@ def _print_cell(console: Console, cell: Mapping[str, Any]) -> None:
     memory = "GPU" if job["device"] != "cpu" else "process"
     table = _table(
         f"{job['precision']}, batches of {job['batch_size']} rows, negatives of each: {job['negatives']}; "
-        f"{texts['texts_a_step']:.0f} texts and {texts['tokens_a_step']:,.0f} real tokens a step; memory of the "
-        f"{memory}, and its growth above the loaded model",
-        *("s a step", "real tokens/s", f"ratio to {BASELINE}", "spread", "peak MiB", "growth MiB", "first loss"),
+        f"{texts['texts_a_step']} texts and {texts['tokens_a_step']:,.0f} real tokens a step; ratios to {BASELINE}; "
+        f"memory of the {memory}, and its growth above the loaded model",
+        *("s a step", "tokens/s", "ratio", "spread", "CPU s", "ratio", "peak MiB", "growth MiB", "first loss"),
     )
     for name, result in sorted(cell["results"].items(), key=lambda item: float(item[1]["step_s"])):
         table.add_row(
             name,
             f"{result['step_s']:.3f}",
             f"{result['tokens_per_s']:,.0f}",
-            "–" if result["ratio"] is None else f"{result['ratio']:.2f}",
+            _ratio(result["ratio"]),
             f"{result['spread']:.2f}" if len(result["step_seconds"]) > 1 else "–",
+            f"{result['cpu_s']:.3f}",
+            _ratio(result["cpu_ratio"]),
             f"{result['peak_mib']:,.0f}",
             f"{result['growth_mib']:,.0f}",
             f"{result['losses'][0]:.4f}",
@@ -298,11 +305,15 @@ def print_check(console: Console, results: Mapping[str, Any]) -> None:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, min_width=_WIDTH)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, min_width=_MIN_WIDTH)
     table.add_column("", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right")
     return table
+
+
+def _ratio(ratio: float | None) -> str:
+    return "–" if ratio is None else f"{ratio:.2f}"
 
 
 def _print_left_out(console: Console, left_out: Mapping[str, str]) -> None:
