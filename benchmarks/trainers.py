@@ -9,6 +9,7 @@ pass, and what is kept in memory.
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import importlib
 import itertools
@@ -294,6 +295,8 @@ def run(name: str, jobs: Sequence[Job]) -> list[Trained | str]:
 
 def main() -> None:
     """Trains, and tells the process that started this one."""
+    with contextlib.suppress(OSError):  # where memory runs out, Linux ends this process and no other
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     name, *jobs = sys.argv[1:]
     for job in jobs:
         try:
