@@ -402,6 +402,8 @@ def _plan(options: argparse.Namespace) -> Plan:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
     if min(options.batch_sizes) < 2:
         raise ValueError("--batch-sizes must be at least 2, since the rows of a batch give each other negatives")
+    if options.device == "cuda" and not _has_gpu():
+        raise ValueError("--device cuda needs a GPU that torch can use; there is none")
     precisions = options.precisions or ["float32", *["bfloat16"] * _has_bfloat16(options.device)]
     for precision in precisions:
         if precision not in MOST_DIFFERENCE:
@@ -430,6 +432,12 @@ def _plan(options: argparse.Namespace) -> Plan:
         rounds=options.rounds,
         workdir=options.workdir,
     )
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())
 
 
 def _has_bfloat16(device: str) -> bool:

@@ -255,6 +255,16 @@ class TestCommand:
             main(option)
         assert message in capsys.readouterr().err
 
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+    def test_a_gpu_that_is_not_there_is_refused(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        isolate(monkeypatch)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+        with pytest.raises(SystemExit):
+            main(["--device", "cuda"])
+        assert "needs a GPU" in capsys.readouterr().err
+
     def test_contenders_are_chosen_by_patterns(self) -> None:
         assert choose(["bge*"]) == ["bge", "bge-attention-dropout", "bge-whole-batch"]
         assert choose(["*"]) == [one.name for one in CONTENDERS]
