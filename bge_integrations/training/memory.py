@@ -31,7 +31,7 @@ _BYTES_A_NUMBER = {
     ("cpu", "float32"): 4.7,
     ("cpu", "bfloat16"): 3.4,
     ("cuda", "float32"): 4.7,
-    ("cuda", "bfloat16"): 3.8,
+    ("cuda", "bfloat16"): 2.5,
 }
 
 _CPU_MINI_BATCH = 4096
