@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bge_integrations.backend.engines.architecture import EncoderShape, describe_encoder
 from bge_integrations.settings import EncoderSettings
-from bge_integrations.training.memory import DEFAULT_BUDGET, activation_bytes, estimate_step, fitting_budget
+from bge_integrations.training.memory import DEFAULT_BUDGET, Estimate, activation_bytes, estimate_step, fitting_budget
 from bge_integrations.training.starting import _without_attention_dropout, open_start
 from bge_integrations.training.unpadded import without_padding
 from tests.test_engines import VOCABULARY, Shape, random_model
@@ -125,6 +125,60 @@ def test_a_budget_fits_the_memory(device: str) -> None:
     assert sizes == sorted(sizes)
     assert fitting_budget(known, precision="float32", device=device, memory=1000).tokens_in_memory >= 512
     assert fitting_budget(None, precision="float32", device=device, memory=10**9) == DEFAULT_BUDGET
+
+
+@pytest.mark.parametrize(
+    ("column", "layers", "width", "measured"),
+    [(0, 12, 384, (11.6, 12.1)), (1, 12, 768, (23.0, 24.8)), (2, 24, 1024, (69.5, 54.5))],
+)
+def test_the_table_of_the_guide(column: int, layers: int, width: int, measured: tuple[float, float]) -> None:
+    shape = EncoderShape(
+        layers=layers,
+        hidden_size=width,
+        feed_forward_size=4 * width,
+        heads=12,
+        norm_eps=1e-12,
+        positions_after_padding=False,
+        pad_id=0,
+        positions=512,
+    )
+
+    def step(devices: int, tokens: int | None) -> Estimate:
+        return estimate_step(
+            shape,
+            words=30522,
+            queries=32768,
+            passages=65536,
+            query_tokens=64,
+            passage_tokens=128,
+            devices=devices,
+            mini_batch_tokens=tokens,
+        )
+
+    seconds, memory = measured
+    peak_of_h200, peak_of_a100 = 989e12, 312e12
+    steps = 230e6 / 32768
+    on_a100 = step(48, 16384).flops / (peak_of_a100 * step(1, 65536).flops / seconds / peak_of_h200)
+    expected = {
+        "all activations, one GPU": f"{step(1, None).memory / 1e9:,.0f}",
+        "all activations, each of 48 GPUs": f"{step(48, None).memory / 1e9:.1f}",
+        "in parts of 65,536 tokens, one GPU": f"{step(1, 65536).memory / 1e9:.1f}",
+        "in parts of 16,384 tokens, one GPU": f"{step(1, 16384).memory / 1e9:.1f}",
+        "in parts of 16,384 tokens, each of 48 GPUs": f"{step(48, 16384).memory / 1e9:.1f}",
+        "PFLOP, one GPU": f"{step(1, 65536).flops / 1e15:.2f}",
+        "measured on one H200: seconds (memory)": f"{seconds} ({memory} GB)",
+        "230 million pairs at this speed: hours": f"{steps * seconds / 3600:.0f}",
+        "48 A100, each as far from its peak: seconds, hours": f"{on_a100:.1f}, {steps * on_a100 / 3600:.1f}",
+    }
+    guide = (ROOT / "docs" / "guides" / "training.md").read_text(encoding="utf-8")
+    found = {
+        cells[0]: cells[1 + column]
+        for line in guide.splitlines()
+        if len(cells := [cell.strip() for cell in line.strip("|").split("|")]) == 4
+    }
+    assert {name: found.get(name) for name in expected} == expected
+    if width < 1024:  # larger parts than were measured
+        assert memory * 1e9 < step(1, 65536).memory < 1.1 * memory * 1e9
 
 
 _WORDS = "fox dog plants sugar light"
