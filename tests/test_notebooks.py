@@ -14,7 +14,14 @@ import pytest
 from nbformat import NotebookNode
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
-PICTURES = {"evaluating": 1, "hybrid_and_rerank": 1, "langchain_rag": 1, "llama_index_rag": 1, "migrating": 1}
+PICTURES = {
+    "evaluating": 1,
+    "fine_tuning": 4,
+    "hybrid_and_rerank": 1,
+    "langchain_rag": 1,
+    "llama_index_rag": 1,
+    "migrating": 1,
+}
 # Folders of the machine on which a notebook was run: homes, checkouts, environments, scratch folders.
 MACHINE_PATH = re.compile(r"/(?:home|root|work|tmp|Users|var/folders)/|site-packages|[A-Za-z]:\\")
 
