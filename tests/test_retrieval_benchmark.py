@@ -24,12 +24,14 @@ import bge_integrations
 from benchmarks.docstrings.corpus import collect
 from benchmarks.fusion import reciprocal_rank_fusion
 from benchmarks.questions import QUESTIONS
+from benchmarks.questions.written import written_rows
 from benchmarks.retrieval import METRICS, as_data, differences, main, report_of, run, select_entries, spread_out
 from benchmarks.retrieval_report import draw, notes
 from benchmarks.searches import by_vectors, by_words, fused, make_searches, reranked
 from bge_integrations import BgeEncoder
 from bge_integrations.errors import EvaluationDataError
-from bge_integrations.evaluation import RetrievalReport
+from bge_integrations.evaluation import RetrievalData, RetrievalReport
+from bge_integrations.training import TrainingData, leakage
 
 REPOSITORY = Path(__file__).parents[1]
 PLAIN, RERANKED = ("BM25", "dense", "hybrid"), ("BM25 + reranker", "dense + reranker", "hybrid + reranker")
@@ -381,3 +383,19 @@ def test_few_questions_are_still_of_several_kinds() -> None:
     assert len({question.text for question in picked}) == 6
     assert len({question.kind for question in picked}) >= 4
     assert spread_out(QUESTIONS, len(QUESTIONS)) == list(QUESTIONS)
+
+
+def test_questions_to_train_on_have_nothing_of_the_labelled_ones() -> None:
+    corpus = {entry.name: entry.text for entry in collect()}
+    rows = written_rows(corpus)
+    # Each version of Python lacks some.
+    assert len(rows) > 1200
+    answers = {corpus[name] for question in QUESTIONS for name in question.answers if name in corpus}
+    assert not answers & {text for row in rows for text in row.pos}
+    labelled = RetrievalData(
+        {str(number): question.text for number, question in enumerate(QUESTIONS)},
+        {"passage": "a passage"},
+        {str(number): {"passage": 1} for number in range(len(QUESTIONS))},
+    )
+    found = leakage(TrainingData(rows, "written"), labelled)
+    assert found.overlaps == ()
