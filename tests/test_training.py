@@ -251,6 +251,26 @@ with open(f"{output}.{os.environ['RANK']}.json", "w") as file:
 """
 
 
+class TestBaseModels:
+    @pytest.mark.parametrize("pooling", [None, "mean"])
+    def test_a_base_without_pooling_gets_that_of_bge_models(
+        self,
+        pooling: Any,  # noqa: ANN401
+        data: TrainingData,
+        tmp_path: Path,
+    ) -> None:
+        base = make_checkpoint(tmp_path / "plain-base")
+        start = EncoderSettings(model_name=str(base), pooling=pooling, device="cpu")
+        output = train_embedder(data, start, tmp_path / "out", settings=EmbedderTraining(max_steps=1)).output
+        plain = SentenceTransformer(str(output), device="cpu")
+        assert [type(module).__name__ for module in plain] == ["Transformer", "Pooling", "Normalize"]
+        assert plain[1].pooling_mode == (pooling or "cls")
+        found = plain.encode(["the fox"])
+        np.testing.assert_allclose(
+            HuggingFaceBgeEmbeddings(model_name=str(output)).embed_documents(["the fox"]), found, atol=1e-5
+        )
+
+
 class TestMemory:
     def test_a_device_that_is_too_small_is_told_with_the_remedy(
         self, bge_small_en: Path, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

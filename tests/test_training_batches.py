@@ -124,6 +124,18 @@ class TestCompared:
         rows = [TrainingRow("q", ("a",)), TrainingRow("r", ("b",), ("m",))]
         assert Read(rows).compared() == [{"a", "b", "m"}, {"b", "m", "a"}]
 
+    def test_negatives_that_a_teacher_takes_for_answers_are_none(self) -> None:
+        rows = [
+            TrainingRow("q", ("a", "b"), ("n", "m", "o"), pos_scores=(5, 3), neg_scores=(2.5, 1.0, 4.0)),
+            TrainingRow("r", ("n",), ("o",)),
+        ]
+        for margin, own in ((None, {"n", "m", "o"}), (0.0, {"n", "m"}), (1.0, {"m"}), (9.0, set())):
+            compared = Read(rows, teacher_margin=margin).compared()[0]
+            assert {"n", "m", "o"} & compared == own, margin
+
+    def test_rows_without_scores_keep_their_negatives(self) -> None:
+        assert Read([TrainingRow("q", ("a",), ("n",))], teacher_margin=0.0).compared() == [{"a", "n"}]
+
 
 class TestTypes:
     def test_only_1neg_draws_one_negative(self) -> None:

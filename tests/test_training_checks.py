@@ -158,6 +158,12 @@ class TestScores:
             advice(data, EmbedderTraining(distillation=kind))
         assert "scores" not in said([dataclasses.replace(row, neg_scores=None) for row in rows])
 
+    def test_are_needed_to_leave_out_negatives_by_them(self) -> None:
+        rows = [TrainingRow("q", ("p",), ("n",)), TrainingRow("r", ("s",), ("m",))]
+        with pytest.raises(SettingsError, match=r"teacher_margin=0\.5 needs scores, and no row of rows has neg_scores"):
+            said(rows, teacher_margin=0.5)
+        said([*rows, TrainingRow("t", ("u",), ("n",), (2.0,), (1.0,))], teacher_margin=0.5)
+
     def test_are_not_needed_by_rows_without_negatives(self) -> None:
         whole = TrainingRow("q", ("p",), ("n",), (2.0,), (1.0,))
         for scores in ({}, {"pos_scores": (1,)}, {"pos_scores": (1,), "neg_scores": ()}):

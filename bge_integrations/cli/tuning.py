@@ -163,6 +163,10 @@ def train(
         str | None, typer.Option(metavar="KIND", help="How the scores of the data act: kl_div or m3_kd_loss.")
     ] = None,
     guide: Annotated[str | None, typer.Option(metavar="MODEL", help="Model that tells false negatives.")] = None,
+    teacher_margin: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="Leave out negatives whose score is above the positive's less N."),
+    ] = None,
     distil_from: Annotated[
         str | None,
         typer.Option(metavar="MODEL", help="Learn the vectors of this model on the texts of DATA, without its labels."),
@@ -235,6 +239,7 @@ def train(
             passage_length=passage_length,
             distillation=teacher,
             guide=guide,
+            teacher_margin=teacher_margin,
             same_source=same_source,
             seed=seed,
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch.utils.data import BatchSampler
 from bge_integrations.training.data import TrainingRow
 from bge_integrations.training.layout import Layout
 from bge_integrations.training.sampling import Drawn, draw
+from bge_integrations.training.teacher import doubted_negatives
 
 __all__ = ["Collator", "Epochs", "RowBatches", "TargetCollator", "equal_queries"]
 
@@ -110,11 +112,16 @@ class RowBatches(BatchSampler):
         yield from (rows[begin:end] for begin, end in pairwise(cuts))
 
 
-def equal_queries(rows: Sequence[TrainingRow]) -> dict[str, frozenset[str]]:
-    """Returns all positives of each query that several rows have, or that has several positives."""
+def equal_queries(
+    rows: Sequence[TrainingRow], doubted: Callable[[TrainingRow], frozenset[str]] = lambda _: frozenset()
+) -> dict[str, frozenset[str]]:
+    """Returns the texts that are no negatives of a query: all its positives, and those that are doubted.
+
+    Queries with one such text are left out.
+    """
     found: dict[str, set[str]] = {}
     for row in rows:
-        found.setdefault(row.query, set()).update(row.pos)
+        found.setdefault(row.query, set()).update(row.pos, doubted(row))
     return {query: frozenset(positives) for query, positives in found.items() if len(positives) > 1}
 
 
@@ -136,6 +143,7 @@ class Collator:
         seed: int,
         epochs: Epochs,
         uses_teacher: bool = False,
+        teacher_margin: float | None = None,
         guide: tuple[Encode, Encode] | None = None,
     ) -> None:
         """Describes the batches.
@@ -151,9 +159,14 @@ class Collator:
             seed: Of what is drawn.
             epochs: The current epoch.
             uses_teacher: Whether the rows' scores are handed on.
+            teacher_margin: Which negatives the scores leave out, as in `EmbedderTraining`.
             guide: Functions that embed queries and passages with unit length; `None`: no guide.
         """
-        self._rows = rows
+
+        def doubted(row: TrainingRow) -> frozenset[str]:
+            return frozenset() if teacher_margin is None else doubted_negatives(row, teacher_margin)
+
+        self._rows = [_without(row, doubted(row)) for row in rows]
         self._tokenize = tokenize
         self._instruction = instruction
         self._negatives = negatives
@@ -163,7 +176,7 @@ class Collator:
         self._epochs = epochs
         self._uses_teacher = uses_teacher
         self._guide = guide
-        self._positives = equal_queries(rows)
+        self._positives = equal_queries(rows, doubted)
         self._has_instructed_passages = any(map(self._before_passages, rows))
 
     def __call__(self, chosen: Sequence[Mapping[str, int]]) -> dict[str, dict[str, Tensor]]:
@@ -275,6 +288,19 @@ class _Column:
             ids[row, : len(one)] = torch.tensor(one)
             mask[row, : len(one)] = 1
         return {"input_ids": ids, "attention_mask": mask}
+
+
+def _without(row: TrainingRow, texts: frozenset[str]) -> TrainingRow:
+    """Returns a row without some of its negatives."""
+    if not texts:
+        return row
+    kept = [place for place, text in enumerate(row.neg) if text not in texts]
+    scores = row.neg_scores
+    return dataclasses.replace(
+        row,
+        neg=tuple(row.neg[place] for place in kept),
+        neg_scores=None if scores is None else tuple(scores[place] for place in kept),
+    )
 
 
 def _key(text: str) -> int:

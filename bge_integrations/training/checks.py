@@ -47,6 +47,11 @@ def advice(data: TrainingData, chosen: EmbedderTraining, *, processes: int = 1) 
         )
     if chosen.distillation is not None:
         _require_scores(data, chosen)
+    if chosen.teacher_margin is not None and not any(row.neg_scores for row in data.rows):
+        raise SettingsError(
+            f"teacher_margin={chosen.teacher_margin} needs scores, and no row of {data.name} has neg_scores. "
+            "Make them with score_with_teacher, or leave teacher_margin out."
+        )
     found = []
     if len(data.rows) < _FEW_ROWS:
         found.append(

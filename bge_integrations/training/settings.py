@@ -85,6 +85,8 @@ class EmbedderTraining(TrainingSettings):
         matryoshka_dims: Lengths of the vectors that are trained too.
         guide: A model whose vectors tell false negatives; `None`: none.
         guide_margin: A passage is no negative if the guide's cosine is above that of the positive less this.
+        teacher_margin: A negative of a row is none if a teacher's score of it is above that of the row's lowest
+            positive less this; it takes the scores of the data. `None`: scores leave nothing out.
         same_source: Whether the rows of a batch are of one source and one type.
         evaluate_every: Steps between evaluations on the validation data; `None`: after each epoch.
         patience: Evaluations without a better one before training stops; `None`: it does not stop early.
@@ -98,6 +100,7 @@ class EmbedderTraining(TrainingSettings):
     matryoshka_dims: Sequence[int] = ()
     guide: str | None = None
     guide_margin: float = 0.0
+    teacher_margin: float | None = None
     same_source: bool = False
     evaluate_every: int | None = None
     patience: int | None = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from sentence_transformers.sentence_transformer.modules import Normalize
 
 from bge_integrations.backend.checkpoint.checks import locate_requested, vet
 from bge_integrations.backend.checkpoint.manifest import is_prepared
@@ -55,7 +57,7 @@ class Start:
 
 
 def open_start(settings: EncoderSettings, *, attention_dropout: bool = False) -> Start:
-    """Loads a model.
+    """Loads a model. One that no pooling was saved with, and that is no BGE model, gets what BGE models have.
 
     Args:
         settings: Where its files are, and on which device it is trained.
@@ -73,6 +75,9 @@ def open_start(settings: EncoderSettings, *, attention_dropout: bool = False) ->
             "it was made from."
         )
     spec = vet(checkpoint, request)
+    is_base = spec is None and checkpoint.modules is None
+    if is_base and request.pooling is None:
+        request = dataclasses.replace(request, pooling="cls")
     source = load_source(request, checkpoint, spec, "float32")
     facts = source.facts
     if facts.pools_without_prompt:
@@ -89,6 +94,8 @@ def open_start(settings: EncoderSettings, *, attention_dropout: bool = False) ->
         recognized_by=facts.recognized_by,
     )
     model = source.original
+    if is_base:
+        model.append(Normalize())
     if not attention_dropout:
         _without_attention_dropout(model)
     limit = settings.max_length or facts.max_tokens

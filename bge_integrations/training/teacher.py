@@ -15,7 +15,7 @@ from bge_integrations.evaluation.reranking import kept_scores
 from bge_integrations.texts import kind_of
 from bge_integrations.training.data import TrainingData, TrainingRow
 
-__all__ = ["score_with_teacher"]
+__all__ = ["doubted_negatives", "score_with_teacher"]
 
 
 def score_with_teacher(
@@ -65,3 +65,16 @@ def score_with_teacher(
         return dataclasses.replace(row, pos_scores=positives, neg_scores=negatives)
 
     return dataclasses.replace(data, rows=[scored(row) for row in data.rows])
+
+
+def doubted_negatives(row: TrainingRow, margin: float) -> frozenset[str]:
+    """Returns the negatives of a row that a teacher takes for answers.
+
+    Args:
+        row: A row; without scores, none of its negatives is doubted.
+        margin: A negative is doubted if its score is above that of the lowest positive less this.
+    """
+    if row.pos_scores is None or row.neg_scores is None:
+        return frozenset()
+    limit = min(row.pos_scores) - margin
+    return frozenset(text for text, score in zip(row.neg, row.neg_scores, strict=True) if score > limit)

@@ -134,6 +134,7 @@ def run_trainer(start: Start, data: TrainingData, chosen: EmbedderTraining, watc
         seed=chosen.seed,
         epochs=epochs,
         uses_teacher=chosen.distillation is not None,
+        teacher_margin=chosen.teacher_margin,
         guide=(guide.encode_queries, guide.encode_documents) if guide else None,
     )
     groups = row_groups(rows, same_source=chosen.same_source)
