@@ -28,7 +28,7 @@ test: $(STAMP) ## Run the tests, in some minutes
 	$(PY) -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: $(STAMP) ## Run every test, also the slow ones
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-random: $(STAMP) ## Run the tests in a random order and with a hash seed of their own; SEED=n repeats one
 	PYTHONHASHSEED=$(SEED) $(PY) -m pytest -n 2 --dist loadfile -m "not slow" -p randomly \

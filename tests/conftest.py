@@ -49,7 +49,9 @@ _SLOW_FIXTURES = {"labelled_run", "quick_run", "small_run"}
 
 @pytest.hookimpl(tryfirst=True)  # before those that were not asked for are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks slow tests, and leaves out those that need a GPU where there is none."""
+    """Marks slow tests, leaves out those that need a GPU where there is none, and puts the longest file first."""
+    # Otherwise one of two processes runs the notebooks at the end, and the other has nothing left to do.
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
     for item in items:
         if _SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
