@@ -192,7 +192,7 @@ words = ["fox", "dog", "plants", "sugar", "light", "water", "Paris", "capital", 
 def text(number):
     return " ".join(words[number // len(words) ** place % len(words)] for place in range(5))
 
-data = TrainingData([TrainingRow(f"about {text(n)}", (f"{text(n)} is",), (f"{text(n)} not",)) for n in range(rows)])
+data = TrainingData([TrainingRow(f"about {text(n)}", (f"{text(n)} is",)) for n in range(rows)])
 
 def train(size, steps):
     settings = EmbedderTraining(
@@ -226,10 +226,10 @@ def test_a_batch_of_32768_rows_needs_the_memory_of_a_part(bge_small_en: Path, tm
     )
     assert said.returncode == 0, said.stderr
     _, grown, _, loss = said.stdout.split()
-    assert float(loss) > 5  # about ln(65536) at first
+    assert float(loss) > 5  # about ln(32768) at first
     start = open_start(EncoderSettings(model_name=str(bge_small_en), device="cpu"))
     assert start.encoder is not None
-    texts = [f"{start.instruction}about {_WORDS}", f"{_WORDS} is", f"{_WORDS} not"]
+    texts = [f"{start.instruction}about {_WORDS}", f"{_WORDS} is"]
     tokens_of_a_row = sum(map(len, start.tokenize(texts, 512)))
     whole = activation_bytes(start.encoder, rows * tokens_of_a_row, precision="float32", device="cpu", cls_only=True)
-    assert int(grown) < 1.2e9 < whole / 2
+    assert int(grown) < 1.1e9 < whole / 2, grown
