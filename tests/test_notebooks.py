@@ -29,6 +29,7 @@ every_notebook = pytest.mark.parametrize("name", sorted(PICTURES))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(660)
 @every_notebook
 def test_notebook_runs_without_a_network(name: str, tmp_path: Path) -> None:
     shutil.copy(NOTEBOOKS / f"{name}.ipynb", tmp_path)
