@@ -82,6 +82,15 @@ def _cache_of_this_run() -> Iterator[None]:
     shutil.rmtree(os.environ["BGE_INTEGRATIONS_CACHE"], ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def _cache_is_given_back() -> Iterator[None]:
+    before = os.environ["BGE_INTEGRATIONS_CACHE"]
+    yield
+    left = os.environ.get("BGE_INTEGRATIONS_CACHE")
+    os.environ["BGE_INTEGRATIONS_CACHE"] = before
+    assert left == before, "this test leaves another cache to those after it"
+
+
 @pytest.fixture(scope="session")
 def minilm() -> str:
     """The folder of the real weights of all-MiniLM-L6-v2."""

@@ -24,6 +24,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (recorded / "README.md").write_text("---\nbase_model: BAAI/bge-small-en-v1.5\n---\n")
     make_checkpoint(tmp_path / "trained-elsewhere")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BGE_INTEGRATIONS_CACHE", str(tmp_path / "own-cache"))  # a guide sets it
     return tmp_path
 
 
