@@ -16,6 +16,7 @@ from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.errors import SettingsError
 from bge_integrations.training.saving import write_record
 from bge_integrations.training.settings import DistillationTraining, TrainingSettings
+from bge_integrations.training.work import checkpoints
 
 __all__ = ["METRIC", "Bar", "Cards", "Guard", "Notes", "TensorBoard"]
 
@@ -123,12 +124,12 @@ class Guard(_OfLogs):
         if self._settings.precision != "float32":
             changes.append('set precision="float32"')
         changes.append("check that the model is not damaged")
-        last = max(self._work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+        found = checkpoints(self._work)
         kept = (
-            "There was no checkpoint yet."
-            if last is None
-            else f"The checkpoint {last} is from before, and is kept: go on from it as the model of another training, "
+            f"The checkpoint {found[-1]} is from before, and is kept: go on from it as the model of another training, "
             f"or remove {self._work} to start again."
+            if found
+            else "There was no checkpoint yet."
         )
         return f"The {what} is {value:g} at step {step}, so training has stopped. {'; or '.join(changes)}. {kept}"
 

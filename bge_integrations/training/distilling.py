@@ -38,6 +38,7 @@ from bge_integrations.training.work import (
     budget_of,
     computed_in,
     events_folder,
+    launched,
     prepare_work,
     shown_name,
     work_folder,
@@ -119,8 +120,9 @@ def distil_embedder(
         start_settings = start_settings.replace(pooling=pooling)
     start = open_start(start_settings, attention_dropout=chosen.attention_dropout)
     chosen = dataclasses.replace(chosen, precision=computed_in(chosen.precision, start))
-    for warning in about_weights(start, start_settings.model_name):
-        logger.warning(warning)
+    if launched()[0] == 0:
+        for warning in about_weights(start, start_settings.model_name):
+            logger.warning(warning)
     work = work_folder(target)
     with _opened(teacher) as opened:
         facts = {
@@ -171,7 +173,6 @@ def distil_embedder(
     )
     run = run_task(start, task, chosen, watch)
     if run.is_main:
-        target.mkdir(parents=True, exist_ok=True)
         save_model(start.model, target, instruction=start.instruction, record={**record, "steps": run.steps})
         shutil.rmtree(work, ignore_errors=True)
     return TrainingResult(target, run.steps, run.losses)

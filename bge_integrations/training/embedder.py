@@ -132,7 +132,6 @@ def train_embedder(
     )
     run = run_trainer(start, data, chosen, watch)
     if run.is_main:
-        target.mkdir(parents=True, exist_ok=True)
         save_model(start.model, target, instruction=start.instruction, record={**record, "steps": run.steps})
         shutil.rmtree(work, ignore_errors=True)
     return TrainingResult(target, run.steps, run.losses, run.validation)

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bge_integrations.backend.display.quiet import quiet_transformers
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.errors import SettingsError
 from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.evaluation.retrieval import evaluate_retrieval
 from bge_integrations.settings import EncoderSettings
-from bge_integrations.training.saving import RECORD, require_free, write_record
+from bge_integrations.training.saving import RECORD, require_free, set_prompts, write_model, write_record
 from bge_integrations.training.work import base_model, shown_name
 
 if TYPE_CHECKING:
@@ -151,11 +150,9 @@ class _Mixer:
         """Writes a mean, with further facts in its record."""
         last = self._starts[-1]
         last.model.load_state_dict(_mean(self._states, weights))
-        output.mkdir(parents=True, exist_ok=True)
         if not any(last.model.prompts.values()):
-            last.model.prompts = {"query": last.instruction, "document": ""}
-        with quiet_transformers():
-            last.model.save_pretrained(str(output), create_model_card=False)
+            set_prompts(last.model, last.instruction)
+        write_model(last.model, output)
         write_record(output, {**self._record(weights), **facts})
 
     def _record(self, weights: Sequence[float]) -> dict[str, Any]:

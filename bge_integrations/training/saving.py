@@ -10,7 +10,7 @@ from typing import Any
 from bge_integrations.backend.display.quiet import quiet_transformers
 from bge_integrations.errors import SettingsError
 
-__all__ = ["RECORD", "require_free", "save_model", "set_prompts", "write_card", "write_record"]
+__all__ = ["RECORD", "require_free", "save_model", "set_prompts", "write_card", "write_model", "write_record"]
 
 RECORD = "bge_training.json"
 """File in a trained folder: what it was trained from, on what, and how."""
@@ -38,9 +38,20 @@ def save_model(model: Any, output: Path, *, instruction: str, record: Mapping[st
         record: Plain data about the training.
     """
     set_prompts(model, instruction)
+    write_model(model, output)
+    write_record(output, record)
+
+
+def write_model(model: Any, output: Path) -> None:  # noqa: ANN401
+    """Writes weights, modules and tokenizer. The library's card is left out: it embeds texts, and asks the hub.
+
+    Args:
+        model: The SentenceTransformer.
+        output: The folder; it need not be there.
+    """
+    output.mkdir(parents=True, exist_ok=True)
     with quiet_transformers():
         model.save_pretrained(str(output), create_model_card=False)
-    write_record(output, record)
 
 
 def set_prompts(model: Any, instruction: str) -> None:  # noqa: ANN401

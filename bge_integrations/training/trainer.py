@@ -33,7 +33,7 @@ from bge_integrations.training.contrastive import ContrastiveLoss
 from bge_integrations.training.data import TrainingData
 from bge_integrations.training.gathering import process_count, process_rank
 from bge_integrations.training.layout import Layout
-from bge_integrations.training.saving import set_prompts
+from bge_integrations.training.saving import set_prompts, write_model
 from bge_integrations.training.settings import EmbedderTraining, TrainingSettings
 from bge_integrations.training.starting import Start
 from bge_integrations.training.unpadded import without_padding
@@ -218,10 +218,8 @@ class _Trainer(SentenceTransformerTrainer):
         """Adds none: this package writes the card."""
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ANN401, ARG002
-        """Writes a checkpoint without the library's card, which embeds texts and asks the hub about the base model."""
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        self.model.save_pretrained(str(folder), create_model_card=False)
+        """Writes a checkpoint."""
+        write_model(self.model, Path(output_dir or str(self.args.output_dir)))
 
 
 def _arguments(chosen: TrainingSettings, start: Start, watch: Watch) -> SentenceTransformerTrainingArguments:

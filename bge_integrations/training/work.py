@@ -24,6 +24,7 @@ __all__ = [
     "about_weights",
     "base_model",
     "budget_of",
+    "checkpoints",
     "computed_in",
     "events_folder",
     "launched",
@@ -60,6 +61,11 @@ def events_folder(report_to: str, output: Path) -> Path | None:
     return output.with_name(f"{output.name}{_RUNS}") / time.strftime("%Y-%m-%d_%H-%M-%S")
 
 
+def checkpoints(work: Path) -> list[Path]:
+    """Returns the checkpoints in a folder, the last one last."""
+    return sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+
+
 def prepare_work(work: Path, key: str, *, resume: bool) -> Path | None:
     """Returns the checkpoint to go on with, or `None` to start; the folder for checkpoints exists afterwards.
 
@@ -72,7 +78,7 @@ def prepare_work(work: Path, key: str, *, resume: bool) -> Path | None:
         SettingsError: There are checkpoints and `resume` is `False`, or there are none of this run and it is `True`.
     """
     note = work / "key.json"
-    found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    found = checkpoints(work)
     if found and not resume:
         raise SettingsError(f"{work} has checkpoints of a run that did not end; go on with resume=True, or remove it.")
     if resume:
