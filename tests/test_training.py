@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -16,7 +17,7 @@ from sentence_transformers import SentenceTransformer
 
 from bge_integrations import BgeEncoder, find_model
 from bge_integrations.errors import DeviceMemoryError, SettingsError, UnsupportedModelError
-from bge_integrations.evaluation import RetrievalData
+from bge_integrations.evaluation import RetrievalData, evaluate_retrieval
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
 from bge_integrations.prepare import prepare
@@ -88,6 +89,26 @@ class TestTraining:
             llama = HuggingFaceBgeEmbedding(str(result.output), device="cpu")
             assert llama.get_query_embedding(query) == pytest.approx(expected, abs=1e-5)
         assert encoder.encode_documents(["x"])[0] == pytest.approx(plain.encode("x"), abs=1e-5)
+
+    def test_it_stops_early_and_the_best_checkpoint_becomes_the_model(
+        self, bge_small_en: Path, data: TrainingData, validation: RetrievalData, tmp_path: Path
+    ) -> None:
+        settings = dataclasses.replace(_QUICK, epochs=20, evaluate_every=1, patience=3)
+        result = train_embedder(data, bge_small_en, tmp_path / "tuned", settings=settings, validation=validation)
+        figures = [result.validation[step] for step in range(1, result.steps + 1)]
+        best = int(np.argmax(figures))
+        # The last three evaluations, and no three before them, were no better than the best until then.
+        assert result.steps == best + 1 + 3 < 100
+        with BgeEncoder(result.output, device="cpu", precision="float32") as encoder:
+            found = evaluate_retrieval(encoder, validation, metrics=["ndcg@10"], depth=10).metrics["ndcg@10"]
+        assert found == pytest.approx(figures[best], abs=1e-6)
+        assert len(set(figures)) > 1
+
+    def test_patience_needs_validation_data(self, data: TrainingData, tmp_path: Path) -> None:
+        with pytest.raises(SettingsError, match="patience=3 stops training by figures on validation data"):
+            train_embedder(data, "missing", tmp_path / "out", settings=EmbedderTraining(patience=3))
+        with pytest.raises(SettingsError, match="patience=0 must be above 0"):
+            EmbedderTraining(patience=0)
 
     def test_a_model_trained_without_an_instruction_is_used_without_one(
         self, bge_small_en: Path, data: TrainingData, tmp_path: Path

@@ -182,6 +182,13 @@ def train(
         Path | None,
         typer.Option(metavar="DATA", help="Data to choose the checkpoint by; a tenth of DATA unless given."),
     ] = None,
+    evaluate_every: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Steps between evaluations on them; after each epoch unless given."),
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Stop after N evaluations without a better one.")
+    ] = None,
     test: Annotated[
         Path | None, typer.Option(metavar="DATA", help="Data to judge by; a tenth of DATA unless given.")
     ] = None,
@@ -241,6 +248,8 @@ def train(
             guide=guide,
             teacher_margin=teacher_margin,
             same_source=same_source,
+            evaluate_every=evaluate_every,
+            patience=patience,
             seed=seed,
         ),
         validation=validation,

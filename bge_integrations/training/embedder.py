@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bge_integrations._optional import require
 from bge_integrations.backend.checkpoint.digests import key_of
 from bge_integrations.backend.guarantees.logs import get_logger
+from bge_integrations.errors import SettingsError
 from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.settings import EncoderSettings
 from bge_integrations.training.checks import advice
@@ -95,6 +96,11 @@ def train_embedder(
     chosen = settings or EmbedderTraining()
     target = Path(output).expanduser()
     require_free(target)
+    if chosen.patience is not None and validation is None:
+        raise SettingsError(
+            f"patience={chosen.patience} stops training by figures on validation data, and there are none. Give "
+            "validation, or leave patience out."
+        )
     events = events_folder(report_to, target)
     require("datasets", extra="train")
     require("accelerate", extra="train")

@@ -108,7 +108,7 @@ class EmbedderTraining(TrainingSettings):
     def __post_init__(self) -> None:
         """See `TrainingSettings.__post_init__`."""
         super().__post_init__()
-        self._check_positive("query_length", "passage_length")
+        self._check_positive("query_length", "passage_length", "evaluate_every", "patience")
         if self.temperature is not None and self.temperature <= 0:
             raise SettingsError(f"temperature={self.temperature} must be above 0; BGE models have 0.01 or 0.02.")
         if self.negatives < 0:
