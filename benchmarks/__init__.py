@@ -9,7 +9,8 @@
 | `throughput`, `latency`, `cold`, `memory`, `limit` | one part each |
 | `fresh` | runs a contender in a process of its own |
 | `stats`, `noise`, `machine` | the arithmetic, whether the machine was quiet enough, and what machine it was |
-| `tables`, `charts` | draw what was measured, from the JSON alone |
+| `isolation` | keeps a run away from the hub and from the user's cache |
+| `tables`, `table_parts`, `charts` | draw what was measured, from the JSON alone |
 | `retrieval`, `searches`, `retrieval_report` | the command `python -m benchmarks.retrieval`: who finds the answers |
 | `training`, `trainers` | the command `python -m benchmarks.training`: speed and memory of fine-tuning |
 | `training_inputs`, `step_clock` | the rows and the model that all train, and what times the steps |

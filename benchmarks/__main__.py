@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.contenders import CONTENDERS, choose
+from benchmarks.isolation import isolate
 from benchmarks.profiles import PARTS, PROFILES, Profile
 from benchmarks.shapes import SHAPES
 from benchmarks.suite import Plan, run
@@ -37,7 +37,7 @@ def main() -> None:
         _draw(console, results, options.charts or options.draw.parent)
         return
     workdir = options.workdir.resolve()
-    _isolate(workdir)
+    isolate(workdir)
     try:
         plan = _plan(options, workdir)
     except ValueError as error:
@@ -108,13 +108,6 @@ def _changed(profile: Profile, options: argparse.Namespace) -> Profile:
     return dataclasses.replace(
         profile, rounds=options.rounds or profile.rounds, shapes=tuple(options.shapes or profile.shapes)
     )
-
-
-def _isolate(workdir: Path) -> None:
-    """Keeps this process and those that it starts away from the hub, from progress bars and from the user's cache."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["TQDM_DISABLE"] = "1"
-    os.environ["BGE_INTEGRATIONS_CACHE"] = str(workdir / "cache")
 
 
 def _save(results: Mapping[str, Any], file: Path) -> None:

@@ -10,7 +10,6 @@ import argparse
 import gc
 import importlib
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -22,15 +21,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks import machine
+from benchmarks.isolation import isolate
 from benchmarks.lineup import reason
 from benchmarks.noise import Reference, judge
 from benchmarks.shapes import reranker_checkpoint
 from benchmarks.stats import interleaved, ratio_of_medians, spread
+from benchmarks.table_parts import make_table, print_left_out, ratio_cell
 from benchmarks.texts import make_mix
 
 Score = Callable[[str, list[str]], Sequence[float]]
@@ -265,30 +264,24 @@ def _array(scores: Sequence[float]) -> NDArray[np.float64]:
 def print_results(console: Console, results: Mapping[str, Any]) -> None:
     """Prints a table, the fastest first."""
     texts = results["texts"]
-    table = Table(
-        title=f"{results['model']}: {texts['texts']} passages a query, mean {texts['mean']:.0f} tokens, p95 "
+    table = make_table(
+        f"{results['model']}: {texts['texts']} passages a query, mean {texts['mean']:.0f} tokens, p95 "
         f"{texts['p95']:.0f}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        min_width=_WIDTH,
+        *("s a query", "pairs/s", f"ratio to {REFERENCE}", "spread", "error of a score"),
+        width=_WIDTH,
     )
-    table.add_column("", no_wrap=True)
-    for column in ("s a query", "pairs/s", f"ratio to {REFERENCE}", "spread", "error of a score"):
-        table.add_column(column, justify="right")
     for name, result in sorted(results["results"].items(), key=lambda item: float(item[1]["median_s"])):
-        ratio = "–" if result["ratio"] is None else f"{result['ratio']:.2f}"
         table.add_row(
             name,
             f"{result['median_s']:.2f}",
             f"{result['pairs_per_s']:.1f}",
-            ratio,
+            ratio_cell(result["ratio"]),
             f"{result['spread']:.2f}",
             f"{result['error']:.1e}",
         )
     console.print(table)
     console.print(f"Noise: {results['noise']['verdict']}.", markup=False)
-    for name, why in results["left_out"].items():
-        console.print(f"left out, {name}: {why}", style="yellow", markup=False, soft_wrap=True)
+    print_left_out(console, results["left_out"])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -312,9 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     unknown = set(names) - {contender.name for contender in CONTENDERS}
     if unknown:
         parser.error(f"there is no contender {', '.join(sorted(unknown))}")
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["TQDM_DISABLE"] = "1"
-    os.environ["BGE_INTEGRATIONS_CACHE"] = str(options.workdir / "cache")
+    isolate(options.workdir)
     console = Console(width=_WIDTH + 20)
     folder = options.model or reranker_checkpoint(options.shape, options.workdir)
     results = {

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.contenders import BASELINE
 from benchmarks.limit import PRECISIONS
+from benchmarks.table_parts import make_table, print_left_out, ratio_cell
 
 Json = Mapping[str, Any]
-
-_WIDTH = 100
 
 
 def print_results(console: Console, results: Json) -> None:
@@ -35,7 +33,7 @@ def print_results(console: Console, results: Json) -> None:
         for part, print_part in _PRINTERS.items():
             if measured.get(part):
                 print_part(console, measured)
-        _print_left_out(console, "", measured.get("left_out", {}))
+        print_left_out(console, measured.get("left_out", {}))
 
 
 def _print_contenders(console: Console, measured: Json) -> None:
@@ -58,7 +56,7 @@ def _print_throughput(console: Console, measured: Json) -> None:
                 name,
                 f"{result['tokens_per_s']:,.0f}",
                 f"{result['documents_per_s']:,.1f}",
-                _ratio(result["ratio"]),
+                ratio_cell(result["ratio"]),
                 _spread(result),
                 f"{result['texts']:,}",
             )
@@ -76,7 +74,7 @@ def _print_latency(console: Console, measured: Json) -> None:
             name,
             f"{result['p50_ms']:.1f}",
             f"{result['p95_ms']:.1f}",
-            _ratio(result["ratio"]),
+            ratio_cell(result["ratio"]),
             _spread(result),
         )
     console.print(table)
@@ -94,12 +92,12 @@ def _print_load(console: Console, measured: Json) -> None:
         table.add_row(
             name,
             f"{result['threads_per_s']:,.0f}",
-            _ratio(result["threads_ratio"]),
+            ratio_cell(result["threads_ratio"]),
             f"{result['coroutines_per_s']:,.0f}",
-            _ratio(result["coroutines_ratio"]),
+            ratio_cell(result["coroutines_ratio"]),
             f"{result['query_p50_ms']:.1f}",
             f"{result['query_p95_ms']:.1f}",
-            _ratio(result["ratio"]),
+            ratio_cell(result["ratio"]),
             f"{result['kept']:.0%}",
             f"{result['worst_lag_ms']:.0f}",
         )
@@ -114,12 +112,12 @@ def _print_cold(console: Console, measured: Json) -> None:
         table.add_row(
             name,
             f"{result['median_s']:.2f}",
-            _ratio(result["ratio"]),
+            ratio_cell(result["ratio"]),
             f"{result['median_peak_mib']:,.0f}",
             _spread(result),
         )
     console.print(table)
-    _print_left_out(console, "cold start, ", part["left_out"])
+    print_left_out(console, part["left_out"], "cold start, ")
     _print_noise(console, part)
 
 
@@ -129,9 +127,9 @@ def _print_memory(console: Console, measured: Json) -> None:
         "Memory of a process with the LangChain and the LlamaIndex adapter", "MiB", "part of theirs", "peak MiB"
     )
     for label, result in part["results"].items():
-        table.add_row(label, f"{result['rss_mib']:,.0f}", _ratio(result["ratio"]), f"{result['peak_mib']:,.0f}")
+        table.add_row(label, f"{result['rss_mib']:,.0f}", ratio_cell(result["ratio"]), f"{result['peak_mib']:,.0f}")
     console.print(table)
-    _print_left_out(console, "memory, ", part["left_out"])
+    print_left_out(console, part["left_out"], "memory, ")
 
 
 def _print_limit(console: Console, measured: Json) -> None:
@@ -167,20 +165,11 @@ _PRINTERS = {
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, min_width=_WIDTH)
-    table.add_column("", no_wrap=True)
-    for column in columns:
-        heading = f"ratio to {BASELINE}" if column == "ratio" else column
-        table.add_column(heading, justify="right")
-    return table
+    return make_table(title, *(f"ratio to {BASELINE}" if column == "ratio" else column for column in columns))
 
 
 def _fastest_first(results: Json, key: str, *, descending: bool = False) -> list[tuple[str, Json]]:
     return sorted(results.items(), key=lambda item: float(item[1][key]), reverse=descending)
-
-
-def _ratio(ratio: float | None) -> str:
-    return "–" if ratio is None else f"{ratio:.2f}"
 
 
 def _spread(result: Json) -> str:
@@ -193,8 +182,3 @@ def _print_noise(console: Console, part: Json) -> None:
     console.print(
         f"Noise: {noise['verdict']} (reference {noise['reference_spread']:.2f}).\n", style=style, markup=False
     )
-
-
-def _print_left_out(console: Console, part: str, left_out: Mapping[str, str]) -> None:
-    for name, why in left_out.items():
-        console.print(f"left out, {part}{name}: {why}", style="yellow", markup=False, soft_wrap=True)

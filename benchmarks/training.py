@@ -18,22 +18,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks import machine
+from benchmarks.isolation import isolate
 from benchmarks.noise import Reference, judge
 from benchmarks.shapes import SHAPES, shape_of
 from benchmarks.stats import interleaved, percentile, ratio_of_medians, spread
+from benchmarks.table_parts import make_table, print_left_out, ratio_cell
 from benchmarks.trainers import BASELINE, CONTENDERS, Job, Trained, choose, run
 from benchmarks.training_inputs import MINILM, count_tokens, make_rows, model_folder
 
 MOST_DIFFERENCE = {"float32": 1e-4, "bfloat16": 0.05}
 """Between first losses without dropout, in parts of the loss, beyond which two trainers compute something else."""
 
-_WIDTH, _MIN_WIDTH = 150, 100
-_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
+_WIDTH = 150
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +264,7 @@ def print_results(console: Console, results: Mapping[str, Any]) -> None:
 def _print_cell(console: Console, cell: Mapping[str, Any]) -> None:
     job, texts = cell["job"], cell["texts"]
     memory = "GPU" if job["device"] != "cpu" else "process"
-    table = _table(
+    table = make_table(
         f"{job['precision']}, batches of {job['batch_size']} rows, negatives of each: {job['negatives']}; "
         f"{texts['texts_a_step']} texts and {texts['tokens_a_step']:,.0f} real tokens a step; ratios to {BASELINE}; "
         f"memory of the {memory}, and its growth above the loaded model",
@@ -276,24 +275,24 @@ def _print_cell(console: Console, cell: Mapping[str, Any]) -> None:
             name,
             f"{result['step_s']:.3f}",
             f"{result['tokens_per_s']:,.0f}",
-            _ratio(result["ratio"]),
+            ratio_cell(result["ratio"]),
             f"{result['spread']:.2f}" if len(result["step_seconds"]) > 1 else "–",
             f"{result['cpu_s']:.3f}",
-            _ratio(result["cpu_ratio"]),
+            ratio_cell(result["cpu_ratio"]),
             f"{result['peak_mib']:,.0f}",
             f"{result['growth_mib']:,.0f}",
             f"{result['losses'][0]:.4f}",
         )
     console.print(table)
     console.print(f"Noise: {cell['noise']['verdict']}.", markup=False)
-    _print_left_out(console, cell["left_out"])
+    print_left_out(console, cell["left_out"])
 
 
 def print_check(console: Console, results: Mapping[str, Any]) -> None:
     """Prints the first losses of each cell."""
     for cell in results["cells"]:
         job = cell["job"]
-        table = _table(
+        table = make_table(
             f"First loss without dropout, {job['precision']}, a batch of {job['batch_size']} rows",
             *("loss", f"difference from {BASELINE}", "at most"),
         )
@@ -301,33 +300,14 @@ def print_check(console: Console, results: Mapping[str, Any]) -> None:
             table.add_row(name, f"{loss:.6f}", f"{cell['difference'][name]:.1e}", f"{cell['most']:.0e}")
         console.print(table)
         console.print(f"other losses: {', '.join(cell['wrong']) or 'none'}", markup=False)
-        _print_left_out(console, cell["left_out"])
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, min_width=_MIN_WIDTH)
-    table.add_column("", no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table
-
-
-def _ratio(ratio: float | None) -> str:
-    return "–" if ratio is None else f"{ratio:.2f}"
-
-
-def _print_left_out(console: Console, left_out: Mapping[str, str]) -> None:
-    for name, why in left_out.items():
-        console.print(f"left out, {name}: {why}", style="yellow", markup=False, soft_wrap=True)
+        print_left_out(console, cell["left_out"])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the options, measures, prints and saves."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["TQDM_DISABLE"] = "1"
-    os.environ["BGE_INTEGRATIONS_CACHE"] = str(options.workdir / "cache")
+    isolate(options.workdir)
     if options.device == "cuda":
         # transformers' trainer would divide each batch between all GPUs that it sees.
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
@@ -442,7 +422,9 @@ def _has_gpu() -> bool:
 
 def _has_bfloat16(device: str) -> bool:
     if device == "cpu":
-        return not _BFLOAT16.isdisjoint(machine.facts()["instructions"])
+        from bge_integrations.backend.engines.openvino.engine import computes_bfloat16
+
+        return computes_bfloat16()
     import torch
 
     return bool(torch.cuda.is_bf16_supported())
