@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bge_integrations.training.data import Split, TrainingData, TrainingRow
 from bge_integrations.training.distilling import distil_embedder
-from bge_integrations.training.embedder import TrainingResult, train_embedder
+from bge_integrations.training.embedder import train_embedder
 from bge_integrations.training.formats import load_training_data
 from bge_integrations.training.merging import MergeResult, best_merge, merge_models
 from bge_integrations.training.mining import Mined, mine_hard_negatives
@@ -17,6 +17,7 @@ from bge_integrations.training.overlaps import Leakage, Overlap, leakage
 from bge_integrations.training.sampling import Drawn, draw
 from bge_integrations.training.settings import DistillationTraining, EmbedderTraining
 from bge_integrations.training.teacher import score_with_teacher
+from bge_integrations.training.work import TrainingResult
 
 __all__ = [
     "DistillationTraining",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,10 +28,10 @@ from bge_integrations.evaluation.searchers import VectorSearcher, as_searcher
 from bge_integrations.evaluation.vectors import Floats, unique_vectors
 from bge_integrations.settings import EncoderSettings, Pooling
 from bge_integrations.texts import kind_of
-from bge_integrations.training.embedder import TrainingResult
-from bge_integrations.training.saving import require_free, save_model
+from bge_integrations.training.saving import require_free
 from bge_integrations.training.settings import DistillationTraining
 from bge_integrations.training.work import (
+    TrainingResult,
     about_weights,
     base_model,
     budget_of,
@@ -164,6 +163,7 @@ def distil_embedder(
     }
     watch = Watch(
         work=work,
+        output=target,
         record=record,
         checkpoint=checkpoint,
         every=chosen.save_every,
@@ -171,11 +171,7 @@ def distil_embedder(
         events=events,
         on_log=on_log,
     )
-    run = run_task(start, task, chosen, watch)
-    if run.is_main:
-        save_model(start.model, target, instruction=start.instruction, record={**record, "steps": run.steps})
-        shutil.rmtree(work, ignore_errors=True)
-    return TrainingResult(target, run.steps, run.losses)
+    return run_task(start, task, chosen, watch)
 
 
 @dataclass(frozen=True)

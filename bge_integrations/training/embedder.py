@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +16,10 @@ from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.settings import EncoderSettings
 from bge_integrations.training.checks import advice
 from bge_integrations.training.data import TrainingData
-from bge_integrations.training.saving import require_free, save_model
+from bge_integrations.training.saving import require_free
 from bge_integrations.training.settings import EmbedderTraining
 from bge_integrations.training.work import (
+    TrainingResult,
     about_weights,
     base_model,
     computed_in,
@@ -34,26 +33,9 @@ from bge_integrations.training.work import (
 if TYPE_CHECKING:
     from bge_integrations.training.starting import Start
 
-__all__ = ["TrainingResult", "train_embedder"]
+__all__ = ["train_embedder"]
 
 logger = get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What a training gave.
-
-    Attributes:
-        output: The folder with the model.
-        steps: Steps of the optimiser.
-        losses: Loss by step, as logged.
-        validation: nDCG@10 on the validation data by step.
-    """
-
-    output: Path
-    steps: int
-    losses: dict[int, float] = field(default_factory=dict)
-    validation: dict[int, float] = field(default_factory=dict)
 
 
 def train_embedder(
@@ -127,6 +109,7 @@ def train_embedder(
     }
     watch = Watch(
         work=work,
+        output=target,
         record=record,
         checkpoint=checkpoint,
         every=chosen.evaluate_every,
@@ -136,11 +119,7 @@ def train_embedder(
         events=events,
         on_log=on_log,
     )
-    run = run_trainer(start, data, chosen, watch)
-    if run.is_main:
-        save_model(start.model, target, instruction=start.instruction, record={**record, "steps": run.steps})
-        shutil.rmtree(work, ignore_errors=True)
-    return TrainingResult(target, run.steps, run.losses, run.validation)
+    return run_trainer(start, data, chosen, watch)
 
 
 def _completed(chosen: EmbedderTraining, start: Start) -> EmbedderTraining:

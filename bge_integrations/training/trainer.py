@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,33 +34,16 @@ from bge_integrations.training.contrastive import ContrastiveLoss
 from bge_integrations.training.data import TrainingData
 from bge_integrations.training.gathering import process_count, process_rank
 from bge_integrations.training.layout import Layout
-from bge_integrations.training.saving import set_prompts, write_model
+from bge_integrations.training.saving import save_model, set_prompts, write_model
 from bge_integrations.training.settings import EmbedderTraining, TrainingSettings
 from bge_integrations.training.starting import Start
 from bge_integrations.training.unpadded import without_padding
-from bge_integrations.training.work import budget_of
+from bge_integrations.training.work import TrainingResult, budget_of
 
-__all__ = ["Run", "Task", "Watch", "run_task", "run_trainer"]
+__all__ = ["Task", "Watch", "run_task", "run_trainer"]
 
 _EVALUATED_TOGETHER = {"cpu": 32}
 _ELSEWHERE = 256
-
-
-@dataclass(frozen=True)
-class Run:
-    """What the trainer did.
-
-    Attributes:
-        steps: Steps of the optimiser.
-        losses: Loss by step, as logged.
-        validation: nDCG@10 on the validation data by step.
-        is_main: Whether this process is the one that saves.
-    """
-
-    steps: int
-    losses: dict[int, float] = field(default_factory=dict)
-    validation: dict[int, float] = field(default_factory=dict)
-    is_main: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +72,8 @@ class Watch:
     """What is seen and kept of a training while it runs.
 
     Attributes:
-        work: The folder for checkpoints.
+        work: The folder for checkpoints. It is removed at the end.
+        output: The folder for the model.
         checkpoint: The checkpoint to go on with; `None`: the start.
         every: Steps between checkpoints, and between evaluations; `None`: after each epoch.
         validation: Data to evaluate on. The best checkpoint becomes the model.
@@ -100,6 +85,7 @@ class Watch:
     """
 
     work: Path
+    output: Path
     record: Mapping[str, Any]
     checkpoint: Path | None = None
     every: int | None = None
@@ -110,7 +96,7 @@ class Watch:
     on_log: Callable[[int, dict[str, float]], None] | None = None
 
 
-def run_trainer(start: Start, data: TrainingData, chosen: EmbedderTraining, watch: Watch) -> Run:
+def run_trainer(start: Start, data: TrainingData, chosen: EmbedderTraining, watch: Watch) -> TrainingResult:
     """Trains the model of `start` on rows of queries and passages. See `train_embedder`."""
     epochs = Epochs()
     rows = list(data.rows)
@@ -153,8 +139,8 @@ def run_trainer(start: Start, data: TrainingData, chosen: EmbedderTraining, watc
             guide.close()
 
 
-def run_task(start: Start, task: Task, chosen: TrainingSettings, watch: Watch) -> Run:
-    """Trains the model of `start` on a task."""
+def run_task(start: Start, task: Task, chosen: TrainingSettings, watch: Watch) -> TrainingResult:
+    """Trains the model of `start` on a task, and saves it in the main process."""
     notes = Notes(watch.on_log)
     callbacks: list[TrainerCallback] = [Guard(watch.work, chosen), notes, Cards(watch.record)]
     set_prompts(start.model, start.instruction)
@@ -192,7 +178,11 @@ def run_task(start: Start, task: Task, chosen: TrainingSettings, watch: Watch) -
         stack.enter_context(_memory_told(task, start))
         trainer.train(resume_from_checkpoint=None if watch.checkpoint is None else str(watch.checkpoint))
     start.model.eval()
-    return Run(trainer.state.global_step, notes.losses, notes.validation, process_rank() == 0)
+    steps = trainer.state.global_step
+    if process_rank() == 0:
+        save_model(start.model, watch.output, instruction=start.instruction, record={**watch.record, "steps": steps})
+        shutil.rmtree(watch.work, ignore_errors=True)
+    return TrainingResult(watch.output, steps, notes.losses, notes.validation)
 
 
 class _Trainer(SentenceTransformerTrainer):

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from bge_integrations.training.starting import Start
 
 __all__ = [
+    "TrainingResult",
     "about_weights",
     "base_model",
     "budget_of",
@@ -36,6 +38,23 @@ __all__ = [
 _CHECKPOINTS = ".training"
 _RUNS = ".runs"
 _HALVES = {"F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training gave.
+
+    Attributes:
+        output: The folder with the model.
+        steps: Steps of the optimiser.
+        losses: Loss by step, as logged.
+        validation: nDCG@10 on the validation data by step.
+    """
+
+    output: Path
+    steps: int
+    losses: dict[int, float] = field(default_factory=dict)
+    validation: dict[int, float] = field(default_factory=dict)
 
 
 def work_folder(output: Path) -> Path:
