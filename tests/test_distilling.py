@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,20 @@ class TestDistilling:
         assert vectors(mean.output) == pytest.approx(plain.encode(HELD_OUT), abs=1e-5)
         with BgeEncoder(mean.output) as encoder:
             assert encoder.instruction("query").prefix.startswith("Represent this sentence")
+
+
+def test_a_model_that_knows_it_all_already_is_told(
+    bge_small_en: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    same = tmp_path / "same"
+    shutil.copytree(bge_small_en, same)
+    config = json.loads((same / "config.json").read_text(encoding="utf-8"))
+    (same / "config.json").write_text(json.dumps({**config, "hidden_dropout_prob": 0.0}), encoding="utf-8")
+    settings = DistillationTraining(max_steps=11, batch_size=8, learning_rate=1e-9, precision="float32")
+    result = distil_embedder(TEXTS, str(bge_small_en), str(same), tmp_path / "out", settings=settings)
+    assert max(result.losses.values()) < 1e-6
+    (said,) = [record.getMessage() for record in caplog.records if "nothing is learnt" in record.getMessage()]
+    assert "The model gives the teacher's vectors already" in said
 
 
 class TestLoss:

@@ -13,7 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
+from transformers import TrainingArguments
+from transformers.training_args import ParallelMode
 
 from bge_integrations import BgeEncoder, find_model
 from bge_integrations.errors import DeviceMemoryError, SettingsError, UnsupportedModelError
@@ -23,6 +26,7 @@ from bge_integrations.llama_index import HuggingFaceBgeEmbedding
 from bge_integrations.prepare import prepare
 from bge_integrations.settings import EncoderSettings
 from bge_integrations.training import EmbedderTraining, TrainingData, TrainingRow, train_embedder
+from bge_integrations.training.trainer import Watch, _arguments
 from tests.checkpoints import make_checkpoint
 
 _WORDS = (
@@ -339,3 +343,18 @@ class TestRefused:
         prepare(bge_small_en, tmp_path / "prepared")
         with pytest.raises(UnsupportedModelError, match="has no weights to train"):
             train_embedder(data, tmp_path / "prepared", tmp_path / "out")
+
+
+def test_one_process_trains_on_one_gpu_of_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers' trainer would copy the model to all GPUs, and divide each batch between them."""
+
+    def setup(self: TrainingArguments) -> torch.device:
+        self._n_gpu = 4
+        self.distributed_state = None
+        return torch.device("cuda:0")
+
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", property(setup))
+    assert TrainingArguments(output_dir=str(tmp_path)).parallel_mode == ParallelMode.NOT_DISTRIBUTED
+    watch = Watch(work=tmp_path, output=tmp_path, record={})
+    found = _arguments(EmbedderTraining(), watch, torch.device("cuda:0"), evaluates=False)
+    assert found.parallel_mode == ParallelMode.NOT_PARALLEL

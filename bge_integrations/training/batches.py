@@ -128,8 +128,6 @@ def equal_queries(
 class Collator:
     """Draws a positive and negatives for each row of a batch, and encodes each different text once."""
 
-    valid_label_columns: Sequence[str] = ()
-
     def __init__(
         self,
         rows: Sequence[TrainingRow],
@@ -234,8 +232,6 @@ class Collator:
 
 class TargetCollator:
     """Encodes the texts of a batch, each with the vector that the model shall give."""
-
-    valid_label_columns: Sequence[str] = ()
 
     def __init__(
         self, texts: Sequence[str], vectors: NDArray[np.float32], tokenize: Tokenize, *, length: int, pad_id: int

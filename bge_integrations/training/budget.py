@@ -47,6 +47,12 @@ class BudgetedLoss(CachedLossMixin, nn.Module):
         self.mini_batch_num_tokens = budget.mini_batch_tokens
         self.budget = budget
 
+    def by(self, model: nn.Module, features: Iterable[dict[str, Tensor]], labels: Any) -> Tensor:  # noqa: ANN401
+        """Returns the loss as `forward`, where the forward passes are those of a model that may wrap the own one."""
+        if self.model is not model:
+            self.model = model
+        return self(features, labels)  # type: ignore[no-any-return] # of a module
+
     def loss_of(self, vectors: list[Tensor], labels: Any, *, with_backward: bool) -> Tensor:  # noqa: ANN401
         """Returns the loss, the mean over the rows of all processes.
 

@@ -15,7 +15,7 @@ from bge_integrations.backend.display.bars import steady
 from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.errors import SettingsError
 from bge_integrations.training.saving import write_record
-from bge_integrations.training.settings import DistillationTraining, TrainingSettings
+from bge_integrations.training.settings import TrainingSettings
 from bge_integrations.training.work import checkpoints
 
 __all__ = ["METRIC", "Bar", "Cards", "Guard", "Notes", "TensorBoard"]
@@ -88,10 +88,11 @@ class Guard(_OfLogs):
     checkpoint has weights of NaN, and no process waits for another one.
     """
 
-    def __init__(self, work: Path, settings: TrainingSettings) -> None:
+    def __init__(self, work: Path, settings: TrainingSettings, about_zero: str) -> None:
         """Takes what the messages name."""
         self._work = work
         self._settings = settings
+        self._about_zero = about_zero
         self._zeros = 0
 
     def take(self, step: int, logs: Mapping[str, Any], *, is_main: bool) -> None:
@@ -108,16 +109,8 @@ class Guard(_OfLogs):
         self._zeros = self._zeros + 1 if logs["loss"] <= _ZERO else 0
         if self._zeros == _ZEROS and is_main:
             logger.warning(
-                f"The loss has been 0 for {_ZEROS} steps, up to step {step}: nothing is learnt. {self._causes()}"
+                f"The loss has been 0 for {_ZEROS} steps, up to step {step}: nothing is learnt. {self._about_zero}"
             )
-
-    def _causes(self) -> str:
-        if isinstance(self._settings, DistillationTraining):
-            return "The model gives the teacher's vectors already: stop here, or take another teacher."
-        return (
-            "The negatives are too easy or there are none: add hard ones with mine_hard_negatives (`bge mine`), make "
-            "batch_size larger, and check that rows differ in their passages."
-        )
 
     def _about(self, step: int, what: str, value: float) -> str:
         changes = [f"Lower learning_rate ({self._settings.learning_rate:g} now)"]

@@ -102,7 +102,7 @@ def distil_embedder(
     Raises:
         SettingsError: A setting is wrong, the output has content, or there is nothing to go on with.
         InputTypeError: A text is not a `str`.
-        MissingExtraError: datasets, accelerate or tensorboard is not installed and needed.
+        MissingExtraError: accelerate or tensorboard is not installed and needed.
         BgeError: A model can't be loaded.
     """
     chosen = settings or DistillationTraining()
@@ -110,7 +110,6 @@ def distil_embedder(
     require_free(target)
     learned = _Texts.of(texts, queries)
     events = events_folder(report_to, target)
-    require("datasets", extra="train")
     require("accelerate", extra="train")
     from bge_integrations.training.starting import open_start
 
@@ -136,6 +135,7 @@ def distil_embedder(
         wanted = _wanted(opened, learned, work, resume=resume, cache=cache, show_progress=show_progress)
     name = _name(teacher)
     from bge_integrations.training.batches import TargetCollator
+    from bge_integrations.training.embedder_subject import about_memory, embedder_subject
     from bge_integrations.training.imitation import ImitationLoss
     from bge_integrations.training.trainer import Task, Watch, run_task
 
@@ -150,8 +150,9 @@ def distil_embedder(
     task = Task(
         groups=[range(len(learned))],
         collator=collator,
-        features=lambda batch: ([batch["texts"]], batch["targets"]),
-        loss=loss,
+        loss=lambda trained, batch: loss.by(trained, [batch["texts"]], batch["targets"]),
+        about_memory=about_memory(loss),
+        about_zero="The model gives the teacher's vectors already: stop here, or take another teacher.",
     )
     record = {
         "base_model": _base_model(start, start_settings),
@@ -171,7 +172,7 @@ def distil_embedder(
         events=events,
         on_log=on_log,
     )
-    return run_task(start, task, chosen, watch)
+    return run_task(embedder_subject(start, chosen.precision), task, chosen, watch)
 
 
 @dataclass(frozen=True)

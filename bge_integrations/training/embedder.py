@@ -72,7 +72,7 @@ def train_embedder(
 
     Raises:
         SettingsError: A setting is wrong, the output has content, or there is nothing to go on with.
-        MissingExtraError: datasets, accelerate or tensorboard is not installed and needed.
+        MissingExtraError: accelerate or tensorboard is not installed and needed.
         BgeError: The model can't be loaded.
     """
     chosen = settings or EmbedderTraining()
@@ -84,7 +84,6 @@ def train_embedder(
             "validation, or leave patience out."
         )
     events = events_folder(report_to, target)
-    require("datasets", extra="train")
     require("accelerate", extra="train")
     from bge_integrations.training.starting import open_start
 
@@ -98,7 +97,9 @@ def train_embedder(
     work = work_folder(target)
     key = key_of({"data": data.digest, "model": start.identity, "settings": _plain(chosen)})
     checkpoint = prepare_work(work, key, resume=resume)
-    from bge_integrations.training.trainer import Watch, run_trainer
+    from bge_integrations.training.contrastive_task import contrastive_task
+    from bge_integrations.training.embedder_subject import embedder_subject
+    from bge_integrations.training.trainer import Watch, run_task
 
     record = {
         "base_model": base_model(start),
@@ -113,13 +114,13 @@ def train_embedder(
         record=record,
         checkpoint=checkpoint,
         every=chosen.evaluate_every,
-        validation=validation,
         patience=chosen.patience,
         show_progress=show_progress,
         events=events,
         on_log=on_log,
     )
-    return run_trainer(start, data, chosen, watch)
+    with contrastive_task(start, data, chosen) as task:
+        return run_task(embedder_subject(start, chosen.precision, validation), task, chosen, watch)
 
 
 def _completed(chosen: EmbedderTraining, start: Start) -> EmbedderTraining:

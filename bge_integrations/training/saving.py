@@ -10,10 +10,15 @@ from typing import Any
 from bge_integrations.backend.display.quiet import quiet_transformers
 from bge_integrations.errors import SettingsError
 
-__all__ = ["RECORD", "require_free", "save_model", "set_prompts", "write_card", "write_model", "write_record"]
+__all__ = ["RECORD", "require_free", "set_prompts", "write_card", "write_model", "write_record"]
 
 RECORD = "bge_training.json"
 """File in a trained folder: what it was trained from, on what, and how."""
+
+_HEADERS = {
+    "embedder": ("sentence-transformers", "sentence-similarity", ("sentence-transformers", "feature-extraction")),
+}
+"""The library, the hub's task and the tags of a card, by the record's `kind`. A record without one is an embedder's."""
 
 
 def require_free(output: Path) -> None:
@@ -26,20 +31,6 @@ def require_free(output: Path) -> None:
         raise SettingsError(
             f"output={str(output)!r} has content already, which is never overwritten; name another folder."
         )
-
-
-def save_model(model: Any, output: Path, *, instruction: str, record: Mapping[str, Any]) -> None:  # noqa: ANN401
-    """Writes a folder of sentence-transformers.
-
-    Args:
-        model: The SentenceTransformer.
-        output: The folder.
-        instruction: The text before a query, saved as the prompt "query".
-        record: Plain data about the training.
-    """
-    set_prompts(model, instruction)
-    write_model(model, output)
-    write_record(output, record)
 
 
 def write_model(model: Any, output: Path) -> None:  # noqa: ANN401
@@ -70,7 +61,7 @@ def write_record(output: Path, record: Mapping[str, Any]) -> None:
 
     Args:
         output: The folder.
-        record: As for `save_model`.
+        record: Plain data about the training.
     """
     (output / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     write_card(output, record)
@@ -81,22 +72,17 @@ def write_card(output: Path, record: Mapping[str, Any]) -> None:
 
     Args:
         output: The folder.
-        record: As for `save_model`.
+        record: As for `write_record`.
     """
     base, data, settings = record["base_model"], record.get("data"), record.get("settings", {})
-    lines = ["---", *([f"base_model: {base}"] if base else []), "library_name: sentence-transformers"]
-    lines += [
-        "pipeline_tag: sentence-similarity",
-        "tags:",
-        "- sentence-transformers",
-        "- feature-extraction",
-        "---",
-        "",
-    ]
+    library, pipeline, tags = _HEADERS[record.get("kind", "embedder")]
+    lines = ["---", *([f"base_model: {base}"] if base else []), f"library_name: {library}"]
+    lines += [f"pipeline_tag: {pipeline}", "tags:", *(f"- {tag}" for tag in tags), "---", ""]
     lines += [f"# {output.name}", "", f"{_origin(record)} with bge-integrations.", ""]
-    instruction = record["query_instruction"]
-    lines += [f"The text before a query is {instruction!r}." if instruction else "Queries have no instruction."]
-    lines += ["Documents have none."]
+    if "query_instruction" in record:
+        instruction = record["query_instruction"]
+        lines += [f"The text before a query is {instruction!r}." if instruction else "Queries have no instruction."]
+        lines += ["Documents have none."]
     if data:
         lines += [f"Data: {data['rows']} rows, digest {data['digest']}."]
     if settings:
