@@ -251,7 +251,8 @@ class TestTraining:
         assert done.returncode == 0, done.stderr
         found = [json.loads((tmp_path / f"out.{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
         assert [one["steps"] for one in found] == [5, 5]
-        assert found[0]["losses"] == found[1]["losses"]
+        assert found[0] == found[1]
+        assert list(found[0]["validation"]) == ["2", "4", "5"]
         assert BgeEncoder(tmp_path / "out", device="cpu").encode_queries(["about 1"]).shape[0] == 1
         assert done.stderr.count("fine-tuning needs about a thousand") == 1
 
@@ -268,11 +269,13 @@ rows = [
     for n in range(24)
 ]
 model, output = sys.argv[1:]
-settings = EmbedderTraining(batch_size=4, precision="float32", same_source=True)
+settings = EmbedderTraining(batch_size=4, precision="float32", same_source=True, evaluate_every=2)
 start = EncoderSettings(model_name=model, device="cpu")
-result = train_embedder(TrainingData(rows), start, output, settings=settings)
+data = TrainingData(rows)
+result = train_embedder(data, start, output, settings=settings, validation=data.as_retrieval_data())
+found = {"steps": result.steps, "losses": result.losses, "validation": result.validation}
 with open(f"{output}.{os.environ['RANK']}.json", "w") as file:
-    json.dump({"steps": result.steps, "losses": result.losses}, file)
+    json.dump(found, file)
 """
 
 
