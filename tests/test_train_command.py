@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +73,31 @@ def test_rows_become_a_folder_and_a_verdict(bge_small_en: Path, rows: Path, tmp_
     again = train(rows, "--model", bge_small_en, "-o", output)
     assert isinstance(again.exception, SettingsError)
     assert "never overwritten" in str(again.exception)
+
+
+@pytest.mark.slow
+def test_several_processes_give_one_verdict(bge_small_en: Path, rows: Path, tmp_path: Path) -> None:
+    command = Path(sys.executable).with_name("bge")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--no-python", str(command)]
+    options = ["--max-steps", "2", "--batch-size", "4", "--merge", "0.5", "--prepare", "float32", "--device", "cpu"]
+    done = subprocess.run(
+        [*launch, "train", str(rows), "--model", str(bge_small_en), "-o", str(tmp_path / "out"), *options, "--json"],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+            "OMP_NUM_THREADS": "1",
+            "GLOO_SOCKET_IFNAME": "lo",
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["steps"] == 2
+    assert found["verdict"]["words"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out-float32", "rows.jsonl"]
 
 
 def test_given_data_are_judged_by_and_shown(bge_small_en: Path, rows: Path, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from bge_integrations.training import (
 )
 from bge_integrations.training.saving import RECORD, require_free, write_record
 from bge_integrations.training.verdict import Verdict, held_out, judge
+from bge_integrations.training.work import launched
 
 __all__ = ["Job", "Outcome", "print_outcome", "run_training"]
 
@@ -116,12 +117,15 @@ class Outcome:
         }
 
 
-def run_training(job: Job, console: Console) -> Outcome:
+def run_training(job: Job, console: Console) -> Outcome | None:
     """Trains, judges and saves.
 
     Args:
         job: What to do.
         console: Where progress goes.
+
+    Returns:
+        What came of it; `None` in all processes but the first, if several train together.
 
     Raises:
         BgeError: An option or the data is wrong, or training fails.
@@ -134,7 +138,8 @@ def run_training(job: Job, console: Console) -> Outcome:
     everything = load_training_data(job.data)
     train, validation, test = _parts(job, everything)
     general = None if job.general is None else load_retrieval_data(job.general)
-    if console.is_terminal:
+    is_first = launched()[0] == 0
+    if is_first and console.is_terminal:
         print_text(console, f"{len(train.rows):,} rows to train on …")
     if job.merge and validation is None:
         raise SettingsError("--merge chooses a share on the validation data, and there are none; give --validation.")
@@ -143,6 +148,8 @@ def run_training(job: Job, console: Console) -> Outcome:
     begin = time.perf_counter()
     result = None if job.resume and (trained / RECORD).is_file() else _train(job, train, validation, trained, console)
     seconds = 0.0 if result is None else time.perf_counter() - begin
+    if not is_first:
+        return None
     merged = None
     if job.merge and validation is not None:
         device = job.start.device if isinstance(job.start.device, str) else None

@@ -262,6 +262,8 @@ def train(
         merge=shares_of(merge),
     )
     outcome = run_training(job, open_console(stderr=True))
+    if outcome is None:
+        return
     if as_json:
         print_json(outcome.to_dict())
     else:

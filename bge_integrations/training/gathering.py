@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["gather_rows", "process_count", "process_rank", "total"]
+__all__ = ["gather_rows", "process_count", "process_rank", "total", "wait_for_all"]
 
 
 def process_count() -> int:
@@ -19,6 +19,12 @@ def process_count() -> int:
 def process_rank() -> int:
     """Returns the number of this process, from 0."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def wait_for_all() -> None:
+    """Returns when every process has come here."""
+    if process_count() > 1:
+        dist.barrier()
 
 
 def total(number: float, device: torch.device) -> float:

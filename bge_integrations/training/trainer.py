@@ -23,7 +23,7 @@ from bge_integrations.backend.engines.memory import is_out_of_memory
 from bge_integrations.errors import DeviceMemoryError
 from bge_integrations.training.batches import Epochs, RowBatches
 from bge_integrations.training.callbacks import METRIC, Bar, Cards, Guard, Notes, TensorBoard
-from bge_integrations.training.gathering import process_count, process_rank
+from bge_integrations.training.gathering import process_count, process_rank, wait_for_all
 from bge_integrations.training.saving import write_record
 from bge_integrations.training.settings import TrainingSettings
 from bge_integrations.training.work import TrainingResult
@@ -107,7 +107,7 @@ class Watch:
 
 
 def run_task(subject: Subject, task: Task, chosen: TrainingSettings, watch: Watch) -> TrainingResult:
-    """Trains a model on a task, and saves it in the main process.
+    """Trains a model on a task, and saves it in the main process. Then the folder is there for all processes.
 
     If the model is evaluated, the best checkpoint is saved, else the last state.
     """
@@ -133,6 +133,7 @@ def run_task(subject: Subject, task: Task, chosen: TrainingSettings, watch: Watc
         (subject.finish or subject.write)(watch.output)
         write_record(watch.output, {**watch.record, "steps": steps})
         shutil.rmtree(watch.work, ignore_errors=True)
+    wait_for_all()
     return TrainingResult(watch.output, steps, notes.losses, notes.validation)
 
 
