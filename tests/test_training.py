@@ -361,3 +361,5 @@ def test_one_process_trains_on_one_gpu_of_several(tmp_path: Path, monkeypatch: p
     watch = Watch(work=tmp_path, output=tmp_path, record={})
     found = _arguments(EmbedderTraining(), watch, torch.device("cuda:0"), evaluates=False)
     assert found.parallel_mode == ParallelMode.NOT_PARALLEL
+    with pytest.raises(SettingsError, match=r"device='cuda:1': .* CUDA_VISIBLE_DEVICES=1, and leave device out"):
+        _arguments(EmbedderTraining(), watch, torch.device("cuda:1"), evaluates=False)

@@ -206,7 +206,7 @@ def train(
     seed: Annotated[int | None, typer.Option(metavar="N", help="Seed; 0 unless given.")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write logs for TensorBoard.")] = False,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; the best there is unless given.")
+        str | None, typer.Option(help="cpu, cuda or mps; the best there is unless given.")
     ] = None,
     pooling: HowToPool = None,
     revision: Revision = None,
