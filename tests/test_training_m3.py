@@ -1,0 +1,300 @@
+"""Unified fine-tuning of bge-m3: the loss, what is saved, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bge_integrations.training.layout import Layout
+from bge_integrations.training.m3.loss import M3Loss
+from bge_integrations.training.m3.model import M3Model
+from bge_integrations.training.memory import Budget
+from tests.test_contrastive import column, gradients, layout
+
+ROOT = Path(__file__).resolve().parents[1]
+TEMPERATURE = 0.05
+_VOCABULARY, _WIDTH = 40, 6
+CLS, END, UNKNOWN = 1, 2, 3
+UNWEIGHTED = (0, CLS, END, UNKNOWN)
+# Some tokens are in several texts, some twice in one, and one is unknown.
+QUERIES = [[CLS, 10, END], [CLS, 11, 12, END], [CLS, 11, 13, 11, UNKNOWN, END], [CLS, 14, 15, 16, END]]
+PASSAGES = [
+    [CLS, 10, END],
+    [CLS, 20, 21, END],
+    [CLS, 11, 22, END],
+    [CLS, 12, 11, UNKNOWN, END],
+    [CLS, 13, 11, 13, 23, END],
+    [CLS, 14, 24, 25, 26, END],
+    [CLS, 15, 16, 14, 10, 27, END],
+    [CLS, 10, 28, 29, 11, 12, 30, END],
+]
+GROUPS = [[0, 1, 2], [3], [4, 5], [6, 7]]
+
+
+class TinyEncoder(torch.nn.Module):
+    """Word vectors that see their neighbours a little, with the interface of a SentenceTransformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words = torch.nn.Embedding(_VOCABULARY, _WIDTH, dtype=torch.float64)
+        self.layer = torch.nn.Linear(_WIDTH, _WIDTH, dtype=torch.float64)
+        self.device = torch.device("cpu")
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        mask = features["attention_mask"].unsqueeze(-1)
+        words = self.words(features["input_ids"]) * mask
+        hidden = torch.tanh(self.layer(words + words.sum(1, keepdim=True) / mask.sum(1, keepdim=True)))
+        return {"token_embeddings": hidden, "sentence_embedding": F.normalize(hidden[:, 0], dim=-1)}
+
+
+def tiny(colbert_width: int = _WIDTH) -> M3Model:
+    draws = np.random.default_rng(1)
+    heads = {
+        "sparse.weight": draws.normal(size=(1, _WIDTH)),
+        "sparse.bias": np.array([0.3]),
+        "colbert.weight": draws.normal(size=(colbert_width, _WIDTH)),
+        "colbert.bias": draws.normal(size=colbert_width),
+    }
+    return M3Model(TinyEncoder(), heads)
+
+
+def reference_scores(model: M3Model, queries: list[list[int]], passages: list[list[int]]) -> list[Tensor]:
+    """The three scores of every pair by plain loops, each text alone, with a table of the whole vocabulary."""
+
+    def outputs(text: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        hidden = model.encoder(column([text]))["token_embeddings"][0]
+        table = torch.zeros(_VOCABULARY, dtype=torch.float64)
+        for place, token in enumerate(text):
+            if token not in UNWEIGHTED:
+                weight = torch.relu(hidden[place] @ model.sparse.weight[0] + model.sparse.bias[0])
+                table = torch.stack([torch.maximum(table[t], weight) if t == token else table[t] for t in range(40)])
+        vectors = [F.normalize(model.colbert(one), dim=-1) for one in hidden[1:]]
+        return F.normalize(hidden[0], dim=-1), table, torch.stack(vectors)
+
+    asked, found = ([outputs(text) for text in texts] for texts in (queries, passages))
+    dense = torch.stack([torch.stack([one[0] @ other[0] for other in found]) for one in asked])
+    lexical = torch.stack([torch.stack([one[1] @ other[1] for other in found]) for one in asked])
+    tokens = [
+        torch.stack(
+            [torch.stack([torch.stack([q @ p for p in other[2]]).max() for q in one[2]]).mean() for other in found]
+        )
+        for one in asked
+    ]
+    return [dense / TEMPERATURE, lexical / TEMPERATURE, torch.stack(tokens) / TEMPERATURE]
+
+
+def cross_entropy(scores: Tensor, ignored: Tensor, targets: list[int]) -> Tensor:
+    rows = [
+        torch.logsumexp(row[~out], 0) - row[target] for row, out, target in zip(scores, ignored, targets, strict=True)
+    ]
+    return torch.stack(rows).mean()
+
+
+def divergence(target: Tensor, scores: Tensor, ignored: Tensor) -> Tensor:
+    rows = [
+        -(torch.softmax(t[~out].detach(), 0) * torch.log_softmax(s[~out], 0)).sum()
+        for t, s, out in zip(target, scores, ignored, strict=True)
+    ]
+    return torch.stack(rows).mean()
+
+
+def reference_loss(
+    scores: list[Tensor],
+    *,
+    ignored: Tensor | None = None,
+    distils: bool = False,
+    weights: tuple[float, float, float] = (1, 0.3, 1),
+    shares: tuple[float, float, float] = (1, 0.1, 1),
+) -> Tensor:
+    """The paper's formulas of section 3.3, term by term."""
+    ignored = torch.zeros_like(scores[0], dtype=torch.bool) if ignored is None else ignored
+    targets = [group[0] for group in GROUPS]
+    together = weights[0] * scores[0] + weights[1] * scores[1] + weights[2] * scores[2]
+    single = [cross_entropy(one, ignored, targets) for one in scores]
+    loss = (
+        shares[0] * single[0]
+        + shares[1] * single[1]
+        + shares[2] * single[2]
+        + cross_entropy(together, ignored, targets)
+    ) / 4
+    if not distils:
+        return loss
+    taught = [share * divergence(together, one, ignored) for share, one in zip(shares, scores, strict=True)]
+    return (loss + (taught[0] + taught[1] + taught[2]) / 3) / 2
+
+
+def loss_of(model: Any, chosen: Layout, *, distils: bool = False, **options: Any) -> Tensor:  # noqa: ANN401
+    loss = M3Loss(model, unweighted=UNWEIGHTED, temperature=TEMPERATURE, **options)
+    loss.distils = distils
+    found: Tensor = loss([column(QUERIES), column(PASSAGES)], chosen)
+    return found
+
+
+def assert_equal(found: Tensor, expected: Tensor, one: torch.nn.Module, other: torch.nn.Module) -> None:
+    """Compares two losses and the gradients that they have."""
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    found.backward()  # type: ignore[no-untyped-call]
+    expected.backward()  # type: ignore[no-untyped-call]
+    for mine, theirs in zip(one.parameters(), other.parameters(), strict=True):
+        assert mine.grad is not None
+        assert theirs.grad is not None
+        assert theirs.grad.abs().max() > 0
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-8, atol=1e-10)
+
+
+class TestLoss:
+    @pytest.mark.parametrize("distils", [False, True])
+    @pytest.mark.parametrize("colbert_width", [_WIDTH, 4])
+    def test_loss_and_gradients_are_those_of_the_papers_formulas(self, distils: bool, colbert_width: int) -> None:
+        one, other = tiny(colbert_width), tiny(colbert_width)
+        expected = reference_loss(reference_scores(other, QUERIES, PASSAGES), distils=distils)
+        assert_equal(loss_of(one, layout(GROUPS), distils=distils), expected, one, other)
+
+    def test_the_weights_can_be_those_of_the_papers_first_version(self) -> None:
+        one, other = tiny(), tiny()
+        weights = (1.0, 1.0, 1.0)
+        expected = reference_loss(
+            reference_scores(other, QUERIES, PASSAGES), distils=True, weights=weights, shares=weights
+        )
+        found = loss_of(one, layout(GROUPS), distils=True, score_weights=weights, loss_weights=weights)
+        assert_equal(found, expected, one, other)
+
+    def test_a_score_without_weights_is_not_computed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object) -> Tensor:
+            raise AssertionError
+
+        monkeypatch.setattr("bge_integrations.training.m3.loss.token_scores", refuse)
+        one, other = tiny(), tiny()
+        weights, shares = (1.0, 0.3, 0.0), (1.0, 0.1, 0.0)
+        scores = reference_scores(other, QUERIES, PASSAGES)
+        expected = reference_loss(scores, distils=True, weights=weights, shares=shares)
+        found = loss_of(one, layout(GROUPS), distils=True, score_weights=weights, loss_weights=shares)
+        torch.testing.assert_close(found, expected)
+        found.backward()  # type: ignore[no-untyped-call]
+        assert one.colbert.weight.grad is not None
+        assert not one.colbert.weight.grad.any()
+
+    def test_rows_of_their_own_and_other_answers_are_left_out_of_every_term(self) -> None:
+        """Such rows make FlagEmbedding's loss of the sum 0, or fail."""
+        ignored = torch.zeros((4, 8), dtype=torch.bool)
+        ignored[0, [3, 4, 5, 6, 7]] = True
+        ignored[2, [0, 7]] = True
+        chosen = layout(
+            GROUPS,
+            is_alone=torch.tensor([True, False, False, False]),
+            known=torch.tensor([[-1, -1], [-1, -1], [0, 7], [-1, -1]]),
+        )
+        one, other = tiny(), tiny()
+        expected = reference_loss(reference_scores(other, QUERIES, PASSAGES), ignored=ignored, distils=True)
+        assert_equal(loss_of(one, chosen, distils=True), expected, one, other)
+
+    def test_a_teachers_scores_act_in_every_term(self) -> None:
+        teacher = torch.tensor([[2.0, 1, -1], [0.5, 0, 0], [1, 3, 0], [0, -2, 0]], dtype=torch.float64)
+        one, other = tiny(), tiny()
+        scores = reference_scores(other, QUERIES, PASSAGES)
+        together = scores[0] + 0.3 * scores[1] + scores[2]
+        expected = torch.zeros((), dtype=torch.float64)
+        for weight, each in zip((1, 0.1, 1, 1), (*scores, together), strict=True):
+            for row, group in enumerate(GROUPS):
+                target = teacher[row, : len(group)].softmax(-1)
+                own = F.cross_entropy(each[row : row + 1], torch.tensor([group[0]]))
+                expected = expected + weight * (own - (target * each[row, group].log_softmax(-1)).sum()) / 16
+        found = loss_of(one, layout(GROUPS, teacher=teacher), distillation="kl_div")
+        assert_equal(found, expected, one, other)
+
+    @pytest.mark.parametrize("in_memory", [10_000, 0])
+    def test_parts_of_a_batch_give_the_same_gradients(self, in_memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Forward passes of one text, blocks of few products, and with a limit of 0 cached gradients."""
+        monkeypatch.setattr("bge_integrations.training.m3.loss.SCORES_AT_ONCE", 60)
+        one, other = tiny(), tiny()
+        expected = reference_loss(reference_scores(other, QUERIES, PASSAGES), distils=True)
+        budget = Budget(mini_batch_tokens=8, tokens_in_memory=in_memory)
+        assert_equal(loss_of(one, layout(GROUPS), distils=True, budget=budget), expected, one, other)
+
+    def test_no_tensor_has_the_size_of_the_vocabulary(self) -> None:
+        """With bge-m3's vocabulary, a table of the 12 texts alone would have 3 million numbers."""
+        seen: list[int] = []
+
+        class Sizes(torch.overrides.TorchFunctionMode):
+            def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+                found = func(*args, **(kwargs or {}))
+                if isinstance(found, Tensor):
+                    seen.append(found.numel())
+                return found
+
+        model = tiny()
+        model.encoder.words = torch.nn.Embedding(250_002, _WIDTH, dtype=torch.float64)
+        rename = {token: token * 5000 for token in range(10, 31)}
+        columns = [
+            column([[rename.get(token, token) for token in text] for text in texts]) for texts in (QUERIES, PASSAGES)
+        ]
+        loss = M3Loss(model, unweighted=UNWEIGHTED, temperature=TEMPERATURE)
+        with Sizes():
+            value = loss(columns, layout(GROUPS))
+        value.backward()
+        assert 0 < max(seen) < 5000
+
+
+_PROCESS = """
+import sys, torch, torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from tests.test_training_m3 import GROUPS, PASSAGES, QUERIES, TEMPERATURE, UNWEIGHTED, column, gradients, layout, tiny
+from bge_integrations.training.m3.loss import M3Loss
+from bge_integrations.training.memory import Budget
+result, cached, rank = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+dist.init_process_group("gloo", init_method=f"file://{result}.meeting", rank=rank, world_size=2)
+# The second passage of the first process is there in the second one too; the rows are 3 and 1.
+queries = [QUERIES[:3], QUERIES[3:]][rank]
+passages = [PASSAGES[:6], [PASSAGES[1], *PASSAGES[6:]]][rank]
+groups = [GROUPS[:3], [[1, 2, 0]]][rank]
+keys = [[0, 1, 2, 3, 4, 5], [1, 6, 7]][rank]
+model = tiny()
+budget = Budget(mini_batch_tokens=8, tokens_in_memory=0 if cached else 10_000)
+loss = M3Loss(DistributedDataParallel(model), unweighted=UNWEIGHTED, temperature=TEMPERATURE, budget=budget)
+loss.distils = True
+value = loss([column(queries), column(passages)], layout(groups, keys))
+value.backward()
+values = torch.stack([value.detach()])
+dist.all_reduce(values)
+if rank == 0:
+    torch.save((values / 2, gradients(model)), result)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_two_processes_have_the_gradient_of_one(tmp_path: Path, cached: bool) -> None:
+    script, result = tmp_path / "process.py", tmp_path / "result.pt"
+    script.write_text(_PROCESS, encoding="utf-8")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, result, str(int(cached)), str(rank)],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        said = [process.communicate(timeout=120)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], said
+    value, found = torch.load(result)
+    model = tiny()
+    expected = loss_of(model, layout([*GROUPS[:3], [6, 7, 1]]), distils=True)
+    expected.backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(value, expected.detach().unsqueeze(0))
+    for one, other in zip(found, gradients(model), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
