@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from bge_integrations.training import TrainingRow, draw
 from bge_integrations.training.batches import Collator, Epochs, RowBatches
+from bge_integrations.training.candidates import Candidates
 from bge_integrations.training.checks import row_groups
-from bge_integrations.training.contrastive import ContrastiveLoss, _Shared
 from bge_integrations.training.layout import Layout
 
 _GROUPS = st.lists(st.integers(0, 30), min_size=1, max_size=4)
@@ -56,10 +56,7 @@ class Read:
 
     def compared(self) -> list[set[str]]:
         """Returns the passages that count for each row, as the model reads them."""
-        import torch
-
-        shared = _Shared(ContrastiveLoss(None), self.layout, torch.eye(len(self.passages)), 0)
-        ignored = shared._ignored(slice(None))
+        ignored = Candidates(self.layout).ignored(slice(None))
         return [
             {text for text, is_ignored in zip(self.passages, row, strict=True) if not is_ignored} for row in ignored
         ]

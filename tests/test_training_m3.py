@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +14,25 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from langchain_core.documents import Document
+from llama_index.core.schema import NodeWithScore, TextNode
+from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
+from bge_integrations import BgeM3Encoder
+from bge_integrations.errors import SettingsError, UnsupportedModelError
+from bge_integrations.evaluation import RetrievalData, evaluate_retrieval
+from bge_integrations.settings import EncoderSettings
+from bge_integrations.training import M3Training, TrainingData, TrainingResult, TrainingRow, train_m3
 from bge_integrations.training.layout import Layout
+from bge_integrations.training.m3 import subject
 from bge_integrations.training.m3.loss import M3Loss
 from bge_integrations.training.m3.model import M3Model
 from bge_integrations.training.memory import Budget
-from tests.test_contrastive import column, gradients, layout
+from tests.checkpoints import Architecture, make_checkpoint
+from tests.checkpoints_of_pairs import reference_m3
+from tests.decoder_checkpoints import make_embedder
+from tests.test_contrastive import column, layout
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPERATURE = 0.05
@@ -131,6 +145,10 @@ def reference_loss(
         return loss
     taught = [share * divergence(together, one, ignored) for share, one in zip(shares, scores, strict=True)]
     return (loss + (taught[0] + taught[1] + taught[2]) / 3) / 2
+
+
+def gradients(model: torch.nn.Module) -> list[Tensor]:
+    return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
 
 
 def loss_of(model: Any, chosen: Layout, *, distils: bool = False, **options: Any) -> Tensor:  # noqa: ANN401
@@ -298,3 +316,227 @@ def test_two_processes_have_the_gradient_of_one(tmp_path: Path, cached: bool) ->
     torch.testing.assert_close(value, expected.detach().unsqueeze(0))
     for one, other in zip(found, gradients(model), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
+
+
+_WORDS = ("fox", "dog", "plants", "sugar", "light", "water", "Paris", "capital", "France", "vector", "store", "Berlin")
+_QUICK = M3Training(
+    epochs=2, batch_size=8, learning_rate=2e-3, temperature=0.05, negatives=2, precision="float32", seed=3
+)
+TEXTS = ["fox is water", "dog", "", "not Berlin, the capital of France " * 9]
+
+
+@pytest.fixture(scope="module")
+def data() -> TrainingData:
+    draws = random.Random(0)
+    rows = [
+        TrainingRow(
+            query=f"about {word}",
+            pos=tuple(f"{word} is {other}" for other in draws.sample(_WORDS, draws.randint(1, 2))),
+            neg=tuple(f"not {other}" for other in draws.sample(_WORDS, draws.randint(0, 3))),
+        )
+        for word in _WORDS
+        for _ in range(2)
+    ]
+    return TrainingData(rows, "words")
+
+
+@pytest.fixture(scope="module")
+def validation() -> RetrievalData:
+    return RetrievalData(
+        {f"q{word}": f"about {word}" for word in _WORDS},
+        {f"d{word}": f"{word} is water" for word in _WORDS},
+        {f"q{word}": {f"d{word}": 1} for word in _WORDS},
+    )
+
+
+@pytest.fixture(scope="module")
+def tuned(bge_m3: Path, data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
+    output = tmp_path_factory.mktemp("tuned") / "tuned"
+    return train_m3(data, EncoderSettings(model_name=str(bge_m3), device="cpu"), output, settings=_QUICK)
+
+
+def heads(folder: Path) -> dict[str, Tensor]:
+    """What FlagEmbedding's `EncoderOnlyEmbedderM3Runner.get_model` loads into two layers."""
+    found: dict[str, Tensor] = {}
+    for name, outputs in (("sparse_linear", 1), ("colbert_linear", 32)):
+        layer = torch.nn.Linear(32, outputs)
+        layer.load_state_dict(torch.load(folder / f"{name}.pt", map_location="cpu", weights_only=True))
+        found |= {f"{name}.{key}": value for key, value in layer.state_dict().items()}
+    return found
+
+
+def all_weights(folder: Path) -> dict[str, Tensor]:
+    return {**heads(folder), **SentenceTransformer(str(folder), device="cpu").state_dict()}
+
+
+class TestTraining:
+    def test_the_loss_falls_and_all_three_outputs_learn(self, bge_m3: Path, tuned: TrainingResult) -> None:
+        losses = [tuned.losses[step] for step in sorted(tuned.losses)]
+        assert tuned.steps == len(losses) == 6
+        assert losses[-1] < losses[0]
+        before, after = all_weights(bge_m3), all_weights(tuned.output)
+        assert before.keys() == after.keys()
+        unread = {name for name, value in before.items() if torch.equal(value, after[name])}
+        assert all("pooler" in name for name in unread)
+
+    def test_the_saved_folder_gives_what_plain_transformers_and_the_frameworks_get_of_it(
+        self, tuned: TrainingResult
+    ) -> None:
+        from bge_integrations.langchain import BgeM3Reranker, BgeSparseEmbeddings, HuggingFaceBgeEmbeddings
+        from bge_integrations.llama_index import BgeM3Rerank, BgeSparseEmbedding
+
+        folder = tuned.output
+        expected = reference_m3(folder, TEXTS)
+        encoder = BgeM3Encoder(folder, device="cpu", on_truncation="ignore")
+        found = encoder.encode_documents(TEXTS)
+        assert_outputs(found, expected)
+        plain = SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
+        np.testing.assert_allclose(plain, expected.dense, atol=1e-5)
+        settings: dict[str, Any] = {"model_name": str(folder), "on_truncation": "ignore"}
+        sparse = BgeSparseEmbeddings(**settings).embed_documents(TEXTS)
+        for one, wanted in zip(sparse, expected.sparse, strict=True):
+            assert dict(zip(one.indices, one.values, strict=True)) == pytest.approx(wanted, abs=1e-5)
+        assert BgeSparseEmbedding(**settings).get_query_embedding(TEXTS[0]) == pytest.approx(
+            expected.sparse[0], abs=1e-5
+        )
+        assert HuggingFaceBgeEmbeddings(**settings).embed_query("dog") == pytest.approx(expected.dense[1], abs=1e-5)
+        query = reference_m3(folder, ["about fox"])
+        dense = expected.dense @ query.dense[0]
+        shared = [sum(weight * one.get(id_, 0) for id_, weight in query.sparse[0].items()) for one in expected.sparse]
+        tokens = np.array([(query.colbert[0] @ rows.T).max(1).mean() for rows in expected.colbert])
+        scores = 0.4 * dense + 0.2 * np.array(shared) + 0.4 * tokens
+        assert encoder.score("about fox", TEXTS) == pytest.approx(scores, abs=1e-5)
+        settings["weights"] = (0.4, 0.2, 0.4)
+        ranked = BgeM3Reranker(**settings, top_n=4).compress_documents(
+            [Document(page_content=text) for text in TEXTS], "about fox"
+        )
+        by_text = {one.page_content: one.metadata["relevance_score"] for one in ranked}
+        assert [by_text[text] for text in TEXTS] == pytest.approx(scores, abs=1e-5)
+        nodes = BgeM3Rerank(**settings, top_n=4).postprocess_nodes(
+            [NodeWithScore(node=TextNode(text=text)) for text in TEXTS], query_str="about fox"
+        )
+        assert {one.node.get_content(): one.score for one in nodes} == pytest.approx(by_text, abs=1e-5)
+
+    def test_the_trained_module_gives_what_is_saved(
+        self, bge_m3: Path, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        kept: list[tuple[Any, ...]] = []
+        original = subject.m3_subject
+
+        def keep(*given: Any) -> Any:  # noqa: ANN401
+            kept.append(given)
+            return original(*given)
+
+        monkeypatch.setattr(subject, "m3_subject", keep)
+        settings = dataclasses.replace(_QUICK, max_steps=2)
+        result = train_m3(
+            data, EncoderSettings(model_name=str(bge_m3), device="cpu"), tmp_path / "out", settings=settings
+        )
+        model, start = kept[0][:2]
+        with BgeM3Encoder(result.output, device="cpu", on_truncation="ignore") as encoder:
+            saved = encoder.encode_documents(TEXTS)
+        assert_outputs(saved, subject.outputs(model, start, TEXTS))
+
+    def test_a_killed_run_goes_on_and_self_distillation_begins_at_its_step(
+        self, bge_m3: Path, data: TrainingData, tmp_path: Path
+    ) -> None:
+        settings = dataclasses.replace(_QUICK, distil_after=4)
+        start = EncoderSettings(model_name=str(bge_m3), device="cpu")
+        without = dataclasses.replace(_QUICK, self_distillation=False)
+        plain = train_m3(data, start, tmp_path / "plain", settings=without)
+        whole = train_m3(data, start, tmp_path / "whole", settings=settings)
+        assert [whole.losses[step] == pytest.approx(plain.losses[step]) for step in range(1, 7)] == [True] * 4 + [
+            False
+        ] * 2
+
+        class Killed(BaseException):
+            pass
+
+        def kill(step: int, _: object) -> None:
+            if step == 5:
+                raise Killed
+
+        with pytest.raises(Killed):
+            train_m3(data, start, tmp_path / "killed", settings=settings, on_log=kill)
+        again = train_m3(data, start, tmp_path / "killed", settings=settings, resume=True)
+        assert again.losses == pytest.approx(whole.losses, abs=1e-6)
+        expected, found = all_weights(whole.output), all_weights(again.output)
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, atol=1e-6, rtol=0)
+
+    def test_the_best_checkpoint_becomes_the_model(
+        self, bge_m3: Path, data: TrainingData, validation: RetrievalData, tmp_path: Path
+    ) -> None:
+        start = EncoderSettings(model_name=str(bge_m3), device="cpu")
+        settings = dataclasses.replace(_QUICK, evaluate_every=2)
+        result = train_m3(data, start, tmp_path / "out", settings=settings, validation=validation)
+        assert list(result.validation) == [2, 4, 6]
+        with BgeM3Encoder(result.output, device="cpu") as encoder:
+            report = evaluate_retrieval(encoder, validation, metrics=["ndcg@10"], output="mixed")
+        assert report.metrics["ndcg@10"] == pytest.approx(max(result.validation.values()), abs=1e-6)
+
+    def test_parts_of_a_batch_give_what_the_whole_batch_gives(
+        self, bge_m3: Path, data: TrainingData, tmp_path: Path
+    ) -> None:
+        start = EncoderSettings(model_name=str(bge_m3), device="cpu")
+        found = []
+        for tokens in (100_000, 0):
+            settings = dataclasses.replace(_QUICK, max_steps=2, tokens_in_memory=tokens, mini_batch_tokens=40)
+            found.append(all_weights(train_m3(data, start, tmp_path / f"{tokens}", settings=settings).output))
+        for name, value in found[0].items():
+            torch.testing.assert_close(found[1][name], value, atol=2e-4, rtol=0)
+
+    def test_the_heads_alone_can_be_trained(self, bge_m3: Path, data: TrainingData, tmp_path: Path) -> None:
+        start = EncoderSettings(model_name=str(bge_m3), device="cpu")
+        settings = dataclasses.replace(_QUICK, max_steps=3, train_encoder=False)
+        result = train_m3(data, start, tmp_path / "out", settings=settings)
+        before, after = all_weights(bge_m3), all_weights(result.output)
+        changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+        assert changed == set(heads(bge_m3))
+
+    @pytest.mark.parametrize("architecture", ["bert", "xlm-roberta"])
+    def test_another_encoder_gets_new_heads_with_a_warning(
+        self, architecture: Architecture, data: TrainingData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        base = make_checkpoint(tmp_path / "plain-base", architecture)
+        result = train_m3(
+            data,
+            EncoderSettings(model_name=str(base), device="cpu"),
+            tmp_path / "out",
+            settings=dataclasses.replace(_QUICK, max_steps=2),
+        )
+        assert "no heads for lexical weights and token vectors" in caplog.text
+        assert "set distil_after" in caplog.text
+        assert_outputs(
+            BgeM3Encoder(result.output, device="cpu", on_truncation="ignore").encode_documents(TEXTS),
+            reference_m3(result.output, TEXTS),
+        )
+
+    def test_a_decoder_is_refused(self, data: TrainingData, tmp_path: Path) -> None:
+        folder = make_embedder(tmp_path, "bge-code-v1")
+        with pytest.raises(UnsupportedModelError, match="can't get the heads of bge-m3"):
+            train_m3(data, EncoderSettings(model_name=str(folder), device="cpu"), tmp_path / "out")
+        assert not (tmp_path / "out.training").exists()
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"matryoshka_dims": [8]}, "does not go with bge-m3"),
+            ({"score_weights": (1, 1)}, r"score_weights=\(1, 1\) must be three numbers"),
+            ({"loss_weights": (1, -1, 1)}, "must be three numbers of at least 0"),
+            ({"score_weights": (0, 0, 0)}, "score_weights are all 0"),
+            ({"distil_after": -1}, "distil_after=-1 must be 0 or more"),
+        ],
+    )
+    def test_settings_are_checked(self, changes: dict[str, Any], said: str) -> None:
+        with pytest.raises(SettingsError, match=said):
+            M3Training(**changes)
+
+
+def assert_outputs(found: Any, expected: Any) -> None:  # noqa: ANN401 - outputs of the package, or the reference's
+    np.testing.assert_allclose(found.dense, expected.dense, atol=1e-5)
+    for ours, theirs in zip(found.sparse, expected.sparse, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
+    for rows, others in zip(found.colbert, expected.colbert, strict=True):
+        np.testing.assert_allclose(rows, others, atol=1e-5)
+    assert sum(map(len, expected.sparse)) > 3

@@ -205,9 +205,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Seed; 0 unless given.")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write logs for TensorBoard.")] = False,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda or mps; the best there is unless given.")
-    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is unless given.")] = None,
     pooling: HowToPool = None,
     revision: Revision = None,
     cache_folder: CacheFolder = None,

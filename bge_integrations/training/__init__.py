@@ -9,13 +9,14 @@ from bge_integrations.training.data import Split, TrainingData, TrainingRow
 from bge_integrations.training.distilling import distil_embedder
 from bge_integrations.training.embedder import train_embedder
 from bge_integrations.training.formats import load_training_data
+from bge_integrations.training.m3.unified import train_m3
 from bge_integrations.training.merging import MergeResult, best_merge, merge_models
 from bge_integrations.training.mining import Mined, mine_hard_negatives
 from bge_integrations.training.mining_chart import draw_mining_chart
 from bge_integrations.training.mining_report import MiningReport
 from bge_integrations.training.overlaps import Leakage, Overlap, leakage
 from bge_integrations.training.sampling import Drawn, draw
-from bge_integrations.training.settings import DistillationTraining, EmbedderTraining
+from bge_integrations.training.settings import DistillationTraining, EmbedderTraining, M3Training
 from bge_integrations.training.teacher import score_with_teacher
 from bge_integrations.training.work import TrainingResult
 
@@ -24,6 +25,7 @@ __all__ = [
     "Drawn",
     "EmbedderTraining",
     "Leakage",
+    "M3Training",
     "MergeResult",
     "Mined",
     "MiningReport",
@@ -42,4 +44,5 @@ __all__ = [
     "mine_hard_negatives",
     "score_with_teacher",
     "train_embedder",
+    "train_m3",
 ]

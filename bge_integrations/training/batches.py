@@ -19,7 +19,7 @@ from bge_integrations.training.layout import Layout
 from bge_integrations.training.sampling import Drawn, draw
 from bge_integrations.training.teacher import doubted_negatives
 
-__all__ = ["Collator", "Epochs", "RowBatches", "TargetCollator", "equal_queries"]
+__all__ = ["Collator", "Epochs", "RowBatches", "TargetCollator", "equal_queries", "padded_column"]
 
 Tokenize = Callable[[list[str], int], list[list[int]]]
 """Function from texts and a maximum length to token ids, with special tokens."""
@@ -277,13 +277,23 @@ class _Column:
         self._ids = [ids[place] for place in order]
 
     def padded(self, pad_id: int) -> dict[str, Tensor]:
-        width = len(self._ids[-1])
-        ids = torch.full((len(self._ids), width), pad_id)
-        mask = torch.zeros((len(self._ids), width), dtype=torch.int64)
-        for row, one in enumerate(self._ids):
-            ids[row, : len(one)] = torch.tensor(one)
-            mask[row, : len(one)] = 1
-        return {"input_ids": ids, "attention_mask": mask}
+        return padded_column(self._ids, pad_id)
+
+
+def padded_column(texts: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tensor]:
+    """Returns token ids padded on the right, and their mask, shape [texts, tokens of the longest].
+
+    Args:
+        texts: Token ids of each text.
+        pad_id: Token id of padding.
+    """
+    width = max(map(len, texts))
+    ids = torch.full((len(texts), width), pad_id)
+    mask = torch.zeros((len(texts), width), dtype=torch.int64)
+    for row, one in enumerate(texts):
+        ids[row, : len(one)] = torch.tensor(one)
+        mask[row, : len(one)] = 1
+    return {"input_ids": ids, "attention_mask": mask}
 
 
 def _without(row: TrainingRow, texts: frozenset[str]) -> TrainingRow:

@@ -18,7 +18,7 @@ from bge_integrations.training.saving import write_record
 from bge_integrations.training.settings import TrainingSettings
 from bge_integrations.training.work import checkpoints
 
-__all__ = ["METRIC", "Bar", "Cards", "Guard", "Notes", "TensorBoard"]
+__all__ = ["METRIC", "Bar", "Cards", "Guard", "Notes", "Steps", "TensorBoard"]
 
 logger = get_logger(__name__)
 
@@ -139,6 +139,18 @@ class Cards(TrainerCallback):
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and folder.is_dir():
             write_record(folder, {**self._record, "steps": state.global_step})
+
+
+class Steps(TrainerCallback):
+    """Tells what is trained how many steps are done."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        """Takes a function of the number of steps."""
+        self._tell = tell
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
+        """Tells it."""
+        self._tell(state.global_step)
 
 
 class Bar(_OfLogs):

@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.training.batches import Collator, Epochs
+from bge_integrations.training.budget import BudgetedLoss
 from bge_integrations.training.checks import row_groups
-from bge_integrations.training.contrastive import ContrastiveLoss
 from bge_integrations.training.data import TrainingData
 from bge_integrations.training.embedder_subject import about_memory
 from bge_integrations.training.layout import Layout
 from bge_integrations.training.settings import EmbedderTraining
 from bge_integrations.training.starting import Start
 from bge_integrations.training.trainer import Task
-from bge_integrations.training.work import budget_of
 
 __all__ = ["contrastive_task"]
 
 
 @contextmanager
-def contrastive_task(start: Start, data: TrainingData, chosen: EmbedderTraining) -> Iterator[Task]:
-    """Gives the task, and closes the guide afterwards."""
+def contrastive_task(
+    start: Start,
+    data: TrainingData,
+    chosen: EmbedderTraining,
+    loss: BudgetedLoss,
+    on_step: Callable[[int], None] | None = None,
+) -> Iterator[Task]:
+    """Gives the task, and closes the guide afterwards.
+
+    Args:
+        start: The model.
+        data: Rows.
+        chosen: How they are trained on.
+        loss: What is learnt of a column of queries, a column of passages and their `Layout`.
+        on_step: As of `Task`.
+    """
     epochs = Epochs()
     rows = list(data.rows)
-    loss = ContrastiveLoss(
-        start.model,
-        temperature=chosen.temperature or 0.02,
-        distillation=chosen.distillation,
-        matryoshka_dims=chosen.matryoshka_dims,
-        guide_margin=chosen.guide_margin,
-        budget=budget_of(start, chosen),
-    )
     guide = BgeEncoder(chosen.guide, on_truncation="ignore") if chosen.guide else None
     collator = Collator(
         rows,
@@ -59,6 +64,7 @@ def contrastive_task(start: Start, data: TrainingData, chosen: EmbedderTraining)
             about_memory=about_memory(loss),
             about_zero="The negatives are too easy or there are none: add hard ones with mine_hard_negatives "
             "(`bge mine`), make batch_size larger, and check that rows differ in their passages.",
+            on_step=on_step,
         )
     finally:
         if guide is not None:

@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bge_integrations._optional import require
-from bge_integrations.backend.checkpoint.digests import key_of
-from bge_integrations.backend.guarantees.logs import get_logger
-from bge_integrations.errors import SettingsError
 from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.settings import EncoderSettings
-from bge_integrations.training.checks import advice
 from bge_integrations.training.data import TrainingData
-from bge_integrations.training.saving import require_free
+from bge_integrations.training.fine_tuning import Kind, Trained, fine_tune
 from bge_integrations.training.settings import EmbedderTraining
-from bge_integrations.training.work import (
-    TrainingResult,
-    about_weights,
-    base_model,
-    computed_in,
-    events_folder,
-    launched,
-    prepare_work,
-    shown_name,
-    work_folder,
-)
+from bge_integrations.training.work import TrainingResult, budget_of
 
 if TYPE_CHECKING:
     from bge_integrations.training.starting import Start
 
 __all__ = ["train_embedder"]
-
-logger = get_logger(__name__)
 
 
 def train_embedder(
@@ -75,63 +56,30 @@ def train_embedder(
         MissingExtraError: accelerate or tensorboard is not installed and needed.
         BgeError: The model can't be loaded.
     """
-    chosen = settings or EmbedderTraining()
-    target = Path(output).expanduser()
-    require_free(target)
-    if chosen.patience is not None and validation is None:
-        raise SettingsError(
-            f"patience={chosen.patience} stops training by figures on validation data, and there are none. Give "
-            "validation, or leave patience out."
-        )
-    events = events_folder(report_to, target)
-    require("accelerate", extra="train")
-    from bge_integrations.training.starting import open_start
-
-    start_settings = model if isinstance(model, EncoderSettings) else EncoderSettings(model_name=os.fspath(model))
-    start = open_start(start_settings, attention_dropout=chosen.attention_dropout)
-    chosen = _completed(chosen, start)
-    rank, processes = launched()
-    for warning in [*advice(data, chosen, processes=processes), *about_weights(start, start_settings.model_name)]:
-        if rank == 0:
-            logger.warning(warning)
-    work = work_folder(target)
-    key = key_of({"data": data.digest, "model": start.identity, "settings": _plain(chosen)})
-    checkpoint = prepare_work(work, key, resume=resume)
-    from bge_integrations.training.contrastive_task import contrastive_task
-    from bge_integrations.training.embedder_subject import embedder_subject
-    from bge_integrations.training.trainer import Watch, run_task
-
-    record = {
-        "base_model": base_model(start),
-        "started_from": shown_name(start_settings.model_name),
-        "query_instruction": start.instruction,
-        "data": {"name": data.name, "rows": len(data.rows), "digest": data.digest},
-        "settings": _plain(chosen),
-    }
-    watch = Watch(
-        work=work,
-        output=target,
-        record=record,
-        checkpoint=checkpoint,
-        every=chosen.evaluate_every,
-        patience=chosen.patience,
+    return fine_tune(
+        Kind("vectors", _trained),
+        data,
+        model,
+        output,
+        settings or EmbedderTraining(),
+        validation=validation,
+        resume=resume,
         show_progress=show_progress,
-        events=events,
+        report_to=report_to,
         on_log=on_log,
     )
-    with contrastive_task(start, data, chosen) as task:
-        return run_task(embedder_subject(start, chosen.precision, validation), task, chosen, watch)
 
 
-def _completed(chosen: EmbedderTraining, start: Start) -> EmbedderTraining:
-    """Returns settings with the choices that depend on the model and the machine."""
-    changes: dict[str, Any] = {}
-    if chosen.temperature is None:
-        is_first = start.spec is not None and "v1.5" not in start.spec.model_id
-        changes["temperature"] = 0.01 if is_first else 0.02
-    changes["precision"] = computed_in(chosen.precision, start)
-    return dataclasses.replace(chosen, **changes)
+def _trained(start: Start, chosen: EmbedderTraining, validation: RetrievalData | None) -> Trained:
+    from bge_integrations.training.contrastive import ContrastiveLoss
+    from bge_integrations.training.embedder_subject import embedder_subject
 
-
-def _plain(chosen: EmbedderTraining) -> dict[str, Any]:
-    return {**dataclasses.asdict(chosen), "matryoshka_dims": list(chosen.matryoshka_dims)}
+    loss = ContrastiveLoss(
+        start.model,
+        temperature=chosen.temperature or 0.02,
+        distillation=chosen.distillation,
+        matryoshka_dims=chosen.matryoshka_dims,
+        guide_margin=chosen.guide_margin,
+        budget=budget_of(start, chosen),
+    )
+    return Trained(embedder_subject(start, chosen.precision, validation), loss)

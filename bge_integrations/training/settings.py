@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from bge_integrations.errors import SettingsError
 
-__all__ = ["Distillation", "DistillationTraining", "EmbedderTraining", "TrainingSettings"]
+__all__ = ["Distillation", "DistillationTraining", "EmbedderTraining", "M3Training", "TrainingSettings"]
 
 Distillation = Literal["kl_div", "m3_kd_loss"]
 """How a teacher's scores act, with the names of FlagEmbedding's option `kd_loss_type`."""
@@ -58,6 +60,14 @@ class TrainingSettings:
                 "'bfloat16', 'float32' or 'auto'; a trained model can be used in float16."
             )
         self._check_choice("precision", ("auto", "float32", "bfloat16"))
+
+    def as_plain(self) -> dict[str, Any]:
+        """Returns plain data for JSON."""
+        content = dataclasses.asdict(self)
+        return {
+            name: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+            for name, value in content.items()
+        }
 
     def _check_positive(self, *names: str) -> None:
         for name in names:
@@ -114,6 +124,50 @@ class EmbedderTraining(TrainingSettings):
         if self.negatives < 0:
             raise SettingsError(f"negatives={self.negatives} must be 0 or more.")
         self._check_choice("distillation", (None, "kl_div", "m3_kd_loss"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class M3Training(EmbedderTraining):
+    """How the three outputs of bge-m3 are trained together. See `EmbedderTraining` for the other attributes.
+
+    The weights are those of the paper, in the order dense, sparse, colbert: section 3.3 of
+    https://aclanthology.org/2024.findings-acl.137. An output whose two weights are 0 is not trained.
+
+    Attributes:
+        temperature: Divisor of all three scores.
+        score_weights: Of the three scores in their sum, which is trained too and teaches the three.
+        loss_weights: Of the losses of the three scores.
+        self_distillation: Whether the sum of the scores teaches each of them.
+        distil_after: Steps of the optimiser before self-distillation begins. For new heads it should be some thousand.
+        train_encoder: Whether the encoder is trained. Otherwise the two heads alone are, and dense vectors stay.
+    """
+
+    temperature: float | None = 0.02
+    score_weights: Sequence[float] = (1.0, 0.3, 1.0)
+    loss_weights: Sequence[float] = (1.0, 0.1, 1.0)
+    self_distillation: bool = True
+    distil_after: int = 0
+    train_encoder: bool = True
+
+    def __post_init__(self) -> None:
+        """See `TrainingSettings.__post_init__`."""
+        super().__post_init__()
+        if self.matryoshka_dims:
+            raise SettingsError(
+                f"matryoshka_dims={self.matryoshka_dims} does not go with bge-m3, whose other outputs have no shorter "
+                "form; leave it out, or train the dense vectors alone with train_embedder."
+            )
+        for name in ("score_weights", "loss_weights"):
+            weights = tuple(getattr(self, name))
+            if len(weights) != 3 or not all(math.isfinite(one) and one >= 0 for one in weights):
+                raise SettingsError(
+                    f"{name}={weights} must be three numbers of at least 0: of dense, sparse and colbert."
+                )
+            object.__setattr__(self, name, weights)
+        if not any(self.score_weights):
+            raise SettingsError("score_weights are all 0, so that nothing is summed up; give one above 0.")
+        if self.distil_after < 0:
+            raise SettingsError(f"distil_after={self.distil_after} must be 0 or more.")
 
 
 @dataclass(frozen=True, kw_only=True)

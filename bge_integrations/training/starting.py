@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from bge_integrations.backend.checkpoint.request import LoadRequest
 from bge_integrations.backend.checkpoint.tensors import stored_tensors
 from bge_integrations.backend.checkpoint.weights import WeightRules
 from bge_integrations.backend.engines.architecture import EncoderShape
+from bge_integrations.backend.model.heads import Heads
 from bge_integrations.backend.torch_models import load_source
+from bge_integrations.backend.torch_models.m3 import unweighted_ids
 from bge_integrations.catalogue import ModelSpec
 from bge_integrations.catalogue.instructions import resolve_instruction
 from bge_integrations.errors import UnsupportedModelError
-from bge_integrations.settings import EncoderSettings
+from bge_integrations.settings import EncoderSettings, Purpose
 
 __all__ = ["Start", "open_start"]
 
@@ -39,9 +41,12 @@ class Start:
         max_length: Tokens that the model reads, at most.
         pad_id: Token id of padding.
         encoder: The shape of a BERT-like encoder; `None` for others.
-        pooling: sentence-transformers' name of the pooling, if only pooling follows the transformer; else `None`.
+        pooling: sentence-transformers' name of the pooling, if only pooling follows the transformer; else `None`. The
+            heads of bge-m3 follow it too.
         tokenize: Function from texts and a maximum length to token ids.
         stored_in: Types of its weights in safetensors files, such as "F16".
+        heads: Weights of bge-m3's heads, by the names of `backend.model.heads`; empty if it has none, or needs none.
+        unweighted: Ids of tokens that have no lexical weight.
     """
 
     model: Any
@@ -54,18 +59,22 @@ class Start:
     pooling: str | None
     tokenize: Callable[[list[str], int], list[list[int]]]
     stored_in: frozenset[str] = frozenset()
+    heads: Heads = field(default_factory=dict)
+    unweighted: tuple[int, ...] = ()
 
 
-def open_start(settings: EncoderSettings, *, attention_dropout: bool = False) -> Start:
+def open_start(settings: EncoderSettings, *, attention_dropout: bool = False, purpose: Purpose = "vectors") -> Start:
     """Loads a model. One that no pooling was saved with, and that is no BGE model, gets what BGE models have.
 
     Args:
         settings: Where its files are, and on which device it is trained.
         attention_dropout: Whether dropout acts inside attention. It slows attention on the CPU and takes much memory.
+        purpose: "vectors", or "m3" for the heads of bge-m3 too, if the model has them.
 
     Raises:
         BgeError: As `BgeEncoder`.
-        UnsupportedModelError: It is a prepared folder, or its pooling leaves out the instruction.
+        UnsupportedModelError: It is a prepared folder, its pooling leaves out the instruction, or it can't have the
+            heads of bge-m3.
     """
     request = LoadRequest.from_settings(settings.replace(precision="float32", engine="sentence-transformers"))
     checkpoint = locate_requested(request)
@@ -74,6 +83,8 @@ def open_start(settings: EncoderSettings, *, attention_dropout: bool = False) ->
             f"{settings.model_name} is a folder of `bge prepare`, which has no weights to train. Give the model that "
             "it was made from."
         )
+    if purpose == "m3" and not checkpoint.lacking_m3_files:
+        request = dataclasses.replace(request, purpose=purpose)
     spec = vet(checkpoint, request)
     is_base = spec is None and checkpoint.modules is None
     if is_base and request.pooling is None:
@@ -83,6 +94,11 @@ def open_start(settings: EncoderSettings, *, attention_dropout: bool = False) ->
     if facts.pools_without_prompt:
         raise UnsupportedModelError(
             f"{settings.model_name} leaves the instruction out of its pooling, which training does not support."
+        )
+    if purpose == "m3" and (facts.encoder is None or facts.pooling is None):
+        raise UnsupportedModelError(
+            f"{settings.model_name} can't get the heads of bge-m3, which need a BERT or XLM-RoBERTa encoder with one "
+            "pooling of its hidden states. Start from BAAI/bge-m3, or train the dense vectors with train_embedder."
         )
     instruction = resolve_instruction(
         "query",
@@ -113,9 +129,11 @@ def open_start(settings: EncoderSettings, *, attention_dropout: bool = False) ->
         max_length=limit,
         pad_id=facts.pad_id,
         encoder=facts.encoder,
-        pooling=facts.pooling,
+        pooling=facts.pooling if purpose == "vectors" else None,
         tokenize=tokenize,
         stored_in=_stored_in(checkpoint.transformer_weights(WeightRules.of(request))),
+        heads=source.heads,
+        unweighted=unweighted_ids(tokenizer),
     )
 
 

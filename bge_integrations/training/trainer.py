@@ -22,7 +22,7 @@ from bge_integrations.backend.display.quiet import quiet_transformers
 from bge_integrations.backend.engines.memory import is_out_of_memory
 from bge_integrations.errors import DeviceMemoryError, SettingsError
 from bge_integrations.training.batches import Epochs, RowBatches
-from bge_integrations.training.callbacks import METRIC, Bar, Cards, Guard, Notes, TensorBoard
+from bge_integrations.training.callbacks import METRIC, Bar, Cards, Guard, Notes, Steps, TensorBoard
 from bge_integrations.training.gathering import process_count, process_rank, wait_for_all
 from bge_integrations.training.saving import write_record
 from bge_integrations.training.settings import TrainingSettings
@@ -68,6 +68,8 @@ class Task:
         halved: Places of groups whose batches have half as many rows.
         about_memory: What to change when memory runs out.
         about_zero: What to change when the loss stays 0.
+        on_step: Function that takes the number of steps of the optimiser that are done, before each step, also of a run
+            that goes on; `None`: none.
     """
 
     groups: Sequence[Sequence[int]]
@@ -77,6 +79,7 @@ class Task:
     halved: Collection[int] = ()
     about_memory: str
     about_zero: str
+    on_step: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +116,8 @@ def run_task(subject: Subject, task: Task, chosen: TrainingSettings, watch: Watc
     """
     notes = Notes(watch.on_log)
     callbacks: list[TrainerCallback] = [Guard(watch.work, chosen, task.about_zero), notes, Cards(watch.record)]
+    if task.on_step is not None:
+        callbacks.append(Steps(task.on_step))
     if watch.patience is not None and subject.evaluate is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=watch.patience))
     trainer = _Trainer(subject, task, chosen, watch, callbacks)

@@ -53,7 +53,7 @@ class M3Source(VectorSource):
         }
 
     def _facts(self, settings: CallSettings) -> ModelFacts:
-        return dataclasses.replace(super()._facts(settings), unweighted_ids=_unweighted_ids(self.original.tokenizer))
+        return dataclasses.replace(super()._facts(settings), unweighted_ids=unweighted_ids(self.original.tokenizer))
 
     def _linear(self, name: str, outputs: int | None, inputs: int) -> Heads:
         """Reads a linear map from `inputs` to `outputs` numbers (`None`: any). It runs no code from the file."""
@@ -69,7 +69,7 @@ class M3Source(VectorSource):
         return {f"{name}.weight": np.ascontiguousarray(weight), f"{name}.bias": bias}
 
 
-def _unweighted_ids(tokenizer: Any) -> tuple[int, ...]:  # noqa: ANN401 - transformers' tokenizers share no public base
+def unweighted_ids(tokenizer: Any) -> tuple[int, ...]:  # noqa: ANN401 - transformers' tokenizers share no public base
     """Returns the ids of the begin, end, padding and unknown tokens, and of no other special tokens.
 
     FlagEmbedding's `M3Embedder` leaves out the same tokens (`_process_token_weights`). A tokenizer without an end

@@ -22,7 +22,7 @@ own negatives alone, where L_inter is 0 or an error there; equal passages and ot
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,8 +40,6 @@ from bge_integrations.training.settings import Distillation
 
 __all__ = ["M3Loss"]
 
-_Three = tuple[float, float, float]
-
 
 class M3Loss(BudgetedLoss):
     """InfoNCE of all three scores and their sum, and self-distillation. It takes what `ContrastiveLoss` takes.
@@ -56,8 +54,8 @@ class M3Loss(BudgetedLoss):
         *,
         unweighted: Sequence[int],
         temperature: float = 0.02,
-        score_weights: _Three = (1.0, 0.3, 1.0),
-        loss_weights: _Three = (1.0, 0.1, 1.0),
+        score_weights: Sequence[float] = (1.0, 0.3, 1.0),
+        loss_weights: Sequence[float] = (1.0, 0.1, 1.0),
         distillation: Distillation | None = None,
         guide_margin: float = 0.0,
         budget: Budget = DEFAULT_BUDGET,
@@ -116,7 +114,11 @@ class M3Loss(BudgetedLoss):
 
     def _scores(self, asked: TokenRows, found: TokenRows) -> list[Tensor | None]:
         """Returns the three scores divided by the temperature; `None` for one that acts nowhere."""
-        kinds = (dense_scores, lexical_scores, lambda one, other: token_scores(one, other, SCORES_AT_ONCE))
+        kinds: tuple[Callable[[TokenRows, TokenRows], Tensor], ...] = (
+            dense_scores,
+            lexical_scores,
+            lambda one, other: token_scores(one, other, SCORES_AT_ONCE),
+        )
         acts = [bool(one or other) for one, other in zip(self.score_weights, self.loss_weights, strict=True)]
         return [kind(asked, found) / self.temperature if used else None for kind, used in zip(kinds, acts, strict=True)]
 

@@ -28,7 +28,7 @@ def lexical_scores(queries: TokenRows, passages: TokenRows) -> Tensor:
     The weight of a token in a text is the greatest of its places. Tables have a column for each token that a query has,
     not for each of the vocabulary: a token without a column adds 0 to every score.
     """
-    vocabulary, columns = queries.ids.unique(return_inverse=True)
+    vocabulary, columns = torch.unique(queries.ids, return_inverse=True)
     found = torch.searchsorted(vocabulary, passages.ids).clamp(max=len(vocabulary) - 1)
     is_shared = vocabulary[found] == passages.ids
     one = _table(queries, columns, torch.ones_like(queries.ids, dtype=torch.bool), len(vocabulary))

@@ -1,0 +1,143 @@
+"""What the fine-tunings on queries and passages share: checks, the record, the folder for checkpoints, and the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bge_integrations._optional import require
+from bge_integrations.backend.checkpoint.digests import key_of
+from bge_integrations.backend.guarantees.logs import get_logger
+from bge_integrations.errors import SettingsError
+from bge_integrations.evaluation.data import RetrievalData
+from bge_integrations.settings import EncoderSettings, Purpose
+from bge_integrations.training.checks import advice
+from bge_integrations.training.data import TrainingData
+from bge_integrations.training.saving import require_free
+from bge_integrations.training.settings import EmbedderTraining
+from bge_integrations.training.work import (
+    TrainingResult,
+    about_weights,
+    base_model,
+    computed_in,
+    events_folder,
+    launched,
+    prepare_work,
+    shown_name,
+    work_folder,
+)
+
+if TYPE_CHECKING:
+    from bge_integrations.training.budget import BudgetedLoss
+    from bge_integrations.training.starting import Start
+    from bge_integrations.training.trainer import Subject
+
+__all__ = ["Kind", "Trained", "fine_tune"]
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is trained, and on what loss.
+
+    Attributes:
+        subject: The model and its files.
+        loss: The loss of a column of queries, a column of passages and their `Layout`.
+        on_step: Function that takes the number of steps that are done, before each step; `None`: none.
+    """
+
+    subject: Subject
+    loss: BudgetedLoss
+    on_step: Callable[[int], None] | None = None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of fine-tuning.
+
+    Attributes:
+        purpose: What the model is loaded for.
+        make: Function from the start, the settings and the validation data to what is trained.
+        advice: Function from the start and the settings to warnings, each with a remedy.
+    """
+
+    purpose: Purpose
+    make: Callable[[Start, Any, RetrievalData | None], Trained]
+    advice: Callable[[Start, Any], list[str]] = lambda *_: []
+
+
+def fine_tune(
+    kind: Kind,
+    data: TrainingData,
+    model: str | os.PathLike[str] | EncoderSettings,
+    output: str | os.PathLike[str],
+    chosen: EmbedderTraining,
+    *,
+    validation: RetrievalData | None,
+    resume: bool,
+    show_progress: bool,
+    report_to: str,
+    on_log: Callable[[int, dict[str, float]], None] | None,
+) -> TrainingResult:
+    """Fine-tunes a model. See `train_embedder` for the arguments and errors."""
+    target = Path(output).expanduser()
+    require_free(target)
+    if chosen.patience is not None and validation is None:
+        raise SettingsError(
+            f"patience={chosen.patience} stops training by figures on validation data, and there are none. Give "
+            "validation, or leave patience out."
+        )
+    events = events_folder(report_to, target)
+    require("accelerate", extra="train")
+    from bge_integrations.training.starting import open_start
+
+    start_settings = model if isinstance(model, EncoderSettings) else EncoderSettings(model_name=os.fspath(model))
+    start = open_start(start_settings, attention_dropout=chosen.attention_dropout, purpose=kind.purpose)
+    chosen = _completed(chosen, start)
+    rank, processes = launched()
+    warnings = [*advice(data, chosen, processes=processes), *about_weights(start, start_settings.model_name)]
+    for warning in [*warnings, *kind.advice(start, chosen)]:
+        if rank == 0:
+            logger.warning(warning)
+    work = work_folder(target)
+    key = key_of({"data": data.digest, "model": start.identity, "settings": chosen.as_plain()})
+    checkpoint = prepare_work(work, key, resume=resume)
+    from bge_integrations.training.contrastive_task import contrastive_task
+    from bge_integrations.training.trainer import Watch, run_task
+
+    record = {
+        "base_model": base_model(start),
+        "started_from": shown_name(start_settings.model_name),
+        "query_instruction": start.instruction,
+        "data": {"name": data.name, "rows": len(data.rows), "digest": data.digest},
+        "settings": chosen.as_plain(),
+    }
+    watch = Watch(
+        work=work,
+        output=target,
+        record=record,
+        checkpoint=checkpoint,
+        every=chosen.evaluate_every,
+        patience=chosen.patience,
+        show_progress=show_progress,
+        events=events,
+        on_log=on_log,
+    )
+    trained = kind.make(start, chosen, validation)
+    with contrastive_task(start, data, chosen, trained.loss, trained.on_step) as task:
+        return run_task(trained.subject, task, chosen, watch)
+
+
+def _completed(chosen: EmbedderTraining, start: Start) -> EmbedderTraining:
+    """Returns settings with the choices that depend on the model and the machine."""
+    changes: dict[str, Any] = {}
+    if chosen.temperature is None:
+        is_first = start.spec is not None and "v1.5" not in start.spec.model_id
+        changes["temperature"] = 0.01 if is_first else 0.02
+    changes["precision"] = computed_in(chosen.precision, start)
+    return dataclasses.replace(chosen, **changes)
