@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,17 +20,27 @@ from langchain_core.documents import Document
 from llama_index.core.schema import NodeWithScore, TextNode
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
+from typer.testing import CliRunner
 
 from bge_integrations import BgeM3Encoder
+from bge_integrations.cli import app
 from bge_integrations.errors import SettingsError, UnsupportedModelError
 from bge_integrations.evaluation import RetrievalData, evaluate_retrieval
 from bge_integrations.settings import EncoderSettings
-from bge_integrations.training import M3Training, TrainingData, TrainingResult, TrainingRow, train_m3
+from bge_integrations.training import (
+    M3Training,
+    TrainingData,
+    TrainingResult,
+    TrainingRow,
+    load_training_data,
+    train_m3,
+)
 from bge_integrations.training.layout import Layout
 from bge_integrations.training.m3 import subject
 from bge_integrations.training.m3.loss import M3Loss
 from bge_integrations.training.m3.model import M3Model
 from bge_integrations.training.memory import Budget
+from bge_integrations.training.verdict import held_out
 from tests.checkpoints import Architecture, make_checkpoint
 from tests.checkpoints_of_pairs import reference_m3
 from tests.decoder_checkpoints import make_embedder
@@ -269,6 +281,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.test_training_m3 import GROUPS, PASSAGES, QUERIES, TEMPERATURE, UNWEIGHTED, column, gradients, layout, tiny
 from bge_integrations.training.m3.loss import M3Loss
 from bge_integrations.training.memory import Budget
+from bge_integrations.training.verdict import held_out
 result, cached, rank = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 dist.init_process_group("gloo", init_method=f"file://{result}.meeting", rank=rank, world_size=2)
 # The second passage of the first process is there in the second one too; the rows are 3 and 1.
@@ -540,3 +553,77 @@ def assert_outputs(found: Any, expected: Any) -> None:  # noqa: ANN401 - outputs
     for rows, others in zip(found.colbert, expected.colbert, strict=True):
         np.testing.assert_allclose(rows, others, atol=1e-5)
     assert sum(map(len, expected.sparse)) > 3
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    lines = [
+        {"query": f"about {one} {other}", "pos": [f"{one} is {other}"], "neg": [f"{other} is not {one}"]}
+        for one in _WORDS
+        for other in _WORDS[:6]
+        if one != other
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return file
+
+
+def train(*arguments: object) -> Any:  # noqa: ANN401 - typer's result
+    return CliRunner().invoke(app, ["train", *map(str, arguments), "--device", "cpu"])
+
+
+class TestCommand:
+    def test_rows_become_a_folder_and_a_verdict_on_each_output(self, bge_m3: Path, rows: Path, tmp_path: Path) -> None:
+        output = tmp_path / "tuned"
+        quick = ("--max-steps", 6, "--batch-size", 8, "--learning-rate", "1e-3", "--distil-after", 3)
+        done = train(rows, "--model", bge_m3, "-o", output, "--m3", *quick, "--prepare", "float32", "--json")
+        assert done.exit_code == 0, done.output
+        found = json.loads(done.stdout)
+        verdict = found["verdict"]
+        everything = load_training_data(rows)
+        test = everything.split(by="passage", validation=0.1, test=0.1, seed=0).test
+        assert test is not None
+        data = held_out(test, everything)
+        for folder, side in ((bge_m3, "before"), (output, "after")):
+            encoder = BgeM3Encoder(folder, device="cpu")
+            expected = evaluate_retrieval(encoder, data, depth=100, output="mixed").metrics
+            assert verdict[side] == pytest.approx(expected, abs=1e-4)
+            for name in ("dense", "sparse", "colbert"):
+                alone = evaluate_retrieval(encoder, data, depth=100, output=name).metrics["ndcg@10"]
+                assert verdict["outputs"][name][side] == pytest.approx(alone, abs=1e-4)
+        assert "the trained model (sparse)" in verdict["words"]
+        assert verdict["words"] in (output / "README.md").read_text(encoding="utf-8")
+        record = json.loads((output / "bge_training.json").read_text(encoding="utf-8"))
+        assert record["settings"]["distil_after"] == 3
+        one, other = (
+            BgeM3Encoder(folder, device="cpu").encode_queries(["about fox"]) for folder in (output, found["prepared"])
+        )
+        assert one.colbert is not None
+        assert other.colbert is not None
+        np.testing.assert_allclose(one.colbert[0], other.colbert[0], atol=1e-5)
+
+    def test_a_start_without_heads_is_judged_by_its_dense_vectors(
+        self, bge_small_en: Path, rows: Path, tmp_path: Path
+    ) -> None:
+        output = tmp_path / "tuned"
+        done = train(rows, "--model", bge_small_en, "-o", output, "--m3", "--max-steps", 2, "--batch-size", 8)
+        assert done.exit_code == 0, done.output
+        said = " ".join(done.output.split())
+        assert re.search(r"the trained model \(all outputs\) (is \w+ than|and) the start \(dense\)", said)
+        assert "dense alone" in said
+        assert "sparse alone" not in said
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["--m3", "--merge", "0.5"], "--merge does not go with --m3"),
+            (["--m3", "--distil-from", "M"], "--m3 does not go with distil_from='M'"),
+            (["--distil-after", "3"], "add --m3, or leave it out"),
+        ],
+    )
+    def test_options_that_do_not_fit_are_named(
+        self, bge_m3: Path, rows: Path, tmp_path: Path, arguments: list[str], said: str
+    ) -> None:
+        done = train(rows, "--model", bge_m3, "-o", tmp_path / "out", *arguments)
+        assert isinstance(done.exception, SettingsError)
+        assert said in str(done.exception)

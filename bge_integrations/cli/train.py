@@ -18,10 +18,11 @@ from bge_integrations.cli.terminal import plain_table, print_table, print_text
 from bge_integrations.errors import SettingsError, TrainingDataError
 from bge_integrations.evaluation import RetrievalData, load_retrieval_data
 from bge_integrations.prepare import prepare
-from bge_integrations.settings import EncoderSettings
+from bge_integrations.settings import EncoderSettings, Purpose
 from bge_integrations.training import (
     DistillationTraining,
     EmbedderTraining,
+    M3Training,
     MergeResult,
     TrainingData,
     TrainingResult,
@@ -29,7 +30,9 @@ from bge_integrations.training import (
     distil_embedder,
     load_training_data,
     train_embedder,
+    train_m3,
 )
+from bge_integrations.training.m3.verdict import judge_m3
 from bge_integrations.training.saving import RECORD, require_free, write_record
 from bge_integrations.training.verdict import Verdict, held_out, judge
 from bge_integrations.training.work import launched
@@ -141,6 +144,8 @@ def run_training(job: Job, console: Console) -> Outcome | None:
     is_first = launched()[0] == 0
     if is_first and console.is_terminal:
         print_text(console, f"{len(train.rows):,} rows to train on …")
+    if job.merge and isinstance(job.settings, M3Training):
+        raise SettingsError("--merge does not go with --m3: a mean would lose the heads. Leave it out.")
     if job.merge and validation is None:
         raise SettingsError("--merge chooses a share on the validation data, and there are none; give --validation.")
     trained = job.output.with_name(f"{job.output.name}.tuned") if job.merge else job.output
@@ -157,10 +162,12 @@ def run_training(job: Job, console: Console) -> Outcome | None:
         shutil.rmtree(trained)
     verdict = None
     if test is not None:
-        verdict = judge(job.start, job.output, test, general=general, cache=usual_cache())
+        judged = judge_m3 if isinstance(job.settings, M3Training) else judge
+        verdict = judged(job.start, job.output, test, general=general, cache=usual_cache())
         _note(job.output, verdict)
     if prepared is not None:
-        prepare(job.output, prepared, precision=job.prepared)  # type: ignore[arg-type] # checked there
+        purpose: Purpose | None = "m3" if isinstance(job.settings, M3Training) else None
+        prepare(job.output, prepared, precision=job.prepared, purpose=purpose)  # type: ignore[arg-type] # checked there
     losses = [] if result is None else [loss for _, loss in sorted(result.losses.items())]
     last = losses[-max(1, len(losses) // 10) :]
     return Outcome(
@@ -188,6 +195,17 @@ def _train(
             settings=job.settings,
             queries=list(dict.fromkeys(row.query for row in train.rows)),
             cache=usual_cache(),
+            resume=job.resume,
+            show_progress=console.is_terminal,
+            report_to=job.report_to,
+        )
+    if isinstance(job.settings, M3Training):
+        return train_m3(
+            train,
+            job.start,
+            output,
+            settings=job.settings,
+            validation=validation,
             resume=job.resume,
             show_progress=console.is_terminal,
             report_to=job.report_to,
@@ -262,20 +280,33 @@ def _note(output: Path, verdict: Verdict) -> None:
     write_record(output, record)
 
 
-def settings_of(distil_from: str | None, **options: Any) -> EmbedderTraining | DistillationTraining:  # noqa: ANN401
+def settings_of(
+    distil_from: str | None,
+    *,
+    m3: bool = False,
+    **options: Any,  # noqa: ANN401
+) -> EmbedderTraining | DistillationTraining:
     """Returns settings with the options that were given; the others keep their defaults.
 
     Args:
         distil_from: A teacher whose vectors are learned; `None`: queries and passages are trained on.
+        m3: Whether all outputs of bge-m3 are trained.
         **options: Fields of the settings; `None`: not given.
 
     Raises:
-        SettingsError: An option does not go with `distil_from`.
+        SettingsError: An option does not go with the kind of training.
     """
-    kind = EmbedderTraining if distil_from is None else DistillationTraining
+    if m3 and distil_from is not None:
+        raise SettingsError(
+            f"--m3 does not go with distil_from={distil_from!r}, from which dense vectors alone learn. Leave one of "
+            "them out."
+        )
+    kind = M3Training if m3 else EmbedderTraining if distil_from is None else DistillationTraining
     known = {field.name for field in dataclasses.fields(kind)}
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     unknown = next((name for name in given if name not in known), None)
+    if unknown is not None and distil_from is None:
+        raise SettingsError(f"{unknown}={given[unknown]!r} is of bge-m3's other outputs; add --m3, or leave it out.")
     if unknown is not None:
         raise SettingsError(
             f"{unknown}={given[unknown]!r} does not go with distil_from={distil_from!r}; leave it out, since no rows "

@@ -175,6 +175,11 @@ def train(
         str | None,
         typer.Option(metavar="S,…", help="Average the result with its start, and keep the best of these shares."),
     ] = None,
+    m3: Annotated[bool, typer.Option("--m3", help="Train all outputs of bge-m3: dense, sparse and colbert.")] = False,
+    distil_after: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="With --m3: steps before its scores teach each other; 0 unless given."),
+    ] = None,
     same_source: Annotated[
         bool, typer.Option("--same-source", help="Fill a batch with rows of one file only.")
     ] = False,
@@ -234,6 +239,8 @@ def train(
         output=output,
         settings=settings_of(
             distil_from,
+            m3=m3,
+            distil_after=distil_after,
             epochs=epochs,
             max_steps=max_steps,
             batch_size=batch_size,

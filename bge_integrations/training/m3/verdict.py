@@ -1,0 +1,147 @@
+"""Judges a fine-tuned bge-m3: each output alone, and all together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
+
+from bge_integrations.encoder import BgeEncoder
+from bge_integrations.errors import UnsupportedModelError
+from bge_integrations.evaluation.cache import EvaluationCache
+from bge_integrations.evaluation.comparison import Comparison, compare
+from bge_integrations.evaluation.data import RetrievalData
+from bge_integrations.evaluation.report import RetrievalReport
+from bge_integrations.evaluation.retrieval import evaluate_retrieval
+from bge_integrations.evaluation.searchers import Output
+from bge_integrations.evaluation.statistics import holm
+from bge_integrations.m3 import BgeM3Encoder
+from bge_integrations.settings import EncoderSettings, ModelOptions, ModelSettings
+from bge_integrations.training.verdict import Verdict, probe
+
+__all__ = ["M3Verdict", "judge_m3"]
+
+_METRIC = "ndcg@10"
+_ALL: Output = "mixed"
+_NAMES = {_ALL: "all outputs"}
+_SINGLE: tuple[Output, ...] = tuple(output for output in get_args(Output) if output != _ALL)
+
+
+@dataclass(frozen=True)
+class M3Verdict(Verdict):
+    """What a training of bge-m3 changed. `before`, `after` and `comparison` are those of all outputs together.
+
+    A start without heads for lexical weights and token vectors is compared by its dense vectors alone.
+
+    Attributes:
+        outputs: The comparison by output: "dense", "sparse" and "colbert", with p values adjusted by Holm.
+    """
+
+    outputs: Mapping[str, Comparison] = field(default_factory=dict)
+
+    def in_words(self) -> str:
+        """Says whether the model is better, by all outputs and by each."""
+        return " ".join([super().in_words(), *(one.in_words() for one in self.outputs.values())])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON."""
+        outputs = {
+            name: {key: value for key, value in one.to_dict().items() if key != "differences"}
+            for name, one in self.outputs.items()
+        }
+        return {**super().to_dict(), "outputs": outputs}
+
+
+def judge_m3(
+    start: str | os.PathLike[str] | EncoderSettings,
+    tuned: str | os.PathLike[str],
+    data: RetrievalData,
+    *,
+    general: RetrievalData | None = None,
+    texts: Sequence[str] | None = None,
+    cache: EvaluationCache | None = None,
+) -> M3Verdict:
+    """Compares a trained bge-m3 with its start.
+
+    All queries are compared with all documents token by token, which takes long for a large corpus. "All together" is
+    the weighted mean of `BgeM3Encoder.score`.
+
+    Args:
+        start: Hub id or folder of the start, or settings of it.
+        tuned: The trained folder.
+        data: Questions that were not trained on.
+        general: Labelled data of another kind, to see what is forgotten.
+        texts: General texts for the probe; `None`: the package's own.
+        cache: Keeps vectors and lexical weights for the next judgement.
+
+    Raises:
+        BgeError: A model can't be loaded.
+    """
+    settings = start if isinstance(start, EncoderSettings) else EncoderSettings(model_name=os.fspath(start))
+    trained = EncoderSettings(model_name=os.fspath(tuned), device=settings.device)
+    with _opened(settings) as before, _opened(trained) as after:
+        reports = _reports(before, after, data, (_ALL, *_SINGLE), cache)
+        of_general = None if general is None else _reports(before, after, general, (_ALL,), cache)[_ALL]
+        found = probe(_dense(before), _dense(after), texts)
+    compared = {output: compare(*pair, _METRIC) for output, pair in reports.items()}
+    main = compared.pop(_ALL)
+    adjusted = holm([one.p for one in compared.values()])
+    one, other = (report.by_group(_METRIC) for report in reports[_ALL])
+    return M3Verdict(
+        *reports[_ALL],
+        main,
+        found,
+        general=None if of_general is None else compare(*of_general, _METRIC),
+        groups={
+            **{group: (one[group], other[group]) for group in one},
+            **{f"{output} alone": (single.before, single.after) for output, single in compared.items()},
+        },
+        outputs={name: replace(one, p=p) for (name, one), p in zip(compared.items(), adjusted, strict=True)},
+    )
+
+
+@contextmanager
+def _opened(settings: EncoderSettings) -> Iterator[BgeM3Encoder | BgeEncoder]:
+    """Gives a model with all outputs that it has."""
+    quiet = settings.replace(on_truncation="ignore")
+    options = {name: getattr(quiet, name) for name in ModelOptions.__annotations__}
+    try:
+        encoder: BgeM3Encoder | BgeEncoder = BgeM3Encoder.from_settings(
+            ModelSettings(model_name=quiet.model_name, **options)
+        )
+    except UnsupportedModelError:
+        encoder = BgeEncoder.from_settings(quiet)
+    with encoder:
+        yield encoder
+
+
+def _dense(encoder: BgeM3Encoder | BgeEncoder) -> BgeEncoder:
+    return encoder.dense_encoder() if isinstance(encoder, BgeM3Encoder) else encoder
+
+
+def _reports(
+    before: BgeM3Encoder | BgeEncoder,
+    after: BgeM3Encoder | BgeEncoder,
+    data: RetrievalData,
+    outputs: Sequence[Output],
+    cache: EvaluationCache | None,
+) -> dict[Output, tuple[RetrievalReport, RetrievalReport]]:
+    """Returns reports of both models by output, where both have it. Of a start without heads, dense stands for all."""
+    found = {}
+    for output in outputs:
+        has_it = isinstance(before, BgeM3Encoder)
+        if not has_it and output not in ("dense", _ALL):
+            continue
+        one, other = (
+            evaluate_retrieval(
+                encoder, data, depth=100, cache=cache, output=chosen, name=f"{who} ({_NAMES.get(chosen, chosen)})"
+            )
+            for who, encoder, chosen in (
+                ("the start", before, output if has_it else "dense"),
+                ("the trained model", after, output),
+            )
+        )
+        found[output] = (one, other)
+    return found
