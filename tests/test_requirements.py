@@ -38,6 +38,7 @@ EXTRAS_OF = {
     "bge_integrations/cli/demo": ("langchain", "llama-index"),
     "bge_integrations/evaluation/mteb": ("mteb", "train"),  # mteb brings datasets
     "bge_integrations/training": ("train",),
+    "bge_integrations/training/lora.py": ("lora",),
     "bge_integrations/langchain": ("langchain",),
     "bge_integrations/llama_index": ("llama-index",),
     "benchmarks": (*_FRAMEWORKS, "train", "bench"),
@@ -69,7 +70,7 @@ SYSTEMS = {
     "Windows": ("win32", "AMD64"),
     "Windows on ARM": ("win32", "ARM64"),
 }
-NEED_TORCH = {"accelerate", "datasets", "mteb", "torch", "scikit-learn", "scipy", "sentence-transformers"}
+NEED_TORCH = {"accelerate", "datasets", "mteb", "peft", "torch", "scikit-learn", "scipy", "sentence-transformers"}
 WITHOUT_WHEELS = {
     "Intel Mac": NEED_TORCH,
     "Windows on ARM": NEED_TORCH | {"openvino", "nncf", "llama-index-core", "llama-index-instrumentation"},

@@ -13,6 +13,7 @@ from accelerate.data_loader import BatchSamplerShard  # type: ignore[import-unty
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bge_integrations.catalogue.instructions import Instruction
 from bge_integrations.training import TrainingRow, draw
 from bge_integrations.training.batches import Collator, Epochs, RowBatches
 from bge_integrations.training.candidates import Candidates
@@ -40,7 +41,7 @@ class Read:
         collator = Collator(
             rows,
             tokenize,
-            instruction=lambda row: "find: " if row.prompt is None else row.prompt,
+            instruction=lambda row: Instruction("find: " if row.prompt is None else row.prompt),
             **{
                 "negatives": 7,
                 "query_length": 64,

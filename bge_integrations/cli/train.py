@@ -22,6 +22,7 @@ from bge_integrations.settings import EncoderSettings, Purpose
 from bge_integrations.training import (
     DistillationTraining,
     EmbedderTraining,
+    Lora,
     M3Training,
     MergeResult,
     TrainingData,
@@ -146,6 +147,9 @@ def run_training(job: Job, console: Console) -> Outcome | None:
         print_text(console, f"{len(train.rows):,} rows to train on …")
     if job.merge and isinstance(job.settings, M3Training):
         raise SettingsError("--merge does not go with --m3: a mean would lose the heads. Leave it out.")
+    lora = job.settings.lora if isinstance(job.settings, EmbedderTraining) else None
+    if job.merge and lora is not None and not lora.merge:
+        raise SettingsError("--merge averages whole weights, and --lora saves an adapter; add --lora-merge.")
     if job.merge and validation is None:
         raise SettingsError("--merge chooses a share on the validation data, and there are none; give --validation.")
     trained = job.output.with_name(f"{job.output.name}.tuned") if job.merge else job.output
@@ -313,6 +317,21 @@ def settings_of(
             "are compared then."
         )
     return kind(**given)
+
+
+def lora_of(rank: int | None, *, merge: bool) -> Lora | None:
+    """Returns the adapter for the rank of `--lora`.
+
+    Args:
+        rank: The rank; `None`: no adapter.
+        merge: Whether the saved model is whole.
+
+    Raises:
+        SettingsError: There is nothing to merge.
+    """
+    if rank is None and merge:
+        raise SettingsError("--lora-merge is of --lora N, which is not given; leave it out, or add --lora 32.")
+    return None if rank is None else Lora(rank=rank, merge=merge)
 
 
 def shares_of(text: str | None) -> tuple[float, ...]:

@@ -180,6 +180,13 @@ def train(
         int | None,
         typer.Option(min=0, metavar="N", help="With --m3: steps before its scores teach each other; 0 unless given."),
     ] = None,
+    lora: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Train a LoRA adapter of this rank, such as 32, instead of all weights."),
+    ] = None,
+    lora_merge: Annotated[
+        bool, typer.Option("--lora-merge", help="Save the whole model, with the adapter in its weights.")
+    ] = False,
     same_source: Annotated[
         bool, typer.Option("--same-source", help="Fill a batch with rows of one file only.")
     ] = False,
@@ -220,7 +227,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune an embedding model on your own data, and see whether it became better on held-out questions."""
-    from bge_integrations.cli.train import Job, print_outcome, run_training, settings_of, shares_of
+    from bge_integrations.cli.train import Job, lora_of, print_outcome, run_training, settings_of, shares_of
     from bge_integrations.settings import EncoderSettings
 
     job = Job(
@@ -241,6 +248,7 @@ def train(
             distil_from,
             m3=m3,
             distil_after=distil_after,
+            lora=lora_of(lora, merge=lora_merge),
             epochs=epochs,
             max_steps=max_steps,
             batch_size=batch_size,

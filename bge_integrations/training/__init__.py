@@ -16,7 +16,7 @@ from bge_integrations.training.mining_chart import draw_mining_chart
 from bge_integrations.training.mining_report import MiningReport
 from bge_integrations.training.overlaps import Leakage, Overlap, leakage
 from bge_integrations.training.sampling import Drawn, draw
-from bge_integrations.training.settings import DistillationTraining, EmbedderTraining, M3Training
+from bge_integrations.training.settings import DistillationTraining, EmbedderTraining, Lora, M3Training
 from bge_integrations.training.teacher import score_with_teacher
 from bge_integrations.training.work import TrainingResult
 
@@ -25,6 +25,7 @@ __all__ = [
     "Drawn",
     "EmbedderTraining",
     "Leakage",
+    "Lora",
     "M3Training",
     "MergeResult",
     "Mined",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import BatchSampler
 
+from bge_integrations.catalogue.instructions import Instruction
 from bge_integrations.training.data import TrainingRow
 from bge_integrations.training.layout import Layout
 from bge_integrations.training.sampling import Drawn, draw
@@ -133,7 +134,8 @@ class Collator:
         rows: Sequence[TrainingRow],
         tokenize: Tokenize,
         *,
-        instruction: Callable[[TrainingRow], str],
+        instruction: Callable[[TrainingRow], Instruction],
+        fit: Callable[[Instruction, str, int], str] | None = None,
         negatives: int,
         query_length: int,
         passage_length: int,
@@ -149,7 +151,8 @@ class Collator:
         Args:
             rows: All rows.
             tokenize: Gives token ids.
-            instruction: The text before a row's query.
+            instruction: The text before and after a row's query.
+            fit: Cuts a query, so that the text after it is read too; `None`: there is none.
             negatives: Negatives of a row, at most.
             query_length: Tokens of a query, at most, instruction included.
             passage_length: Tokens of a passage, at most, instruction included.
@@ -167,6 +170,7 @@ class Collator:
         self._rows = [_without(row, doubted(row)) for row in rows]
         self._tokenize = tokenize
         self._instruction = instruction
+        self._fit = fit
         self._negatives = negatives
         self._lengths = query_length, passage_length
         self._pad_id = pad_id
@@ -175,7 +179,7 @@ class Collator:
         self._uses_teacher = uses_teacher
         self._guide = guide
         self._positives = equal_queries(rows, doubted)
-        self._has_instructed_passages = any(map(self._before_passages, rows))
+        self._has_instructed_passages = any(self._around_passages(row) != Instruction() for row in rows)
 
     def __call__(self, chosen: Sequence[Mapping[str, int]]) -> dict[str, dict[str, Tensor]]:
         """Returns token ids and masks of queries and of passages, longest last, and the layout."""
@@ -184,13 +188,14 @@ class Collator:
             draw(row, self._seed, self._epochs.current, one["row"], self._negatives)
             for one, row in zip(chosen, rows, strict=True)
         ]
-        asked = {f"{self._instruction(row)}{row.query}": row.query for row in rows}
+        texts = [self._asked(row) for row in rows]
+        asked = {text: row.query for text, row in zip(texts, rows, strict=True)}
         queries = _Column(list(asked), self._tokenize, self._lengths[0])
         found: dict[str, str] = {}
         groups = []
         for row, one in zip(rows, drawn, strict=True):
-            before = self._before_passages(row)
-            group = {f"{before}{text}": text for text in (one.positive, *one.negatives)}
+            around = self._around_passages(row)
+            group = {around.apply(text): text for text in (one.positive, *one.negatives)}
             groups.append(list(group))
             found |= group
         passages = _Column(list(found), self._tokenize, self._lengths[1])
@@ -203,7 +208,7 @@ class Collator:
             guides["guide_queries"] = torch.from_numpy(embed_queries([asked[text] for text in queries.texts]))
             guides["guide_passages"] = torch.from_numpy(embed_passages(plain))
         layout = Layout(
-            queries=torch.tensor([queries.place[f"{self._instruction(row)}{row.query}"] for row in rows]),
+            queries=torch.tensor([queries.place[text] for text in texts]),
             candidates=_ragged([[passages.place[text] for text in group] for group in groups]),
             keys=torch.tensor([_key(text) for text in passages.texts]),
             known=_ragged([[_key(text) for text in sorted(texts)] for texts in answers]),
@@ -218,8 +223,14 @@ class Collator:
             "layout": layout.as_dict(),
         }
 
-    def _before_passages(self, row: TrainingRow) -> str:
-        return self._instruction(row) if row.type in _BOTH_SIDES else ""
+    def _asked(self, row: TrainingRow) -> str:
+        """Returns a row's query as the model reads it."""
+        around = self._instruction(row)
+        query = self._fit(around, row.query, self._lengths[0]) if around.suffix and self._fit else row.query
+        return around.apply(query)
+
+    def _around_passages(self, row: TrainingRow) -> Instruction:
+        return self._instruction(row) if row.type in _BOTH_SIDES else Instruction()
 
     def _answers(self, row: TrainingRow, drawn: Drawn) -> frozenset[str]:
         """Returns texts that are no negatives for a row, beside its drawn positive."""

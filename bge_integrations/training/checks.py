@@ -14,6 +14,8 @@ _FEW_ROWS = 1000
 _FLAT = 0.5
 """Temperature from which InfoNCE hardly tells passages apart: cosines differ by less than 1."""
 
+_LOW_FOR_LORA = 5e-5
+
 
 def row_groups(rows: Sequence[TrainingRow], *, same_source: bool) -> dict[tuple[str, str], list[int]]:
     """Returns the row numbers of each group by source and type. A batch has rows of one group.
@@ -62,6 +64,11 @@ def advice(data: TrainingData, chosen: EmbedderTraining, *, processes: int = 1) 
         found.append(
             f"temperature={chosen.temperature} makes the loss flat; leave it out, or take 0.01 or 0.02 as BGE models "
             "were trained with."
+        )
+    if chosen.lora is not None and chosen.learning_rate < _LOW_FOR_LORA:
+        found.append(
+            f"learning_rate={chosen.learning_rate:g} is low for a LoRA adapter, which begins with no change at all; "
+            "1e-4 is usual."
         )
     hopeless = _without_negatives(data.rows, chosen, processes)
     if hopeless:

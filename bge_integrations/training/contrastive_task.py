@@ -42,7 +42,8 @@ def contrastive_task(
     collator = Collator(
         rows,
         start.tokenize,
-        instruction=lambda row: start.instruction if row.prompt is None else row.prompt,
+        instruction=lambda row: start.instruct(row.prompt),
+        fit=start.fit,
         negatives=chosen.negatives,
         query_length=chosen.query_length,
         passage_length=chosen.passage_length,

@@ -128,7 +128,7 @@ def distil_embedder(
             "teacher": _identity(opened),
             "model": start.identity,
             "pooling": start_settings.pooling,
-            "instruction": start.instruction,
+            "instruction": [start.asked.prefix, start.asked.suffix],
             "settings": dataclasses.asdict(chosen),
         }
         checkpoint = prepare_work(work, key_of(facts), resume=resume)
@@ -140,7 +140,7 @@ def distil_embedder(
     from bge_integrations.training.trainer import Task, Watch, run_task
 
     collator = TargetCollator(
-        [*(f"{start.instruction}{text}" for text in learned.queries), *learned.documents],
+        [*(start.asked.apply(text) for text in learned.queries), *learned.documents],
         wanted,
         start.tokenize,
         length=chosen.length or start.max_length,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -53,7 +54,7 @@ def train_embedder(
 
     Raises:
         SettingsError: A setting is wrong, the output has content, or there is nothing to go on with.
-        MissingExtraError: accelerate or tensorboard is not installed and needed.
+        MissingExtraError: accelerate, peft or tensorboard is not installed and needed.
         BgeError: The model can't be loaded.
     """
     return fine_tune(
@@ -74,12 +75,20 @@ def _trained(start: Start, chosen: EmbedderTraining, validation: RetrievalData |
     from bge_integrations.training.contrastive import ContrastiveLoss
     from bge_integrations.training.embedder_subject import embedder_subject
 
+    budget, lora = budget_of(start, chosen), chosen.lora
+    if lora is not None:
+        from bge_integrations.training.lora import adapted_subject, add_adapter
+
+        add_adapter(start, lora, chosen.seed)
+        # The library computes adapted layers, and padding with them.
+        start, budget = dataclasses.replace(start, encoder=None), dataclasses.replace(budget, pads=True)
     loss = ContrastiveLoss(
         start.model,
         temperature=chosen.temperature or 0.02,
         distillation=chosen.distillation,
         matryoshka_dims=chosen.matryoshka_dims,
         guide_margin=chosen.guide_margin,
-        budget=budget_of(start, chosen),
+        budget=budget,
     )
-    return Trained(embedder_subject(start, chosen.precision, validation), loss)
+    subject = embedder_subject(start, chosen.precision, validation)
+    return Trained(subject if lora is None else adapted_subject(subject, start, lora), loss)

@@ -35,7 +35,8 @@ def embedder_subject(start: Start, precision: str, validation: RetrievalData | N
         validation: Data to evaluate on; `None`: none.
     """
     model = start.model
-    set_prompts(model, start.instruction)
+    # A prompt is before a text. Without one, the catalogue's template is used, which also says what follows.
+    set_prompts(model, "" if start.asked.suffix else start.instruction)
     return Subject(
         model=model,
         device=model.device,
@@ -67,7 +68,7 @@ def _figures(start: Start, data: RetrievalData, precision: str) -> dict[str, flo
 
     class Embeds:
         encode_queries: Callable[[Sequence[str]], NDArray[np.float32]] = staticmethod(
-            lambda texts: _vectors(model, [f"{start.instruction}{text}" for text in texts], precision)
+            lambda texts: _vectors(model, [start.asked.apply(text) for text in texts], precision)
         )
         encode_documents: Callable[[Sequence[str]], NDArray[np.float32]] = staticmethod(
             lambda texts: _vectors(model, texts, precision)

@@ -15,6 +15,7 @@ from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.errors import SettingsError
 from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.settings import EncoderSettings, Purpose
+from bge_integrations.texts import shortened
 from bge_integrations.training.checks import advice
 from bge_integrations.training.data import TrainingData
 from bge_integrations.training.saving import require_free
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 __all__ = ["Kind", "Trained", "fine_tune"]
 
 logger = get_logger(__name__)
+
+_LEAST_QUERY = 8
+"""Tokens of a query that must fit beside its instruction."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ def fine_tune(
     start_settings = model if isinstance(model, EncoderSettings) else EncoderSettings(model_name=os.fspath(model))
     start = open_start(start_settings, attention_dropout=chosen.attention_dropout, purpose=kind.purpose)
     chosen = _completed(chosen, start)
+    _require_room(start, data, chosen)
     rank, processes = launched()
     warnings = [*advice(data, chosen, processes=processes), *about_weights(start, start_settings.model_name)]
     for warning in [*warnings, *kind.advice(start, chosen)]:
@@ -131,6 +136,24 @@ def fine_tune(
     trained = kind.make(start, chosen, validation)
     with contrastive_task(start, data, chosen, trained.loss, trained.on_step) as task:
         return run_task(trained.subject, task, chosen, watch)
+
+
+def _require_room(start: Start, data: TrainingData, chosen: EmbedderTraining) -> None:
+    """Checks that queries are not cut off by their instructions.
+
+    Raises:
+        SettingsError: An instruction leaves too few tokens.
+    """
+    limit = min(chosen.query_length, start.max_length)
+    for prompt in dict.fromkeys(row.prompt for row in data.rows):
+        around = start.instruct(prompt)
+        least = start.room(around)
+        if (around.prefix or around.suffix) and least + _LEAST_QUERY > limit:
+            raise SettingsError(
+                f"query_length={chosen.query_length} leaves {max(limit - least + 1, 0)} tokens for a query beside the "
+                f"instruction {shortened(around.prefix + around.suffix)}; give at least {least + _LEAST_QUERY}, or a "
+                "shorter instruction."
+            )
 
 
 def _completed(chosen: EmbedderTraining, start: Start) -> EmbedderTraining:

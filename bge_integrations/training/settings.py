@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from bge_integrations.errors import SettingsError
 
-__all__ = ["Distillation", "DistillationTraining", "EmbedderTraining", "M3Training", "TrainingSettings"]
+__all__ = ["Distillation", "DistillationTraining", "EmbedderTraining", "Lora", "M3Training", "TrainingSettings"]
 
 Distillation = Literal["kl_div", "m3_kd_loss"]
 """How a teacher's scores act, with the names of FlagEmbedding's option `kd_loss_type`."""
@@ -63,11 +63,8 @@ class TrainingSettings:
 
     def as_plain(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
-        content = dataclasses.asdict(self)
-        return {
-            name: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-            for name, value in content.items()
-        }
+        content: dict[str, Any] = _plain(dataclasses.asdict(self))
+        return content
 
     def _check_positive(self, *names: str) -> None:
         for name in names:
@@ -77,6 +74,42 @@ class TrainingSettings:
     def _check_choice(self, name: str, known: tuple[str | None, ...]) -> None:
         if getattr(self, name) not in known:
             raise SettingsError(f"{name}={getattr(self, name)!r} is unknown; choose one of {known}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """A low-rank adapter, which is trained in place of all weights: https://arxiv.org/abs/2106.09685.
+
+    The defaults are those of the examples for BGE's decoders, which have a learning rate of 1e-4.
+
+    Attributes:
+        rank: Rank of the change of a layer's weight.
+        alpha: The change is multiplied by alpha / rank; `None`: twice the rank.
+        dropout: Part of an adapted layer's input that the adapter does not see in training.
+        targets: Names of the linear layers to adapt, such as `("q_proj", "v_proj")`; `None`: all of the transformer.
+        merge: Whether the saved model is whole: the adapter is added to the weights. Otherwise the folder has the
+            adapter and the name of its base, which is loaded too whenever it is used.
+    """
+
+    rank: int = 32
+    alpha: int | None = None
+    dropout: float = 0.1
+    targets: Sequence[str] | None = None
+    merge: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the numbers.
+
+        Raises:
+            SettingsError: A number is out of range, or `targets` names nothing.
+        """
+        for name in ("rank", "alpha"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise SettingsError(f"The {name}={getattr(self, name)} of a LoRA adapter must be above 0.")
+        if not 0 <= self.dropout < 1:
+            raise SettingsError(f"The dropout={self.dropout} of a LoRA adapter must be from 0 to below 1.")
+        if isinstance(self.targets, str) or (self.targets is not None and not self.targets):
+            raise SettingsError(f"targets={self.targets!r} of a LoRA adapter must be names of layers; or leave it out.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +133,7 @@ class EmbedderTraining(TrainingSettings):
         same_source: Whether the rows of a batch are of one source and one type.
         evaluate_every: Steps between evaluations on the validation data; `None`: after each epoch.
         patience: Evaluations without a better one before training stops; `None`: it does not stop early.
+        lora: An adapter that is trained in place of all weights; `None`: all weights are trained.
     """
 
     temperature: float | None = None
@@ -114,6 +148,7 @@ class EmbedderTraining(TrainingSettings):
     same_source: bool = False
     evaluate_every: int | None = None
     patience: int | None = None
+    lora: Lora | None = None
 
     def __post_init__(self) -> None:
         """See `TrainingSettings.__post_init__`."""
@@ -157,6 +192,11 @@ class M3Training(EmbedderTraining):
                 f"matryoshka_dims={self.matryoshka_dims} does not go with bge-m3, whose other outputs have no shorter "
                 "form; leave it out, or train the dense vectors alone with train_embedder."
             )
+        if self.lora is not None:
+            raise SettingsError(
+                "lora does not go with bge-m3: train all weights, or the heads alone (train_encoder=False), or the "
+                "dense vectors alone with train_embedder."
+            )
         for name in ("score_weights", "loss_weights"):
             weights = tuple(getattr(self, name))
             if len(weights) != 3 or not all(math.isfinite(one) and one >= 0 for one in weights):
@@ -188,3 +228,9 @@ class DistillationTraining(TrainingSettings):
         """See `TrainingSettings.__post_init__`."""
         super().__post_init__()
         self._check_positive("length", "save_every")
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - plain data of any kind
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from sentence_transformers.sentence_transformer.modules import Normalize
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
 from bge_integrations.backend.checkpoint.checks import locate_requested, vet
 from bge_integrations.backend.checkpoint.manifest import is_prepared
@@ -19,12 +24,13 @@ from bge_integrations.backend.checkpoint.tensors import stored_tensors
 from bge_integrations.backend.checkpoint.weights import WeightRules
 from bge_integrations.backend.engines.architecture import EncoderShape
 from bge_integrations.backend.model.heads import Heads
+from bge_integrations.backend.text.templates import fitting_start, share_of
 from bge_integrations.backend.torch_models import load_source
 from bge_integrations.backend.torch_models.m3 import unweighted_ids
 from bge_integrations.catalogue import ModelSpec
-from bge_integrations.catalogue.instructions import resolve_instruction
+from bge_integrations.catalogue.instructions import Instruction, resolve_instruction
 from bge_integrations.errors import UnsupportedModelError
-from bge_integrations.settings import EncoderSettings, Purpose
+from bge_integrations.settings import EncoderSettings, Example, Purpose
 
 __all__ = ["Start", "open_start"]
 
@@ -36,7 +42,7 @@ class Start:
     Attributes:
         model: A SentenceTransformer with float32 weights.
         spec: The catalogue's row; `None` for a model that is not a BGE model.
-        instruction: The text before a query.
+        asked: The text before and after a query.
         identity: Digest of the model's files.
         max_length: Tokens that the model reads, at most.
         pad_id: Token id of padding.
@@ -44,6 +50,11 @@ class Start:
         pooling: sentence-transformers' name of the pooling, if only pooling follows the transformer; else `None`. The
             heads of bge-m3 follow it too.
         tokenize: Function from texts and a maximum length to token ids.
+        instruct: Function from the prompt of a row, or `None`, to the text before and after its query. For an instruct
+            model a prompt is a task.
+        fit: Function from the text around a query, the query and a maximum length to as much of it as fits.
+        room: Function from the text around a query to the least tokens that such a query takes.
+        source: Its hub id with the revision that was asked for, or its folder and `None`.
         stored_in: Types of its weights in safetensors files, such as "F16".
         heads: Weights of bge-m3's heads, by the names of `backend.model.heads`; empty if it has none, or needs none.
         unweighted: Ids of tokens that have no lexical weight.
@@ -51,16 +62,25 @@ class Start:
 
     model: Any
     spec: ModelSpec | None
-    instruction: str
+    asked: Instruction
     identity: str
     max_length: int
     pad_id: int
     encoder: EncoderShape | None
     pooling: str | None
     tokenize: Callable[[list[str], int], list[list[int]]]
+    instruct: Callable[[str | None], Instruction]
+    fit: Callable[[Instruction, str, int], str]
+    room: Callable[[Instruction], int]
+    source: tuple[str, str | None]
     stored_in: frozenset[str] = frozenset()
     heads: Heads = field(default_factory=dict)
     unweighted: tuple[int, ...] = ()
+
+    @property
+    def instruction(self) -> str:
+        """The text before a query."""
+        return self.asked.prefix
 
 
 def open_start(settings: EncoderSettings, *, attention_dropout: bool = False, purpose: Purpose = "vectors") -> Start:
@@ -88,7 +108,7 @@ def open_start(settings: EncoderSettings, *, attention_dropout: bool = False, pu
     spec = vet(checkpoint, request)
     is_base = spec is None and checkpoint.modules is None
     if is_base and request.pooling is None:
-        request = dataclasses.replace(request, pooling="cls")
+        request = dataclasses.replace(request, pooling="last" if _is_decoder(checkpoint.config) else "cls")
     source = load_source(request, checkpoint, spec, "float32")
     facts = source.facts
     if facts.pools_without_prompt:
@@ -100,15 +120,21 @@ def open_start(settings: EncoderSettings, *, attention_dropout: bool = False, pu
             f"{settings.model_name} can't get the heads of bge-m3, which need a BERT or XLM-RoBERTa encoder with one "
             "pooling of its hidden states. Start from BAAI/bge-m3, or train the dense vectors with train_embedder."
         )
-    instruction = resolve_instruction(
-        "query",
-        explicit=settings.query_instruction,
-        task=settings.task,
-        spec=spec,
-        saved_prompts=facts.prompts,
-        default_prompt_name=facts.default_prompt_name,
-        recognized_by=facts.recognized_by,
-    )
+
+    def instruct(prompt: str | None) -> Instruction:
+        is_task = bool(prompt) and spec is not None and bool(spec.query_template)
+        own = settings.query_instruction if prompt is None else None if is_task else prompt
+        return resolve_instruction(
+            "query",
+            explicit=own,
+            task=prompt if is_task else settings.task,
+            spec=spec,
+            saved_prompts=facts.prompts,
+            default_prompt_name=facts.default_prompt_name,
+            recognized_by=facts.recognized_by,
+            examples=cast("Sequence[Example] | None", settings.examples),
+        )
+
     model = source.original
     if is_base:
         model.append(Normalize())
@@ -124,17 +150,34 @@ def open_start(settings: EncoderSettings, *, attention_dropout: bool = False, pu
     return Start(
         model=model,
         spec=spec,
-        instruction=instruction.prefix,
+        asked=instruct(None),
         identity=checkpoint.fingerprint,
         max_length=limit,
         pad_id=facts.pad_id,
         encoder=facts.encoder,
         pooling=facts.pooling if purpose == "vectors" else None,
         tokenize=tokenize,
+        instruct=instruct,
+        fit=lambda around, query, length: fitting_start(
+            source.tokenizer, around.prefix, query, around.suffix, min(length, limit)
+        ),
+        room=lambda around: share_of(source.tokenizer, around.prefix, around.suffix).least,
+        source=_source(settings),
         stored_in=_stored_in(checkpoint.transformer_weights(WeightRules.of(request))),
         heads=source.heads,
         unweighted=unweighted_ids(tokenizer),
     )
+
+
+def _is_decoder(config: Mapping[str, Any]) -> bool:
+    """Returns whether an architecture reads from left to right, so that only its last token has seen the whole text."""
+    kind = config.get("model_type")
+    return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def _source(settings: EncoderSettings) -> tuple[str, str | None]:
+    name = os.path.expanduser(settings.model_name)
+    return (os.path.abspath(name), None) if os.path.isdir(name) else (settings.model_name, settings.revision)
 
 
 def _stored_in(files: Iterable[Path]) -> frozenset[str]:

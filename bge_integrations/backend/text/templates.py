@@ -13,7 +13,7 @@ from bge_integrations.errors import SettingsError
 from bge_integrations.settings import ModelSettings
 from bge_integrations.texts import shortened
 
-# Few tokens of the catalogue's vocabularies are longer. `_fitting` reads more characters if they are needed.
+# Few tokens of the catalogue's vocabularies are longer. `fitting_start` reads more characters if they are needed.
 _CHARACTERS_A_TOKEN = 8
 
 _SHORTER = "give a shorter instruction"
@@ -101,7 +101,7 @@ def tokenize_within(
     if too_long and suffix and tokenizer.truncation_side == "right":
         cut = list(texts)
         for index in too_long:
-            cut[index] = _fitting(tokenizer, prefix, texts[index], suffix, max_length)
+            cut[index] = fitting_start(tokenizer, prefix, texts[index], suffix, max_length)
         shorter = tokenizer.tokenize([f"{prefix}{text}{suffix}" for text in cut], max_length)
         pieces = np.split(shorter.ids, np.cumsum(shorter.lengths)[:-1])
         for index in too_long:
@@ -141,8 +141,8 @@ def _with_first_tokens(
     return np.concatenate([around[:before], kept, around[len(around) - tokenizer.suffix_tokens :]])
 
 
-def _fitting(tokenizer: TextTokenizer, prefix: str, text: str, suffix: str, max_length: int) -> str:
-    """Returns as much of the start of a too long text as fits, cut between tokens.
+def fitting_start(tokenizer: TextTokenizer, prefix: str, text: str, suffix: str, max_length: int) -> str:
+    """Returns as much of the start of a text as fits between prefix and suffix, cut between tokens.
 
     The authors of bge-en-icl also cut only the query, before they append the suffix (`get_new_queries` in "Usage" of
     https://huggingface.co/BAAI/bge-en-icl).

@@ -51,9 +51,7 @@ def m3_subject(model: M3Model, start: Start, precision: str, validation: Retriev
         if process_rank():
             return {}
         encode = partial(outputs, model, start, precision=precision)
-        searcher = M3Searcher(
-            lambda texts: encode([f"{start.instruction}{text}" for text in texts]), encode, M3Weights()
-        )
+        searcher = M3Searcher(lambda texts: encode([start.asked.apply(text) for text in texts]), encode, M3Weights())
         return evaluate_retrieval(searcher, data, metrics=[METRIC], depth=10).metrics
 
     return Subject(
