@@ -242,7 +242,7 @@ class TestTexts:
         return texts
 
     def test_examples_stand_before_the_query_and_a_row_has_its_own_task(
-        self, decoders: dict[str, Path], tmp_path: Path, seen: list[str]
+        self, decoders: dict[str, Path], tmp_path: Path, seen: list[str], caplog: pytest.LogCaptureFixture
     ) -> None:
         rows = [
             TrainingRow("q0", ("p0",), prompt="own task"),
@@ -259,6 +259,8 @@ class TestTexts:
             "q2",
             *("p0", "p1", "p2"),
         }
+        assert "Give them again whenever you load the result" in caplog.text
+        assert r"The text after it is '\n<response>'." in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
     def test_only_the_query_is_cut(self, decoders: dict[str, Path], tmp_path: Path, seen: list[str]) -> None:
         rows = [TrainingRow("fox " * 300, ("p0",)), TrainingRow("q1", ("p1",))]

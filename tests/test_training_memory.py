@@ -17,7 +17,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bge_integrations.backend.engines.architecture import EncoderShape, describe_encoder
 from bge_integrations.settings import EncoderSettings
-from bge_integrations.training.memory import DEFAULT_BUDGET, Estimate, activation_bytes, estimate_step, fitting_budget
+from bge_integrations.training.memory import (
+    DEFAULT_BUDGET,
+    Estimate,
+    activation_bytes,
+    decoder_shape,
+    estimate_step,
+    fitting_budget,
+)
 from bge_integrations.training.starting import _without_attention_dropout, open_start
 from bge_integrations.training.unpadded import without_padding
 from tests.test_engines import VOCABULARY, Shape, random_model
@@ -233,3 +240,17 @@ def test_a_batch_of_32768_rows_needs_the_memory_of_a_part(bge_small_en: Path, tm
     tokens_of_a_row = sum(map(len, start.tokenize(texts, 512)))
     whole = activation_bytes(start.encoder, rows * tokens_of_a_row, precision="float32", device="cpu", cls_only=True)
     assert int(grown) < 1.1e9 < whole / 2, grown
+
+
+def test_a_large_decoder_s_batch_is_computed_in_parts() -> None:
+    """Of a batch of 8,192 tokens, all activations of a model like bge-en-icl would be larger than the device."""
+    from transformers import MistralConfig
+
+    shape = decoder_shape(MistralConfig())
+    assert shape is not None
+    memory = 40 * 10**9
+    budget = fitting_budget(shape, precision="bfloat16", device="cuda", memory=memory)
+    assert activation_bytes(shape, 8192, precision="bfloat16", device="cuda") > memory
+    taken = activation_bytes(shape, budget.tokens_in_memory, precision="bfloat16", device="cuda")
+    assert 0.4 * memory < taken <= 0.5 * memory
+    assert decoder_shape(object()) is None

@@ -11,6 +11,7 @@ from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.settings import EncoderSettings
 from bge_integrations.training.data import TrainingData
 from bge_integrations.training.fine_tuning import Kind, Trained, fine_tune
+from bge_integrations.training.memory import decoder_shape
 from bge_integrations.training.settings import EmbedderTraining
 from bge_integrations.training.work import TrainingResult, budget_of
 
@@ -75,13 +76,15 @@ def _trained(start: Start, chosen: EmbedderTraining, validation: RetrievalData |
     from bge_integrations.training.contrastive import ContrastiveLoss
     from bge_integrations.training.embedder_subject import embedder_subject
 
-    budget, lora = budget_of(start, chosen), chosen.lora
+    shape, lora = start.encoder or decoder_shape(start.model[0].auto_model.config), chosen.lora
+    budget = budget_of(dataclasses.replace(start, encoder=shape), chosen)
     if lora is not None:
         from bge_integrations.training.lora import adapted_subject, add_adapter
 
         add_adapter(start, lora, chosen.seed)
-        # The library computes adapted layers, and padding with them.
-        start, budget = dataclasses.replace(start, encoder=None), dataclasses.replace(budget, pads=True)
+        start = dataclasses.replace(start, encoder=None)  # the library computes adapted layers
+    if start.encoder is None:
+        budget = dataclasses.replace(budget, pads=True)
     loss = ContrastiveLoss(
         start.model,
         temperature=chosen.temperature or 0.02,

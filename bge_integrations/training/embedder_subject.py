@@ -35,8 +35,7 @@ def embedder_subject(start: Start, precision: str, validation: RetrievalData | N
         validation: Data to evaluate on; `None`: none.
     """
     model = start.model
-    # A prompt is before a text. Without one, the catalogue's template is used, which also says what follows.
-    set_prompts(model, "" if start.asked.suffix else start.instruction)
+    set_prompts(model, start.asked)
     return Subject(
         model=model,
         device=model.device,

@@ -106,7 +106,7 @@ def fine_tune(
     _require_room(start, data, chosen)
     rank, processes = launched()
     warnings = [*advice(data, chosen, processes=processes), *about_weights(start, start_settings.model_name)]
-    for warning in [*warnings, *kind.advice(start, chosen)]:
+    for warning in [*warnings, *_about_template(start, start_settings), *kind.advice(start, chosen)]:
         if rank == 0:
             logger.warning(warning)
     work = work_folder(target)
@@ -119,6 +119,7 @@ def fine_tune(
         "base_model": base_model(start),
         "started_from": shown_name(start_settings.model_name),
         "query_instruction": start.instruction,
+        **({"after_query": start.asked.suffix} if start.asked.suffix else {}),
         "data": {"name": data.name, "rows": len(data.rows), "digest": data.digest},
         "settings": chosen.as_plain(),
     }
@@ -154,6 +155,16 @@ def _require_room(start: Start, data: TrainingData, chosen: EmbedderTraining) ->
                 f"instruction {shortened(around.prefix + around.suffix)}; give at least {least + _LEAST_QUERY}, or a "
                 "shorter instruction."
             )
+
+
+def _about_template(start: Start, settings: EncoderSettings) -> list[str]:
+    """Returns a warning if a folder of sentence-transformers can't say what is around a query."""
+    if not start.asked.suffix or not (settings.task or settings.examples):
+        return []
+    return [
+        "A folder can't say what follows a query, so it names neither the task nor the examples. Give them again "
+        "whenever you load the result."
+    ]
 
 
 def _completed(chosen: EmbedderTraining, start: Start) -> EmbedderTraining:

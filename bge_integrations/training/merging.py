@@ -151,7 +151,7 @@ class _Mixer:
         last = self._starts[-1]
         last.model.load_state_dict(_mean(self._states, weights))
         if not any(last.model.prompts.values()):
-            set_prompts(last.model, last.instruction)
+            set_prompts(last.model, last.asked)
         write_model(last.model, output)
         write_record(output, {**self._record(weights), **facts})
 

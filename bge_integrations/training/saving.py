@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bge_integrations.backend.display.quiet import quiet_transformers
+from bge_integrations.catalogue.instructions import Instruction
 from bge_integrations.errors import SettingsError
 
 __all__ = ["RECORD", "require_free", "set_prompts", "write_card", "write_model", "write_record"]
@@ -45,14 +46,15 @@ def write_model(model: Any, output: Path) -> None:  # noqa: ANN401
         model.save_pretrained(str(output), create_model_card=False)
 
 
-def set_prompts(model: Any, instruction: str) -> None:  # noqa: ANN401
+def set_prompts(model: Any, asked: Instruction) -> None:  # noqa: ANN401
     """Sets what the model's folders have as prompts.
 
     Args:
         model: The SentenceTransformer.
-        instruction: The text before a query, as the prompt "query".
+        asked: The text around a query. What is before it becomes the prompt "query". A prompt can't say what follows a
+            text. So if something does, the prompt is empty, and the catalogue's template of the base model is used.
     """
-    model.prompts = {"query": instruction, "document": ""}
+    model.prompts = {"query": "" if asked.suffix else asked.prefix, "document": ""}
     model.default_prompt_name = None
 
 
@@ -82,6 +84,7 @@ def write_card(output: Path, record: Mapping[str, Any]) -> None:
     if "query_instruction" in record:
         instruction = record["query_instruction"]
         lines += [f"The text before a query is {instruction!r}." if instruction else "Queries have no instruction."]
+        lines += [f"The text after it is {record['after_query']!r}."] if "after_query" in record else []
         lines += ["Documents have none."]
     if data:
         lines += [f"Data: {data['rows']} rows, digest {data['digest']}."]
