@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -380,3 +382,49 @@ def rows(tmp_path: Path) -> Path:
 
 def train(*arguments: object) -> Any:  # noqa: ANN401 - typer's result
     return CliRunner().invoke(app, ["train", *map(str, arguments), "--device", "cpu"])
+
+
+_IN_TWO_PROCESSES = """
+import json, os, sys
+from bge_integrations.settings import EncoderSettings
+from bge_integrations.training import EmbedderTraining, Lora, M3Training, TrainingData, TrainingRow
+from bge_integrations.training import train_embedder, train_m3
+kind, model, output, tokens = sys.argv[1:]
+rows = [TrainingRow(f"about {n}", (f"{n} is fox",), (f"{n + 1} is not",)) for n in range(24)]
+quick = {"batch_size": 4, "precision": "float32", "tokens_in_memory": int(tokens), "mini_batch_tokens": 60}
+data, start = TrainingData(rows), EncoderSettings(model_name=model, device="cpu")
+if kind == "m3":
+    result = train_m3(data, start, output, settings=M3Training(**quick, distil_after=1))
+else:
+    settings = EmbedderTraining(**quick, query_length=100, learning_rate=1e-2, lora=Lora(rank=4, merge=True))
+    result = train_embedder(data, start, output, settings=settings)
+with open(f"{output}.{os.environ['RANK']}.json", "w") as file:
+    json.dump(result.losses, file)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["m3", "lora"])
+def test_two_processes_train_together(kind: str, decoders: dict[str, Path], bge_m3: Path, tmp_path: Path) -> None:
+    """The second run has cached gradients; both have the same losses in all processes."""
+    script = tmp_path / "run.py"
+    script.write_text(_IN_TWO_PROCESSES, encoding="utf-8")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]
+    found = []
+    for tokens in (100_000, 1):
+        output = tmp_path / f"{tokens}"
+        done = subprocess.run(
+            [*launch, kind, str(bge_m3 if kind == "m3" else decoders["bge-code-v1"]), str(output), str(tokens)],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        found += [json.loads((tmp_path / f"{tokens}.{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
+    assert len(found[0]) == 3
+    for one in found[1:]:
+        assert one == pytest.approx(found[0], abs=1e-4)
+    vectors = [BgeEncoder(tmp_path / tokens, device="cpu").encode_documents(TEXTS) for tokens in ("100000", "1")]
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-3)
