@@ -190,6 +190,18 @@ class TestLoss:
         expected = reference_loss(reference_scores(other, QUERIES, PASSAGES), distils=distils)
         assert_equal(loss_of(one, layout(GROUPS), distils=distils), expected, one, other)
 
+    def test_passages_can_stand_in_any_order(self) -> None:
+        """As those of several processes do."""
+        order = [7, 2, 5, 0, 3, 6, 1, 4]
+        place = {passage: at for at, passage in enumerate(order)}
+        one, other = tiny(), tiny()
+        expected = reference_loss(reference_scores(other, QUERIES, PASSAGES), distils=True)
+        loss = M3Loss(one, unweighted=UNWEIGHTED, temperature=TEMPERATURE)
+        loss.distils = True
+        groups = [[place[passage] for passage in group] for group in GROUPS]
+        found = loss([column(QUERIES), column([PASSAGES[passage] for passage in order])], layout(groups))
+        assert_equal(found, expected, one, other)
+
     def test_the_weights_can_be_those_of_the_papers_first_version(self) -> None:
         one, other = tiny(), tiny()
         weights = (1.0, 1.0, 1.0)
