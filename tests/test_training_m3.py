@@ -33,6 +33,7 @@ from bge_integrations.training import (
     TrainingResult,
     TrainingRow,
     load_training_data,
+    merge_models,
     train_m3,
 )
 from bge_integrations.training.layout import Layout
@@ -614,6 +615,26 @@ class TestCommand:
         assert other.colbert is not None
         np.testing.assert_allclose(one.colbert[0], other.colbert[0], atol=1e-5)
 
+    def test_a_mean_with_the_start_keeps_the_heads(self, bge_m3: Path, rows: Path, tmp_path: Path) -> None:
+        output = tmp_path / "tuned"
+        quick = ("--max-steps", 4, "--batch-size", 8, "--learning-rate", "1e-2", "--merge", "0.25", "--json")
+        done = train(rows, "--model", bge_m3, "-o", output, "--m3", *quick)
+        assert done.exit_code == 0, done.output
+        merged = json.loads(done.stdout)["merged"]
+        everything = load_training_data(rows)
+        part = everything.split(by="passage", validation=0.1, test=0.1, seed=0).validation
+        assert part is not None
+        with BgeM3Encoder(output, device="cpu") as encoder:
+            found = evaluate_retrieval(encoder, held_out(part, everything), depth=10, output="mixed")
+        assert found.metrics["ndcg@10"] == pytest.approx(merged["figures"][f"{merged['share']:g}"], abs=1e-4)
+
+    def test_the_mean_of_two_is_that_of_all_weights(self, bge_m3: Path, tuned: TrainingResult, tmp_path: Path) -> None:
+        mean = all_weights(merge_models([bge_m3, tuned.output], [0.3, 0.7], tmp_path / "mean"))
+        one, other = all_weights(bge_m3), all_weights(tuned.output)
+        for name, value in one.items():
+            if value.is_floating_point():
+                torch.testing.assert_close(mean[name], 0.3 * value + 0.7 * other[name], atol=1e-6, rtol=0)
+
     def test_a_start_without_heads_is_judged_by_its_dense_vectors(
         self, bge_small_en: Path, rows: Path, tmp_path: Path
     ) -> None:
@@ -628,7 +649,6 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
-            (["--m3", "--merge", "0.5"], "--merge does not go with --m3"),
             (["--m3", "--distil-from", "M"], "--m3 does not go with distil_from='M'"),
             (["--distil-after", "3"], "add --m3, or leave it out"),
         ],

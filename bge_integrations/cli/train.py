@@ -145,8 +145,6 @@ def run_training(job: Job, console: Console) -> Outcome | None:
     is_first = launched()[0] == 0
     if is_first and console.is_terminal:
         print_text(console, f"{len(train.rows):,} rows to train on …")
-    if job.merge and isinstance(job.settings, M3Training):
-        raise SettingsError("--merge does not go with --m3: a mean would lose the heads. Leave it out.")
     lora = job.settings.lora if isinstance(job.settings, EmbedderTraining) else None
     if job.merge and lora is not None and not lora.merge:
         raise SettingsError("--merge averages whole weights, and --lora saves an adapter; add --lora-merge.")

@@ -15,11 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bge_integrations.backend.checkpoint.checks import locate_requested
+from bge_integrations.backend.checkpoint.request import LoadRequest
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.errors import SettingsError
 from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.evaluation.retrieval import evaluate_retrieval
-from bge_integrations.settings import EncoderSettings
+from bge_integrations.evaluation.searchers import Output
+from bge_integrations.m3 import BgeM3Encoder
+from bge_integrations.settings import EncoderSettings, Purpose
 from bge_integrations.training.saving import RECORD, require_free, set_prompts, write_model, write_record
 from bge_integrations.training.work import base_model, shown_name
 
@@ -54,7 +58,8 @@ def merge_models(models: Sequence[Model], weights: Sequence[float], output: str 
     """Writes the weighted mean of models as a folder of sentence-transformers.
 
     Tensors of whole numbers are those of the first model. The prompts are those of the last one, and so is the record
-    of its training, except for its figures, which are not those of the mean.
+    of its training, except for its figures, which are not those of the mean. If all models have the heads of bge-m3, so
+    has the mean.
 
     Args:
         models: Folders or hub ids, at least two, with one architecture, pooling and vocabulary.
@@ -88,7 +93,8 @@ def best_merge(
 
     Each share of the tuned model is tried, and the tuned model alone. The best one has the highest nDCG@10 on the
     validation data; of equal ones it is that with the smallest share, which is nearest to the start. The validation
-    data must not be the data for the final test.
+    data must not be the data for the final test. Models that are laid out like bge-m3 are compared by the weighted mean
+    of their three scores.
 
     Args:
         start: Folder or hub id.
@@ -117,8 +123,11 @@ def best_merge(
         shutil.rmtree(candidate, ignore_errors=True)
         try:
             mixer.write([1 - share, share], candidate)
-            with BgeEncoder(candidate, device=device, on_truncation="ignore") as encoder:
-                figures[share] = evaluate_retrieval(encoder, validation, metrics=[_METRIC], depth=10).metrics[_METRIC]
+            kind = BgeM3Encoder if mixer.has_heads else BgeEncoder
+            compared: Output = "mixed" if mixer.has_heads else "dense"
+            with kind(candidate, device=device, on_truncation="ignore") as encoder:
+                report = evaluate_retrieval(encoder, validation, metrics=[_METRIC], depth=10, output=compared)
+            figures[share] = report.metrics[_METRIC]
         finally:
             shutil.rmtree(candidate, ignore_errors=True)
     best = max(figures, key=lambda share: (figures[share], -share))
@@ -135,24 +144,32 @@ class _Mixer:
     """Models that differ only in their weights. They are loaded once for several means."""
 
     def __init__(self, models: Sequence[Model]) -> None:
+        from bge_integrations.training.m3.model import M3Model
         from bge_integrations.training.starting import open_start
 
         self._names = [os.fspath(model) for model in models]
-        self._starts = [open_start(EncoderSettings(model_name=name, device="cpu")) for name in self._names]
+        settings = [EncoderSettings(model_name=name, device="cpu") for name in self._names]
+        self.has_heads = all(map(_has_heads, settings))
+        purpose: Purpose = "m3" if self.has_heads else "vectors"
+        self._starts = [open_start(one, purpose=purpose) for one in settings]
+        modules = [M3Model(start.model, start.heads) if self.has_heads else start.model for start in self._starts]
+        self._last = modules[-1]
         first = _Shape.of(self._starts[0])
         for name, start in zip(self._names[1:], self._starts[1:], strict=True):
             first.require_equal(_Shape.of(start), self._names[0], name)
         # The last model gets the means, so its own weights are copied.
-        *others, last = [dict(start.model.state_dict()) for start in self._starts]
+        *others, last = [dict(module.state_dict()) for module in modules]
         self._states = [*others, {name: tensor.clone() for name, tensor in last.items()}]
 
     def write(self, weights: Sequence[float], output: Path, **facts: object) -> None:
         """Writes a mean, with further facts in its record."""
         last = self._starts[-1]
-        last.model.load_state_dict(_mean(self._states, weights))
+        self._last.load_state_dict(_mean(self._states, weights))
         if not any(last.model.prompts.values()):
             set_prompts(last.model, last.asked)
         write_model(last.model, output)
+        if self.has_heads:
+            self._last.write_heads(output)
         write_record(output, {**self._record(weights), **facts})
 
     def _record(self, weights: Sequence[float]) -> dict[str, Any]:
@@ -170,6 +187,10 @@ class _Mixer:
             "query_instruction": last.instruction,
             "merged": [{"model": name, "weight": weight} for name, weight in zip(names, weights, strict=True)],
         }
+
+
+def _has_heads(settings: EncoderSettings) -> bool:
+    return not locate_requested(LoadRequest.from_settings(settings)).lacking_m3_files
 
 
 @dataclass(frozen=True)
@@ -194,7 +215,7 @@ class _Shape:
         return cls(
             modules=[_described(module) for module in model],
             architecture=str(model[0].auto_model.config.model_type),
-            tensors={name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
+            tensors={name: tuple(value.shape) for name, value in {**model.state_dict(), **start.heads}.items()},
             vocabulary=model.tokenizer.get_vocab(),
         )
 
