@@ -264,6 +264,17 @@ class TestTexts:
         assert "Give them again whenever you load the result" in caplog.text
         assert r"The text after it is '\n<response>'." in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
+    def test_mining_asks_with_the_task_of_a_row_too(self, decoders: dict[str, Path]) -> None:
+        from bge_integrations.training.search import _with_prompt
+
+        plain = BgeEncoder(
+            decoders["bge-en-icl"], device="cpu", task="the task", examples=[("name it", "what", "that")]
+        )
+        shown = "<instruct>name it\n<query>what\n<response>that\n\n"
+        asked = _with_prompt(plain, "own task").instruction("query").apply("q0")
+        assert asked == f"{shown}<instruct>own task\n<query>q0\n<response>"
+        assert _with_prompt(plain, "").instruction("query").apply("q0") == "q0"
+
     def test_only_the_query_is_cut(self, decoders: dict[str, Path], tmp_path: Path, seen: list[str]) -> None:
         rows = [TrainingRow("fox " * 300, ("p0",)), TrainingRow("q1", ("p1",))]
         folder = decoders["bge-en-icl"]

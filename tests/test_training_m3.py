@@ -22,18 +22,20 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from typer.testing import CliRunner
 
-from bge_integrations import BgeM3Encoder
+from bge_integrations import BgeEncoder, BgeM3Encoder
 from bge_integrations.cli import app
 from bge_integrations.errors import SettingsError, UnsupportedModelError
 from bge_integrations.evaluation import RetrievalData, evaluate_retrieval
 from bge_integrations.settings import EncoderSettings
 from bge_integrations.training import (
+    EmbedderTraining,
     M3Training,
     TrainingData,
     TrainingResult,
     TrainingRow,
     load_training_data,
     merge_models,
+    train_embedder,
     train_m3,
 )
 from bge_integrations.training.layout import Layout
@@ -42,7 +44,7 @@ from bge_integrations.training.m3.loss import M3Loss
 from bge_integrations.training.m3.model import M3Model
 from bge_integrations.training.memory import Budget
 from bge_integrations.training.verdict import held_out
-from tests.checkpoints import Architecture, make_checkpoint
+from tests.checkpoints import Architecture, make_checkpoint, reference_vectors
 from tests.checkpoints_of_pairs import reference_m3
 from tests.decoder_checkpoints import make_embedder
 from tests.test_contrastive import column, layout
@@ -537,6 +539,18 @@ class TestTraining:
             BgeM3Encoder(result.output, device="cpu", on_truncation="ignore").encode_documents(TEXTS),
             reference_m3(result.output, TEXTS),
         )
+
+    def test_training_starts_from_the_base_model_of_bge_m3(self, data: TrainingData, tmp_path: Path) -> None:
+        base = make_checkpoint(tmp_path / "bge-m3-retromae", "xlm-roberta")
+        start, quick = EncoderSettings(model_name=str(base), device="cpu"), dataclasses.replace(_QUICK, max_steps=1)
+        result = train_m3(data, start, tmp_path / "m3", settings=quick)
+        found = BgeM3Encoder(result.output, device="cpu", on_truncation="ignore").encode_documents(TEXTS)
+        assert_outputs(found, reference_m3(result.output, TEXTS))
+        settings = EmbedderTraining(max_steps=1, batch_size=8, precision="float32")
+        dense = train_embedder(data, start, tmp_path / "dense", settings=settings)
+        with BgeEncoder(dense.output, device="cpu", on_truncation="ignore") as encoder:
+            vectors = encoder.encode_documents(TEXTS)
+        np.testing.assert_allclose(vectors, reference_vectors(dense.output, TEXTS), atol=1e-5)
 
     def test_a_decoder_is_refused(self, data: TrainingData, tmp_path: Path) -> None:
         folder = make_embedder(tmp_path, "bge-code-v1")

@@ -40,7 +40,8 @@ class TrainingRow:
         neg: Passages that do not answer it; rows may have different numbers of them.
         pos_scores: A teacher's score for each positive.
         neg_scores: A teacher's score for each negative.
-        prompt: The instruction before this query. `None`: the model's own. `""`: no instruction.
+        prompt: The instruction before this query; for an instruct model, the task in its template. `None`: the model's
+            own. `""`: no instruction.
         type: FlagEmbedding's type of the row. `"only_1neg"`: one negative is drawn, also where `negatives` allows more.
             `"symmetric_sts"` and `"symmetric_clustering"`: the row's instruction is before its passages too. With
             `same_source`, a batch has rows of one type, and batches of a type `"symmetric_…"` have half as many rows.

@@ -207,4 +207,7 @@ def _with_prompt(encoder: object, prompt: str) -> BgeEncoder:
             f"The data have rows with prompts of their own, such as {prompt!r}, which {kind_of(encoder)} can't use. "
             "Give a BgeEncoder."
         )
+    spec = encoder.backend.spec
+    if prompt and spec is not None and spec.query_template:
+        return BgeEncoder.from_settings(encoder.settings.replace(query_instruction=None, task=prompt))
     return BgeEncoder.from_settings(encoder.settings.replace(query_instruction=prompt, task=None, examples=None))

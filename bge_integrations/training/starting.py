@@ -105,7 +105,7 @@ def open_start(settings: EncoderSettings, *, attention_dropout: bool = False, pu
         )
     if purpose == "m3" and not checkpoint.lacking_m3_files:
         request = dataclasses.replace(request, purpose=purpose)
-    spec = vet(checkpoint, request)
+    spec = vet(checkpoint, request, to_train=True)
     is_base = spec is None and checkpoint.modules is None
     if is_base and request.pooling is None:
         request = dataclasses.replace(request, pooling="last" if _is_decoder(checkpoint.config) else "cls")

@@ -170,11 +170,16 @@ def launched() -> tuple[int, int]:
 def base_model(start: Start) -> str | None:
     """Returns the model that the card names as the base.
 
-    A model that was trained without its instruction names none. Otherwise it would get the instruction of its base when
-    it is used, since prompts without content do not count.
+    A base model is not named, since what is trained from it is an embedder. A model that was trained without its
+    instruction names none. Otherwise it would get the instruction of its base when it is used, since prompts without
+    content do not count.
     """
     spec = start.spec
-    if spec is None or (not start.instruction and (spec.query_instruction or spec.query_template)):
+    if (
+        spec is None
+        or spec.kind == "base"
+        or (not start.instruction and (spec.query_instruction or spec.query_template))
+    ):
         return None
     return spec.model_id
 

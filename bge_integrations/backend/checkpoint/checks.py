@@ -86,8 +86,13 @@ def _base(request: LoadRequest, of: LoadRequest) -> Checkpoint:
     return Checkpoint(folder, request.model_name)
 
 
-def vet(checkpoint: Checkpoint, request: LoadRequest) -> ModelSpec | None:
+def vet(checkpoint: Checkpoint, request: LoadRequest, *, to_train: bool = False) -> ModelSpec | None:
     """Checks a checkpoint before any weights are read.
+
+    Args:
+        checkpoint: The model's files.
+        request: The load request.
+        to_train: Whether it is trained, which a base model without usable vectors is for.
 
     Returns:
         The catalogue's row; `None` for a model that is not a BGE model.
@@ -106,7 +111,8 @@ def vet(checkpoint: Checkpoint, request: LoadRequest) -> ModelSpec | None:
         if checkpoint.is_decoder:
             _require_question(checkpoint, request)
     else:
-        _require_embedder(spec, request.model_name)
+        if not (to_train and spec is not None and spec.kind == "base"):
+            _require_embedder(spec, request.model_name)
     checkpoint.require_loadable(
         WeightRules.of(request),
         trust_remote_code=request.trust_remote_code,
