@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +264,54 @@ class TestTexts:
         }
         assert "Give them again whenever you load the result" in caplog.text
         assert r"The text after it is '\n<response>'." in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+    def test_other_rows_are_shown_as_examples(self, decoders: dict[str, Path], tmp_path: Path, seen: list[str]) -> None:
+        words = [f"w{number}" for number in range(12)]
+        rows = [
+            *(
+                TrainingRow(f"about {word}", (f"{word} is it",), prompt="own task" if word == "w3" else None)
+                for word in words
+            ),
+            TrainingRow("about w0", ("w0 too",)),
+            TrainingRow("as w1", ("w1 is it",)),
+            TrainingRow("alone", ("nothing",), prompt=""),
+            TrainingRow("long " * 80, ("w2 " * 200,)),
+        ]
+        settings = dataclasses.replace(_QUICK, epochs=6, batch_size=16, query_length=400, example_rows=3)
+        start = on_cpu(decoders["bge-en-icl"], task="the task")
+        train_embedder(TrainingData(rows, "rows"), start, tmp_path / "out", settings=settings)
+        tokenizer = AutoTokenizer.from_pretrained(decoders["bge-en-icl"])
+        numbers = Counter[int]()
+        queries = {text for text in seen if text.endswith("\n<response>")}
+        for text in queries:
+            *shown, asked = text.split("\n\n")
+            numbers[len(shown)] += 1
+            query = asked.removesuffix("\n<response>").rpartition("<query>")[2]
+            task = "own task" if query == "about w3" else "the task"
+            assert asked == f"<instruct>{task}\n<query>{query}\n<response>"
+            assert len(tokenizer(text)["input_ids"]) <= 400
+            for example in shown:
+                other, _, answer = example.partition("\n<response>")
+                task, _, other = other.removeprefix("<instruct>").partition("\n<query>")
+                assert task == ("own task" if other == "about w3" else "the task")
+                assert other != query
+                assert (query, answer) not in [("about w0", "w0 too"), ("about w1", "w1 is it"), ("as w1", "w1 is it")]
+                assert other != "alone"
+                if other.startswith("long"):
+                    assert len(tokenizer(other)["input_ids"]) <= 64 + 2
+                    assert len(tokenizer(answer)["input_ids"]) <= 96 + 2
+        # Six epochs draw anew: each number of examples is there.
+        assert set(numbers) == {0, 1, 2, 3}
+        assert "alone" in seen
+
+    def test_a_model_without_an_example_template_shows_none(
+        self, decoders: dict[str, Path], data: TrainingData, tmp_path: Path
+    ) -> None:
+        settings = dataclasses.replace(_QUICK, example_rows=2)
+        with pytest.raises(SettingsError, match="bge-code-v1 takes none; 'BAAI/bge-en-icl' does"):
+            train_embedder(data, on_cpu(decoders["bge-code-v1"]), tmp_path / "out", settings=settings)
+        with pytest.raises(SettingsError, match="example_rows=-1 must be 0 or more"):
+            EmbedderTraining(example_rows=-1)
 
     def test_mining_asks_with_the_task_of_a_row_too(self, decoders: dict[str, Path]) -> None:
         from bge_integrations.training.search import _with_prompt

@@ -116,9 +116,19 @@ def _catalogued(role: Role, spec: ModelSpec, task: str | None, examples: Sequenc
         # Split before the replacement: a task can contain "{query}".
         before, _, after = spec.query_template.partition("{query}")
         asked = task or spec.default_task or ""
-        shown = "".join(_filled(spec.example_template or "", *example) + "\n\n" for example in examples)
+        shown = "".join(example_text(spec, example) for example in examples)
         return Instruction(shown + before.replace("{task}", asked), after.replace("{task}", asked))
     return Instruction(spec.query_instruction)
+
+
+def example_text(spec: ModelSpec, example: Example) -> str:
+    """Returns an example as it stands before a query.
+
+    Args:
+        spec: A model that takes examples.
+        example: Task, query and response.
+    """
+    return _filled(spec.example_template or "", *example) + "\n\n"
 
 
 def _filled(template: str, task: str, query: str, response: str) -> str:

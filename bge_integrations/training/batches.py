@@ -145,6 +145,7 @@ class Collator:
         uses_teacher: bool = False,
         teacher_margin: float | None = None,
         guide: tuple[Encode, Encode] | None = None,
+        examples: Callable[[Sequence[tuple[int, TrainingRow, str]]], list[str]] | None = None,
     ) -> None:
         """Describes the batches.
 
@@ -162,6 +163,8 @@ class Collator:
             uses_teacher: Whether the rows' scores are handed on.
             teacher_margin: Which negatives the scores leave out, as in `EmbedderTraining`.
             guide: Functions that embed queries and passages with unit length; `None`: no guide.
+            examples: Function from the rows of a batch, each with its position in the data and its positive, to the
+                examples before each query; `None`: none.
         """
 
         def doubted(row: TrainingRow) -> frozenset[str]:
@@ -178,6 +181,7 @@ class Collator:
         self._epochs = epochs
         self._uses_teacher = uses_teacher
         self._guide = guide
+        self._examples = examples
         self._positives = equal_queries(rows, doubted)
         self._has_instructed_passages = any(self._around_passages(row) != Instruction() for row in rows)
 
@@ -188,7 +192,12 @@ class Collator:
             draw(row, self._seed, self._epochs.current, one["row"], self._negatives)
             for one, row in zip(chosen, rows, strict=True)
         ]
-        texts = [self._asked(row) for row in rows]
+        shown = [""] * len(rows)
+        if self._examples is not None:
+            shown = self._examples(
+                [(one["row"], row, two.positive) for one, row, two in zip(chosen, rows, drawn, strict=True)]
+            )
+        texts = [f"{before}{self._asked(row)}" for before, row in zip(shown, rows, strict=True)]
         asked = {text: row.query for text, row in zip(texts, rows, strict=True)}
         queries = _Column(list(asked), self._tokenize, self._lengths[0])
         found: dict[str, str] = {}

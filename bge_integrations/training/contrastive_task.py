@@ -11,6 +11,7 @@ from bge_integrations.training.budget import BudgetedLoss
 from bge_integrations.training.checks import row_groups
 from bge_integrations.training.data import TrainingData
 from bge_integrations.training.embedder_subject import about_memory
+from bge_integrations.training.examples import RowExamples
 from bge_integrations.training.layout import Layout
 from bge_integrations.training.settings import EmbedderTraining
 from bge_integrations.training.starting import Start
@@ -39,6 +40,9 @@ def contrastive_task(
     epochs = Epochs()
     rows = list(data.rows)
     guide = BgeEncoder(chosen.guide, on_truncation="ignore") if chosen.guide else None
+    examples = RowExamples(
+        start, most=chosen.example_rows, query_length=chosen.query_length, seed=chosen.seed, epochs=epochs
+    )
     collator = Collator(
         rows,
         start.tokenize,
@@ -53,6 +57,7 @@ def contrastive_task(
         uses_teacher=chosen.distillation is not None,
         teacher_margin=chosen.teacher_margin,
         guide=(guide.encode_queries, guide.encode_documents) if guide else None,
+        examples=examples.of if chosen.example_rows else None,
     )
     groups = row_groups(rows, same_source=chosen.same_source)
     try:

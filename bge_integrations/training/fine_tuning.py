@@ -104,6 +104,11 @@ def fine_tune(
     start = open_start(start_settings, attention_dropout=chosen.attention_dropout, purpose=kind.purpose)
     chosen = _completed(chosen, start)
     _require_room(start, data, chosen)
+    if chosen.example_rows and start.example is None:
+        raise SettingsError(
+            f"example_rows={chosen.example_rows} puts examples before queries, but {shown_name(start.source[0])} takes "
+            "none; 'BAAI/bge-en-icl' does."
+        )
     rank, processes = launched()
     warnings = [*advice(data, chosen, processes=processes), *about_weights(start, start_settings.model_name)]
     for warning in [*warnings, *_about_template(start, start_settings), *kind.advice(start, chosen)]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from bge_integrations.errors import SettingsError
 from bge_integrations.training.data import TrainingRow
 
-__all__ = ["Drawn", "draw"]
+__all__ = ["Drawn", "draw", "draw_examples"]
 
 _NUMBERS = struct.Struct("<8Q")  # in a digest of 64 bytes
 
@@ -66,6 +66,21 @@ def draw(row: TrainingRow, seed: int, epoch: int, index: int, negatives: int) ->
         None if row.pos_scores is None else row.pos_scores[chosen],
         None if row.neg_scores is None else tuple(row.neg_scores[position] for position in picked),
     )
+
+
+def draw_examples(count: int, seed: int, epoch: int, index: int, most: int) -> list[int]:
+    """Draws a number from 0 to `most`, and as many different places, all with equal chances.
+
+    Args:
+        count: The number of places; fewer places than drawn are all taken.
+        seed: The seed of the training.
+        epoch: The number of the epoch.
+        index: The row's position in the data.
+        most: The greatest number.
+    """
+    numbers = _numbers(seed, epoch, ~index)  # others than those of `draw`
+    wanted = next(numbers) * (most + 1) >> 64
+    return _choose(list(range(count)), wanted, numbers)
 
 
 def _distinct(texts: Sequence[str], without: Sequence[str]) -> list[int]:

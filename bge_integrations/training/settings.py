@@ -133,6 +133,8 @@ class EmbedderTraining(TrainingSettings):
         same_source: Whether the rows of a batch are of one source and one type.
         evaluate_every: Steps between evaluations on the validation data; `None`: after each epoch.
         patience: Evaluations without a better one before training stops; `None`: it does not stop early.
+        example_rows: Other rows of the batch that stand before a query as examples, at most. For each query, a number
+            from 0 to this is drawn. bge-en-icl takes examples, and was trained with 5.
         lora: An adapter that is trained in place of all weights; `None`: all weights are trained.
     """
 
@@ -148,6 +150,7 @@ class EmbedderTraining(TrainingSettings):
     same_source: bool = False
     evaluate_every: int | None = None
     patience: int | None = None
+    example_rows: int = 0
     lora: Lora | None = None
 
     def __post_init__(self) -> None:
@@ -156,8 +159,9 @@ class EmbedderTraining(TrainingSettings):
         self._check_positive("query_length", "passage_length", "evaluate_every", "patience")
         if self.temperature is not None and self.temperature <= 0:
             raise SettingsError(f"temperature={self.temperature} must be above 0; BGE models have 0.01 or 0.02.")
-        if self.negatives < 0:
-            raise SettingsError(f"negatives={self.negatives} must be 0 or more.")
+        for name in ("negatives", "example_rows"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"{name}={getattr(self, name)} must be 0 or more.")
         self._check_choice("distillation", (None, "kl_div", "m3_kd_loss"))
 
 

@@ -28,7 +28,7 @@ from bge_integrations.backend.text.templates import fitting_start, share_of
 from bge_integrations.backend.torch_models import load_source
 from bge_integrations.backend.torch_models.m3 import unweighted_ids
 from bge_integrations.catalogue import ModelSpec
-from bge_integrations.catalogue.instructions import Instruction, resolve_instruction
+from bge_integrations.catalogue.instructions import Instruction, example_text, resolve_instruction
 from bge_integrations.errors import UnsupportedModelError
 from bge_integrations.settings import EncoderSettings, Example, Purpose
 
@@ -53,6 +53,8 @@ class Start:
         instruct: Function from the prompt of a row, or `None`, to the text before and after its query. For an instruct
             model a prompt is a task.
         fit: Function from the text around a query, the query and a maximum length to as much of it as fits.
+        example: Function from the prompt of a row, or `None`, its query and an answer to the text of an example.
+            `None`: the model takes none.
         room: Function from the text around a query to the least tokens that such a query takes.
         source: Its hub id with the revision that was asked for, or its folder and `None`.
         stored_in: Types of its weights in safetensors files, such as "F16".
@@ -73,6 +75,7 @@ class Start:
     fit: Callable[[Instruction, str, int], str]
     room: Callable[[Instruction], int]
     source: tuple[str, str | None]
+    example: Callable[[str | None, str, str], str] | None = None
     stored_in: frozenset[str] = frozenset()
     heads: Heads = field(default_factory=dict)
     unweighted: tuple[int, ...] = ()
@@ -163,6 +166,7 @@ def open_start(settings: EncoderSettings, *, attention_dropout: bool = False, pu
         ),
         room=lambda around: share_of(source.tokenizer, around.prefix, around.suffix).least,
         source=_source(settings),
+        example=_examples(spec, settings.task),
         stored_in=_stored_in(checkpoint.transformer_weights(WeightRules.of(request))),
         heads=source.heads,
         unweighted=unweighted_ids(tokenizer),
@@ -173,6 +177,13 @@ def _is_decoder(config: Mapping[str, Any]) -> bool:
     """Returns whether an architecture reads from left to right, so that only its last token has seen the whole text."""
     kind = config.get("model_type")
     return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def _examples(spec: ModelSpec | None, task: str | None) -> Callable[[str | None, str, str], str] | None:
+    if spec is None or not spec.example_template:
+        return None
+    known = task or spec.default_task or ""
+    return lambda prompt, query, answer: example_text(spec, (prompt or known, query, answer))
 
 
 def _source(settings: EncoderSettings) -> tuple[str, str | None]:
