@@ -135,7 +135,7 @@ class Collator:
         tokenize: Tokenize,
         *,
         instruction: Callable[[TrainingRow], Instruction],
-        fit: Callable[[Instruction, str, int], str] | None = None,
+        fit: Callable[[str, Instruction, int], str] | None = None,
         negatives: int,
         query_length: int,
         passage_length: int,
@@ -235,7 +235,7 @@ class Collator:
     def _asked(self, row: TrainingRow) -> str:
         """Returns a row's query as the model reads it."""
         around = self._instruction(row)
-        query = self._fit(around, row.query, self._lengths[0]) if around.suffix and self._fit else row.query
+        query = self._fit(row.query, around, self._lengths[0]) if around.suffix and self._fit else row.query
         return around.apply(query)
 
     def _around_passages(self, row: TrainingRow) -> Instruction:

@@ -41,13 +41,13 @@ def contrastive_task(
     rows = list(data.rows)
     guide = BgeEncoder(chosen.guide, on_truncation="ignore") if chosen.guide else None
     examples = RowExamples(
-        start, most=chosen.example_rows, query_length=chosen.query_length, seed=chosen.seed, epochs=epochs
+        start.templates, most=chosen.example_rows, query_length=chosen.query_length, seed=chosen.seed, epochs=epochs
     )
     collator = Collator(
         rows,
         start.tokenize,
-        instruction=lambda row: start.instruct(row.prompt),
-        fit=start.fit,
+        instruction=lambda row: start.templates.around(row.prompt),
+        fit=start.templates.fitting,
         negatives=chosen.negatives,
         query_length=chosen.query_length,
         passage_length=chosen.passage_length,

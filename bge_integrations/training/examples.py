@@ -12,7 +12,7 @@ from bge_integrations.catalogue.instructions import Instruction
 from bge_integrations.training.batches import Epochs
 from bge_integrations.training.data import TrainingRow
 from bge_integrations.training.sampling import draw_examples
-from bge_integrations.training.starting import Start
+from bge_integrations.training.templates import QueryTemplates
 
 __all__ = ["RowExamples"]
 
@@ -25,17 +25,17 @@ _QUERY_TOKENS, _RESPONSE_TOKENS = 64, 96
 class RowExamples:
     """Draws examples. The draw depends on the seed, the epoch, and the rows of the batch."""
 
-    def __init__(self, start: Start, *, most: int, query_length: int, seed: int, epochs: Epochs) -> None:
+    def __init__(self, templates: QueryTemplates, *, most: int, query_length: int, seed: int, epochs: Epochs) -> None:
         """Describes them.
 
         Args:
-            start: A model that takes examples.
+            templates: Of a model that takes examples.
             most: Examples of a query, at most. Each number up to it has the same chance.
             query_length: Tokens of a query with everything around it. There are fewer examples if they do not fit.
             seed: Of what is drawn.
             epochs: The current epoch.
         """
-        self._start = start
+        self._templates = templates
         self._most = most
         self._length = query_length
         self._seed = seed
@@ -51,7 +51,7 @@ class RowExamples:
 
     def _before(self, place: int, batch: Sequence[Shown]) -> str:
         index, row, _ = batch[place]
-        around = self._start.instruct(row.prompt)
+        around = self._templates.around(row.prompt)
         if not around.prefix:  # the row wants its query alone
             return ""
         others = [
@@ -63,17 +63,16 @@ class RowExamples:
         for chosen in draw_examples(len(others), self._seed, self._epochs.current, index, self._most):
             longer = found + self._text(*others[chosen])
             whole = Instruction(f"{longer}{around.prefix}{row.query}", around.suffix)
-            if self._start.room(whole) - 1 > self._length:
+            if self._templates.tokens(whole) > self._length:
                 break
             found = longer
         return found
 
     def _text(self, row: TrainingRow, positive: str) -> str:
-        assert self._start.example is not None
-        return self._start.example(
+        return self._templates.example(
             row.prompt, self._cut(row.query, _QUERY_TOKENS), self._cut(positive, _RESPONSE_TOKENS)
         )
 
     def _cut(self, text: str, tokens: int) -> str:
-        special = self._start.room(Instruction()) - 1
-        return self._start.fit(Instruction(), text, tokens + special)
+        alone = Instruction()
+        return self._templates.fitting(text, alone, tokens + self._templates.tokens(alone))

@@ -104,7 +104,7 @@ def fine_tune(
     start = open_start(start_settings, attention_dropout=chosen.attention_dropout, purpose=kind.purpose)
     chosen = _completed(chosen, start)
     _require_room(start, data, chosen)
-    if chosen.example_rows and start.example is None:
+    if chosen.example_rows and not start.templates.takes_examples:
         raise SettingsError(
             f"example_rows={chosen.example_rows} puts examples before queries, but {shown_name(start.source[0])} takes "
             "none; 'BAAI/bge-en-icl' does."
@@ -152,12 +152,12 @@ def _require_room(start: Start, data: TrainingData, chosen: EmbedderTraining) ->
     """
     limit = min(chosen.query_length, start.max_length)
     for prompt in dict.fromkeys(row.prompt for row in data.rows):
-        around = start.instruct(prompt)
-        least = start.room(around)
-        if (around.prefix or around.suffix) and least + _LEAST_QUERY > limit:
+        around = start.templates.around(prompt)
+        tokens = start.templates.tokens(around)
+        if (around.prefix or around.suffix) and tokens + _LEAST_QUERY > limit:
             raise SettingsError(
-                f"query_length={chosen.query_length} leaves {max(limit - least + 1, 0)} tokens for a query beside the "
-                f"instruction {shortened(around.prefix + around.suffix)}; give at least {least + _LEAST_QUERY}, or a "
+                f"query_length={chosen.query_length} leaves {max(limit - tokens, 0)} tokens for a query beside the "
+                f"instruction {shortened(around.prefix + around.suffix)}; give at least {tokens + _LEAST_QUERY}, or a "
                 "shorter instruction."
             )
 

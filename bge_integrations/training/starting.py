@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from sentence_transformers.sentence_transformer.modules import Normalize
@@ -24,13 +24,13 @@ from bge_integrations.backend.checkpoint.tensors import stored_tensors
 from bge_integrations.backend.checkpoint.weights import WeightRules
 from bge_integrations.backend.engines.architecture import EncoderShape
 from bge_integrations.backend.model.heads import Heads
-from bge_integrations.backend.text.templates import fitting_start, share_of
 from bge_integrations.backend.torch_models import load_source
 from bge_integrations.backend.torch_models.m3 import unweighted_ids
 from bge_integrations.catalogue import ModelSpec
-from bge_integrations.catalogue.instructions import Instruction, example_text, resolve_instruction
+from bge_integrations.catalogue.instructions import Instruction
 from bge_integrations.errors import UnsupportedModelError
-from bge_integrations.settings import EncoderSettings, Example, Purpose
+from bge_integrations.settings import EncoderSettings, Purpose
+from bge_integrations.training.templates import QueryTemplates
 
 __all__ = ["Start", "open_start"]
 
@@ -42,7 +42,6 @@ class Start:
     Attributes:
         model: A SentenceTransformer with float32 weights.
         spec: The catalogue's row; `None` for a model that is not a BGE model.
-        asked: The text before and after a query.
         identity: Digest of the model's files.
         max_length: Tokens that the model reads, at most.
         pad_id: Token id of padding.
@@ -50,12 +49,7 @@ class Start:
         pooling: sentence-transformers' name of the pooling, if only pooling follows the transformer; else `None`. The
             heads of bge-m3 follow it too.
         tokenize: Function from texts and a maximum length to token ids.
-        instruct: Function from the prompt of a row, or `None`, to the text before and after its query. For an instruct
-            model a prompt is a task.
-        fit: Function from the text around a query, the query and a maximum length to as much of it as fits.
-        example: Function from the prompt of a row, or `None`, its query and an answer to the text of an example.
-            `None`: the model takes none.
-        room: Function from the text around a query to the least tokens that such a query takes.
+        templates: What stands around queries.
         source: Its hub id with the revision that was asked for, or its folder and `None`.
         stored_in: Types of its weights in safetensors files, such as "F16".
         heads: Weights of bge-m3's heads, by the names of `backend.model.heads`; empty if it has none, or needs none.
@@ -64,21 +58,22 @@ class Start:
 
     model: Any
     spec: ModelSpec | None
-    asked: Instruction
     identity: str
     max_length: int
     pad_id: int
     encoder: EncoderShape | None
     pooling: str | None
     tokenize: Callable[[list[str], int], list[list[int]]]
-    instruct: Callable[[str | None], Instruction]
-    fit: Callable[[Instruction, str, int], str]
-    room: Callable[[Instruction], int]
+    templates: QueryTemplates
     source: tuple[str, str | None]
-    example: Callable[[str | None, str, str], str] | None = None
     stored_in: frozenset[str] = frozenset()
     heads: Heads = field(default_factory=dict)
     unweighted: tuple[int, ...] = ()
+
+    @property
+    def asked(self) -> Instruction:
+        """The text before and after a query of a row without a prompt."""
+        return self.templates.around(None)
 
     @property
     def instruction(self) -> str:
@@ -99,15 +94,15 @@ def open_start(settings: EncoderSettings, *, attention_dropout: bool = False, pu
         UnsupportedModelError: It is a prepared folder, its pooling leaves out the instruction, or it can't have the
             heads of bge-m3.
     """
-    request = LoadRequest.from_settings(settings.replace(precision="float32", engine="sentence-transformers"))
+    request = LoadRequest.from_settings(settings.replace(precision="float32", engine="sentence-transformers"), purpose)
     checkpoint = locate_requested(request)
     if is_prepared(checkpoint.folder):
         raise UnsupportedModelError(
             f"{settings.model_name} is a folder of `bge prepare`, which has no weights to train. Give the model that "
             "it was made from."
         )
-    if purpose == "m3" and not checkpoint.lacking_m3_files:
-        request = dataclasses.replace(request, purpose=purpose)
+    if purpose == "m3" and checkpoint.lacking_m3_files:
+        request = dataclasses.replace(request, purpose="vectors")
     spec = vet(checkpoint, request, to_train=True)
     is_base = spec is None and checkpoint.modules is None
     if is_base and request.pooling is None:
@@ -123,21 +118,6 @@ def open_start(settings: EncoderSettings, *, attention_dropout: bool = False, pu
             f"{settings.model_name} can't get the heads of bge-m3, which need a BERT or XLM-RoBERTa encoder with one "
             "pooling of its hidden states. Start from BAAI/bge-m3, or train the dense vectors with train_embedder."
         )
-
-    def instruct(prompt: str | None) -> Instruction:
-        is_task = bool(prompt) and spec is not None and bool(spec.query_template)
-        own = settings.query_instruction if prompt is None else None if is_task else prompt
-        return resolve_instruction(
-            "query",
-            explicit=own,
-            task=prompt if is_task else settings.task,
-            spec=spec,
-            saved_prompts=facts.prompts,
-            default_prompt_name=facts.default_prompt_name,
-            recognized_by=facts.recognized_by,
-            examples=cast("Sequence[Example] | None", settings.examples),
-        )
-
     model = source.original
     if is_base:
         model.append(Normalize())
@@ -153,20 +133,16 @@ def open_start(settings: EncoderSettings, *, attention_dropout: bool = False, pu
     return Start(
         model=model,
         spec=spec,
-        asked=instruct(None),
         identity=checkpoint.fingerprint,
         max_length=limit,
         pad_id=facts.pad_id,
         encoder=facts.encoder,
         pooling=facts.pooling if purpose == "vectors" else None,
         tokenize=tokenize,
-        instruct=instruct,
-        fit=lambda around, query, length: fitting_start(
-            source.tokenizer, around.prefix, query, around.suffix, min(length, limit)
+        templates=QueryTemplates(
+            settings=settings, spec=spec, facts=facts, tokenizer=source.tokenizer, max_length=limit
         ),
-        room=lambda around: share_of(source.tokenizer, around.prefix, around.suffix).least,
         source=_source(settings),
-        example=_examples(spec, settings.task),
         stored_in=_stored_in(checkpoint.transformer_weights(WeightRules.of(request))),
         heads=source.heads,
         unweighted=unweighted_ids(tokenizer),
@@ -177,13 +153,6 @@ def _is_decoder(config: Mapping[str, Any]) -> bool:
     """Returns whether an architecture reads from left to right, so that only its last token has seen the whole text."""
     kind = config.get("model_type")
     return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-
-def _examples(spec: ModelSpec | None, task: str | None) -> Callable[[str | None, str, str], str] | None:
-    if spec is None or not spec.example_template:
-        return None
-    known = task or spec.default_task or ""
-    return lambda prompt, query, answer: example_text(spec, (prompt or known, query, answer))
 
 
 def _source(settings: EncoderSettings) -> tuple[str, str | None]:
