@@ -55,8 +55,9 @@ class M3Model(nn.Module):
         weights = F.relu(self.sparse(hidden))
         width = max(dense.shape[-1], self.colbert.out_features)
         vectors = F.pad(self.colbert(hidden), (0, width - self.colbert.out_features))
-        first = F.pad(dense.to(vectors.dtype), (0, width - dense.shape[-1] + 1)).unsqueeze(1)
-        rows = torch.cat([first, torch.cat([vectors, weights.to(vectors.dtype)], -1)[:, 1:]], 1)
+        first = F.pad(dense, (0, width - dense.shape[-1] + 1)).unsqueeze(1)
+        # Of different precisions, the higher one is taken.
+        rows = torch.cat([first, torch.cat([vectors, weights], -1)[:, 1:]], 1)
         return {"sentence_embedding": rows[mask]}
 
     def write_heads(self, folder: Path) -> None:
