@@ -212,6 +212,19 @@ def test_a_killed_run_goes_on_with_the_same_batches(
         torch.testing.assert_close(found[name], value, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"), [("bge-small-en", 0.01), ("bge-small-en-v1.5", 0.02), ("bge-code-v1", 0.02)]
+)
+def test_the_temperature_is_that_of_the_authors(
+    decoders: dict[str, Path], data: TrainingData, tmp_path: Path, name: str, expected: float
+) -> None:
+    base = decoders.get(name) or make_checkpoint(tmp_path / name, modules=("cls", "normalize"))
+    settings = dataclasses.replace(_QUICK, temperature=None, max_steps=1)
+    result = train_embedder(data, on_cpu(base), tmp_path / "out", settings=settings)
+    record = json.loads((result.output / "bge_training.json").read_text(encoding="utf-8"))
+    assert record["settings"]["temperature"] == expected
+
+
 def test_a_decoder_can_be_trained_whole(decoders: dict[str, Path], data: TrainingData, tmp_path: Path) -> None:
     settings = dataclasses.replace(_QUICK, lora=None, learning_rate=1e-3, max_steps=2)
     result = train_embedder(data, on_cpu(decoders["bge-code-v1"]), tmp_path / "out", settings=settings)

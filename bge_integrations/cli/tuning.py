@@ -148,7 +148,7 @@ def train(
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(metavar="R", help="Learning rate; 1e-5 unless given.")] = None,
     temperature: Annotated[
-        float | None, typer.Option(metavar="T", help="Temperature; 0.01, or 0.02 for v1.5 models, unless given.")
+        float | None, typer.Option(metavar="T", help="Temperature; 0.02, or 0.01 for BGE's first models, unless given.")
     ] = None,
     negatives: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Negatives of a row; 7 unless given.")

@@ -176,7 +176,8 @@ def _completed(chosen: EmbedderTraining, start: Start) -> EmbedderTraining:
     """Returns settings with the choices that depend on the model and the machine."""
     changes: dict[str, Any] = {}
     if chosen.temperature is None:
-        is_first = start.spec is not None and "v1.5" not in start.spec.model_id
+        spec = start.spec
+        is_first = spec is not None and spec.architecture == "bert" and "v1.5" not in spec.model_id
         changes["temperature"] = 0.01 if is_first else 0.02
     changes["precision"] = computed_in(chosen.precision, start)
     return dataclasses.replace(chosen, **changes)

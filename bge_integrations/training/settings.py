@@ -120,7 +120,7 @@ class EmbedderTraining(TrainingSettings):
     rows. See `TrainingSettings` for the other attributes.
 
     Attributes:
-        temperature: Divisor of the cosines. `None`: 0.02 for v1.5 models and unknown ones, 0.01 for BGE's others.
+        temperature: Divisor of the cosines. `None`: 0.01 for BGE's first BERT models, 0.02 for all others.
         negatives: Negatives of a row, at most.
         query_length: Tokens of a query, at most, with the instruction.
         passage_length: Tokens of a passage, at most, with the instruction that some types of rows have there.
