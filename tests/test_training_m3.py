@@ -205,7 +205,7 @@ class TestLoss:
         found = loss([column(QUERIES), column([PASSAGES[passage] for passage in order])], layout(groups))
         assert_equal(found, expected, one, other)
 
-    def test_the_weights_can_be_those_of_the_papers_first_version(self) -> None:
+    def test_the_weights_can_be_equal_as_in_an_earlier_preprint(self) -> None:
         one, other = tiny(), tiny()
         weights = (1.0, 1.0, 1.0)
         expected = reference_loss(

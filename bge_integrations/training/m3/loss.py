@@ -9,9 +9,11 @@ temperature, in the paper's notation:
     L'      = (λ1 L'_dense + λ2 L'_lex + λ3 L'_mul) / 3
     loss    = (L + L') / 2                                                   L alone before self-distillation begins
 
-L_x is InfoNCE of the scores s_x over all passages of the batch. This is section 3.3 of "M3-Embedding", Findings of ACL
-2024, https://aclanthology.org/2024.findings-acl.137 (arXiv 2402.03216, version 4). In the paper's first version,
-s_inter is the plain sum and the loss L + L', where L and L' have no weights.
+L_x is InfoNCE of the scores s_x over all passages of the batch. This is section 3.3 of "M3-Embedding" as it was
+published, Findings of ACL 2024, https://aclanthology.org/2024.findings-acl.137 (preprint: arXiv 2402.03216). The
+softmax of L'_x is that of scores divided by the temperature too, which the paper leaves open. In an earlier preprint,
+which FlagEmbedding's repository has (research/BGE_M3), no term has a weight: s_inter is the plain sum, and the loss
+L + L'.
 
 FlagEmbedding (1.4.2, `finetune/embedder/encoder_only/m3`) has the same numbers. What differs here: the passages of all
 processes act in every term, there in L_dense alone; self-distillation begins after steps of the optimiser, there after
