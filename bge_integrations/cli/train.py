@@ -162,10 +162,12 @@ def run_training(job: Job, console: Console) -> Outcome | None:
         device = job.start.device if isinstance(job.start.device, str) else None
         merged = best_merge(job.start.model_name, trained, job.merge, validation, job.output, device=device)
         shutil.rmtree(trained)
-    verdict = None
+    verdict: Verdict | None = None
     if test is not None:
-        judged = judge_m3 if isinstance(job.settings, M3Training) else judge
-        verdict = judged(job.start, job.output, test, general=general, cache=usual_cache())
+        if isinstance(job.settings, M3Training):
+            verdict = judge_m3(job.start, job.output, test, general=general)
+        else:
+            verdict = judge(job.start, job.output, test, general=general, cache=usual_cache())
         _note(job.output, verdict)
     if prepared is not None:
         purpose: Purpose | None = "m3" if isinstance(job.settings, M3Training) else None

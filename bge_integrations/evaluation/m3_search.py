@@ -57,27 +57,58 @@ class M3Searcher:
 
     def search(self, data: Searched, depth: int, *, ignore_identical_ids: bool) -> dict[str, dict[str, float]]:
         """See `searchers.Searcher.search`."""
-        asked = self.queries(list(data.queries.values()))
-        texts, ids = in_order_of_ids(data.corpus)
-        best = BestDocuments(list(data.queries), depth, ignore_identical_ids=ignore_identical_ids)
-        for first, part in _blocks(texts):
-            found = self.documents(part)
-            best.add(first, len(part), lambda rows, found=found: self._scores(_rows(asked, rows), found))  # type: ignore[misc]
-        return best.found(ids)
+        (found,) = search_with_each(
+            self.queries, self.documents, data, depth, [self.weights], ignore_identical_ids=ignore_identical_ids
+        )
+        return found
 
-    def _scores(self, asked: M3Output, found: M3Output) -> Floats:
-        weights = self.weights
-        total = np.zeros((_count(asked), _count(found)))
-        if asked.dense is not None and found.dense is not None:
-            total += weights.dense * (asked.dense @ found.dense.T)
-        if asked.sparse is not None and found.sparse is not None:
-            total += weights.sparse * _lexical_scores(asked.sparse, found.sparse)
-        if asked.colbert is not None and found.colbert is not None:
-            total += weights.colbert * _token_scores(asked.colbert, found.colbert)
-        scores: Floats = (total / (weights.dense + weights.sparse + weights.colbert)).astype(np.float32)
-        if not weights.dense and not weights.colbert:
-            scores[scores <= 0] = -np.inf
-        return scores
+
+def search_with_each(
+    queries: Encode,
+    documents: Encode,
+    data: Searched,
+    depth: int,
+    weights: Sequence[M3Weights],
+    *,
+    ignore_identical_ids: bool,
+) -> list[dict[str, dict[str, float]]]:
+    """Searches with several weights at once, so that each text is encoded once.
+
+    Args:
+        queries: Encodes queries, with all outputs that any of the weights needs.
+        documents: Encodes documents, with the same outputs.
+        data: Queries and corpus.
+        depth: The number of documents to return for a query.
+        weights: The weights of each search.
+        ignore_identical_ids: As for `searchers.Searcher.search`.
+
+    Returns:
+        What each search has found.
+    """
+    asked = queries(list(data.queries.values()))
+    texts, ids = in_order_of_ids(data.corpus)
+    bests = [BestDocuments(list(data.queries), depth, ignore_identical_ids=ignore_identical_ids) for _ in weights]
+    for first, part in _blocks(texts):
+        found = documents(part)
+        for best, shares in zip(bests, weights, strict=True):
+            best.add(first, len(part), partial(_scores_of_rows, shares, asked, found))
+    return [best.found(ids) for best in bests]
+
+
+def _scores_of_rows(weights: M3Weights, asked: M3Output, found: M3Output, rows: slice) -> Floats:
+    """Returns the scores of some queries with all documents of a block."""
+    chosen = _rows(asked, rows)
+    total = np.zeros((_count(chosen), _count(found)))
+    if weights.dense and chosen.dense is not None and found.dense is not None:
+        total += weights.dense * (chosen.dense @ found.dense.T)
+    if weights.sparse and chosen.sparse is not None and found.sparse is not None:
+        total += weights.sparse * _lexical_scores(chosen.sparse, found.sparse)
+    if weights.colbert and chosen.colbert is not None and found.colbert is not None:
+        total += weights.colbert * _token_scores(chosen.colbert, found.colbert)
+    scores: Floats = (total / (weights.dense + weights.sparse + weights.colbert)).astype(np.float32)
+    if not weights.dense and not weights.colbert:
+        scores[scores <= 0] = -np.inf
+    return scores
 
 
 def score_pairs(

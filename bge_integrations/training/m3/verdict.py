@@ -10,14 +10,14 @@ from typing import Any, get_args
 
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.errors import UnsupportedModelError
-from bge_integrations.evaluation.cache import EvaluationCache
 from bge_integrations.evaluation.comparison import Comparison, compare
 from bge_integrations.evaluation.data import RetrievalData
+from bge_integrations.evaluation.m3_search import search_with_each
 from bge_integrations.evaluation.report import RetrievalReport
 from bge_integrations.evaluation.retrieval import evaluate_retrieval
 from bge_integrations.evaluation.searchers import Output
 from bge_integrations.evaluation.statistics import holm
-from bge_integrations.m3 import BgeM3Encoder
+from bge_integrations.m3 import BgeM3Encoder, M3Weights
 from bge_integrations.settings import EncoderSettings, ModelOptions, ModelSettings
 from bge_integrations.training.verdict import Verdict, probe
 
@@ -26,6 +26,13 @@ __all__ = ["M3Verdict", "judge_m3"]
 _METRIC = "ndcg@10"
 _ALL: Output = "mixed"
 _NAMES = {_ALL: "all outputs"}
+_WEIGHTS: dict[Output, M3Weights] = {
+    _ALL: M3Weights(),
+    "dense": M3Weights(1, 0, 0),
+    "sparse": M3Weights(0, 1, 0),
+    "colbert": M3Weights(0, 0, 1),
+}
+_DEPTH = 100
 _SINGLE: tuple[Output, ...] = tuple(output for output in get_args(Output) if output != _ALL)
 
 
@@ -61,12 +68,11 @@ def judge_m3(
     *,
     general: RetrievalData | None = None,
     texts: Sequence[str] | None = None,
-    cache: EvaluationCache | None = None,
 ) -> M3Verdict:
     """Compares a trained bge-m3 with its start.
 
-    All queries are compared with all documents token by token, which takes long for a large corpus. "All together" is
-    the weighted mean of `BgeM3Encoder.score`.
+    Each model encodes each text once. All queries are compared with all documents token by token, which takes long for
+    a large corpus. "All together" is the weighted mean of `BgeM3Encoder.score`.
 
     Args:
         start: Hub id or folder of the start, or settings of it.
@@ -74,7 +80,6 @@ def judge_m3(
         data: Questions that were not trained on.
         general: Labelled data of another kind, to see what is forgotten.
         texts: General texts for the probe; `None`: the package's own.
-        cache: Keeps vectors and lexical weights for the next judgement.
 
     Raises:
         BgeError: A model can't be loaded.
@@ -82,8 +87,8 @@ def judge_m3(
     settings = start if isinstance(start, EncoderSettings) else EncoderSettings(model_name=os.fspath(start))
     trained = EncoderSettings(model_name=os.fspath(tuned), device=settings.device)
     with _opened(settings) as before, _opened(trained) as after:
-        reports = _reports(before, after, data, (_ALL, *_SINGLE), cache)
-        of_general = None if general is None else _reports(before, after, general, (_ALL,), cache)[_ALL]
+        reports = _reports(before, after, data, (_ALL, *_SINGLE))
+        of_general = None if general is None else _reports(before, after, general, (_ALL,))[_ALL]
         found = probe(_dense(before), _dense(after), texts)
     compared = {output: compare(*pair, _METRIC) for output, pair in reports.items()}
     main = compared.pop(_ALL)
@@ -122,26 +127,41 @@ def _dense(encoder: BgeM3Encoder | BgeEncoder) -> BgeEncoder:
 
 
 def _reports(
-    before: BgeM3Encoder | BgeEncoder,
-    after: BgeM3Encoder | BgeEncoder,
-    data: RetrievalData,
-    outputs: Sequence[Output],
-    cache: EvaluationCache | None,
+    before: BgeM3Encoder | BgeEncoder, after: BgeM3Encoder | BgeEncoder, data: RetrievalData, outputs: Sequence[Output]
 ) -> dict[Output, tuple[RetrievalReport, RetrievalReport]]:
     """Returns reports of both models by output, where both have it. Of a start without heads, dense stands for all."""
-    found = {}
-    for output in outputs:
-        has_it = isinstance(before, BgeM3Encoder)
-        if not has_it and output not in ("dense", _ALL):
-            continue
-        one, other = (
-            evaluate_retrieval(
-                encoder, data, depth=100, cache=cache, output=chosen, name=f"{who} ({_NAMES.get(chosen, chosen)})"
-            )
-            for who, encoder, chosen in (
-                ("the start", before, output if has_it else "dense"),
-                ("the trained model", after, output),
-            )
-        )
-        found[output] = (one, other)
-    return found
+    whole = isinstance(before, BgeM3Encoder)
+    kept = [output for output in outputs if whole or output in ("dense", _ALL)]
+    one = _of_model("the start", before, data, kept)
+    other = _of_model("the trained model", after, data, kept)
+    return {output: (first, second) for output, first, second in zip(kept, one, other, strict=True)}
+
+
+def _of_model(
+    who: str, encoder: BgeM3Encoder | BgeEncoder, data: RetrievalData, outputs: Sequence[Output]
+) -> list[RetrievalReport]:
+    """Returns a report for each output, and of a model without heads that of its dense vectors.
+
+    Each text is encoded once for all outputs.
+    """
+    if isinstance(encoder, BgeEncoder):
+        return [evaluate_retrieval(encoder, data, depth=_DEPTH, name=f"{who} (dense)")] * len(outputs)
+    weights = [_WEIGHTS[output] for output in outputs]
+    runs = search_with_each(
+        encoder.encode_queries, encoder.encode_documents, data, _DEPTH, weights, ignore_identical_ids=False
+    )
+    return [
+        evaluate_retrieval(_Known(run), data, depth=_DEPTH, output=output, name=f"{who} ({_NAMES.get(output, output)})")
+        for output, run in zip(outputs, runs, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Documents that were found already, as a searcher."""
+
+    run: dict[str, dict[str, float]]
+
+    def search(self, *_: object, **__: object) -> dict[str, dict[str, float]]:
+        """See `searchers.Searcher.search`."""
+        return self.run
