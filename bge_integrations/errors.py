@@ -23,6 +23,7 @@ BgeError
 ├── ModelClosedError                   (also a RuntimeError) used after `close()`
 ├── EvaluationDataError                (also a ValueError)  data to evaluate on are wrong: the file, the line and the id
 ├── TrainingDataError                  (also a ValueError)  data to train on are wrong: the file, the line and the field
+├── ChatModelError                     (also a RuntimeError) the chat model that makes questions fails again and again
 └── MissingExtraError                  (also an ImportError) an optional dependency is not installed
 ```
 
@@ -36,6 +37,7 @@ from bge_integrations.redaction import without_hub_tokens
 
 __all__ = [
     "BgeError",
+    "ChatModelError",
     "DeviceMemoryError",
     "DeviceNotAvailableError",
     "EncoderClosedError",
@@ -207,6 +209,13 @@ class EvaluationDataError(BgeError, ValueError):
 
 class TrainingDataError(BgeError, ValueError):
     """Data to train on can't be used as they are; the message names the file, the line and the field."""
+
+
+class ChatModelError(BgeError, RuntimeError):
+    """The chat model that makes questions fails again and again, so that the next calls would fail too.
+
+    `__cause__` is the last failure. Finished answers are kept, if there is a file for them.
+    """
 
 
 class MissingExtraError(BgeError, ImportError):

@@ -18,6 +18,7 @@ import typer
 from bge_integrations.catalogue import MODELS
 from bge_integrations.catalogue.scores import MINILM, scored_models
 from bge_integrations.cli.cache import cache
+from bge_integrations.cli.documents import improve, make_queries
 from bge_integrations.cli.measuring import evaluate, mteb
 from bge_integrations.cli.models import print_models
 from bge_integrations.cli.options import (
@@ -244,7 +245,7 @@ def bench(
         print_report(report, open_console())
 
 
-for _function in (mteb, evaluate, mine, train):
+for _function in (mteb, evaluate, mine, train, make_queries, improve):
     app.command(epilog=PRIVATE)(_function)
 app.add_typer(cache, name="cache")
 
@@ -272,7 +273,11 @@ def _require_known(option: str, wanted: str | None, known: set[str]) -> None:
 def _complain(message: str, style: str) -> None:
     """Prints a message of the running command. Settings in it become the command's options."""
     name = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")
-    commands = {command.callback.__name__: command.callback for command in app.registered_commands if command.callback}
+    commands = {
+        command.callback.__name__.replace("_", "-"): command.callback
+        for command in app.registered_commands
+        if command.callback
+    }
     options = options_of(commands[name]) if name in commands else {}
     print_text(open_console(stderr=True), f"bge: {in_options(message, options)}", style=style)
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from bge_integrations._optional import require_package
 from bge_integrations.cli.evaluate.command import usual_cache
+from bge_integrations.cli.outputs import require_writable
 from bge_integrations.cli.terminal import open_console, plain_table, print_json, print_table, print_text
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.errors import SettingsError
@@ -22,7 +23,7 @@ from bge_integrations.training.mining import Mined
 from bge_integrations.training.passages import load_passages
 from bge_integrations.training.words import require_words
 
-__all__ = ["MinePlan", "mine", "read_ranks"]
+__all__ = ["MinePlan", "mine", "read_ranks", "run_mining"]
 
 _ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 
@@ -71,16 +72,8 @@ class MinePlan:
         if not self.output.name.endswith(_ENDINGS):
             raise SettingsError(f"--output {self.output} must end with one of {', '.join(_ENDINGS)}.")
         for option, file in (("--output", self.output), ("--report", self.report), ("--chart", self.chart)):
-            if file is None:
-                continue
-            if not file.absolute().parent.is_dir():
-                raise SettingsError(f"{option} {file}: there is no folder {file.absolute().parent}. Make it first.")
-            if file.is_dir():
-                raise SettingsError(f"{option} {file} is a folder. Name a file.")
-            if file.exists() and not self.overwrite:
-                raise SettingsError(
-                    f"{option} {file} is there already. Choose another name, or replace it with --force."
-                )
+            if file is not None:
+                require_writable(option, file, overwrite=self.overwrite)
         if self.chart is not None:
             require_package("matplotlib", "matplotlib")
         if self.settings.lexical:
@@ -110,6 +103,20 @@ def mine(plan: MinePlan) -> None:
 
     Raises:
         BgeError: An option or the data is wrong, or a model fails. Finished rows are kept for the next run.
+        OSError: A file can't be written.
+    """
+    mined = run_mining(plan)
+    if plan.as_json:
+        print_json({"output": str(plan.output), "teacher": plan.teacher, **mined.report.to_dict()})
+    else:
+        _print(mined, plan, open_console())
+
+
+def run_mining(plan: MinePlan) -> Mined:
+    """Reads the data, mines, scores and saves.
+
+    Raises:
+        BgeError: As `mine`.
         OSError: A file can't be written.
     """
     plan.check()
@@ -146,10 +153,7 @@ def mine(plan: MinePlan) -> None:
         plan.report.write_text(mined.report.to_markdown(), encoding="utf-8")
     if plan.chart is not None:
         draw_mining_chart(mined.report, plan.chart)
-    if plan.as_json:
-        print_json({"output": str(plan.output), "teacher": plan.teacher, **mined.report.to_dict()})
-    else:
-        _print(mined, plan, open_console())
+    return mined
 
 
 def _print(mined: Mined, plan: MinePlan, console: Console) -> None:

@@ -134,7 +134,10 @@ def run_training(job: Job, console: Console) -> Outcome | None:
     Raises:
         BgeError: An option or the data is wrong, or training fails.
     """
-    require_free(job.output)
+    # A finished run whose verdict was killed goes on with the verdict.
+    is_finished = job.resume and (job.output / RECORD).is_file()
+    if not is_finished:
+        require_free(job.output)
     prepared = None
     if job.prepared is not None:
         prepared = job.output.with_name(f"{job.output.name}-{job.prepared}")
@@ -153,12 +156,13 @@ def run_training(job: Job, console: Console) -> Outcome | None:
     trained = job.output.with_name(f"{job.output.name}.tuned") if job.merge else job.output
     # A finished run whose merging was killed goes on with the merging.
     begin = time.perf_counter()
-    result = None if job.resume and (trained / RECORD).is_file() else _train(job, train, validation, trained, console)
+    is_trained = is_finished or (job.resume and (trained / RECORD).is_file())
+    result = None if is_trained else _train(job, train, validation, trained, console)
     seconds = 0.0 if result is None else time.perf_counter() - begin
     if not is_first:
         return None
     merged = None
-    if job.merge and validation is not None:
+    if job.merge and validation is not None and not is_finished:
         device = job.start.device if isinstance(job.start.device, str) else None
         merged = best_merge(job.start.model_name, trained, job.merge, validation, job.output, device=device)
         shutil.rmtree(trained)

@@ -15,6 +15,16 @@ from bge_integrations.training.mining import Mined, mine_hard_negatives
 from bge_integrations.training.mining_chart import draw_mining_chart
 from bge_integrations.training.mining_report import MiningReport
 from bge_integrations.training.overlaps import Leakage, Overlap, leakage
+from bge_integrations.training.queries import (
+    Estimate,
+    MadeQueries,
+    QueryPlan,
+    QueryReport,
+    QuerySettings,
+    QuestionKind,
+    amake_queries,
+    make_queries,
+)
 from bge_integrations.training.sampling import Drawn, draw
 from bge_integrations.training.settings import DistillationTraining, EmbedderTraining, Lora, M3Training
 from bge_integrations.training.teacher import score_with_teacher
@@ -24,23 +34,31 @@ __all__ = [
     "DistillationTraining",
     "Drawn",
     "EmbedderTraining",
+    "Estimate",
     "Leakage",
     "Lora",
     "M3Training",
+    "MadeQueries",
     "MergeResult",
     "Mined",
     "MiningReport",
     "Overlap",
+    "QueryPlan",
+    "QueryReport",
+    "QuerySettings",
+    "QuestionKind",
     "Split",
     "TrainingData",
     "TrainingResult",
     "TrainingRow",
+    "amake_queries",
     "best_merge",
     "distil_embedder",
     "draw",
     "draw_mining_chart",
     "leakage",
     "load_training_data",
+    "make_queries",
     "merge_models",
     "mine_hard_negatives",
     "score_with_teacher",

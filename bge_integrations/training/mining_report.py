@@ -14,6 +14,7 @@ from bge_integrations.training.data import TrainingData
 from bge_integrations.training.exclusions import REASONS, Reason
 from bge_integrations.training.histogram import SCORE_STEP, Histogram
 from bge_integrations.training.pool import Pool
+from bge_integrations.training.prose import counted, escaped, shown_in_markdown
 
 __all__ = ["MiningReport", "Sample", "make_report"]
 
@@ -22,7 +23,6 @@ MARGINS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
 _SAMPLES, _DOUBTFUL_SAMPLES = 6, 3
 _BAR, _SCORE_ROWS = 30, 16
 _WIDTH = 100
-_SHOWN_CHARACTERS = 300
 
 Scored = tuple[str, float]
 
@@ -122,7 +122,7 @@ class MiningReport:
 
     def to_markdown(self) -> str:
         """Returns the report with tables, a histogram and the rows to read, as Markdown."""
-        parts = [f"# Hard negatives of {_escaped(self.data)}", *map(_escaped, self.sentences())]
+        parts = [f"# Hard negatives of {escaped(self.data)}", *map(escaped, self.sentences())]
         lines = [f"| {REASONS[reason]} | {self.left_out.get(reason, 0):,} |" for reason in REASONS]
         parts.append("\n".join(["| left out | passages |", "|---|---|", *lines]))
         lines = [f"| {_percent(margin, 0)} | {_percent(share)} |" for margin, share in self.margins.items()]
@@ -136,26 +136,26 @@ class MiningReport:
         """Yields what was found and left out, in sentences that belong together."""
         first, last = self.settings["ranks"]
         yield (
-            f"{self.data}: {_counted(self.rows, 'row')}, {_counted(self.passages, 'passage')} to choose from, with "
-            f"{self.model}, in {self.seconds:,.1f} s. {self.found:,} of {_counted(self.asked, 'negative')} that rows "
+            f"{self.data}: {counted(self.rows, 'row')}, {counted(self.passages, 'passage')} to choose from, with "
+            f"{self.model}, in {self.seconds:,.1f} s. {self.found:,} of {counted(self.asked, 'negative')} that rows "
             f"lacked were found"
             + (f" ({self.sources.get('words', 0):,} by words)" if self.settings["lexical"] else "")
-            + f"; {_counted(self.given, 'negative')} were there before."
+            + f"; {counted(self.given, 'negative')} were there before."
         )
         if self.short:
             rest = f", {self.empty:,} of them none" if self.empty else ""
             yield (
-                f"{_counted(self.short, 'row')} {_has(self.short)} fewer negatives than {self.settings['count']}{rest}"
+                f"{counted(self.short, 'row')} {_has(self.short)} fewer negatives than {self.settings['count']}{rest}"
                 ". More passages, more ranks or a smaller margin give more."
             )
         if self.doubtful:
             yield (
-                f"In {_counted(self.doubtful, 'row')}, more than half of the candidates are too near to the query: the "
+                f"In {counted(self.doubtful, 'row')}, more than half of the candidates are too near to the query: the "
                 "positive may be wrong, or many passages answer the query. Read such rows."
             )
         if self.without_scores:
             yield (
-                f"{_counted(self.without_scores, 'row')} lost the scores of a teacher, since new negatives have none. "
+                f"{counted(self.without_scores, 'row')} lost the scores of a teacher, since new negatives have none. "
                 "Score the data again."
             )
         rules = [
@@ -169,7 +169,7 @@ class MiningReport:
             margin = self.settings["relative_margin"]
             taken = f"The margin of {_percent(margin)} is {margin * abs(middle):.3f}." if margin is not None else ""
             yield (
-                f"The {_counted(self.candidates, 'passage')} at the ranks {first} to {last} are in the median "
+                f"The {counted(self.candidates, 'passage')} at the ranks {first} to {last} are in the median "
                 f"{_percent(distance)} below the lowest positive, which is {distance * abs(middle):.3f} for a positive "
                 f"of {middle:.3f}. {taken}"
             ).strip()
@@ -270,16 +270,19 @@ def _sample(data: TrainingData, pool: Pool, result: RowResult) -> Sample:
 
 def _sample_in_markdown(sample: Sample) -> str:
     lines = [
-        f"**{_escaped(sample.query)}** (row {_escaped(sample.row)}{', doubtful' if sample.is_doubtful else ''})",
+        f"**{escaped(sample.query)}** (row {escaped(sample.row)}{', doubtful' if sample.is_doubtful else ''})",
         "",
     ]
-    lines += [f"- {score:.3f} positive: {_shown(text)}" for text, score in sample.positives]
-    lines += [f"- {score:.3f} negative, given: {_shown(text)}" for text, score in sample.given]
+    lines += [f"- {score:.3f} positive: {shown_in_markdown(text)}" for text, score in sample.positives]
+    lines += [f"- {score:.3f} negative, given: {shown_in_markdown(text)}" for text, score in sample.given]
     lines += [
-        f"- {score:.3f} negative, rank {rank}{' by words' if source == 'words' else ''}: {_shown(text)}"
+        f"- {score:.3f} negative, rank {rank}{' by words' if source == 'words' else ''}: {shown_in_markdown(text)}"
         for text, score, rank, source in sample.negatives
     ]
-    lines += [f"- {score:.3f} left out, {REASONS[reason]}: {_shown(text)}" for text, score, reason in sample.left_out]
+    lines += [
+        f"- {score:.3f} left out, {REASONS[reason]}: {shown_in_markdown(text)}"
+        for text, score, reason in sample.left_out
+    ]
     return "\n".join(lines)
 
 
@@ -292,18 +295,5 @@ def _percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def _has(count: int) -> str:
     return "has" if count == 1 else "have"
-
-
-def _shown(text: str) -> str:
-    line = " ".join(text.split())
-    return _escaped(line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS]}…")
-
-
-def _escaped(text: str) -> str:
-    return "".join(f"\\{character}" if character in "\\`*_[]<>|#" else character for character in text)

@@ -11,11 +11,16 @@ from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.texts import shortened
 from bge_integrations.training.data import TrainingData
 
-__all__ = ["Leakage", "Overlap", "leakage"]
+__all__ = ["NO_BLANKS", "Leakage", "Overlap", "leakage"]
 
-# A character of a script without blanks between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese), or a word.
-_NO_BLANKS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_UNITS = re.compile(rf"[{_NO_BLANKS}\U00020000-\U0003ffff]|[^\W{_NO_BLANKS}\U00020000-\U0003ffff]+")
+NO_BLANKS = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff"
+)
+"""Characters of scripts without blanks between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese), for a class of a
+regular expression."""
+# Such a character, or a word.
+_UNITS = re.compile(rf"[{NO_BLANKS}]|[^\W{NO_BLANKS}]+")
 
 _Unit = tuple[str, ...]
 

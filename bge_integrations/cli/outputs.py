@@ -1,0 +1,28 @@
+"""Files that commands write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bge_integrations.errors import SettingsError
+
+__all__ = ["require_writable"]
+
+
+def require_writable(option: str, file: Path, *, overwrite: bool) -> None:
+    """Checks that a file can be written, before anything is computed.
+
+    Args:
+        option: The option that names it.
+        file: The file.
+        overwrite: Whether a file that is there is replaced.
+
+    Raises:
+        SettingsError: It is there already, it is a folder, or its folder does not exist.
+    """
+    if not file.absolute().parent.is_dir():
+        raise SettingsError(f"{option} {file}: there is no folder {file.absolute().parent}. Make it first.")
+    if file.is_dir():
+        raise SettingsError(f"{option} {file} is a folder. Name a file.")
+    if file.exists() and not overwrite:
+        raise SettingsError(f"{option} {file} is there already. Choose another name, or replace it with --force.")

@@ -1,0 +1,116 @@
+"""Reads documents from files: passages as they are, or texts that are cut into passages."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bge_integrations._optional import is_installed, require_package
+from bge_integrations.errors import SettingsError, TrainingDataError
+from bge_integrations.evaluation.formats import plain_or_zipped
+from bge_integrations.training.passages import load_passages
+from bge_integrations.training.queries.documents import Passage, hashed
+
+__all__ = ["load_documents", "save_passages"]
+
+_TEXTS = (".txt", ".md", ".markdown")
+
+_SEPARATORS = ("\n\n", "\n", "(?<=[。！？；])", "(?<=[.!?]) ", " ", "(?<=[，、])", "")
+"""Where a text is cut, the best place first. Chinese has no blanks between words or sentences."""
+
+Cut = Callable[[str], Sequence[str]]
+
+
+def load_documents(path: str | os.PathLike[str], characters: int = 1000) -> list[Passage]:
+    """Reads documents as passages.
+
+    | format | files |
+    |---|---|
+    | passages | as for `bge mine --corpus`: a .jsonl file, a .txt file with a passage a line, a BEIR folder |
+    | texts | a folder with .txt and .md files, and folders of them; each file is a document |
+
+    Texts are cut by langchain-text-splitters, or by LlamaIndex's `SentenceSplitter` where only this is installed.
+
+    Args:
+        path: The file or folder.
+        characters: Characters of a passage that is cut from a text, at most.
+
+    Raises:
+        TrainingDataError: The format is unknown, or something in it is wrong; the file and the place are named.
+        SettingsError: `characters` is below 1.
+        MissingExtraError: Texts have to be cut, and neither package is installed.
+    """
+    if characters < 1:
+        raise SettingsError(f"characters={characters} must be 1 or more.")
+    place = Path(os.path.expanduser(path))
+    if place.is_dir() and not plain_or_zipped(place / "corpus.jsonl"):
+        return _from_texts(place, characters)
+    texts, documents = load_passages(place)
+    return [
+        Passage(text, hashed(text)[:16], min(documents[text]) if text in documents else None)
+        for text in dict.fromkeys(texts)
+    ]
+
+
+def save_passages(passages: Sequence[Passage], file: Path) -> None:
+    """Writes passages as `bge mine --corpus` and `load_documents` read them.
+
+    Args:
+        passages: The passages.
+        file: A .jsonl file. One that is there is replaced.
+    """
+    rows = (
+        {"_id": one.id, "text": one.text, **({} if one.document is None else {"document": one.document})}
+        for one in passages
+    )
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def _from_texts(folder: Path, characters: int) -> list[Passage]:
+    files = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in _TEXTS
+        and file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
+    if not files:
+        raise TrainingDataError(
+            f"{folder} has no corpus.jsonl and no files that end with {', '.join(_TEXTS)}. Give a file with passages, "
+            "a BEIR folder, or a folder of texts."
+        )
+    cuts = {is_markdown: _cut(characters, is_markdown=is_markdown) for is_markdown in (False, True)}
+    found: dict[str, Passage] = {}
+    for file in files:
+        try:
+            text = file.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise TrainingDataError(f"{file} is no text in UTF-8: {error.reason} at byte {error.start}.") from error
+        for part in cuts[file.suffix.lower() != ".txt"](text):
+            if part.strip():
+                document = file.relative_to(folder).as_posix()
+                found.setdefault(part.strip(), Passage(part.strip(), hashed(part.strip())[:16], document))
+    if not found:
+        raise TrainingDataError(f"The files in {folder} have no text.")
+    return list(found.values())
+
+
+def _cut(characters: int, *, is_markdown: bool) -> Cut:
+    if is_installed("langchain_text_splitters"):
+        from langchain_text_splitters import Language, RecursiveCharacterTextSplitter
+
+        headings = RecursiveCharacterTextSplitter.get_separators_for_language(Language.MARKDOWN) if is_markdown else []
+        separators = [*(one for one in headings if one.strip()), *_SEPARATORS]
+        return RecursiveCharacterTextSplitter(
+            separators, is_separator_regex=True, chunk_size=characters, chunk_overlap=0
+        ).split_text
+    if is_installed("llama_index.core"):
+        from llama_index.core.node_parser import SentenceSplitter
+
+        # It counts tokens; with this tokenizer, a token is a character.
+        splitter = SentenceSplitter(chunk_size=characters, chunk_overlap=0, tokenizer=list)
+        return splitter.split_text
+    require_package("langchain_text_splitters", "langchain-text-splitters")
+    raise AssertionError("the package is not installed")
