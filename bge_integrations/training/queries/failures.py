@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-import time
+from asyncio import sleep
 from collections.abc import Callable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
+from time import monotonic, time
 from typing import Any
 
-from bge_integrations.errors import ChatModelError
+from bge_integrations.errors import BgeError, ChatModelError
 from bge_integrations.redaction import without_hub_tokens
 from bge_integrations.training.queries.chat import Chat
 from bge_integrations.training.queries.settings import QuerySettings
@@ -78,6 +79,8 @@ class Caller:
             self.calls += 1
             try:
                 found = await asyncio.wait_for(self._chat.ask(prompt), self._settings.timeout)
+            except BgeError:  # the function that was given as the model is wrong
+                raise
             except Exception as error:
                 if isinstance(error, (asyncio.TimeoutError, TimeoutError)) and not str(error):
                     error = TimeoutError(f"no answer in {self._settings.timeout:g} s")
@@ -89,9 +92,9 @@ class Caller:
                 wait *= 2
                 pause = max(drawn, named or 0.0)
                 if _is_limit(error):  # the other calls would meet the same limit
-                    self._open_at = max(self._open_at, time.monotonic() + pause)
+                    self._open_at = max(self._open_at, monotonic() + pause)
                 else:
-                    await asyncio.sleep(pause)
+                    await sleep(pause)
             else:
                 self._has_succeeded = True
                 self._alike = ("", 0)
@@ -111,12 +114,12 @@ class Caller:
             so_far = "" if self._has_succeeded else " and none has succeeded"
             raise ChatModelError(
                 f"The chat model {self._chat.name} failed on {count} passages one after the other{so_far}, the last "
-                f"time with {error}. Check its key, its name and the network."
+                f"time with {str(error).rstrip('.')}. Check its key, its name and the network."
             ) from error.__cause__
 
     async def _until_open(self) -> None:
-        while (left := self._open_at - time.monotonic()) > 0:
-            await asyncio.sleep(left)
+        while (left := self._open_at - monotonic()) > 0:
+            await sleep(left)
 
 
 def is_passing(error: BaseException) -> bool:
@@ -195,7 +198,7 @@ def _seconds(text: str) -> float | None:
     if number is not None:
         return number
     try:
-        return parsedate_to_datetime(text).timestamp() - time.time()
+        return parsedate_to_datetime(text).timestamp() - time()
     except (TypeError, ValueError):
         return None
 

@@ -72,7 +72,8 @@ def like_test(
         return {}
     found = leakage(known, TrainingData(rows, "questions"))
     shared = {int(overlap.id): repr(overlap.train_query) for overlap in found.overlaps}
-    return {**dict.fromkeys(map(int, found.equal_queries), "equal to a test question"), **shared}
+    everything = {**dict.fromkeys(map(int, found.equal_queries), "equal to a test question"), **shared}
+    return dict(sorted(everything.items()))
 
 
 def repeats(

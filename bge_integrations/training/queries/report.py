@@ -150,7 +150,8 @@ class QueryReport:
             yield "No start model was given, so that nothing was compared by vectors and no passage was searched for."
         if self.failed:
             yield (
-                f"The calls for {counted(self.failed, 'prompt')} failed, first with: {self.failures[0].error} "
+                f"The calls for {counted(self.failed, 'prompt')} failed, first with: "
+                f"{self.failures[0].error.rstrip('.')}. "
                 "Run it again with the same file for answers, and only these are asked."
             )
 
