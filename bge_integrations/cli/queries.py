@@ -167,12 +167,16 @@ def confirm(estimate: Estimate, console: Console, *, yes: bool) -> None:
     print_text(console, estimate.in_words())
     if yes or estimate.calls < _ASKS_FROM:
         return
-    if not sys.stdin.isatty():
+    if not _can_ask():
         raise SettingsError(
             f"{estimate.calls:,} calls of the chat model would be made, and nobody can be asked here. Give --yes to "
             "start, or --estimate to see the estimate alone."
         )
     typer.confirm("Start?", abort=True, err=True)
+
+
+def _can_ask() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def read_kinds_option(text: str | None) -> Mapping[str, float]:
