@@ -171,6 +171,7 @@ class TestRules:
             ("what does the author suggest for slow tasks", "mention"),
             ("which limits does the above text name", "mention"),
             ("how do I read the text of a file", None),
+            ("patch reading so that it returns given text", None),
             ("remove this section from a config", None),
             ("replace the document in an index", None),
             ("who is the author of a commit", None),

@@ -48,7 +48,7 @@ _SCRIPTS: dict[Language, str] = {"en": "LATIN", "zh": "CJK"}
 _THIS = r"(?:the|this|that|these|those|above|given|provided|following)"
 _MENTIONS = re.compile(
     rf"\b{_THIS} (?:(?:above|given|provided|following) )?(?:passages?|excerpts?|snippets?)\b"
-    rf"|\b(?:the )?(?:above|given|provided) (?:text|document|article|section|paragraph|context|information)\b"
+    rf"|\bthe (?:above|given|provided) (?:text|document|article|section|paragraph|context|information)\b"
     rf"|\b(?:according to|based on|as (?:stated|described|mentioned|explained) in|mentioned in|described in|stated in|"
     rf"discussed in) {_THIS} (?:text|document|article|section|paragraph|context|author)s?\b"
     rf"|\b(?:does|do|did) {_THIS} (?:text|document|article|section|paragraph|author)s? (?:say|mention|describe|explain|"
