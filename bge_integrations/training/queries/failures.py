@@ -36,6 +36,8 @@ _WAIT_WORDS = re.compile(
 _SHOWN = 300
 _FIRST, _LATER = 5, 25
 """Passages that fail alike, one after the other, until the run stops: at the beginning, and after a success."""
+_FIRST_CALLS = 12
+"""Calls that fail before any succeeds until the run stops. Rate limits do not count."""
 
 
 class CallFailedError(Exception):
@@ -65,6 +67,7 @@ class Caller:
         self._open_at = 0.0
         self._alike: tuple[str, int] = ("", 0)
         self._has_succeeded = False
+        self._failed_calls = 0
         self.calls = 0
 
     async def answer(self, prompt: str) -> str:
@@ -88,6 +91,7 @@ class Caller:
                 is_last = attempt == self._settings.attempts or (named or 0) > _LONGEST_NAMED_S
                 if is_last or not is_passing(error):
                     raise CallFailedError(error, attempt) from error
+                self._note_call(error)
                 drawn = min(wait, self._settings.longest_wait) * random.uniform(0.5, 1)
                 wait *= 2
                 pause = max(drawn, named or 0.0)
@@ -112,10 +116,20 @@ class Caller:
         self._alike = (error.kind, count)
         if count >= (_LATER if self._has_succeeded else _FIRST):
             so_far = "" if self._has_succeeded else " and none has succeeded"
-            raise ChatModelError(
-                f"The chat model {self._chat.name} failed on {count} passages one after the other{so_far}, the last "
-                f"time with {str(error).rstrip('.')}. Check its key, its name and the network."
-            ) from error.__cause__
+            raise self._hopeless(f"failed on {count} passages one after the other{so_far}", error) from error.__cause__
+
+    def _note_call(self, error: Exception) -> None:
+        """Notes that a call failed, so that a server that is not there does not take all attempts of all passages."""
+        self._failed_calls += not _is_limit(error)
+        if self._failed_calls >= _FIRST_CALLS and not self._has_succeeded:
+            said = f"failed in {self._failed_calls} calls and none has succeeded"
+            raise self._hopeless(said, CallFailedError(error, 1)) from error
+
+    def _hopeless(self, said: str, error: CallFailedError) -> ChatModelError:
+        return ChatModelError(
+            f"The chat model {self._chat.name} {said}, the last time with {str(error).rstrip('.')}. Check its key, its "
+            "name and the network."
+        )
 
     async def _until_open(self) -> None:
         while (left := self._open_at - monotonic()) > 0:

@@ -7,18 +7,16 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bge_integrations._optional import is_installed, require_package
+from bge_integrations._optional import is_installed
 from bge_integrations.errors import SettingsError, TrainingDataError
 from bge_integrations.evaluation.formats import plain_or_zipped
 from bge_integrations.training.passages import load_passages
+from bge_integrations.training.queries import splitter_langchain, splitter_llama_index
 from bge_integrations.training.queries.documents import Passage, hashed
 
 __all__ = ["load_documents", "save_passages"]
 
 _TEXTS = (".txt", ".md", ".markdown")
-
-_SEPARATORS = ("\n\n", "\n", "(?<=[。！？；])", "(?<=[.!?]) ", " ", "(?<=[，、])", "")
-"""Where a text is cut, the best place first. Chinese has no blanks between words or sentences."""
 
 Cut = Callable[[str], Sequence[str]]
 
@@ -98,19 +96,6 @@ def _from_texts(folder: Path, characters: int) -> list[Passage]:
 
 
 def _cut(characters: int, *, is_markdown: bool) -> Cut:
-    if is_installed("langchain_text_splitters"):
-        from langchain_text_splitters import Language, RecursiveCharacterTextSplitter
-
-        headings = RecursiveCharacterTextSplitter.get_separators_for_language(Language.MARKDOWN) if is_markdown else []
-        separators = [*(one for one in headings if one.strip()), *_SEPARATORS]
-        return RecursiveCharacterTextSplitter(
-            separators, is_separator_regex=True, chunk_size=characters, chunk_overlap=0
-        ).split_text
-    if is_installed("llama_index.core"):
-        from llama_index.core.node_parser import SentenceSplitter
-
-        # It counts tokens; with this tokenizer, a token is a character.
-        splitter = SentenceSplitter(chunk_size=characters, chunk_overlap=0, tokenizer=list)
-        return splitter.split_text
-    require_package("langchain_text_splitters", "langchain-text-splitters")
-    raise AssertionError("the package is not installed")
+    if is_installed("llama_index.core") and not is_installed("langchain_text_splitters"):
+        return splitter_llama_index.cut(characters)
+    return splitter_langchain.cut(characters, is_markdown=is_markdown)
