@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
 from llama_index.core.schema import NodeRelationship, NodeWithScore, RelatedNodeInfo, TextNode
 
+from bge_integrations import BgeEncoder
 from bge_integrations.errors import SettingsError, TrainingDataError
 from bge_integrations.evaluation import RetrievalData
 from bge_integrations.evaluation.vectors import Floats
@@ -529,6 +531,18 @@ class TestModels:
         assert (
             made.report.llm == {"langchain": "ScriptedChat scripted", "llama-index": "ScriptedLLM scripted"}[framework]
         )
+
+
+def test_progress_is_shown_on_request(bge_small_en: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with BgeEncoder(bge_small_en, device="cpu") as encoder:
+        wide = QuerySettings(near=None, rank=9)
+        quiet = make_queries(texts_of(9), good, encoder=encoder, settings=wide)
+        assert capsys.readouterr().err == ""
+        shown = make_queries(texts_of(9), good, encoder=encoder, settings=wide, show_progress=True)
+    said = capsys.readouterr().err
+    assert said.index("Embedding") < said.index("Asking") < said.rindex("Embedding")
+    assert f"{shown.report.tasks}/{shown.report.tasks}" in said
+    assert shown.data == quiet.data
 
 
 def test_no_question_at_all_is_an_error_that_says_why() -> None:

@@ -203,10 +203,10 @@ def _make(plan: ImprovePlan, console: Console) -> MadeQueries:
     plan.work.mkdir(exist_ok=True)
     try:
         with BgeEncoder.from_settings(plan.making.start) as encoder:
-            ready = plan.making.plan(encoder, plan.work / "answers.jsonl")
+            ready = plan.making.plan(encoder, plan.work / "answers.jsonl", show_progress=console.is_terminal)
             if not plan.is_trained:
                 confirm(ready.estimate, console, yes=plan.yes)
-            made = ready.run(show_progress=console.is_terminal)
+            made = ready.run()
     finally:
         if is_new and not any(plan.work.iterdir()):  # nothing was asked
             plan.work.rmdir()

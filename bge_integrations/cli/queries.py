@@ -54,12 +54,13 @@ class Making:
         """Returns the questions to judge by."""
         return None if self.test is None else load_retrieval_data(self.test)
 
-    def plan(self, encoder: BgeEncoder, part: Path) -> QueryPlan:
+    def plan(self, encoder: BgeEncoder, part: Path, *, show_progress: bool) -> QueryPlan:
         """Reads the documents, and loads the chat model.
 
         Args:
             encoder: The start model.
             part: The file that keeps answers.
+            show_progress: Whether to show progress bars.
         """
         return QueryPlan(
             load_documents(self.documents, self.characters),
@@ -69,6 +70,7 @@ class Making:
             test=self.test_data(),
             cache=usual_cache() if self.keep else None,
             part=part,
+            show_progress=show_progress,
         )
 
 
@@ -135,12 +137,12 @@ def make(plan: QueriesPlan) -> None:
     plan.check()
     progress = open_console(stderr=True)
     with BgeEncoder.from_settings(plan.making.start) as encoder:
-        ready = plan.making.plan(encoder, plan.answers_file)
+        ready = plan.making.plan(encoder, plan.answers_file, show_progress=progress.is_terminal)
         if plan.only_estimate:
             _print_estimate(ready.estimate, as_json=plan.as_json)
             return
         confirm(ready.estimate, progress, yes=plan.yes)
-        made = ready.run(show_progress=progress.is_terminal)
+        made = ready.run()
     made.data.save(plan.output)
     if plan.passages_file is not None:
         save_passages(ready.passages.all, plan.passages_file)

@@ -51,7 +51,7 @@ def make_queries(
         cache: Keeps vectors of encoders of this package on disk; `None`: nothing is kept.
         part: A file that keeps the answers. They are used again for equal passages, prompts and chat models. The file
             stays at the end.
-        show_progress: Whether to show a progress bar.
+        show_progress: Whether to show progress bars.
 
     Raises:
         SettingsError: An argument is wrong, or `part` is a file of another kind.
@@ -60,8 +60,16 @@ def make_queries(
         OSError: `part` can't be read or written.
         BgeError: Embedding fails.
     """
-    plan = QueryPlan(documents, llm, encoder=encoder, settings=settings, test=test, cache=cache, part=part)
-    return plan.run(show_progress=show_progress)
+    return QueryPlan(
+        documents,
+        llm,
+        encoder=encoder,
+        settings=settings,
+        test=test,
+        cache=cache,
+        part=part,
+        show_progress=show_progress,
+    ).run()
 
 
 async def amake_queries(
@@ -77,5 +85,5 @@ async def amake_queries(
 ) -> MadeQueries:
     """Async form of `make_queries`. An `async` function is called on the running event loop."""
     make = partial(QueryPlan, encoder=encoder, settings=settings, test=test, cache=cache, part=part)
-    plan = await in_thread(partial(make, documents, llm), own=True)
-    return await plan.arun(show_progress=show_progress)
+    plan = await in_thread(partial(make, documents, llm, show_progress=show_progress), own=True)
+    return await plan.arun()

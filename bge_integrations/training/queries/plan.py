@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from bge_integrations.backend.guarantees.interrupts import in_thread
+from bge_integrations.calls.progress import Progress
 from bge_integrations.errors import TrainingDataError
 from bge_integrations.evaluation.cache import EvaluationCache
 from bge_integrations.evaluation.data import RetrievalData
-from bge_integrations.evaluation.held import name_of
+from bge_integrations.evaluation.held import held_by, name_of
 from bge_integrations.training.data import TrainingData, TrainingRow
 from bge_integrations.training.queries.asking import Asking, on_own_loop
 from bge_integrations.training.queries.chat import as_chat
@@ -73,6 +75,7 @@ class QueryPlan:
         test: TrainingData | RetrievalData | None = None,
         cache: EvaluationCache | None = None,
         part: str | os.PathLike[str] | None = None,
+        show_progress: bool = False,
     ) -> None:
         """Reads the documents and the kept answers, and writes the prompts.
 
@@ -84,6 +87,7 @@ class QueryPlan:
             test: See there.
             cache: See there.
             part: See there.
+            show_progress: See there.
 
         Raises:
             SettingsError: An argument is wrong, or `part` is a file of another kind.
@@ -99,34 +103,39 @@ class QueryPlan:
         self._how = None if encoder is None else embedders(encoder, [None], cache)
         self._test = test
         self._store = AnswerStore(None if part is None else Path(part).expanduser())
-        self._planned = plan_tasks(self.passages.all, self._settings, self._how)
+        self._shows_progress = show_progress
+        kinds = self._settings.wanted()
+        needs_vectors = any(kind.passages > 1 for kind in kinds) and (
+            self._settings.together == "near" or any(passage.document is None for passage in self.passages.all)
+        )
+        with self._embedding(None, shown=needs_vectors):
+            self._planned = plan_tasks(self.passages.all, self._settings, self._how)
         self._tasks = {hashed(_FORMAT, self._chat.name, task.prompt): task for task in self._planned.tasks}
         self._open = {key: task for key, task in self._tasks.items() if key not in self._store.kept}
         self.estimate: Estimate = estimate(list(self._open.values()), len(self._tasks), self._settings)
-        self._kinds = {kind.name: kind for kind in self._settings.wanted()}
+        self._kinds = {kind.name: kind for kind in kinds}
         self._rules = Rules(self._settings.language, self._settings.copied_words, self._settings.examples)
 
-    def run(self, *, show_progress: bool = False) -> MadeQueries:
-        """Asks, checks and compares. See `make_queries`.
-
-        Args:
-            show_progress: Whether to show a progress bar.
-        """
+    def run(self) -> MadeQueries:
+        """Asks, checks and compares. See `make_queries`."""
         asking = self._asking()
         with self._store:
-            on_own_loop(partial(asking.all, self._open, self._store, show_progress=show_progress))
+            on_own_loop(partial(asking.all, self._open, self._store, show_progress=self._shows_progress))
         return self._finish(asking)
 
-    async def arun(self, *, show_progress: bool = False) -> MadeQueries:
-        """Asks on the running event loop, and checks and compares in a thread. See `amake_queries`.
-
-        Args:
-            show_progress: Whether to show a progress bar.
-        """
+    async def arun(self) -> MadeQueries:
+        """Asks on the running event loop, and checks and compares in a thread. See `amake_queries`."""
         asking = self._asking()
         with self._store:
-            await asking.all(self._open, self._store, show_progress=show_progress)
+            await asking.all(self._open, self._store, show_progress=self._shows_progress)
         return await in_thread(partial(self._finish, asking), own=True)
+
+    @contextmanager
+    def _embedding(self, texts: int | None, *, shown: bool = True) -> Iterator[None]:
+        """A block with a progress bar, if it embeds texts with a model of this package."""
+        is_shown = shown and self._shows_progress and held_by(self._encoder) is not None
+        with Progress(texts, shown=is_shown, title="Embedding") as progress, progress.whole():
+            yield
 
     def _asking(self) -> Asking:
         return Asking(self._chat, self._settings, self._rules, self._kinds, self.passages.all)
@@ -137,7 +146,8 @@ class QueryPlan:
             kept = self._store.kept.get(key)
             if kept is not None:
                 sorting.take(task, kept)
-        sorting.compare(self._settings, self._how, self._test)
+        with self._embedding(len(sorting.questions) + len(self.passages.all)):
+            sorting.compare(self._settings, self._how, self._test)
         rows = list(sorting.rows())
         report = self._report(asking, sorting, rows)
         if not rows:
