@@ -323,6 +323,53 @@ class TestImprove:
         assert len(calls()) == asked
         assert isinstance(improve(bge_small_en).exception, SettingsError)
 
+    def test_a_model_is_not_judged_by_questions_that_it_may_have_seen(self, here: Path, bge_small_en: Path) -> None:
+        assert improve(bge_small_en).exit_code == 0
+        docs = here / "docs.jsonl"
+        content = docs.read_text()
+        docs.write_text(content + json.dumps({"text": "Honey is new here and nobody knows it."}) + "\n")
+        asked = len(calls())
+        done = improve(bge_small_en, "--resume")
+        assert len(calls()) == asked  # nothing is asked any more
+        docs.write_text("".join(content.splitlines(keepends=True)[:-6]))
+        done = improve(bge_small_en, "--resume")
+        assert isinstance(done.exception, SettingsError)
+        assert "was trained on other questions or with other settings" in str(done.exception)
+        docs.write_text(content)
+        assert improve(bge_small_en, "--resume").exit_code == 0
+
+    def test_passages_that_failed_are_asked_again_until_training_begins(
+        self, here: Path, bge_small_en: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (here / "scripted_here.py").write_text(
+            _MODULE.replace(
+                "chat = ScriptedChat(respond=calls)",
+                "from pathlib import Path\n"
+                "def failing(prompt):\n"
+                "    if 'Rain0 ' in prompt and not Path('works').read_text():\n"
+                "        raise ValueError('not now')\n"
+                "    return calls(prompt)\n"
+                "chat = ScriptedChat(respond=failing)",
+            )
+        )
+        works = here / "works"
+        works.write_text("")
+        real = getattr(improving, "run_training")  # noqa: B009 - it does not export what it uses
+
+        def stop(*_: object) -> Any:  # noqa: ANN401
+            raise OSError("stopped")
+
+        monkeypatch.setattr(improving, "run_training", stop)
+        improve(bge_small_en)
+        assert len(calls()) == 39
+        monkeypatch.setattr(improving, "run_training", real)
+        assert improve(bge_small_en, "--resume").exit_code == 0
+        assert len(calls()) == 39
+        works.write_text("yes")
+        done = improve(bge_small_en, "--resume", "--json")
+        assert (done.exit_code, len(calls())) == (0, 39)
+        assert json.loads(done.stdout)["questions"]["calls"] == 0
+
     def test_other_settings_of_a_stage_do_it_again(
         self, here: Path, bge_small_en: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

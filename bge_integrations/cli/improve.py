@@ -69,6 +69,11 @@ class ImprovePlan:
         """Whether an earlier run has made the model."""
         return self.resume and (self.output / RECORD).is_file()
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether an earlier run has begun to train, so that the questions must stay what they are."""
+        return self.is_trained or (self.resume and bool(checkpoints(work_folder(self.output))))
+
     def check(self) -> None:
         """Checks the folders, before anything is computed.
 
@@ -161,6 +166,7 @@ def improve(plan: ImprovePlan, console: Console) -> Improved:
     parts = _divide(made.data, has_test=plan.making.test is not None)
     if console.is_terminal:
         print_text(console, f"{counted(len(made.data.rows), 'question')}. {parts.words}")
+    _require_equal(plan, parts.train)
     mining_report = _mine(plan, made, parts.train)
     outcome = run_training(_job(plan, parts), console)
     own_test = plan.making.test is not None
@@ -204,9 +210,9 @@ def _make(plan: ImprovePlan, console: Console) -> MadeQueries:
     try:
         with BgeEncoder.from_settings(plan.making.start) as encoder:
             ready = plan.making.plan(encoder, plan.work / "answers.jsonl", show_progress=console.is_terminal)
-            if not plan.is_trained:
+            if not plan.has_begun:
                 confirm(ready.estimate, console, yes=plan.yes)
-            made = ready.run()
+            made = ready.run(asks=not plan.has_begun)
     finally:
         if is_new and not any(plan.work.iterdir()):  # nothing was asked
             plan.work.rmdir()
@@ -272,10 +278,28 @@ def _mine(plan: ImprovePlan, made: MadeQueries, train: TrainingData) -> str:
     return report.read_text(encoding="utf-8")
 
 
+def _require_equal(plan: ImprovePlan, train: TrainingData) -> None:
+    """Checks that a model of an earlier run is of these questions, or notes what the new one is of.
+
+    Otherwise a model would be judged by questions about passages that it was trained on.
+
+    Raises:
+        SettingsError: It is of other questions.
+    """
+    note = plan.work / "training.json"
+    content = {"train": train.digest, "settings": asdict(plan.training)}
+    plain = json.loads(json.dumps(content))
+    if plan.is_trained and not (note.exists() and json.loads(note.read_text(encoding="utf-8")) == plain):
+        raise SettingsError(
+            f"{plan.output} was trained on other questions or with other settings, so it can't be judged by these. "
+            "Name another folder, or remove it to train again."
+        )
+    note.write_text(json.dumps(plain), encoding="utf-8")
+
+
 def _job(plan: ImprovePlan, parts: _Parts) -> Job:
     folders = {"validation": parts.validation, "test": parts.test}
     saved = {name: None if data is None else data.save(plan.work / name) for name, data in folders.items()}
-    has_checkpoints = plan.resume and bool(checkpoints(work_folder(plan.output)))
     return Job(
         data=plan.work / "mined.jsonl",
         start=plan.making.start,
@@ -284,7 +308,7 @@ def _job(plan: ImprovePlan, parts: _Parts) -> Job:
         validation=saved["validation"],
         test=saved["test"] or plan.making.test,
         general=plan.general,
-        resume=plan.is_trained or has_checkpoints,
+        resume=plan.has_begun,
     )
 
 

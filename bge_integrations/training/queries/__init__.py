@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bge_integrations.training.queries.documents import Passage
 from bge_integrations.training.queries.estimate import Estimate
+from bge_integrations.training.queries.files import load_documents
 from bge_integrations.training.queries.kinds import KINDS, QuestionKind
 from bge_integrations.training.queries.making import amake_queries, make_queries
 from bge_integrations.training.queries.plan import MadeQueries, QueryPlan
@@ -21,5 +22,6 @@ __all__ = [
     "QuestionKind",
     "Rejected",
     "amake_queries",
+    "load_documents",
     "make_queries",
 ]

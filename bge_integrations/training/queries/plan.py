@@ -116,11 +116,16 @@ class QueryPlan:
         self._kinds = {kind.name: kind for kind in kinds}
         self._rules = Rules(self._settings.language, self._settings.copied_words, self._settings.examples)
 
-    def run(self) -> MadeQueries:
-        """Asks, checks and compares. See `make_queries`."""
+    def run(self, *, asks: bool = True) -> MadeQueries:
+        """Asks, checks and compares. See `make_queries`.
+
+        Args:
+            asks: Whether the chat model is asked; `False`: only kept answers are taken.
+        """
         asking = self._asking()
-        with self._store:
-            on_own_loop(partial(asking.all, self._open, self._store, show_progress=self._shows_progress))
+        if asks:
+            with self._store:
+                on_own_loop(partial(asking.all, self._open, self._store, show_progress=self._shows_progress))
         return self._finish(asking)
 
     async def arun(self) -> MadeQueries:
