@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -445,7 +444,7 @@ def test_a_run_that_is_killed_while_it_trains_goes_on(here: Path, bge_small_en: 
             assert run.poll() is None
             time.sleep(0.05)
     finally:
-        run.send_signal(signal.SIGKILL)
+        run.kill()
         run.wait()
     assert not (here / "tuned").exists()
     goes_on = subprocess.Popen(

@@ -1,7 +1,7 @@
 """Fine-tuning: rows of a query, positives and negatives, their formats and splits, and training on them.
 
-A model can also be trained towards the vectors of another one, and be averaged with others. Questions to train on can be
-made from documents by a chat model.
+A model can also be trained towards the vectors of another one, and be averaged with others. Questions to train on can
+be made from documents by a chat model.
 """
 
 from __future__ import annotations
