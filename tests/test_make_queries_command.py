@@ -410,6 +410,14 @@ class TestImprove:
         assert "A verdict on held-out questions needs 50 or more" in str(done.exception)
         assert not (here / "tuned").exists()
 
+    def test_several_processes_are_refused(
+        self, here: Path, bge_small_en: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        done = improve(bge_small_en)
+        assert isinstance(done.exception, SettingsError)
+        assert "`bge train` with torchrun" in str(done.exception)
+
     def test_nothing_is_left_where_nothing_was_asked(self, here: Path, bge_small_en: Path) -> None:
         done = bge("improve", "docs.jsonl", "--llm", "scripted_here:nothing", "-m", bge_small_en, "-o", "tuned")
         assert isinstance(done.exception, SettingsError)

@@ -25,7 +25,7 @@ from bge_integrations.training.queries.documents import hashed
 from bge_integrations.training.queries.files import save_passages
 from bge_integrations.training.saving import RECORD, require_free
 from bge_integrations.training.verdict import Verdict, held_out
-from bge_integrations.training.work import checkpoints, work_folder
+from bge_integrations.training.work import checkpoints, launched, work_folder
 
 __all__ = ["ImprovePlan", "Improved", "improve", "print_improved"]
 
@@ -78,8 +78,14 @@ class ImprovePlan:
         """Checks the folders, before anything is computed.
 
         Raises:
-            SettingsError: There is something in them already, and the run is not to go on.
+            SettingsError: There is something in them already, and the run is not to go on; or there are several
+                processes.
         """
+        if launched()[1] > 1:
+            raise SettingsError(
+                "bge improve runs in one process, so that nothing is asked twice. For several GPUs, run `bge "
+                "make-queries` and `bge mine`, and then `bge train` with torchrun."
+            )
         if not self.is_trained:
             require_free(self.output)
         if self.work.exists() and not self.resume:
@@ -169,6 +175,7 @@ def improve(plan: ImprovePlan, console: Console) -> Improved:
     _require_equal(plan, parts.train)
     mining_report = _mine(plan, made, parts.train)
     outcome = run_training(_job(plan, parts), console)
+    assert outcome is not None  # this is the only process
     own_test = plan.making.test is not None
     report = plan.output / REPORT
     improved = Improved(made, parts.words, outcome, own_test, report)
