@@ -397,7 +397,10 @@ class TestImprove:
         found = json.loads(done.stdout)
         assert found["questions"]["rejected"]["test"] >= 1
         assert "flatter" not in found["words"]
-        assert found["divided"].endswith("your own to judge by.")
+        trained = {text for row in load_training_data(here / "tuned.work" / "mined.jsonl").rows for text in row.pos}
+        seen = sum(text in trained for text in texts[:10])
+        assert 0 < seen < 10
+        assert f"your own to judge by. Of your 10 questions, {seen} " in found["divided"]
         expected = evaluate_retrieval(
             BgeEncoder(bge_small_en, device="cpu"), load_retrieval_data(here / "own"), depth=100
         )

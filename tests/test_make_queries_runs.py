@@ -577,6 +577,8 @@ def test_the_estimate_is_what_the_run_takes(tmp_path: Path) -> None:
     assert plan.estimate.most_calls == 60
     assert plan.estimate.tokens_in == pytest.approx(plan.estimate.characters / 4, rel=0.02)
     assert "20 calls of the chat model (at most 60)" in plan.estimate.in_words()
+    assert plan.run().data == made.data
+    assert len(respond.prompts) == 20  # what is kept is not asked again
     later = QueryPlan(texts_of(23), respond, settings=chosen, part=part).estimate
     assert (later.calls, later.kept) == (3, 20)
     assert json.loads(json.dumps(later.to_dict()))["kept"] == 20

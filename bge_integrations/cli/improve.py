@@ -169,7 +169,7 @@ def improve(plan: ImprovePlan, console: Console) -> Improved:
     """
     plan.check()
     made = _make(plan, console)
-    parts = _divide(made.data, has_test=plan.making.test is not None)
+    parts = _divide(made.data, plan.making.test_data())
     if console.is_terminal:
         print_text(console, f"{counted(len(made.data.rows), 'question')}. {parts.words}")
     _require_equal(plan, parts.train)
@@ -229,16 +229,16 @@ def _make(plan: ImprovePlan, console: Console) -> MadeQueries:
     return made
 
 
-def _divide(data: TrainingData, *, has_test: bool) -> _Parts:
+def _divide(data: TrainingData, own_test: RetrievalData | None) -> _Parts:
     """Divides the questions before anything is mined, so that no passage of a held-out question is trained on."""
     if len(data.rows) < _LEAST_QUESTIONS:
-        if not has_test:
+        if own_test is None:
             raise TrainingDataError(
                 f"Only {counted(len(data.rows), 'question')} stay. A verdict on held-out questions needs "
                 f"{_LEAST_QUESTIONS} or more: give more documents, or --test with questions of your own."
             )
-        return _Parts(data, None, None, "All questions are trained on, since they are few.")
-    test = 0.0 if has_test else _TEST
+        return _Parts(data, None, None, f"All are trained on, since they are few. {_about_own(own_test, data)}")
+    test = _TEST if own_test is None else 0.0
     by: SplitBy = "document"
     try:
         split = data.split(by=by, validation=_VALIDATION, test=test)
@@ -249,9 +249,22 @@ def _divide(data: TrainingData, *, has_test: bool) -> _Parts:
     counts = [0 if part is None else len(part.rows) for part in (split.validation, split.test)]
     words = (
         f"Divided by {by}: {len(split.train.rows):,} to train on, {counts[0]:,} to choose the checkpoint by, and "
-        + ("your own to judge by." if has_test else f"{counts[1]:,} to judge by.")
+        + (
+            f"{counts[1]:,} to judge by."
+            if own_test is None
+            else f"your own to judge by. {_about_own(own_test, split.train)}"
+        )
     )
     return _Parts(split.train, held[0], held[1], words)
+
+
+def _about_own(test: RetrievalData, train: TrainingData) -> str:
+    """Says how many questions of the user's are about passages that other questions were made from."""
+    known = {text for row in train.rows for text in row.pos}
+    seen = sum(
+        any(grade > 0 and test.corpus[id_] in known for id_, grade in grades.items()) for grades in test.qrels.values()
+    )
+    return f"Of your {counted(len(test.queries), 'question')}, {seen:,} are answered by passages that are trained on."
 
 
 def _mine(plan: ImprovePlan, made: MadeQueries, train: TrainingData) -> str:

@@ -24,6 +24,7 @@ from bge_integrations.training.queries.checks import REASONS, Rules
 from bge_integrations.training.queries.documents import Passages, hashed, read_passages
 from bge_integrations.training.queries.estimate import Estimate, estimate
 from bge_integrations.training.queries.groups import plan_tasks
+from bge_integrations.training.queries.prompts import Task
 from bge_integrations.training.queries.report import Failed, QueryReport, Rejected, some_of_each, spread
 from bge_integrations.training.queries.settings import QuerySettings
 from bge_integrations.training.queries.sorting import Sorting
@@ -111,8 +112,7 @@ class QueryPlan:
         with self._embedding(None, shown=needs_vectors):
             self._planned = plan_tasks(self.passages.all, self._settings, self._how)
         self._tasks = {hashed(_FORMAT, self._chat.name, task.prompt): task for task in self._planned.tasks}
-        self._open = {key: task for key, task in self._tasks.items() if key not in self._store.kept}
-        self.estimate: Estimate = estimate(list(self._open.values()), len(self._tasks), self._settings)
+        self.estimate: Estimate = estimate(list(self._open().values()), len(self._tasks), self._settings)
         self._kinds = {kind.name: kind for kind in kinds}
         self._rules = Rules(self._settings.language, self._settings.copied_words, self._settings.examples)
 
@@ -125,15 +125,18 @@ class QueryPlan:
         asking = self._asking()
         if asks:
             with self._store:
-                on_own_loop(partial(asking.all, self._open, self._store, show_progress=self._shows_progress))
+                on_own_loop(partial(asking.all, self._open(), self._store, show_progress=self._shows_progress))
         return self._finish(asking)
 
     async def arun(self) -> MadeQueries:
         """Asks on the running event loop, and checks and compares in a thread. See `amake_queries`."""
         asking = self._asking()
         with self._store:
-            await asking.all(self._open, self._store, show_progress=self._shows_progress)
+            await asking.all(self._open(), self._store, show_progress=self._shows_progress)
         return await in_thread(partial(self._finish, asking), own=True)
+
+    def _open(self) -> dict[str, Task]:
+        return {key: task for key, task in self._tasks.items() if key not in self._store.kept}
 
     @contextmanager
     def _embedding(self, texts: int | None, *, shown: bool = True) -> Iterator[None]:
@@ -173,7 +176,7 @@ class QueryPlan:
             short=self._planned.short,
             alone=self._planned.alone,
             tasks=len(self._tasks),
-            kept=len(self._tasks) - len(self._open),
+            kept=self.estimate.kept,
             calls=asking.caller.calls,
             unusable=asking.unusable,
             nothing=sorting.nothing,
