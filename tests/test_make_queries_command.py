@@ -243,7 +243,7 @@ class TestLlm:
         assert set(base._SUPPORTED_PROVIDERS) <= PROVIDERS
 
 
-QUICK = ("--max-steps", 4, "--batch-size", 8, "--near", 1, "--rank", 40, "--kinds", "question=1,keywords=1")
+QUICK = ("--max-steps", 2, "--batch-size", 8, "--near", 1, "--rank", 40, "--kinds", "question=1,keywords=1")
 
 
 def improve(model: Path, *arguments: object) -> Result:
