@@ -166,12 +166,9 @@ def run_training(job: Job, console: Console) -> Outcome | None:
         device = job.start.device if isinstance(job.start.device, str) else None
         merged = best_merge(job.start.model_name, trained, job.merge, validation, job.output, device=device)
         shutil.rmtree(trained)
-    verdict: Verdict | None = None
+    verdict = None
     if test is not None:
-        if isinstance(job.settings, M3Training):
-            verdict = judge_m3(job.start, job.output, test, general=general)
-        else:
-            verdict = judge(job.start, job.output, test, general=general, cache=usual_cache())
+        verdict = _judge(job, test, general)
         _note(job.output, verdict)
     if prepared is not None:
         purpose: Purpose | None = "m3" if isinstance(job.settings, M3Training) else None
@@ -189,6 +186,12 @@ def run_training(job: Job, console: Console) -> Outcome | None:
         verdict=verdict,
         merged=merged,
     )
+
+
+def _judge(job: Job, test: RetrievalData, general: RetrievalData | None) -> Verdict:
+    if isinstance(job.settings, M3Training):
+        return judge_m3(job.start, job.output, test, general=general)
+    return judge(job.start, job.output, test, general=general, cache=usual_cache())
 
 
 def _train(
