@@ -9,6 +9,7 @@ import pytest
 
 from tests.checkpoints import make_checkpoint
 from tests.checkpoints_of_pairs import make_m3, make_reranker
+from tests.decoder_checkpoints import make_embedder
 
 ROOT = Path(__file__).parent.parent
 GUIDES = sorted(path.name for path in (ROOT / "docs" / "guides").glob("*.md"))
@@ -20,6 +21,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     make_checkpoint(tmp_path / "BAAI/bge-small-en-v1.5", modules=("cls", "normalize"))
     make_reranker(tmp_path / "BAAI/bge-reranker-v2-m3")
     make_m3(tmp_path / "BAAI/bge-m3")
+    make_embedder(tmp_path / "BAAI", "bge-en-icl")
     recorded = make_checkpoint(tmp_path / "our-finetune", modules=("mean",), prompts={"query": "search: "})
     (recorded / "README.md").write_text("---\nbase_model: BAAI/bge-small-en-v1.5\n---\n")
     make_checkpoint(tmp_path / "trained-elsewhere")
