@@ -280,6 +280,8 @@ class TestImprove:
         assert found["words"] in report
         assert "flatter" in found["words"]
         assert verdict["words"] in report
+        assert f"of {len(test.queries)} queries of" in found["shared"]
+        assert "## What the questions of the verdict share with those of the training" in report
         assert verdict["words"] in (here / "tuned" / "README.md").read_text(encoding="utf-8")
         for heading in ("# From documents to a model", "## Questions made from documents", "## Hard negatives of"):
             assert f"\n{heading}" in f"\n{report}"

@@ -10,31 +10,26 @@ from typing import Any
 from rich.console import Console
 
 from bge_integrations.cli.mine import MinePlan, run_mining
+from bge_integrations.cli.parts import Parts, divide
 from bge_integrations.cli.queries import Making, confirm
 from bge_integrations.cli.terminal import print_text
 from bge_integrations.cli.train import Job, Outcome, print_outcome, run_training
 from bge_integrations.encoder import BgeEncoder
-from bge_integrations.errors import SettingsError, TrainingDataError
-from bge_integrations.evaluation import RetrievalData
+from bge_integrations.errors import SettingsError
 from bge_integrations.training import EmbedderTraining, TrainingData
 from bge_integrations.training.choice import MiningSettings
-from bge_integrations.training.data import SplitBy
-from bge_integrations.training.prose import counted
+from bge_integrations.training.prose import counted, escaped
 from bge_integrations.training.queries import MadeQueries
 from bge_integrations.training.queries.documents import hashed
 from bge_integrations.training.queries.files import save_passages
 from bge_integrations.training.saving import RECORD, require_free
-from bge_integrations.training.verdict import Verdict, held_out
+from bge_integrations.training.verdict import Verdict
 from bge_integrations.training.work import checkpoints, launched, work_folder
 
 __all__ = ["ImprovePlan", "Improved", "improve", "print_improved"]
 
 REPORT = "improvement.md"
 """File in the output with the report."""
-
-_VALIDATION, _TEST = 0.1, 0.2
-_LEAST_QUESTIONS = 50
-"""Fewer questions are not divided: parts of a few questions would say nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,14 +98,14 @@ class Improved:
 
     Attributes:
         made: The questions.
-        divided: How they were divided, in words.
+        parts: How they were divided.
         outcome: The training and the verdict.
         own_test: Whether the verdict is by questions that the user has given.
         report: File with the report as Markdown.
     """
 
     made: MadeQueries
-    divided: str
+    parts: Parts
     outcome: Outcome
     own_test: bool
     report: Path
@@ -123,7 +118,8 @@ class Improved:
         """Returns plain data for JSON."""
         return {
             "questions": self.made.report.to_dict(),
-            "divided": self.divided,
+            "divided": self.parts.words,
+            "shared": self.parts.shared,
             "training": self.outcome.to_dict(),
             "words": self.in_words(),
             "report": str(self.report),
@@ -169,7 +165,7 @@ def improve(plan: ImprovePlan, console: Console) -> Improved:
     """
     plan.check()
     made = _make(plan, console)
-    parts = _divide(made.data, plan.making.test_data())
+    parts = divide(made.data, plan.making.test_data())
     if console.is_terminal:
         print_text(console, f"{counted(len(made.data.rows), 'question')}. {parts.words}")
     _require_equal(plan, parts.train)
@@ -178,7 +174,7 @@ def improve(plan: ImprovePlan, console: Console) -> Improved:
     assert outcome is not None  # this is the only process
     own_test = plan.making.test is not None
     report = plan.output / REPORT
-    improved = Improved(made, parts.words, outcome, own_test, report)
+    improved = Improved(made, parts, outcome, own_test, report)
     report.write_text(_to_markdown(improved, mining_report), encoding="utf-8")
     return improved
 
@@ -187,27 +183,10 @@ def print_improved(improved: Improved, console: Console) -> None:
     """Prints what came of it."""
     for sentences in improved.made.report.sentences():
         print_text(console, f"{sentences}\n")
-    print_text(console, f"{improved.divided}\n")
+    print_text(console, f"{improved.parts.words}\n")
     print_outcome(improved.outcome, console)
     print_text(console, f"\n{improved.in_words()}\n", style="bold")
     print_text(console, f"report: {improved.report}")
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """The parts of the questions.
-
-    Attributes:
-        train: Questions to train on.
-        validation: Questions to choose the checkpoint by; `None`: none.
-        test: Questions to judge by; `None`: the user's, or none.
-        words: How they were divided.
-    """
-
-    train: TrainingData
-    validation: RetrievalData | None
-    test: RetrievalData | None
-    words: str
 
 
 def _make(plan: ImprovePlan, console: Console) -> MadeQueries:
@@ -227,44 +206,6 @@ def _make(plan: ImprovePlan, console: Console) -> MadeQueries:
     made.data.save(plan.work / "questions.jsonl")
     (plan.work / "questions.md").write_text(made.report.to_markdown(), encoding="utf-8")
     return made
-
-
-def _divide(data: TrainingData, own_test: RetrievalData | None) -> _Parts:
-    """Divides the questions before anything is mined, so that no passage of a held-out question is trained on."""
-    if len(data.rows) < _LEAST_QUESTIONS:
-        if own_test is None:
-            raise TrainingDataError(
-                f"Only {counted(len(data.rows), 'question')} stay. A verdict on held-out questions needs "
-                f"{_LEAST_QUESTIONS} or more: give more documents, or --test with questions of your own."
-            )
-        return _Parts(data, None, None, f"All are trained on, since they are few. {_about_own(own_test, data)}")
-    test = _TEST if own_test is None else 0.0
-    by: SplitBy = "document"
-    try:
-        split = data.split(by=by, validation=_VALIDATION, test=test)
-    except TrainingDataError:  # documents are not known, or too few
-        by = "passage"
-        split = data.split(by=by, validation=_VALIDATION, test=test)
-    held = [None if part is None else held_out(part, data) for part in (split.validation, split.test)]
-    counts = [0 if part is None else len(part.rows) for part in (split.validation, split.test)]
-    words = (
-        f"Divided by {by}: {len(split.train.rows):,} to train on, {counts[0]:,} to choose the checkpoint by, and "
-        + (
-            f"{counts[1]:,} to judge by."
-            if own_test is None
-            else f"your own to judge by. {_about_own(own_test, split.train)}"
-        )
-    )
-    return _Parts(split.train, held[0], held[1], words)
-
-
-def _about_own(test: RetrievalData, train: TrainingData) -> str:
-    """Says how many questions of the user's are about passages that other questions were made from."""
-    known = {text for row in train.rows for text in row.pos}
-    seen = sum(
-        any(grade > 0 and test.corpus[id_] in known for id_, grade in grades.items()) for grades in test.qrels.values()
-    )
-    return f"Of your {counted(len(test.queries), 'question')}, {seen:,} are answered by passages that are trained on."
 
 
 def _mine(plan: ImprovePlan, made: MadeQueries, train: TrainingData) -> str:
@@ -317,7 +258,7 @@ def _require_equal(plan: ImprovePlan, train: TrainingData) -> None:
     note.write_text(json.dumps(plain), encoding="utf-8")
 
 
-def _job(plan: ImprovePlan, parts: _Parts) -> Job:
+def _job(plan: ImprovePlan, parts: Parts) -> Job:
     folders = {"validation": parts.validation, "test": parts.test}
     saved = {name: None if data is None else data.save(plan.work / name) for name, data in folders.items()}
     return Job(
@@ -346,9 +287,14 @@ def _to_markdown(improved: Improved, mining_report: str) -> str:
         parts += ["\n".join(["| | before | after |", "|---|---|---|", *rows]), verdict.in_words()]
     parts += [
         "## The training",
-        f"{improved.divided} {counted(outcome.rows, 'row')}, {counted(outcome.steps, 'step')}"
+        f"{improved.parts.words} {counted(outcome.rows, 'row')}, {counted(outcome.steps, 'step')}"
         + (f", {outcome.seconds:,.0f} s." if outcome.steps else " in this run: an earlier one trained."),
     ]
+    if improved.parts.shared:
+        parts += [
+            "## What the questions of the verdict share with those of the training",
+            escaped(improved.parts.shared),
+        ]
     parts += [_below(improved.made.report.to_markdown()), _below(mining_report)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 

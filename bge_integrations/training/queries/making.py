@@ -43,7 +43,8 @@ def make_queries(
     Args:
         documents: LangChain documents, LlamaIndex nodes, texts, pairs of an id and a text, or texts by id: passages as
             they are indexed. Nothing is cut here. The passages are the texts that the framework embeds.
-        llm: A chat model of LangChain or LlamaIndex, or a function from a prompt to the answer, which may be `async`.
+        llm: A chat model of LangChain or LlamaIndex, or a function from a prompt to the answer. One that is not `async`
+            is called from several threads, unless `settings.concurrency` is 1.
         encoder: The model that training starts from: a `BgeEncoder`, a `BgeM3Encoder`, or embeddings of LangChain or
             LlamaIndex. `None`: nothing is compared by vectors, and the report says so.
         settings: What is asked for, and how the answers are checked; `None`: the defaults.
