@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from langchain_core.documents import Document
 
 from bge_integrations.errors import MissingExtraError, SettingsError, TrainingDataError
 from bge_integrations.evaluation.vectors import Floats
 from bge_integrations.training.queries import KINDS, filters
 from bge_integrations.training.queries.answers import UnusableAnswerError, is_refusal, read_answer
 from bge_integrations.training.queries.checks import Rules
-from bge_integrations.training.queries.documents import Passage
+from bge_integrations.training.queries.documents import Passage, read_passages
 from bge_integrations.training.queries.files import load_documents, save_passages
 from bge_integrations.training.queries.filters import Question, Repeat, ranks, repeats
 from bge_integrations.training.queries.wording import copied, main_script, pieces, script_share, size
@@ -389,6 +390,15 @@ class TestFiles:
         lines = tmp_path / "lines.txt"
         lines.write_text("one passage\n\nanother passage\n")
         assert [one.text for one in load_documents(lines)] == ["one passage", "another passage"]
+
+    def test_documents_that_langchain_has_dumped_are_read(self, tmp_path: Path) -> None:
+        documents = [Document("Rain falls.", id="r", metadata={"source": "w.txt"}), Document("Bread is baked.")]
+        file = tmp_path / "dump.jsonl"
+        file.write_text("\n".join(one.model_dump_json() for one in documents))
+        assert load_documents(file) == list(read_passages(documents).all)
+        file.write_text(file.read_text() + '\n{"page_content": 3}')
+        with pytest.raises(TrainingDataError, match="line 3: page_content is 3; write a text"):
+            load_documents(file)
 
     def test_saved_passages_are_read_again(self, folder: Path, tmp_path: Path) -> None:
         found = load_documents(folder, 120)

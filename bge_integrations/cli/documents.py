@@ -28,8 +28,8 @@ Docs = Annotated[
     Path,
     typer.Argument(
         metavar="DOCS",
-        help="Passages: a .jsonl file with text (and title, document), a .txt file with a passage a line, or a BEIR "
-        "folder. Or a folder with .txt and .md files, which are cut into passages.",
+        help="Passages: a .jsonl file with text (and title, document) or of LangChain documents, a .txt file with a "
+        "passage a line, or a BEIR folder. Or a folder with .txt and .md files, which are cut into passages.",
     ),
 ]
 Llm = Annotated[

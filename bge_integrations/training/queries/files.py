@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from bge_integrations._optional import is_installed
-from bge_integrations.errors import SettingsError, TrainingDataError
-from bge_integrations.evaluation.formats import plain_or_zipped
+from bge_integrations.errors import EvaluationDataError, SettingsError, TrainingDataError
+from bge_integrations.evaluation.formats import json_lines, plain_or_zipped
+from bge_integrations.texts import is_text, shortened
 from bge_integrations.training.passages import load_passages
 from bge_integrations.training.queries import splitter_langchain, splitter_llama_index
-from bge_integrations.training.queries.documents import Passage, hashed
+from bge_integrations.training.queries.documents import Passage, hashed, read_passages
 
 __all__ = ["load_documents", "save_passages"]
 
+_PAGE_CONTENT = "page_content"
 _TEXTS = (".txt", ".md", ".markdown")
 
 Cut = Callable[[str], Sequence[str]]
@@ -27,6 +32,7 @@ def load_documents(path: str | os.PathLike[str], characters: int = 1000) -> list
     | format | files |
     |---|---|
     | passages | as for `bge mine --corpus`: a .jsonl file, a .txt file with a passage a line, a BEIR folder |
+    | LangChain | a .jsonl file with `page_content`, `metadata` and `id`: a line is a `Document.model_dump_json()` |
     | texts | a folder with .txt and .md files, and folders of them; each file is a document |
 
     Texts are cut by langchain-text-splitters, or by LlamaIndex's `SentenceSplitter` where only this is installed.
@@ -45,6 +51,8 @@ def load_documents(path: str | os.PathLike[str], characters: int = 1000) -> list
     place = Path(os.path.expanduser(path))
     if place.is_dir() and not plain_or_zipped(place / "corpus.jsonl"):
         return _from_texts(place, characters)
+    if place.is_file() and _PAGE_CONTENT in next(iter(_rows(place)), {}):
+        return _from_langchain(place)
     texts, documents = load_passages(place)
     return [
         Passage(text, hashed(text)[:16], min(documents[text]) if text in documents else None)
@@ -64,6 +72,26 @@ def save_passages(passages: Sequence[Passage], file: Path) -> None:
         for one in passages
     )
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def _rows(file: Path) -> Iterator[Mapping[str, Any]]:
+    """Yields the objects of a .jsonl file; none of another file, whose own reader says what is wrong."""
+    if file.name.endswith((".jsonl", ".jsonl.gz")):
+        with contextlib.suppress(EvaluationDataError):
+            yield from (row for _, row in json_lines(file))
+
+
+def _from_langchain(file: Path) -> list[Passage]:
+    found = []
+    try:
+        for place, row in json_lines(file):
+            text = row.get(_PAGE_CONTENT)
+            if not is_text(text):
+                raise TrainingDataError(f"{place}: {_PAGE_CONTENT} is {shortened(text)}; write a text.")
+            found.append(SimpleNamespace(page_content=text, metadata=row.get("metadata") or {}, id=row.get("id")))
+    except EvaluationDataError as error:  # the reader is shared with evaluation
+        raise TrainingDataError(str(error)) from error
+    return list(read_passages(found).all)
 
 
 def _from_texts(folder: Path, characters: int) -> list[Passage]:
