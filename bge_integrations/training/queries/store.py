@@ -96,6 +96,6 @@ def _read(line: str) -> tuple[str, Kept] | None:
         items: list[Sequence[tuple[str, str]]] = [
             tuple((str(kind), str(query)) for kind, query in answer) for answer in row["items"]
         ]
-        return row["key"], Kept(items, list(map(str, row["faults"])), list(map(str, row["malformed"])))
+        return str(row["key"]), Kept(items, list(map(str, row["faults"])), list(map(str, row["malformed"])))
     except (ValueError, TypeError, KeyError):
         return None
