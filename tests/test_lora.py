@@ -419,7 +419,19 @@ class TestCommand:
         assert found["before"] != found["after"]
         record = json.loads((tmp_path / "adapter" / "bge_training.json").read_text(encoding="utf-8"))
         assert record["settings"]["lora"]["rank"] == 4
-        done = train(rows, "--model", bge_small_en, "-o", tmp_path / "whole", *quick, "--lora-merge", "--merge", "0.5")
+        done = train(
+            rows,
+            "--model",
+            bge_small_en,
+            "-o",
+            tmp_path / "whole",
+            *quick,
+            "--lora-merge",
+            "--merge",
+            "0.5",
+            "--prepare",
+            "float32",
+        )
         assert done.exit_code == 0, done.output
         assert (tmp_path / "whole" / "model.safetensors").is_file()
 
@@ -427,7 +439,8 @@ class TestCommand:
         ("arguments", "said"),
         [
             (["--lora-merge"], "--lora-merge is of --lora"),
-            (["--lora", "4", "--merge", "0.5"], "add --lora-merge"),
+            (["--lora", "4", "--merge", "0.5"], "--merge needs whole weights"),
+            (["--lora", "4", "--prepare", "float32"], "--prepare needs whole weights"),
             (["--lora", "4", "--m3"], "lora does not go with bge-m3"),
             (["--lora", "4", "--distil-from", "M"], "does not go with distil_from"),
         ],

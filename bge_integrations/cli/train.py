@@ -149,8 +149,9 @@ def run_training(job: Job, console: Console) -> Outcome | None:
     if is_first and console.is_terminal:
         print_text(console, f"{len(train.rows):,} rows to train on …")
     lora = job.settings.lora if isinstance(job.settings, EmbedderTraining) else None
-    if job.merge and lora is not None and not lora.merge:
-        raise SettingsError("--merge averages whole weights, and --lora saves an adapter; add --lora-merge.")
+    asked = "--merge" if job.merge else "--prepare" if job.prepared is not None else None
+    if asked is not None and lora is not None and not lora.merge:
+        raise SettingsError(f"{asked} needs whole weights, and --lora saves an adapter alone; add --lora-merge.")
     if job.merge and validation is None:
         raise SettingsError("--merge chooses a share on the validation data, and there are none; give --validation.")
     trained = job.output.with_name(f"{job.output.name}.tuned") if job.merge else job.output

@@ -88,7 +88,8 @@ class Lora:
         dropout: Part of an adapted layer's input that the adapter does not see in training.
         targets: Names of the linear layers to adapt, such as `("q_proj", "v_proj")`; `None`: all of the transformer.
         merge: Whether the saved model is whole: the adapter is added to the weights. Otherwise the folder has the
-            adapter and the name of its base, which is loaded too whenever it is used.
+            adapter and the name of its base, which is loaded too whenever it is used, and by sentence-transformers'
+            engine, which is slower for BERT-like encoders.
     """
 
     rank: int = 32
