@@ -17,6 +17,7 @@ from bge_integrations.training.templates import QueryTemplates
 __all__ = ["RowExamples"]
 
 Shown = tuple[int, TrainingRow, str]
+"""A row of a batch: its position in the data, the row, and the positive that was drawn."""
 
 _QUERY_TOKENS, _RESPONSE_TOKENS = 64, 96
 """As the authors' options `example_query_max_len` and `example_passage_max_len`."""
@@ -45,7 +46,7 @@ class RowExamples:
         """Returns the examples before each query of a batch. None of them has the query or an answer to it.
 
         Args:
-            batch: The position of each row in the data, the row, and the positive that was drawn.
+            batch: The rows of the batch.
         """
         return [self._before(place, batch) for place in range(len(batch))]
 

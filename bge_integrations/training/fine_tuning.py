@@ -115,8 +115,13 @@ def fine_tune(
         if rank == 0:
             logger.warning(warning)
     work = work_folder(target)
-    key = key_of({"data": data.digest, "model": start.identity, "settings": chosen.as_plain()})
-    checkpoint = prepare_work(work, key, resume=resume)
+    facts = {
+        "data": data.digest,
+        "model": start.identity,
+        "instruction": [start.asked.prefix, start.asked.suffix],
+        "settings": chosen.as_plain(),
+    }
+    checkpoint = prepare_work(work, key_of(facts), resume=resume)
     from bge_integrations.training.contrastive_task import contrastive_task
     from bge_integrations.training.trainer import Watch, run_task
 
