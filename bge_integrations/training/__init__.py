@@ -26,8 +26,15 @@ from bge_integrations.training.queries import (
     amake_queries,
     make_queries,
 )
+from bge_integrations.training.retromae.pretraining import pretrain_retromae
 from bge_integrations.training.sampling import Drawn, draw
-from bge_integrations.training.settings import DistillationTraining, EmbedderTraining, Lora, M3Training
+from bge_integrations.training.settings import (
+    DistillationTraining,
+    EmbedderTraining,
+    Lora,
+    M3Training,
+    RetroMaeTraining,
+)
 from bge_integrations.training.teacher import score_with_teacher
 from bge_integrations.training.work import TrainingResult
 
@@ -48,6 +55,7 @@ __all__ = [
     "QueryReport",
     "QuerySettings",
     "QuestionKind",
+    "RetroMaeTraining",
     "Split",
     "TrainingData",
     "TrainingResult",
@@ -62,6 +70,7 @@ __all__ = [
     "make_queries",
     "merge_models",
     "mine_hard_negatives",
+    "pretrain_retromae",
     "score_with_teacher",
     "train_embedder",
     "train_m3",

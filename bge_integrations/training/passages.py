@@ -1,4 +1,4 @@
-"""Reads a file or folder of passages to search in."""
+"""Reads a file or folder of passages, to search in or to pre-train on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bge_integrations.evaluation.formats import json_lines, plain_or_zipped, tex
 from bge_integrations.texts import is_text
 from bge_integrations.training.data import text_fault
 
-__all__ = ["load_passages"]
+__all__ = ["load_passages", "read_passages"]
 
 
 def load_passages(path: str | os.PathLike[str]) -> tuple[list[str], dict[str, set[str]]]:
@@ -58,6 +58,16 @@ def _passages(place: Path) -> Iterator[tuple[str, str | None]]:
         file = place
     else:
         raise TrainingDataError(f"There is no file or folder {place}. Give the path of passages.")
+    return read_passages(file)
+
+
+def read_passages(file: Path) -> Iterator[tuple[str, str | None]]:
+    """Yields the passages of a .jsonl or .txt file, as `load_passages` reads them, with the id of their document.
+
+    Raises:
+        TrainingDataError: The format is unknown, or a passage is no text; the file, the line and the field are named.
+        EvaluationDataError: The file can't be read, or a line is no JSON object.
+    """
     if file.name.endswith((".jsonl", ".jsonl.gz")):
         yield from _from_json(file)
     elif file.name.endswith((".txt", ".txt.gz")):

@@ -108,4 +108,6 @@ def _origin(record: Mapping[str, Any]) -> str:
     teacher = record.get("distilled_from")
     if teacher:
         return f"Made from {record['started_from']}, to give the vectors of {teacher},"
+    if "pretrained" in record:
+        return f"Pre-trained by {record['pretrained']} from {record['started_from']}"
     return f"Fine-tuned from {record['started_from']}"

@@ -10,7 +10,18 @@ from typing import Any, Literal
 
 from bge_integrations.errors import SettingsError
 
-__all__ = ["Distillation", "DistillationTraining", "EmbedderTraining", "Lora", "M3Training", "TrainingSettings"]
+__all__ = [
+    "Distillation",
+    "DistillationTraining",
+    "EmbedderTraining",
+    "Lora",
+    "M3Training",
+    "RetroMaeTraining",
+    "TrainingSettings",
+]
+
+_LEAST_LENGTH = 8
+"""Tokens of a piece for pre-training, at least."""
 
 Distillation = Literal["kl_div", "m3_kd_loss"]
 """How a teacher's scores act, with the names of FlagEmbedding's option `kd_loss_type`."""
@@ -233,6 +244,38 @@ class DistillationTraining(TrainingSettings):
         """See `TrainingSettings.__post_init__`."""
         super().__post_init__()
         self._check_positive("length", "save_every")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetroMaeTraining(TrainingSettings):
+    """How an encoder is pre-trained on plain texts. See `TrainingSettings` for the other attributes.
+
+    The defaults are those of BGE's authors. A row is a text, or a piece of a long one.
+
+    Attributes:
+        learning_rate: The highest learning rate.
+        length: Tokens of a piece, at most, special tokens included; `None`: as many as the model reads. Longer texts
+            are cut into pieces.
+        encoder_masking: The part of a text's tokens that the encoder must tell.
+        decoder_masking: The chance of a word to be hidden from a position of the decoder.
+        save_every: Steps between checkpoints, from which a killed run goes on.
+    """
+
+    learning_rate: float = 2e-5
+    length: int | None = 512
+    encoder_masking: float = 0.3
+    decoder_masking: float = 0.5
+    save_every: int = 500
+
+    def __post_init__(self) -> None:
+        """See `TrainingSettings.__post_init__`."""
+        super().__post_init__()
+        self._check_positive("save_every")
+        if self.length is not None and self.length < _LEAST_LENGTH:
+            raise SettingsError(f"length={self.length} leaves no room for words; give at least {_LEAST_LENGTH}.")
+        for name in ("encoder_masking", "decoder_masking"):
+            if not 0 < getattr(self, name) < 1:
+                raise SettingsError(f"{name}={getattr(self, name)} must be above 0 and below 1; BGE has 0.3 and 0.5.")
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - plain data of any kind

@@ -54,6 +54,7 @@ class Start:
         stored_in: Types of its weights in safetensors files, such as "F16".
         heads: Weights of bge-m3's heads, by the names of `backend.model.heads`; empty if it has none, or needs none.
         unweighted: Ids of tokens that have no lexical weight.
+        weight_files: The files that its encoder was read from.
     """
 
     model: Any
@@ -69,6 +70,7 @@ class Start:
     stored_in: frozenset[str] = frozenset()
     heads: Heads = field(default_factory=dict)
     unweighted: tuple[int, ...] = ()
+    weight_files: tuple[Path, ...] = ()
 
     @property
     def asked(self) -> Instruction:
@@ -125,6 +127,7 @@ def open_start(settings: EncoderSettings, *, attention_dropout: bool = False, pu
         _without_attention_dropout(model)
     limit = settings.max_length or facts.max_tokens
     tokenizer = model.tokenizer
+    files = checkpoint.transformer_weights(WeightRules.of(request))
 
     def tokenize(texts: list[str], length: int) -> list[list[int]]:
         found: list[list[int]] = tokenizer(texts, truncation=True, max_length=min(length, limit))["input_ids"]
@@ -143,9 +146,10 @@ def open_start(settings: EncoderSettings, *, attention_dropout: bool = False, pu
             settings=settings, spec=spec, facts=facts, tokenizer=source.tokenizer, max_length=limit
         ),
         source=_source(settings),
-        stored_in=_stored_in(checkpoint.transformer_weights(WeightRules.of(request))),
         heads=source.heads,
         unweighted=unweighted_ids(tokenizer),
+        stored_in=_stored_in(files),
+        weight_files=tuple(files),
     )
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "events_folder",
     "launched",
     "prepare_work",
+    "require_new",
     "shown_name",
     "work_folder",
 ]
@@ -97,9 +98,7 @@ def prepare_work(work: Path, key: str, *, resume: bool) -> Path | None:
         SettingsError: There are checkpoints and `resume` is `False`, or there are none of this run and it is `True`.
     """
     note = work / "key.json"
-    found = checkpoints(work)
-    if found and not resume:
-        raise SettingsError(f"{work} has checkpoints of a run that did not end; go on with resume=True, or remove it.")
+    found = require_new(work, resume=resume)
     if resume:
         if not found:
             raise SettingsError(f"resume=True, but {work} has no checkpoint; start without it.")
@@ -109,6 +108,22 @@ def prepare_work(work: Path, key: str, *, resume: bool) -> Path | None:
     work.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps({"key": key}), encoding="utf-8")
     return None
+
+
+def require_new(work: Path, *, resume: bool) -> list[Path]:
+    """Returns the checkpoints in a folder, after a check that there are none for a run that starts.
+
+    Args:
+        work: The folder.
+        resume: Whether a run goes on.
+
+    Raises:
+        SettingsError: There are checkpoints, and `resume` is `False`.
+    """
+    found = checkpoints(work)
+    if found and not resume:
+        raise SettingsError(f"{work} has checkpoints of a run that did not end; go on with resume=True, or remove it.")
+    return found
 
 
 def computed_in(precision: str, start: Start) -> str:
