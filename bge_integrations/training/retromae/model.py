@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -38,7 +39,7 @@ class RetroMae(nn.Module):
         head: The head, which encoder and decoder share.
         decoder: The decoder.
         budget: How much is computed at once.
-        losses: The parts of the last loss: "encoder_loss" and "decoder_loss".
+        losses: The parts of the last loss of all processes: "encoder_loss" and "decoder_loss".
     """
 
     def __init__(
@@ -94,7 +95,10 @@ class RetroMae(nn.Module):
         ]
         sums = torch.stack(found).sum(0)
         means = sums * sums.new_tensor(shares)
-        self.losses = dict(zip(("encoder_loss", "decoder_loss"), means.detach(), strict=True))
+        logged = means.detach().clone()
+        if processes > 1:
+            dist.all_reduce(logged)
+        self.losses = dict(zip(("encoder_loss", "decoder_loss"), logged / processes, strict=True))
         return means.sum()
 
     def _sums(self, part: Mapping[str, Tensor]) -> Tensor:

@@ -82,7 +82,7 @@ def pretrain_retromae(
         show_progress: Whether to show progress bars.
         report_to: "none" or "tensorboard", as for `train_embedder`.
         on_log: Function that takes a step and what is logged of it; `encoder_loss` and `decoder_loss` are the two parts
-            of the loss, of this process.
+            of the loss.
 
     Returns:
         What was trained.

@@ -62,14 +62,13 @@ class WordTable:
         if tokenizer.mask_token_id is None:
             raise UnsupportedModelError(f"The tokenizer of {name} has no mask token, so words can't be masked.")
         vocabulary: dict[str, int] = tokenizer.get_vocab()
-        inside = getattr(tokenizer.backend_tokenizer.model, "continuing_subword_prefix", None)
-        if type(tokenizer.backend_tokenizer.model).__name__ != "WordPiece":
-            inside = None
-            if not any(piece.startswith(_SPACE) for piece in vocabulary):
-                raise UnsupportedModelError(
-                    f"The tokenizer of {name} marks words neither as BERT (WordPiece) nor as XLM-RoBERTa "
-                    "(SentencePiece); pre-training needs to know them. Take a model of these two kinds."
-                )
+        backend = tokenizer.backend_tokenizer
+        inside = backend.model.continuing_subword_prefix if type(backend.model).__name__ == "WordPiece" else None
+        if inside is None and "Metaspace" not in repr(backend.pre_tokenizer):
+            raise UnsupportedModelError(
+                f"The tokenizer of {name} marks words neither as BERT (WordPiece) nor as XLM-RoBERTa (SentencePiece); "
+                "pre-training needs to know them. Take a model of these two kinds."
+            )
         size = max(vocabulary.values()) + 1
         begins, is_alone, is_fixed = (np.zeros(size, dtype=bool) for _ in range(3))
         for piece, number in vocabulary.items():
