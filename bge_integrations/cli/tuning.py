@@ -1,4 +1,4 @@
-"""The commands that make models better, with their options: `bge mine` and `bge train`."""
+"""The commands that make models better, with their options: `bge pretrain`, `bge mine` and `bge train`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bge_integrations.cli.terminal import open_console, print_json
 if TYPE_CHECKING:
     from bge_integrations.settings import Pooling
 
-__all__ = ["mine", "train"]
+__all__ = ["mine", "pretrain", "train"]
 
 
 def mine(
@@ -277,6 +277,92 @@ def train(
     outcome = run_training(job, open_console(stderr=True))
     if outcome is None:
         return
+    if as_json:
+        print_json(outcome.to_dict())
+    else:
+        print_outcome(outcome, open_console())
+
+
+def pretrain(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA",
+            help="Texts: a .jsonl file with text in each line, a .txt file with a text a line, a .parquet file, a "
+            "folder of such files, or a folder that the library datasets has saved.",
+        ),
+    ],
+    model: Annotated[str, typer.Option(help="Hub id or folder to start from: BERT or XLM-RoBERTa.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="PATH", help="Folder to create.")],
+    epochs: Annotated[float | None, typer.Option(metavar="N", help="Passes over the texts; 1 unless given.")] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, metavar="N", help="Steps, instead of --epochs.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Texts of a batch in each process; 32 unless given.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(metavar="R", help="Learning rate; 2e-5 unless given.")] = None,
+    length: Annotated[
+        int | None, typer.Option(metavar="N", help="Tokens of a text; longer ones are cut; 512 unless given.")
+    ] = None,
+    encoder_masking: Annotated[
+        float | None, typer.Option(metavar="N", help="Part of the tokens that the encoder must tell; 0.3 unless given.")
+    ] = None,
+    decoder_masking: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N", help="Part of the words that a position of the decoder does not see; 0.5 unless given."
+        ),
+    ] = None,
+    save_every: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Steps between checkpoints; 500 unless given.")
+    ] = None,
+    keep_head: Annotated[
+        bool, typer.Option("--keep-head", help="Keep the head of masked language modelling in the folder.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed; 0 unless given.")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write logs for TensorBoard.")] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; the best there is unless given.")
+    ] = None,
+    revision: Revision = None,
+    cache_folder: CacheFolder = None,
+    local_files_only: LocalFilesOnly = False,
+    trust_remote_code: TrustRemoteCode = False,
+    allow_pickle_weights: AllowPickleWeights = False,
+    as_json: AsJson = False,
+) -> None:
+    """Pre-train an encoder on plain texts by RetroMAE, before it is fine-tuned with `bge train`."""
+    from bge_integrations.cli.pretrain import Plan, print_outcome, run_pretraining, settings_of
+    from bge_integrations.settings import EncoderSettings
+
+    plan = Plan(
+        data=data,
+        start=EncoderSettings(
+            model_name=model,
+            device=device,
+            revision=revision,
+            cache_folder=cache_folder,
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
+            allow_pickle_weights=allow_pickle_weights,
+        ),
+        output=output,
+        settings=settings_of(
+            epochs=epochs,
+            max_steps=max_steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            length=length,
+            encoder_masking=encoder_masking,
+            decoder_masking=decoder_masking,
+            save_every=save_every,
+            seed=seed,
+        ),
+        keep_head=keep_head,
+        resume=resume,
+        report_to="tensorboard" if tensorboard else "none",
+    )
+    outcome = run_pretraining(plan, open_console(stderr=True))
     if as_json:
         print_json(outcome.to_dict())
     else:

@@ -46,7 +46,7 @@ class _VocabularyLoss(torch.autograd.Function):
             for begin in range(0, len(rows), at_once):
                 part = slice(begin, begin + at_once)
                 given, right = rows[part].to(dtype), wanted[part, None]
-                logits = functional.linear(given, table).to(bias.dtype) + bias
+                logits = functional.linear(given, table).to(bias.dtype).add_(bias)
                 logs = torch.log_softmax(logits, dim=-1)
                 total -= logs.gather(1, right).sum()
                 # The gradient of the logits: the probabilities, less 1 for the right token.
