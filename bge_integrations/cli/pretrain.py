@@ -15,6 +15,7 @@ from bge_integrations.cli.terminal import print_text
 from bge_integrations.settings import EncoderSettings
 from bge_integrations.training import RetroMaeTraining, pretrain_retromae
 from bge_integrations.training.saving import RECORD
+from bge_integrations.training.work import launched
 
 __all__ = ["Outcome", "Plan", "print_outcome", "run_pretraining", "settings_of"]
 
@@ -69,12 +70,15 @@ class Outcome:
         return {**dataclasses.asdict(self), "output": str(self.output), "loss": list(self.loss)}
 
 
-def run_pretraining(plan: Plan, console: Console) -> Outcome:
+def run_pretraining(plan: Plan, console: Console) -> Outcome | None:
     """Pre-trains and saves.
 
     Args:
         plan: What to do.
         console: Where progress goes.
+
+    Returns:
+        What came of it; `None` in all processes but the first, if several train together.
 
     Raises:
         BgeError: An option or the data is wrong, or training fails.
@@ -90,6 +94,8 @@ def run_pretraining(plan: Plan, console: Console) -> Outcome:
         show_progress=console.is_terminal,
         report_to=plan.report_to,
     )
+    if launched()[0] != 0:
+        return None
     data = json.loads((result.output / RECORD).read_text(encoding="utf-8"))["data"]
     losses = [loss for _, loss in sorted(result.losses.items())]
     tenth = max(1, len(losses) // 10)

@@ -321,9 +321,7 @@ def pretrain(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Seed; 0 unless given.")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write logs for TensorBoard.")] = False,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; the best there is unless given.")
-    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is unless given.")] = None,
     revision: Revision = None,
     cache_folder: CacheFolder = None,
     local_files_only: LocalFilesOnly = False,
@@ -363,6 +361,8 @@ def pretrain(
         report_to="tensorboard" if tensorboard else "none",
     )
     outcome = run_pretraining(plan, open_console(stderr=True))
+    if outcome is None:
+        return
     if as_json:
         print_json(outcome.to_dict())
     else:

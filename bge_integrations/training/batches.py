@@ -66,7 +66,9 @@ class RowBatches(BatchSampler):
         """
         half = min(batch_size, max(2, batch_size // 2))
         self._groups = [
-            (list(group), half if place in halved else batch_size) for place, group in enumerate(groups) if group
+            (np.asarray(group), half if place in halved else batch_size)
+            for place, group in enumerate(groups)
+            if len(group)
         ]
         self._seed = seed
         self._epochs = epochs
@@ -87,11 +89,11 @@ class RowBatches(BatchSampler):
         generator = np.random.default_rng((self._seed, self._epochs.current))
         turns = []
         for (group, _), sizes in zip(self._groups, self._sizes(), strict=True):
-            order = [group[place] for place in generator.permutation(len(group))]
+            order = group[generator.permutation(len(group))]
             ends = np.cumsum(sizes)
             turns += [order[end - size : end] for end, size in zip(ends, sizes, strict=True)]
         for place in generator.permutation(len(turns)):
-            yield from self._shared(turns[place])
+            yield from self._shared(turns[place].tolist())
 
     def __len__(self) -> int:
         """Returns the number of batches of an epoch."""
