@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -222,6 +225,71 @@ class TestLoss:
         assert loss.dtype == torch.float32
         assert float(loss.detach()) == pytest.approx(exact, rel=0.02)
         assert all(torch.isfinite(gradient).all() for gradient in gradients(model, loss).values())
+
+
+_PROCESS = """
+import sys, torch, torch.distributed as dist
+from pathlib import Path
+from torch.nn.parallel import DistributedDataParallel
+from tests.test_retromae_loss import gradients, halves, made
+folder, result, rank = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+dist.init_process_group("gloo", init_method=f"file://{result}.meeting", rank=rank, world_size=2)
+model, batch, _ = made(folder)
+model.double().eval()
+wrapped = DistributedDataParallel(model, find_unused_parameters=True)
+loss = wrapped(halves(batch)[rank])
+found = gradients(model, loss)
+total = loss.detach()
+dist.all_reduce(total)
+if rank == 0:
+    torch.save((total / 2, model.losses, found), result)
+dist.destroy_process_group()
+"""
+
+
+def halves(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """A batch for each of two processes, with different numbers of texts and of tokens."""
+    found = []
+    for number, (begin, end) in enumerate(((0, 4), (4, 5))):
+        longest = int(batch["attention_mask"][begin:end].sum(1).max())
+        rows = {name: one[begin:end, :longest] for name, one in batch.items() if name != "seed"}
+        found.append({**rows, "seed": batch["seed"] + number})
+    return found
+
+
+def test_two_processes_have_the_loss_and_the_gradient_of_one(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "it", hidden_size=16, heads=2)
+    script, result = tmp_path / "process.py", tmp_path / "result.pt"
+    script.write_text(_PROCESS, encoding="utf-8")
+    root = str(Path(__file__).resolve().parents[1])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, folder, result, str(rank)],
+            env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        said = [process.communicate(timeout=120)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], said
+    value, parts, found = torch.load(result)
+    # One process computes the same two parts one after the other, with the same masks.
+    batch = made(folder)[1]
+    lengths = batch["attention_mask"].sum(1).tolist()
+    model, batch, _ = made(folder, Budget(mini_batch_tokens=sum(lengths[:4]), tokens_in_memory=10_000, pads=False))
+    model.double().eval()
+    loss = model(batch)
+    wanted = gradients(model, loss)
+    assert float(value) == pytest.approx(float(loss.detach()), rel=1e-12)
+    for name, part in model.losses.items():
+        assert float(parts[name]) == pytest.approx(float(part), rel=1e-12)
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-9, rtol=1e-9, msg=name)
 
 
 class TestVocabularyLoss:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from bge_integrations.calls.progress import Progress
 from bge_integrations.errors import TrainingDataError
 from bge_integrations.training.retromae.texts import TextSource
-from bge_integrations.training.retromae.words import WordTable
+from bge_integrations.training.retromae.tokens import Tokens
 
-__all__ = ["Facts", "Pieces", "Tokens", "make_pieces"]
+__all__ = ["Facts", "Pieces", "make_pieces"]
 
 _FACTS, _IDS, _ENDS = "texts.json", "texts.ids", "texts.ends"
 _SMALL = 1 << 16
@@ -51,42 +51,6 @@ class Facts:
     cut: int
     digest: str
     dtype: str
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """How texts become token ids.
-
-    Attributes:
-        identity: Digest of the tokenizer's files.
-        encode: Function from texts to their token ids, without special tokens and without a limit.
-        before: Special tokens before each piece.
-        after: Special tokens after it.
-        table: Of the vocabulary.
-        limit: Tokens of a piece, at most, with special tokens.
-    """
-
-    identity: str
-    encode: Callable[[list[str]], list[list[int]]]
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-    table: WordTable
-    limit: int
-
-    def pieces(self, ids: Sequence[int]) -> Iterator[NDArray[np.int64]]:
-        """Yields the pieces of a text: as few as there can be, of similar length, cut between words."""
-        tokens = np.asarray(ids, dtype=np.int64)
-        room = self.limit - len(self.before) - len(self.after)
-        begins = self.table.begin_words(tokens)
-        start = 0
-        while start < len(tokens):
-            left = len(tokens) - start
-            end = start + -(-left // -(-left // room))
-            if end < len(tokens):
-                words = np.flatnonzero(begins[start + 1 : end + 1])
-                end = start + 1 + int(words[-1]) if len(words) else end  # a word may be longer than a piece
-            yield np.concatenate([self.before, tokens[start:end], self.after]).astype(np.int64)
-            start = end
 
 
 class Pieces:

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 from bge_integrations._optional import require
 from bge_integrations.backend.checkpoint.digests import key_of
 from bge_integrations.backend.guarantees.logs import get_logger
-from bge_integrations.errors import UnsupportedModelError
 from bge_integrations.settings import EncoderSettings
-from bge_integrations.training.retromae.pieces import Pieces, Tokens, make_pieces
+from bge_integrations.training.retromae.pieces import Pieces, make_pieces
 from bge_integrations.training.retromae.texts import TextSource
-from bge_integrations.training.retromae.words import WordTable
+from bge_integrations.training.retromae.tokens import tokens_of
 from bge_integrations.training.saving import require_free
 from bge_integrations.training.settings import RetroMaeTraining
 from bge_integrations.training.work import (
@@ -118,7 +117,7 @@ def pretrain_retromae(
     for warning in [*about_weights(start, name), *_about_pooling(start, name)] if is_main else ():
         logger.warning(warning)
     work.mkdir(parents=True, exist_ok=True)
-    tokens = _tokens(start, chosen, name)
+    tokens = tokens_of(start, chosen.length, name)
     pieces = make_pieces(source, tokens, work, show_progress=show_progress and is_main)
     if is_main and pieces.facts.cut:
         cut, texts = pieces.facts.cut, pieces.facts.texts
@@ -175,24 +174,6 @@ def _about_memory(budget: Budget) -> str:
         f"Lower tokens_in_memory={budget.tokens_in_memory} or mini_batch_tokens={budget.mini_batch_tokens}: this "
         "changes no gradient. Or lower length."
     )
-
-
-def _tokens(start: Start, chosen: RetroMaeTraining, name: str) -> Tokens:
-    tokenizer = start.model.tokenizer
-    options = {"return_attention_mask": False, "return_token_type_ids": False, "truncation": False, "verbose": False}
-
-    def encode(texts: list[str]) -> list[list[int]]:
-        found: list[list[int]] = tokenizer(texts, add_special_tokens=False, **options)["input_ids"]
-        return found
-
-    around = tokenizer("", **options)["input_ids"]
-    if len(around) != 2:
-        raise UnsupportedModelError(
-            f"The tokenizer of {name} puts {len(around)} special tokens around a text; pre-training needs one before "
-            "and one after it."
-        )
-    limit = start.max_length if chosen.length is None else min(chosen.length, start.max_length)
-    return Tokens(start.identity, encode, tuple(around[:1]), tuple(around[1:]), WordTable.of(tokenizer, name), limit)
 
 
 def _record(start: Start, name: str, source: TextSource, pieces: Pieces, chosen: RetroMaeTraining) -> dict[str, object]:
