@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ from bge_integrations.training.work import budget_of
 Batch = dict[str, Tensor]
 
 VECTORISED, LOOP = "visible_tokens", "a loop over tokens"
-RETROMAE, ENCODER, BASELINE = "RetroMAE", "its encoder alone", "transformers' ForMaskedLM"
+RETROMAE, ENCODER = "RetroMAE", "its encoder alone"
+BASELINE, NO_DROPOUT = "transformers' ForMaskedLM", "the same without attention dropout"
 
 _MOST_SAMPLES = 128
 """Masks of a text that the loop draws its rows from."""
@@ -206,12 +208,17 @@ def _own_copy(folder: Path, plan: Plan, stack: ExitStack) -> Any:  # noqa: ANN40
     return model
 
 
-def _for_masked_lm(folder: Path, plan: Plan, stack: ExitStack) -> _Trained:  # noqa: ARG001 - as the others
+def _for_masked_lm(
+    folder: Path,
+    plan: Plan,
+    stack: ExitStack,  # noqa: ARG001 - as the others
+    **changes: float,
+) -> _Trained:
     from transformers import AutoModelForMaskedLM
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    model: Any = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32).to(plan.device)
+    model: Any = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32, **changes).to(plan.device)
 
     def loss(batch: Batch) -> Tensor:
         labels = batch["input_ids"].masked_fill(~batch["is_chosen"], -100)
@@ -221,7 +228,12 @@ def _for_masked_lm(folder: Path, plan: Plan, stack: ExitStack) -> _Trained:  # n
     return _Trained(model, loss, plan.precision)
 
 
-_MAKERS = {RETROMAE: _retromae, ENCODER: _encoder_alone, BASELINE: _for_masked_lm}
+_MAKERS: Mapping[str, Callable[[Path, Plan, ExitStack], _Trained]] = {
+    RETROMAE: _retromae,
+    ENCODER: _encoder_alone,
+    BASELINE: _for_masked_lm,
+    NO_DROPOUT: partial(_for_masked_lm, attention_probs_dropout_prob=0.0),
+}
 
 
 def _stepping(trained: _Trained, batches: Sequence[Batch]) -> Callable[[], object]:

@@ -61,9 +61,9 @@ IF_INSTALLED = {
     "tests/test_training_callbacks.py": "tensorboard",
 }
 
-# What needs no declaration of its own: pydantic needs exactly one version of its core, and pytest brings a reader of
-# TOML to the Pythons without one.
-BROUGHT_BY = {"pydantic-core": "pydantic", "tomli": "pytest"}
+# What needs no declaration of its own: pydantic needs exactly one version of its core, pytest brings a reader of TOML
+# to the Pythons without one, and datasets keeps its tables in pyarrow's.
+BROUGHT_BY = {"pydantic-core": "pydantic", "tomli": "pytest", "pyarrow": "datasets"}
 
 SYSTEMS = {
     "Linux": ("linux", "x86_64"),

@@ -329,7 +329,7 @@ def pretrain(
     allow_pickle_weights: AllowPickleWeights = False,
     as_json: AsJson = False,
 ) -> None:
-    """Pre-train an encoder on plain texts by RetroMAE, before it is fine-tuned with `bge train`."""
+    """Pre-train an encoder on plain texts by RetroMAE, as a start for `bge train`."""
     from bge_integrations.cli.pretrain import Plan, print_outcome, run_pretraining, settings_of
     from bge_integrations.settings import EncoderSettings
 
