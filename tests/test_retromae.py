@@ -107,6 +107,16 @@ class TestTraining:
             np.testing.assert_allclose(after[name], value, atol=1e-6, err_msg=name)
         assert any(np.abs(before[name] - value).max() > 1e-3 for name, value in start.items() if name in before)
 
+    def test_a_base_model_of_bge_can_be_trained_further(self, tmp_path: Path) -> None:
+        """bge-m3-retromae, which is no embedder."""
+        base = make_checkpoint(tmp_path / "bge-m3-retromae", "xlm-roberta")
+        with pytest.raises(UnsupportedModelError, match="gives no usable vectors"):
+            BgeEncoder(base)
+        settings = dataclasses.replace(_QUICK, max_steps=1)
+        output = pretrain_retromae(TEXTS, base, tmp_path / "out", settings=settings).output
+        with BgeEncoder(output, device="cpu") as encoder:
+            assert encoder.encode_documents(["the fox"]).shape == (1, 32)
+
     def test_a_mean_pooled_start_is_told_and_gets_cls_pooling(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
