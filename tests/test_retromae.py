@@ -365,7 +365,5 @@ class TestRefused:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory")
 
         monkeypatch.setattr(RetroMae, "_sums", fail)
-        with pytest.raises(
-            DeviceMemoryError, match=r"Lower tokens_in_memory=\d+ or mini_batch_tokens=\d+.*lower length"
-        ):
+        with pytest.raises(DeviceMemoryError, match=r"Lower tokens_in_memory=\d+, which changes no gradient"):
             pretrain_retromae(TEXTS, bge_small_en, tmp_path / "out", settings=_QUICK)

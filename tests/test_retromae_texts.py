@@ -205,5 +205,7 @@ class TestPieces:
         assert not [name for name in left if str(os.getpid()) in name]
 
     def test_nothing_to_read_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(TrainingDataError, match="texts has no texts to train on"):
-            pieces_of(["", "  "], tmp_path)
+        for data, said in ((["", "  "], "texts has no texts to train on"), (["a", 2], "text 1 is 2")):
+            with pytest.raises(TrainingDataError, match=said):
+                pieces_of(data, tmp_path)
+        assert not [path for path in tmp_path.iterdir() if path.name != "texts.lock"]

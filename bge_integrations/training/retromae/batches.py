@@ -25,8 +25,6 @@ class PieceCollator:
     same.
     """
 
-    valid_label_columns: Sequence[str] = ()
-
     def __init__(
         self, pieces: Pieces, table: WordTable, *, masking: float, pad_id: int, seed: int, epochs: Epochs
     ) -> None:

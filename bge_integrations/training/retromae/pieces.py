@@ -96,16 +96,18 @@ def make_pieces(source: TextSource, tokens: Tokens, folder: Path, *, show_progre
         known = _known(folder)
         if known is not None and source.state is not None and known["state"] == state:
             return Pieces(folder, Facts(**known["facts"]))
-        facts = _write(source, tokens, folder, show_progress=show_progress)
-        own = folder / f"{_FACTS}.{os.getpid()}"
-        own.write_text(json.dumps({"state": state, "facts": asdict(facts)}), encoding="utf-8")
-        if known is None or Facts(**known["facts"]) != facts:  # equal files may be open in another process
-            (folder / _FACTS).unlink(missing_ok=True)  # of other files from here on
-            for name in (_IDS, _ENDS):
-                (folder / f"{name}.{os.getpid()}").replace(folder / name)
-        own.replace(folder / _FACTS)
-        for name in (_IDS, _ENDS):
-            (folder / f"{name}.{os.getpid()}").unlink(missing_ok=True)
+        own = {name: folder / f"{name}.{os.getpid()}" for name in (_IDS, _ENDS, _FACTS)}
+        try:
+            facts = _write(source, tokens, own[_IDS], own[_ENDS], show_progress=show_progress)
+            own[_FACTS].write_text(json.dumps({"state": state, "facts": asdict(facts)}), encoding="utf-8")
+            if known is None or Facts(**known["facts"]) != facts:  # equal files may be open in another process
+                (folder / _FACTS).unlink(missing_ok=True)  # of other files from here on
+                for name in (_IDS, _ENDS):
+                    own[name].replace(folder / name)
+            own[_FACTS].replace(folder / _FACTS)
+        finally:
+            for file in own.values():
+                file.unlink(missing_ok=True)
         return Pieces(folder, facts)
 
 
@@ -117,12 +119,12 @@ def _known(folder: Path) -> dict[str, Any] | None:
     return content
 
 
-def _write(source: TextSource, tokens: Tokens, folder: Path, *, show_progress: bool) -> Facts:
+def _write(source: TextSource, tokens: Tokens, ids_file: Path, ends_file: Path, *, show_progress: bool) -> Facts:
     dtype = np.dtype(np.uint16 if len(tokens.table.begins) <= _SMALL else np.int32)
     digest = blake2b(digest_size=16)
     texts = pieces = total = cut = 0
     with ExitStack() as stack:
-        ids, ends = (stack.enter_context((folder / f"{name}.{os.getpid()}").open("wb")) for name in (_IDS, _ENDS))
+        ids, ends = (stack.enter_context(file.open("wb")) for file in (ids_file, ends_file))
         progress = stack.enter_context(Progress(None, shown=show_progress, title="Tokenising"))
         for some in _batches(source):
             before = total

@@ -63,8 +63,8 @@ def pretrain_retromae(
 
     The texts are tokenised once, into files in the folder of the checkpoints beside the output: 2 or 4 bytes a token,
     by the size of the vocabulary. So they need not fit into memory. Long texts are cut between words into pieces of
-    equal length. If a run is killed, `resume=True` goes on with the same batches and the same masks. Both folders
-    beside the output are removed at the end. With `torchrun` or `accelerate launch`, several processes train together,
+    similar length. If a run is killed, `resume=True` goes on with the same batches and the same masks. The folder
+    beside the output is removed at the end. With `torchrun` or `accelerate launch`, several processes train together,
     and `batch_size` is that of each.
 
     Args:
@@ -171,8 +171,8 @@ def _about_pooling(start: Start, name: str) -> list[str]:
 
 def _about_memory(budget: Budget) -> str:
     return (
-        f"Lower tokens_in_memory={budget.tokens_in_memory} or mini_batch_tokens={budget.mini_batch_tokens}: this "
-        "changes no gradient. Or lower length."
+        f"Lower tokens_in_memory={budget.tokens_in_memory}, which changes no gradient, mini_batch_tokens="
+        f"{budget.mini_batch_tokens}, which draws other masks, or length."
     )
 
 
