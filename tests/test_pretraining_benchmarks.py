@@ -15,7 +15,7 @@ from benchmarks import pretraining, pretraining_gain
 from benchmarks.docstrings.corpus import Entry
 from benchmarks.pretraining import BASELINE, ENCODER, LOOP, NO_DROPOUT, RETROMAE, VECTORISED, Plan, loop_masks
 from benchmarks.questions import Question
-from bge_integrations.training import EmbedderTraining, RetroMaeTraining, TrainingRow
+from bge_integrations.training import EmbedderTraining, RetroMaeTraining, TrainingRow, train_embedder
 
 _ENTRIES = tuple(
     Entry(f"about.{word}", f"about.{word}: the {word} of the {other} and the {word}")
@@ -76,10 +76,9 @@ def test_the_gain_is_that_of_equal_contrastive_steps(
     monkeypatch.setattr(pretraining_gain, "QUESTIONS", questions)
     monkeypatch.setattr(pretraining_gain, "written_rows", lambda corpus: rows)
     trained: list[tuple[str, int, int]] = []
-    original = pretraining_gain.train_embedder
 
     def note(data: Any, model: Any, output: Any, *, settings: EmbedderTraining) -> Any:  # noqa: ANN401
-        result = original(data, model, output, settings=settings)
+        result = train_embedder(data, model, output, settings=settings)
         trained.append((Path(model).name, settings.seed, result.steps))
         return result
 

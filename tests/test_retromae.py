@@ -93,6 +93,7 @@ class TestTraining:
         card = (result.output / "README.md").read_text(encoding="utf-8")
         assert "Pre-trained by RetroMAE from bge-small-en-v1.5 with bge-integrations." in card
         assert "base_model: BAAI/bge-small-en-v1.5" in card
+        assert "no useful similarity before contrastive training" in card
         assert not [path for path in result.output.iterdir() if "retromae" in path.name]
 
     @pytest.mark.parametrize("architecture", ["bert", "xlm-roberta"])

@@ -86,6 +86,8 @@ def write_card(output: Path, record: Mapping[str, Any]) -> None:
         lines += [f"The text before a query is {instruction!r}." if instruction else "Queries have no instruction."]
         lines += [f"The text after it is {record['after_query']!r}."] if "after_query" in record else []
         lines += ["Documents have none."]
+    if "pretrained" in record:
+        lines += ["Its vectors give no useful similarity before contrastive training."]
     if data:
         lines += [f"Data: {data['rows']} rows, digest {data['digest']}."]
     if settings:
