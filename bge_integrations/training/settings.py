@@ -250,7 +250,7 @@ class DistillationTraining(TrainingSettings):
 class RetroMaeTraining(TrainingSettings):
     """How an encoder is pre-trained on plain texts. See `TrainingSettings` for the other attributes.
 
-    Masking, length and learning rate are those of BGE's authors unless given. A row is a text, or a piece of a long one.
+    Masking, length and learning rate are those of BGE's authors. A row is a text, or a piece of a long one.
 
     Attributes:
         learning_rate: The highest learning rate.
