@@ -122,7 +122,7 @@ def pretrain_retromae(
     if is_main and pieces.facts.cut:
         cut, texts = pieces.facts.cut, pieces.facts.texts
         logger.info(f"{cut:,} of {texts:,} texts were cut into pieces of at most {tokens.limit} tokens.")
-    facts = {"texts": pieces.facts.digest, "model": start.identity, "settings": dataclasses.asdict(chosen)}
+    facts = {"texts": pieces.facts.digest, "model": start.identity, "settings": chosen.as_plain()}
     checkpoint = prepare_work(work, key_of({**facts, "kind": "retromae"}), resume=resume)
     epochs = Epochs()
     collator = PieceCollator(
@@ -190,7 +190,7 @@ def _record(start: Start, name: str, source: TextSource, pieces: Pieces, chosen:
             "tokens": facts.tokens,
             "digest": facts.digest,
         },
-        "settings": dataclasses.asdict(chosen),
+        "settings": chosen.as_plain(),
     }
 
 

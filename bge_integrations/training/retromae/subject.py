@@ -86,7 +86,7 @@ def retromae_subject(model: RetroMae, start: Start, *, keep_head: bool) -> Subje
     transformer = model.transformer
     pooling = Pooling(transformer.get_embedding_dimension(), "cls")
     embedder = SentenceTransformer(modules=[transformer, pooling, Normalize()], device=str(start.model.device))
-    set_prompts(embedder, start.instruction)
+    set_prompts(embedder, start.asked)
 
     def write(folder: Path) -> None:
         write_model(embedder, folder)
