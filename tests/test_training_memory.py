@@ -25,7 +25,7 @@ from bge_integrations.training.memory import (
     estimate_step,
     fitting_budget,
 )
-from bge_integrations.training.starting import _without_attention_dropout, open_start
+from bge_integrations.training.starting import leave_out_attention_dropout, open_start
 from bge_integrations.training.unpadded import without_padding
 from tests.test_engines import VOCABULARY, Shape, random_model
 from tests.test_unpadded import Inside, column
@@ -62,7 +62,7 @@ def kept_bytes(model: torch.nn.Module) -> Iterator[list[int]]:
 @pytest.mark.parametrize("shape", [SMALL, Shape("wide", hidden_size=128, heads=4, layers=2)])
 def test_activations(shape: Shape, precision: str, cls_only: bool) -> None:
     inside = Inside(copy.deepcopy(random_model(shape))).train()
-    _without_attention_dropout(inside)
+    leave_out_attention_dropout(inside)
     known = described(inside.auto_model)
     features = column([60] * 70, 0, "cpu")
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
@@ -75,7 +75,7 @@ def test_activations(shape: Shape, precision: str, cls_only: bool) -> None:
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_operations(cached: bool) -> None:
-    inside = Inside(copy.deepcopy(random_model(SMALL)))
+    inside = Inside(copy.deepcopy(random_model(SMALL))).train()
     known = described(inside.auto_model)
     queries, passages = column([10] * 6, 0, "cpu"), column([40] * 12, 0, "cpu")
     with FlopCounterMode(display=False) as counter, without_padding([inside], known, cls_only=True):

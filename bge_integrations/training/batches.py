@@ -20,7 +20,16 @@ from bge_integrations.training.layout import Layout
 from bge_integrations.training.sampling import Drawn, draw
 from bge_integrations.training.teacher import doubted_negatives
 
-__all__ = ["Collator", "Epochs", "RowBatches", "TargetCollator", "equal_queries", "padded_column"]
+__all__ = [
+    "Collator",
+    "Epochs",
+    "RowBatches",
+    "TargetCollator",
+    "equal_queries",
+    "padded_column",
+    "ragged",
+    "without_negatives",
+]
 
 Tokenize = Callable[[list[str], int], list[list[int]]]
 """Function from texts and a maximum length to token ids, with special tokens."""
@@ -172,7 +181,7 @@ class Collator:
         def doubted(row: TrainingRow) -> frozenset[str]:
             return frozenset() if teacher_margin is None else doubted_negatives(row, teacher_margin)
 
-        self._rows = [_without(row, doubted(row)) for row in rows]
+        self._rows = [without_negatives(row, doubted(row)) for row in rows]
         self._tokenize = tokenize
         self._instruction = instruction
         self._fit = fit
@@ -220,9 +229,9 @@ class Collator:
             guides["guide_passages"] = torch.from_numpy(embed_passages(plain))
         layout = Layout(
             queries=torch.tensor([queries.place[text] for text in texts]),
-            candidates=_ragged([[passages.place[text] for text in group] for group in groups]),
+            candidates=ragged([[passages.place[text] for text in group] for group in groups]),
             keys=torch.tensor([_key(text) for text in passages.texts]),
-            known=_ragged([[_key(text) for text in sorted(texts)] for texts in answers]),
+            known=ragged([[_key(text) for text in sorted(texts)] for texts in answers]),
             is_alone=torch.tensor([row.no_in_batch_neg for row in rows]),
             texts=torch.tensor([_key(text) for text in plain]) if self._has_instructed_passages else None,
             teacher=_scores(drawn, most) if self._uses_teacher else None,
@@ -318,7 +327,7 @@ def padded_column(texts: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tens
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def _without(row: TrainingRow, texts: frozenset[str]) -> TrainingRow:
+def without_negatives(row: TrainingRow, texts: frozenset[str]) -> TrainingRow:
     """Returns a row without some of its negatives."""
     if not texts:
         return row
@@ -338,7 +347,8 @@ def _key(text: str) -> int:
     )
 
 
-def _ragged(rows: Sequence[Sequence[int]]) -> Tensor:
+def ragged(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Returns rows of numbers as int64, shape [rows, longest], with -1 after the last number of a row."""
     most = max(map(len, rows))
     return torch.tensor([[*row, *[-1] * (most - len(row))] for row in rows], dtype=torch.int64).reshape(len(rows), most)
 

@@ -28,6 +28,7 @@ from bge_integrations.training.work import (
     events_folder,
     launched,
     prepare_work,
+    require_figures,
     shown_name,
     work_folder,
 )
@@ -91,11 +92,7 @@ def fine_tune(
     """Fine-tunes a model. See `train_embedder` for the arguments and errors."""
     target = Path(output).expanduser()
     require_free(target)
-    if chosen.patience is not None and validation is None:
-        raise SettingsError(
-            f"patience={chosen.patience} stops training by figures on validation data, and there are none. Give "
-            "validation, or leave patience out."
-        )
+    require_figures(chosen.patience, validation)
     events = events_folder(report_to, target)
     require("accelerate", extra="train")
     from bge_integrations.training.starting import open_start

@@ -32,7 +32,7 @@ from bge_integrations.errors import UnsupportedModelError
 from bge_integrations.settings import EncoderSettings, Purpose
 from bge_integrations.training.templates import QueryTemplates
 
-__all__ = ["Start", "open_start"]
+__all__ = ["Start", "is_decoder", "leave_out_attention_dropout", "open_start", "weight_kinds"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ def open_start(settings: EncoderSettings, *, attention_dropout: bool = False, pu
     spec = vet(checkpoint, request, to_train=True)
     is_base = spec is None and checkpoint.modules is None
     if is_base and request.pooling is None:
-        request = dataclasses.replace(request, pooling="last" if _is_decoder(checkpoint.config) else "cls")
+        request = dataclasses.replace(request, pooling="last" if is_decoder(checkpoint.config) else "cls")
     source = load_source(request, checkpoint, spec, "float32")
     facts = source.facts
     if facts.pools_without_prompt:
@@ -124,7 +124,7 @@ def open_start(settings: EncoderSettings, *, attention_dropout: bool = False, pu
     if is_base:
         model.append(Normalize())
     if not attention_dropout:
-        _without_attention_dropout(model)
+        leave_out_attention_dropout(model)
     limit = settings.max_length or facts.max_tokens
     tokenizer = model.tokenizer
     files = checkpoint.transformer_weights(WeightRules.of(request))
@@ -148,12 +148,12 @@ def open_start(settings: EncoderSettings, *, attention_dropout: bool = False, pu
         source=_source(settings),
         heads=source.heads,
         unweighted=unweighted_ids(tokenizer),
-        stored_in=_stored_in(files),
+        stored_in=weight_kinds(files),
         weight_files=tuple(files),
     )
 
 
-def _is_decoder(config: Mapping[str, Any]) -> bool:
+def is_decoder(config: Mapping[str, Any]) -> bool:
     """Returns whether an architecture reads from left to right, so that only its last token has seen the whole text."""
     kind = config.get("model_type")
     return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -164,7 +164,8 @@ def _source(settings: EncoderSettings) -> tuple[str, str | None]:
     return (os.path.abspath(name), None) if os.path.isdir(name) else (settings.model_name, settings.revision)
 
 
-def _stored_in(files: Iterable[Path]) -> frozenset[str]:
+def weight_kinds(files: Iterable[Path]) -> frozenset[str]:
+    """Returns the types of weights in safetensors files, such as "F16"."""
     try:
         tensors = stored_tensors(file for file in files if file.suffix == ".safetensors")
     except NotPlainError:  # torch has read them
@@ -172,7 +173,7 @@ def _stored_in(files: Iterable[Path]) -> frozenset[str]:
     return frozenset(tensor.kind for tensor in tensors.values())
 
 
-def _without_attention_dropout(model: torch.nn.Module) -> None:
+def leave_out_attention_dropout(model: torch.nn.Module) -> None:
     """Switches dropout inside attention off. The configuration that is saved stays as it is."""
     for module in model.modules():
         dropout = getattr(module, "dropout", None)

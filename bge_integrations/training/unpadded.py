@@ -14,7 +14,7 @@ from bge_integrations.backend.engines.architecture import EncoderShape
 from bge_integrations.backend.engines.interface import TokenBatch
 from bge_integrations.backend.engines.torch.encoder import UnpaddedEncoder
 
-__all__ = ["without_padding"]
+__all__ = ["TrainedEncoder", "without_padding"]
 
 
 @contextlib.contextmanager
@@ -42,15 +42,15 @@ def without_padding(
         del transformer.forward
 
 
-class _TrainedEncoder(UnpaddedEncoder):
-    """The forward pass with a transformer's weights as they are now, and with its dropout while it trains."""
+class TrainedEncoder(UnpaddedEncoder):
+    """The forward pass with an encoder's weights as they are now, and with its dropout while it trains."""
 
-    def __init__(self, transformer: Any, shape: EncoderShape, *, cls_only: bool) -> None:  # noqa: ANN401
-        inside = transformer.auto_model
-        super().__init__(dict(inside.named_parameters()), shape, cls_only=cls_only)
-        self._transformer = transformer
-        self._dropout = inside.embeddings.dropout
-        self._attention_dropout = inside.encoder.layer[0].attention.self.dropout
+    def __init__(self, encoder: Any, shape: EncoderShape, *, cls_only: bool) -> None:  # noqa: ANN401
+        """Takes a bare model of transformers, and the rest as `UnpaddedEncoder`."""
+        super().__init__(dict(encoder.named_parameters()), shape, cls_only=cls_only)
+        self._encoder = encoder
+        self._dropout = encoder.embeddings.dropout
+        self._attention_dropout = encoder.encoder.layer[0].attention.self.dropout
 
     @property
     def variable_length_attention(self) -> Any:  # noqa: ANN401
@@ -74,18 +74,18 @@ class _TrainedEncoder(UnpaddedEncoder):
 
     @property
     def _attention_drops(self) -> float:
-        return float(self._attention_dropout.p) if self._transformer.training else 0.0
+        return float(self._attention_dropout.p) if self._encoder.training else 0.0
 
     def dropped(self, rows: torch.Tensor) -> torch.Tensor:
         """See `UnpaddedEncoder.dropped`."""
-        return functional.dropout(rows, self._dropout.p, self._transformer.training)
+        return functional.dropout(rows, self._dropout.p, self._encoder.training)
 
 
 class _Forward:
     """Takes the place of `Transformer.forward`."""
 
     def __init__(self, transformer: Any, shape: EncoderShape, *, cls_only: bool) -> None:  # noqa: ANN401
-        self._encoder = _TrainedEncoder(transformer, shape, cls_only=cls_only)
+        self._encoder = TrainedEncoder(transformer.auto_model, shape, cls_only=cls_only)
         self._output = transformer.module_output_name
         self._cls_only = cls_only
 

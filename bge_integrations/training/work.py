@@ -8,7 +8,7 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bge_integrations._optional import require_package
 from bge_integrations.backend.machine.cpu import usable_memory
@@ -19,9 +19,11 @@ from bge_integrations.training.settings import TrainingSettings
 if TYPE_CHECKING:
     import torch
 
+    from bge_integrations.backend.engines.architecture import EncoderShape
     from bge_integrations.training.starting import Start
 
 __all__ = [
+    "Loaded",
     "TrainingResult",
     "about_weights",
     "base_model",
@@ -31,6 +33,7 @@ __all__ = [
     "events_folder",
     "launched",
     "prepare_work",
+    "require_figures",
     "require_new",
     "shown_name",
     "work_folder",
@@ -56,6 +59,30 @@ class TrainingResult:
     steps: int
     losses: dict[int, float] = field(default_factory=dict)
     validation: dict[int, float] = field(default_factory=dict)
+
+
+class Loaded(Protocol):
+    """What every model that is trained has; `Start` describes it."""
+
+    @property
+    def model(self) -> Any:  # noqa: ANN401 - a model of sentence-transformers
+        """The model."""
+        ...
+
+    @property
+    def encoder(self) -> EncoderShape | None:
+        """The shape of a BERT-like encoder."""
+        ...
+
+    @property
+    def pooling(self) -> str | None:
+        """What is read of the encoder."""
+        ...
+
+    @property
+    def stored_in(self) -> frozenset[str]:
+        """Types of its weights in safetensors files."""
+        ...
 
 
 def work_folder(output: Path) -> Path:
@@ -126,7 +153,24 @@ def require_new(work: Path, *, resume: bool) -> list[Path]:
     return found
 
 
-def computed_in(precision: str, start: Start) -> str:
+def require_figures(patience: int | None, validation: object | None) -> None:
+    """Checks that a training that may stop early is evaluated.
+
+    Args:
+        patience: Evaluations without a better one before it stops; `None`: it does not stop early.
+        validation: Data to evaluate on; `None`: none.
+
+    Raises:
+        SettingsError: It is not.
+    """
+    if patience is not None and validation is None:
+        raise SettingsError(
+            f"patience={patience} stops training by figures on validation data, and there are none. Give validation, "
+            "or leave patience out."
+        )
+
+
+def computed_in(precision: str, start: Loaded) -> str:
     """Returns the precision of the computation, where "auto" is bfloat16 if the device of `start` has it."""
     if precision != "auto":
         return precision
@@ -142,7 +186,7 @@ def computed_in(precision: str, start: Start) -> str:
     return "bfloat16" if has_bfloat16 else "float32"
 
 
-def budget_of(start: Start, chosen: TrainingSettings) -> Budget:
+def budget_of(start: Loaded, chosen: TrainingSettings) -> Budget:
     """Returns how much is computed at once: what the settings say, and else what suits the device."""
     fits = fitting_budget(
         start.encoder,
@@ -165,7 +209,7 @@ def _memory(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).total_memory)
 
 
-def about_weights(start: Start, model: str) -> list[str]:
+def about_weights(start: Loaded, model: str) -> list[str]:
     """Returns a warning if a model is stored in half precision."""
     kind = next((name for kind, name in _HALVES.items() if kind in start.stored_in), None)
     if kind is None:
