@@ -26,6 +26,8 @@ from bge_integrations.training.queries import (
     amake_queries,
     make_queries,
 )
+from bge_integrations.training.reranker import train_reranker
+from bge_integrations.training.reranking.candidates import with_candidates
 from bge_integrations.training.retromae.pretraining import pretrain_retromae
 from bge_integrations.training.sampling import Drawn, draw
 from bge_integrations.training.settings import (
@@ -33,6 +35,7 @@ from bge_integrations.training.settings import (
     EmbedderTraining,
     Lora,
     M3Training,
+    RerankerTraining,
     RetroMaeTraining,
 )
 from bge_integrations.training.teacher import score_with_teacher
@@ -55,6 +58,7 @@ __all__ = [
     "QueryReport",
     "QuerySettings",
     "QuestionKind",
+    "RerankerTraining",
     "RetroMaeTraining",
     "Split",
     "TrainingData",
@@ -74,4 +78,6 @@ __all__ = [
     "score_with_teacher",
     "train_embedder",
     "train_m3",
+    "train_reranker",
+    "with_candidates",
 ]

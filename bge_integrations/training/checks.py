@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from bge_integrations.errors import SettingsError
 from bge_integrations.training.data import TrainingData, TrainingRow
-from bge_integrations.training.settings import EmbedderTraining
+from bge_integrations.training.settings import EmbedderTraining, RerankerTraining
 
-__all__ = ["advice", "row_groups"]
+__all__ = ["advice", "reranker_advice", "row_groups"]
 
 _FEW_ROWS = 1000
 _FLAT = 0.5
@@ -47,19 +47,8 @@ def advice(data: TrainingData, chosen: EmbedderTraining, *, processes: int = 1) 
         raise SettingsError(
             f"{data.name} has {len(data.rows)} row; a batch needs at least 2, since each gives the others negatives."
         )
-    if chosen.distillation is not None:
-        _require_scores(data, chosen)
-    if chosen.teacher_margin is not None and not any(row.neg_scores for row in data.rows):
-        raise SettingsError(
-            f"teacher_margin={chosen.teacher_margin} needs scores, and no row of {data.name} has neg_scores. "
-            "Make them with score_with_teacher, or leave teacher_margin out."
-        )
-    found = []
-    if len(data.rows) < _FEW_ROWS:
-        found.append(
-            f"{data.name} has {len(data.rows)} rows; fine-tuning needs about a thousand, and some thousand are better. "
-            "Add rows."
-        )
+    _require_teacher(data, chosen)
+    found = _few_rows(data)
     if chosen.temperature is not None and chosen.temperature >= _FLAT:
         found.append(
             f"temperature={chosen.temperature} makes the loss flat; leave it out, or take 0.01 or 0.02 as BGE models "
@@ -76,7 +65,95 @@ def advice(data: TrainingData, chosen: EmbedderTraining, *, processes: int = 1) 
     return [*found, *_few_negatives(data.rows, chosen)]
 
 
-def _require_scores(data: TrainingData, chosen: EmbedderTraining) -> None:
+def reranker_advice(data: TrainingData, chosen: RerankerTraining) -> list[str]:
+    """Returns warnings about data and settings for a reranker, each with a remedy.
+
+    Args:
+        data: Rows.
+        chosen: How they are trained on.
+
+    Raises:
+        SettingsError: There is nothing to learn, since no row has a negative. Or scores are missing.
+    """
+    _require_teacher(data, chosen)
+    found = _few_rows(data)
+    hopeless = _without_others(data.rows, chosen)
+    if hopeless:
+        where = _place_of(data, hopeless[0])
+        reason = (
+            "passages of other rows are not drawn (easy_negatives=0)"
+            if not chosen.easy_negatives
+            else "no passage of another row of their file can be one"
+        )
+        said = (
+            f"{len(hopeless)} of {len(data.rows)} rows of {data.name} have no negatives ({where} is the first): they "
+            f"have none of their own, and {reason}."
+        )
+        remedy = "Add negatives with mine_hard_negatives, or `bge mine`"
+        if len(hopeless) == len(data.rows):
+            raise SettingsError(f"{said} The loss would always be 0. {remedy}; or change the setting.")
+        found.append(f"{said} Their loss is always 0. {remedy}, or leave these rows out.")
+    without_hard = sum(not row.neg for row in data.rows)
+    if 2 * without_hard > len(data.rows) and chosen.easy_negatives:
+        found.append(
+            f"{without_hard} of {len(data.rows)} rows have no negatives of their own. Passages of other rows are easy "
+            "to tell from the positive, but a reranker orders passages that an embedder finds: add hard ones with "
+            "mine_hard_negatives, or `bge mine`."
+        )
+    elif not chosen.easy_negatives:
+        found.append(
+            "easy_negatives=0 trains on hard negatives only. Such rerankers can rank easy passages wrongly, or give "
+            "all passages one score; leave it out to draw a quarter of the negatives from other rows."
+        )
+    return found
+
+
+def _without_others(rows: Sequence[TrainingRow], chosen: RerankerTraining) -> list[int]:
+    """Returns the rows that have no negative, neither of their own nor of other rows."""
+    answers = _answers(rows)
+    pools: dict[str, set[str]] = {}
+    for row in rows:
+        pools.setdefault(row.source, set()).update(row.pos, row.neg)
+    return [
+        place
+        for place, row in enumerate(rows)
+        if not row.neg and (not chosen.easy_negatives or row.no_in_batch_neg or pools[row.source] <= answers[row.query])
+    ]
+
+
+def _answers(rows: Sequence[TrainingRow]) -> dict[str, set[str]]:
+    """Returns the positives of each query, over all its rows."""
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        found.setdefault(row.query, set()).update(row.pos)
+    return found
+
+
+def _place_of(data: TrainingData, row: int) -> str:
+    return data.places[row] if data.places else f"row {row} of {data.name}"
+
+
+def _few_rows(data: TrainingData) -> list[str]:
+    if len(data.rows) >= _FEW_ROWS:
+        return []
+    return [
+        f"{data.name} has {len(data.rows)} rows; fine-tuning needs about a thousand, and some thousand are better. "
+        "Add rows."
+    ]
+
+
+def _require_teacher(data: TrainingData, chosen: EmbedderTraining | RerankerTraining) -> None:
+    """Checks that the scores are there that settings ask for."""
+    if chosen.distillation is not None:
+        _require_scores(data, chosen)
+    if chosen.teacher_margin is not None and not any(row.neg_scores for row in data.rows):
+        raise SettingsError(
+            f"teacher_margin={chosen.teacher_margin} needs scores, and no row of {data.name} has neg_scores. "
+            "Make them with score_with_teacher, or leave teacher_margin out."
+        )
+
+
+def _require_scores(data: TrainingData, chosen: EmbedderTraining | RerankerTraining) -> None:
     """Checks that a teacher's scores are there for each row that has something to compare."""
     asked = f"distillation={chosen.distillation!r}"
     if not chosen.negatives or not any(row.neg for row in data.rows):
@@ -88,7 +165,7 @@ def _require_scores(data: TrainingData, chosen: EmbedderTraining) -> None:
     for name in ("pos_scores", "neg_scores"):
         lacking = [place for place, row in enumerate(data.rows) if row.neg and getattr(row, name) is None]
         if lacking:
-            where = data.places[lacking[0]] if data.places else f"row {lacking[0]} of {data.name}"
+            where = _place_of(data, lacking[0])
             others = f", and {len(lacking) - 1} more rows lack them" if len(lacking) > 1 else ""
             raise SettingsError(
                 f"{asked} needs scores, but {where} has negatives and no {name}{others}. Make both with "
@@ -98,9 +175,7 @@ def _require_scores(data: TrainingData, chosen: EmbedderTraining) -> None:
 
 def _without_negatives(rows: Sequence[TrainingRow], chosen: EmbedderTraining, processes: int) -> list[int]:
     """Returns the rows that have no negative in any batch."""
-    answers: dict[str, set[str]] = {}
-    for row in rows:
-        answers.setdefault(row.query, set()).update(row.pos)
+    answers = _answers(rows)
     is_single = chosen.batch_size * processes == 1
     found = []
     for group in row_groups(rows, same_source=chosen.same_source).values():

@@ -6,16 +6,17 @@ what was drawn before, and training that is resumed draws the same.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from bge_integrations.errors import SettingsError
 from bge_integrations.training.data import TrainingRow
 
-__all__ = ["Drawn", "draw", "draw_examples"]
+__all__ = ["Drawn", "draw", "draw_examples", "draw_mixed"]
 
 _NUMBERS = struct.Struct("<8Q")  # in a digest of 64 bytes
 
@@ -29,12 +30,14 @@ class Drawn:
         negatives: The negatives; fewer than wanted if the row has fewer.
         positive_score: The teacher's score of the positive, if the row has one.
         negative_scores: The teacher's scores of the negatives, if the row has them.
+        others: Passages of other rows that are negatives too. They have no scores.
     """
 
     positive: str
     negatives: tuple[str, ...]
     positive_score: float | None = None
     negative_scores: tuple[float, ...] | None = None
+    others: tuple[str, ...] = ()
 
 
 def draw(row: TrainingRow, seed: int, epoch: int, index: int, negatives: int) -> Drawn:
@@ -83,6 +86,58 @@ def draw_examples(count: int, seed: int, epoch: int, index: int, most: int) -> l
     return _choose(list(range(count)), wanted, numbers)
 
 
+def draw_mixed(
+    row: TrainingRow,
+    seed: int,
+    epoch: int,
+    index: int,
+    negatives: int,
+    *,
+    pool: Sequence[str],
+    answers: Set[str],
+    share: float,
+) -> Drawn:
+    """Draws as `draw`, and takes a part of the negatives from other rows. Most of these are easy to tell.
+
+    A row with too few negatives of its own gets more of the others, and where the others are too few it gets more of
+    its own. A row with `no_in_batch_neg` gets its own only.
+
+    Args:
+        row: The row.
+        seed: The seed of the training.
+        epoch: The number of the epoch.
+        index: The row's position in the data.
+        negatives: Number of negatives to draw.
+        pool: Different passages of all rows.
+        answers: Texts that are no negatives of the row's query.
+        share: Part of the negatives that others are; 0: none.
+
+    Raises:
+        SettingsError: `negatives` is below 0.
+    """
+    drawn = draw(row, seed, epoch, index, negatives)
+    if not share or row.no_in_batch_neg:
+        return drawn
+    wanted = min(negatives, 1) if row.type == "only_1neg" else negatives
+    own = min(len(drawn.negatives), wanted - round(wanted * share))
+    without = {*row.pos, *row.neg, *answers}
+    places = _numbers(seed, epoch, index, "others")
+    others: dict[str, None] = {}
+    free = len(pool) - sum(text in without for text in pool) if len(pool) <= wanted + len(without) else wanted
+    while len(others) < min(free, wanted - own):
+        text = pool[next(places) * len(pool) >> 64]
+        if text not in without:
+            others[text] = None
+    own = min(len(drawn.negatives), wanted - len(others))
+    scores = drawn.negative_scores
+    return dataclasses.replace(
+        drawn,
+        negatives=drawn.negatives[:own],
+        negative_scores=None if scores is None else scores[:own],
+        others=tuple(others),
+    )
+
+
 def _distinct(texts: Sequence[str], without: Sequence[str]) -> list[int]:
     """Returns the position of the first of each text."""
     first: dict[str, int] = {}
@@ -101,7 +156,7 @@ def _choose(positions: list[int], count: int, numbers: Iterator[int]) -> list[in
     return positions[:count]
 
 
-def _numbers(seed: int, epoch: int, index: int) -> Iterator[int]:
-    """Yields whole numbers from 0 to 2**64 - 1, evenly distributed."""
+def _numbers(seed: int, epoch: int, index: int, purpose: str = "") -> Iterator[int]:
+    """Yields whole numbers from 0 to 2**64 - 1, evenly distributed; others for another purpose."""
     for block in itertools.count():
-        yield from _NUMBERS.unpack(hashlib.blake2b(f"{seed},{epoch},{index},{block}".encode()).digest())
+        yield from _NUMBERS.unpack(hashlib.blake2b(f"{purpose}{seed},{epoch},{index},{block}".encode()).digest())

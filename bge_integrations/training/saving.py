@@ -18,6 +18,7 @@ RECORD = "bge_training.json"
 
 _HEADERS = {
     "embedder": ("sentence-transformers", "sentence-similarity", ("sentence-transformers", "feature-extraction")),
+    "reranker": ("sentence-transformers", "text-ranking", ("sentence-transformers", "cross-encoder", "reranker")),
 }
 """The library, the hub's task and the tags of a card, by the record's `kind`. A record without one is an embedder's."""
 

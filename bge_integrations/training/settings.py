@@ -16,6 +16,7 @@ __all__ = [
     "EmbedderTraining",
     "Lora",
     "M3Training",
+    "RerankerTraining",
     "RetroMaeTraining",
     "TrainingSettings",
 ]
@@ -276,6 +277,52 @@ class RetroMaeTraining(TrainingSettings):
         for name in ("encoder_masking", "decoder_masking"):
             if not 0 < getattr(self, name) < 1:
                 raise SettingsError(f"{name}={getattr(self, name)} must be above 0 and below 1; BGE has 0.3 and 0.5.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RerankerTraining(TrainingSettings):
+    """How a reranker is trained on queries and passages.
+
+    The defaults are those of BGE's authors where they name one. A row has a group of its own: one positive and its
+    negatives. Rows' prompts are instructions of embedding models, so that they are not read. See `TrainingSettings` for
+    the other attributes.
+
+    Attributes:
+        batch_size: Rows of a batch in each process. With 7 negatives, a row is 8 pairs.
+        learning_rate: The highest learning rate, for AdamW.
+        weight_decay: Of AdamW.
+        negatives: Negatives of a row, at most.
+        easy_negatives: Part of them that are random passages of other rows of the same file, from 0 to 1. Rerankers
+            that saw only hard negatives can fail on easy ones. Rows with too few negatives of their own get more of
+            them; with 0, they have smaller groups.
+        max_length: Tokens of a pair, at most, with the instruction. The passage is cut, as `BgeReranker` does it; the
+            query is cut only if it leaves no room.
+        distillation: How the scores of the data act: "kl_div" adds the cross entropy to the softmax of a teacher's
+            scores of the row's own passages; `None`: not at all.
+        teacher_margin: A negative of a row is none if a teacher's score of it is above that of the row's lowest
+            positive less this; it takes the scores of the data. `None`: scores leave nothing out.
+        evaluate_every: Steps between evaluations on the validation data; `None`: after each epoch.
+        patience: Evaluations without a better one before training stops; `None`: it does not stop early.
+    """
+
+    batch_size: int = 16
+    learning_rate: float = 6e-5
+    weight_decay: float = 0.01
+    negatives: int = 7
+    easy_negatives: float = 0.25
+    max_length: int = 512
+    distillation: Literal["kl_div"] | None = None
+    teacher_margin: float | None = None
+    evaluate_every: int | None = None
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        """See `TrainingSettings.__post_init__`."""
+        super().__post_init__()
+        self._check_positive("negatives", "max_length", "evaluate_every", "patience")
+        if not 0 <= self.easy_negatives <= 1:
+            raise SettingsError(f"easy_negatives={self.easy_negatives} must be a part from 0 to 1.")
+        self._check_choice("distillation", (None, "kl_div"))
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - plain data of any kind

@@ -1,10 +1,10 @@
-"""Judges a fine-tuned model: is it better on held-out questions, and what has it forgotten?"""
+"""Judges a trained model: is it better on held-out questions, and what has it forgotten?"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from typing import Any
 
@@ -21,7 +21,7 @@ from bge_integrations.evaluation.vectors import Floats
 from bge_integrations.settings import EncoderSettings
 from bge_integrations.training.data import TrainingData
 
-__all__ = ["Probe", "Verdict", "held_out", "judge", "probe"]
+__all__ = ["Probe", "Verdict", "by_group", "held_out", "is_better", "judge", "plain", "probe"]
 
 _METRIC = "ndcg@10"
 _NEIGHBOURS = 10
@@ -69,23 +69,25 @@ class Verdict:
         before: The start on the held-out questions.
         after: The trained model on them.
         comparison: Their paired comparison.
-        probe: What is left on general texts.
+        probe: What is left on general texts; `None` for a model without vectors.
         general: The comparison on labelled general data; `None` without them.
+        groups: nDCG@10 before and after by group of questions.
     """
 
     before: RetrievalReport
     after: RetrievalReport
     comparison: Comparison
-    probe: Probe
+    probe: Probe | None = None
     general: Comparison | None = None
     groups: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def in_words(self) -> str:
         """Says whether the model is better, and what else has to be known."""
         sentences = [self.comparison.in_words()]
-        if self.comparison.difference <= 0 or not self.comparison.is_significant:
+        if not is_better(self.comparison):
             sentences.append("So these questions do not show that the training helped.")
-        sentences.append(self.probe.in_words())
+        if self.probe is not None:
+            sentences.append(self.probe.in_words())
         if self.general is not None:
             sentences.append(f"General data: {self.general.in_words()}")
         sentences.append("Vectors that the start has stored do not fit the new model: embed the documents again.")
@@ -96,15 +98,21 @@ class Verdict:
         return {
             "before": self.before.metrics,
             "after": self.after.metrics,
-            "comparison": {key: value for key, value in self.comparison.to_dict().items() if key != "differences"},
+            "comparison": plain(self.comparison),
             "groups": {group: list(values) for group, values in self.groups.items()},
-            "probe": {
-                "texts": self.probe.texts,
-                "neighbours": self.probe.neighbours,
-                "correlation": self.probe.correlation,
-            },
+            "probe": None if self.probe is None else asdict(self.probe),
             "general": None if self.general is None else {"difference": self.general.difference, "p": self.general.p},
         }
+
+
+def is_better(comparison: Comparison) -> bool:
+    """Returns whether a comparison shows that the candidate is better."""
+    return comparison.difference > 0 and comparison.is_significant
+
+
+def plain(comparison: Comparison) -> dict[str, Any]:
+    """Returns plain data for JSON, without the differences of the queries."""
+    return {key: value for key, value in comparison.to_dict().items() if key != "differences"}
 
 
 def held_out(part: TrainingData, everything: TrainingData) -> RetrievalData:
@@ -151,9 +159,16 @@ def judge(
         reports = _reports(before, after, data, cache)
         of_general = None if general is None else compare(*_reports(before, after, general, cache), _METRIC)
         found = probe(before, after, texts)
-    one, other = (report.by_group(_METRIC) for report in reports)
-    groups = {group: (one[group], other[group]) for group in one}
-    return Verdict(reports[0], reports[1], compare(reports[0], reports[1], _METRIC), found, of_general, groups)
+    before_all, after_all = reports
+    return Verdict(
+        before_all, after_all, compare(*reports, _METRIC), found, of_general, by_group(before_all, after_all)
+    )
+
+
+def by_group(before: RetrievalReport, after: RetrievalReport) -> dict[str, tuple[float, float]]:
+    """Returns nDCG@10 before and after by group of questions; {} without groups."""
+    one, other = before.by_group(_METRIC), after.by_group(_METRIC)
+    return {group: (one[group], other[group]) for group in one}
 
 
 def _reports(

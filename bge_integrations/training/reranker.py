@@ -1,0 +1,158 @@
+"""Trains a reranker on queries, positive passages and negatives."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bge_integrations._optional import require
+from bge_integrations.backend.checkpoint.digests import key_of
+from bge_integrations.backend.guarantees.logs import get_logger
+from bge_integrations.errors import SettingsError
+from bge_integrations.evaluation.data import RetrievalData
+from bge_integrations.settings import RerankerSettings
+from bge_integrations.training.checks import reranker_advice
+from bge_integrations.training.data import TrainingData
+from bge_integrations.training.saving import require_free
+from bge_integrations.training.settings import RerankerTraining
+from bge_integrations.training.work import (
+    TrainingResult,
+    about_weights,
+    computed_in,
+    events_folder,
+    launched,
+    prepare_work,
+    require_figures,
+    shown_name,
+    work_folder,
+)
+
+if TYPE_CHECKING:
+    from bge_integrations.training.reranking.start import RerankerStart
+
+__all__ = ["train_reranker"]
+
+logger = get_logger(__name__)
+
+
+def train_reranker(
+    data: TrainingData,
+    model: str | os.PathLike[str] | RerankerSettings,
+    output: str | os.PathLike[str],
+    *,
+    settings: RerankerTraining | None = None,
+    validation: RetrievalData | None = None,
+    resume: bool = False,
+    show_progress: bool = False,
+    report_to: str = "none",
+    on_log: Callable[[int, dict[str, float]], None] | None = None,
+) -> TrainingResult:
+    """Trains a cross-encoder, and writes a folder that `BgeReranker` and sentence-transformers' CrossEncoder load.
+
+    Both give the same scores, which are logits: the folder says so to CrossEncoder. Checkpoints are in a folder beside
+    the output while training runs, and are removed at its end. If a run is killed, `resume=True` goes on with the same
+    batches.
+
+    Args:
+        data: Rows. Negatives near to their queries are needed: those that an embedding model finds, see
+            `mine_hard_negatives`.
+        model: Hub id or folder, or settings with which its files are found: a reranker that is an encoder, or any other
+            encoder, such as an embedding model, which gets a new head. With a `query_instruction`, the model is trained
+            and saved with it.
+        output: The folder to make. It must be empty or not there.
+        settings: How to train; `None`: the defaults.
+        validation: Data to evaluate on while training, with candidates, see `with_candidates`. The best checkpoint
+            becomes the model.
+        resume: Whether to go on where a killed run with equal data and settings stopped.
+        show_progress: Whether to show a progress bar.
+        report_to: "none" or "tensorboard", as for `train_embedder`.
+        on_log: Function that takes a step and what is logged of it.
+
+    Returns:
+        What was trained.
+
+    Raises:
+        SettingsError: A setting is wrong, the output has content, or there is nothing to go on with.
+        MissingExtraError: accelerate or tensorboard is not installed and needed.
+        UnsupportedModelError: The model is a decoder, an adapter or a prepared folder.
+        BgeError: The model can't be loaded.
+    """
+    chosen = settings or RerankerTraining()
+    target = Path(output).expanduser()
+    require_free(target)
+    require_figures(chosen.patience, validation)
+    if validation is not None and not validation.candidates:
+        raise SettingsError(
+            f"validation={validation.name!r} has no candidates to order. Make them with with_candidates(validation, "
+            "embedder)."
+        )
+    events = events_folder(report_to, target)
+    warnings = reranker_advice(data, chosen)
+    require("accelerate", extra="train")
+    from bge_integrations.training.reranking.start import open_reranker
+
+    start_settings = model if isinstance(model, RerankerSettings) else RerankerSettings(model_name=os.fspath(model))
+    start = open_reranker(start_settings, attention_dropout=chosen.attention_dropout, seed=chosen.seed)
+    _require_room(chosen, start)
+    name = shown_name(start_settings.model_name)
+    if start.has_new_head:
+        warnings.append(
+            f"{name} is no reranker. It gets a new head, whose scores mean nothing before it is trained: that takes "
+            "some thousand rows, or several epochs. A reranker, such as 'BAAI/bge-reranker-base', needs less."
+        )
+    chosen = dataclasses.replace(chosen, precision=computed_in(chosen.precision, start))
+    if launched()[0] == 0:
+        for warning in [*warnings, *about_weights(start, start_settings.model_name)]:
+            logger.warning(warning)
+    work = work_folder(target)
+    plain = dataclasses.asdict(chosen)
+    facts = {"data": data.digest, "model": start.identity, "instruction": start.instruction, "settings": plain}
+    checkpoint = prepare_work(work, key_of({**facts, "max_length": start.max_length}), resume=resume)
+    from bge_integrations.training.reranking.scorer import PairScorer
+    from bge_integrations.training.reranking.task import reranker_subject, reranker_task
+    from bge_integrations.training.trainer import Watch, run_task
+
+    record = {
+        "kind": "reranker",
+        "base_model": None if start.spec is None else start.spec.model_id,
+        "started_from": name,
+        "new_head": start.has_new_head,
+        "query_instruction": start.instruction,
+        "data": {"name": data.name, "rows": len(data.rows), "digest": data.digest},
+        "settings": plain,
+    }
+    watch = Watch(
+        work=work,
+        output=target,
+        record=record,
+        checkpoint=checkpoint,
+        every=chosen.evaluate_every,
+        patience=chosen.patience,
+        show_progress=show_progress,
+        events=events,
+        on_log=on_log,
+    )
+    scorer = PairScorer(start.classifier, start.encoder)
+    return run_task(
+        reranker_subject(start, scorer, chosen.precision, validation),
+        reranker_task(start, scorer, data, chosen),
+        chosen,
+        watch,
+    )
+
+
+def _require_room(chosen: RerankerTraining, start: RerankerStart) -> None:
+    """Checks the length of a pair.
+
+    Raises:
+        SettingsError: It leaves no room for the texts.
+    """
+    length, least = min(chosen.max_length, start.max_length), start.reader.least
+    if length < least:
+        raise SettingsError(
+            f"max_length={length} leaves no room for a query and a passage beside special tokens and the instruction; "
+            f"give at least {least}."
+        )

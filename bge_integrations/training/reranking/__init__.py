@@ -1,0 +1,1 @@
+"""The parts of `train_reranker`: the start, pairs, the scores of a group and their loss, candidates, and the folder."""
