@@ -179,6 +179,7 @@ class TestProbe:
         other = make_checkpoint(tmp_path / "other", modules=("cls", "normalize"), seed=9)
         own = RetrievalData({"q": "a fox"}, {"d": "the fox", "e": "a sea"}, {"q": {"d": 1}})
         found = judge(bge_small_en, other, own)
+        assert found.probe is not None
         assert found.probe.has_forgotten
         assert "changed a lot" in found.in_words()
         assert "do not show that the training helped" in found.in_words()

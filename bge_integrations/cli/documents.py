@@ -209,7 +209,7 @@ def improve(
     from bge_integrations.cli.improve import ImprovePlan, print_improved
     from bge_integrations.cli.improve import improve as run
     from bge_integrations.cli.queries import Making
-    from bge_integrations.cli.train import settings_of
+    from bge_integrations.cli.train_options import settings_of
     from bge_integrations.training import EmbedderTraining
     from bge_integrations.training.choice import MiningSettings
 

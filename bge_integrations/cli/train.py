@@ -1,4 +1,4 @@
-"""`bge train`: fine-tunes an embedding model, and says whether it became better."""
+"""`bge train`: trains an embedding model or a reranker, and says whether it became better."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from rich.console import Console
 
 from bge_integrations.cli.evaluate.command import usual_cache
 from bge_integrations.cli.terminal import plain_table, print_table, print_text
+from bge_integrations.cli.train_options import Settings
+from bge_integrations.encoder import BgeEncoder
 from bge_integrations.errors import SettingsError, TrainingDataError
 from bge_integrations.evaluation import RetrievalData, load_retrieval_data
 from bge_integrations.prepare import prepare
-from bge_integrations.settings import EncoderSettings, Purpose
+from bge_integrations.settings import EncoderSettings, ModelSettings, Purpose, RerankerSettings
 from bge_integrations.training import (
     DistillationTraining,
     EmbedderTraining,
-    Lora,
     M3Training,
     MergeResult,
+    RerankerTraining,
     TrainingData,
     TrainingResult,
     best_merge,
@@ -32,8 +34,11 @@ from bge_integrations.training import (
     load_training_data,
     train_embedder,
     train_m3,
+    train_reranker,
+    with_candidates,
 )
 from bge_integrations.training.m3.verdict import judge_m3
+from bge_integrations.training.reranking.verdict import RerankerVerdict, judge_reranker
 from bge_integrations.training.saving import RECORD, require_free, write_record
 from bge_integrations.training.verdict import Verdict, held_out, judge
 from bge_integrations.training.work import launched
@@ -53,7 +58,7 @@ class Job:
         data: Path of the data.
         start: Settings with which the start is found.
         output: The folder to make.
-        settings: How to train.
+        settings: How to train, and what: a reranker is trained with its own settings.
         validation: Path of retrieval data to choose the checkpoint by; `None`: a part of the data.
         test: Path of retrieval data to judge by; `None`: a part of the data.
         general: Path of retrieval data of another kind; `None`: none.
@@ -62,12 +67,14 @@ class Job:
         report_to: "none" or "tensorboard".
         distil_from: A teacher whose vectors are learned, in place of the contrastive training; `None`: none.
         merge: Shares of the trained model that are tried when it is averaged with its start; empty: no merging.
+        embedder: Settings of the embedding model that finds a reranker's candidates; `None`: there is no reranker.
+        candidates: Passages of each query that a reranker is judged on.
     """
 
     data: Path
     start: EncoderSettings
     output: Path
-    settings: EmbedderTraining | DistillationTraining
+    settings: Settings
     validation: Path | None = None
     test: Path | None = None
     general: Path | None = None
@@ -76,6 +83,14 @@ class Job:
     report_to: str = "none"
     distil_from: str | None = None
     merge: tuple[float, ...] = ()
+    embedder: EncoderSettings | None = None
+    candidates: int = 100
+
+    @property
+    def start_of_reranker(self) -> RerankerSettings:
+        """Settings with which the start of a reranker is found."""
+        shared = {field.name: getattr(self.start, field.name) for field in dataclasses.fields(ModelSettings)}
+        return RerankerSettings(**shared)
 
 
 @dataclass(frozen=True)
@@ -190,9 +205,20 @@ def run_training(job: Job, console: Console) -> Outcome | None:
 
 
 def _judge(job: Job, test: RetrievalData, general: RetrievalData | None) -> Verdict:
-    if isinstance(job.settings, M3Training):
-        return judge_m3(job.start, job.output, test, general=general)
-    return judge(job.start, job.output, test, general=general, cache=usual_cache())
+    if job.embedder is None:
+        if isinstance(job.settings, M3Training):
+            return judge_m3(job.start, job.output, test, general=general)
+        return judge(job.start, job.output, test, general=general, cache=usual_cache())
+    record = json.loads((job.output / RECORD).read_text(encoding="utf-8"))
+    return judge_reranker(
+        job.output,
+        test,
+        job.embedder,
+        start=None if record["new_head"] else job.start_of_reranker,
+        candidates=job.candidates,
+        general=general,
+        cache=usual_cache(),
+    )
 
 
 def _train(
@@ -211,27 +237,17 @@ def _train(
             show_progress=console.is_terminal,
             report_to=job.report_to,
         )
-    if isinstance(job.settings, M3Training):
-        return train_m3(
-            train,
-            job.start,
-            output,
-            settings=job.settings,
-            validation=validation,
-            resume=job.resume,
-            show_progress=console.is_terminal,
-            report_to=job.report_to,
+    watched: dict[str, Any] = {"resume": job.resume, "show_progress": console.is_terminal, "report_to": job.report_to}
+    if isinstance(job.settings, RerankerTraining):
+        if validation is not None and job.embedder is not None:
+            with BgeEncoder.from_settings(job.embedder) as encoder:
+                validation = with_candidates(validation, encoder, job.candidates, cache=usual_cache())
+        return train_reranker(
+            train, job.start_of_reranker, output, settings=job.settings, validation=validation, **watched
         )
-    return train_embedder(
-        train,
-        job.start,
-        output,
-        settings=job.settings,
-        validation=validation,
-        resume=job.resume,
-        show_progress=console.is_terminal,
-        report_to=job.report_to,
-    )
+    if isinstance(job.settings, M3Training):
+        return train_m3(train, job.start, output, settings=job.settings, validation=validation, **watched)
+    return train_embedder(train, job.start, output, settings=job.settings, validation=validation, **watched)
 
 
 def print_outcome(outcome: Outcome, console: Console) -> None:
@@ -249,7 +265,7 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
         print_text(console, "There were no held-out questions to judge by; give --test.", style="yellow")
     else:
         table = plain_table()
-        for name in ("", "before", "after"):
+        for name in ("", *(("embedder", "reranked") if isinstance(verdict, RerankerVerdict) else ("before", "after"))):
             table.add_column(name, justify="right" if name else "left", no_wrap=True)
         for metric in ("ndcg@10", "recall@10", "mrr@10"):
             table.add_row(metric, *(f"{report.metrics[metric]:.4f}" for report in (verdict.before, verdict.after)))
@@ -290,71 +306,3 @@ def _note(output: Path, verdict: Verdict) -> None:
     record = json.loads((output / RECORD).read_text(encoding="utf-8"))
     record |= {"verdict": verdict.in_words(), "figures": verdict.to_dict()}
     write_record(output, record)
-
-
-def settings_of(
-    distil_from: str | None,
-    *,
-    m3: bool = False,
-    **options: Any,  # noqa: ANN401
-) -> EmbedderTraining | DistillationTraining:
-    """Returns settings with the options that were given; the others keep their defaults.
-
-    Args:
-        distil_from: A teacher whose vectors are learned; `None`: queries and passages are trained on.
-        m3: Whether all outputs of bge-m3 are trained.
-        **options: Fields of the settings; `None`: not given.
-
-    Raises:
-        SettingsError: An option does not go with the kind of training.
-    """
-    if m3 and distil_from is not None:
-        raise SettingsError(
-            f"--m3 does not go with distil_from={distil_from!r}, from which dense vectors alone learn. Leave one of "
-            "them out."
-        )
-    kind = M3Training if m3 else EmbedderTraining if distil_from is None else DistillationTraining
-    known = {field.name for field in dataclasses.fields(kind)}
-    given = {name: value for name, value in options.items() if value is not None and value is not False}
-    unknown = next((name for name in given if name not in known), None)
-    if unknown is not None and distil_from is None:
-        raise SettingsError(f"{unknown}={given[unknown]!r} is of bge-m3's other outputs; add --m3, or leave it out.")
-    if unknown is not None:
-        raise SettingsError(
-            f"{unknown}={given[unknown]!r} does not go with distil_from={distil_from!r}; leave it out, since no rows "
-            "are compared then."
-        )
-    return kind(**given)
-
-
-def lora_of(rank: int | None, *, merge: bool) -> Lora | None:
-    """Returns the adapter for the rank of `--lora`.
-
-    Args:
-        rank: The rank; `None`: no adapter.
-        merge: Whether the saved model is whole.
-
-    Raises:
-        SettingsError: There is nothing to merge.
-    """
-    if rank is None and merge:
-        raise SettingsError("--lora-merge is of --lora N, which is not given; leave it out, or add --lora 32.")
-    return None if rank is None else Lora(rank=rank, merge=merge)
-
-
-def shares_of(text: str | None) -> tuple[float, ...]:
-    """Returns the shares in a text such as "0.3,0.5,0.7".
-
-    Raises:
-        SettingsError: A part is no number from 0 to 1.
-    """
-    shares = []
-    for part in (text or "").split(",") if text else ():
-        try:
-            share = float(part)
-        except ValueError:
-            share = -1.0
-        if not 0 <= share <= 1:
-            raise SettingsError(f"merge={text!r}: {part.strip()!r} is no share from 0 to 1, such as 0.5.")
-        shares.append(share)
-    return tuple(shares)

@@ -141,23 +141,42 @@ def train(
     ],
     model: Annotated[str, typer.Option(help="Hub id or folder to start from.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="PATH", help="Folder to create.")],
+    reranker: Annotated[
+        bool, typer.Option("--reranker", help="Train a reranker. --model is one, or an encoder that becomes one.")
+    ] = False,
+    embedder: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Embedding model that finds the passages that a reranker is judged on."),
+    ] = None,
+    candidates: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Passages of a query that a reranker is judged on.")
+    ] = 100,
     epochs: Annotated[float | None, typer.Option(metavar="N", help="Passes over the rows; 1 unless given.")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, metavar="N", help="Steps, instead of --epochs.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=2, metavar="N", help="Rows of a batch; 32 unless given.")
+        int | None, typer.Option(min=2, metavar="N", help="Rows of a batch; 32 unless given, 16 for rerankers.")
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(metavar="R", help="Learning rate; 1e-5 unless given.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(metavar="R", help="Learning rate; 1e-5 unless given, 6e-5 for rerankers.")
+    ] = None,
     temperature: Annotated[
         float | None, typer.Option(metavar="T", help="Temperature; 0.02, or 0.01 for BGE's first models, unless given.")
     ] = None,
     negatives: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Negatives of a row; 7 unless given.")
     ] = None,
+    easy_negatives: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, metavar="N", help="Part of them from other rows, for rerankers; 0.25 unless given."),
+    ] = None,
     query_length: Annotated[
         int | None, typer.Option(min=3, metavar="N", help="Tokens of a query; 64 unless given.")
     ] = None,
     passage_length: Annotated[
         int | None, typer.Option(min=3, metavar="N", help="Tokens of a passage; 256 unless given.")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=5, metavar="N", help="Tokens of a pair, for rerankers; 512 unless given.")
     ] = None,
     teacher: Annotated[
         str | None, typer.Option(metavar="KIND", help="How the scores of the data act: kl_div or m3_kd_loss.")
@@ -226,28 +245,31 @@ def train(
     allow_pickle_weights: AllowPickleWeights = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fine-tune an embedding model on your own data, and see whether it became better on held-out questions."""
-    from bge_integrations.cli.train import Job, lora_of, print_outcome, run_training, settings_of, shares_of
+    """Fine-tune an embedding model or a reranker on your own data, and see whether it helps on held-out questions."""
+    from bge_integrations.cli.train import Job, print_outcome, run_training
+    from bge_integrations.cli.train_options import embedder_of, lora_of, settings_of, shares_of
     from bge_integrations.settings import EncoderSettings
 
+    start = EncoderSettings(
+        model_name=model,
+        device=device,
+        query_instruction=instruction,
+        pooling=cast("Pooling | None", pooling),
+        revision=revision,
+        cache_folder=cache_folder,
+        local_files_only=local_files_only,
+        trust_remote_code=trust_remote_code,
+        allow_pickle_weights=allow_pickle_weights,
+    )
     job = Job(
         data=data,
-        start=EncoderSettings(
-            model_name=model,
-            device=device,
-            query_instruction=instruction,
-            pooling=cast("Pooling | None", pooling),
-            revision=revision,
-            cache_folder=cache_folder,
-            local_files_only=local_files_only,
-            trust_remote_code=trust_remote_code,
-            allow_pickle_weights=allow_pickle_weights,
-        ),
+        start=start,
         output=output,
         settings=settings_of(
             distil_from,
             m3=m3,
             distil_after=distil_after,
+            reranker=reranker,
             lora=lora_of(lora, merge=lora_merge),
             epochs=epochs,
             max_steps=max_steps,
@@ -255,8 +277,10 @@ def train(
             learning_rate=learning_rate,
             temperature=temperature,
             negatives=negatives,
+            easy_negatives=easy_negatives,
             query_length=query_length,
             passage_length=passage_length,
+            max_length=max_length,
             distillation=teacher,
             guide=guide,
             teacher_margin=teacher_margin,
@@ -273,6 +297,8 @@ def train(
         report_to="tensorboard" if tensorboard else "none",
         distil_from=distil_from,
         merge=shares_of(merge),
+        embedder=embedder_of(start, reranker=reranker, model=embedder, merge=merge),
+        candidates=candidates,
     )
     outcome = run_training(job, open_console(stderr=True))
     if outcome is None:
