@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,17 @@ from bge_integrations.evaluation import RetrievalData, evaluate_retrieval
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
 from bge_integrations.prepare import prepare
-from bge_integrations.settings import EncoderSettings
-from bge_integrations.training import EmbedderTraining, TrainingData, TrainingRow, train_embedder
+from bge_integrations.settings import EncoderSettings, RerankerSettings
+from bge_integrations.training import (
+    EmbedderTraining,
+    TrainingData,
+    TrainingRow,
+    distil_embedder,
+    pretrain_retromae,
+    train_embedder,
+    train_m3,
+    train_reranker,
+)
 from bge_integrations.training.trainer import Watch, _arguments
 from tests.checkpoints import make_checkpoint
 
@@ -361,5 +371,30 @@ def test_one_process_trains_on_one_gpu_of_several(tmp_path: Path, monkeypatch: p
     watch = Watch(work=tmp_path, output=tmp_path, record={})
     found = _arguments(EmbedderTraining(), watch, torch.device("cuda:0"), evaluates=False)
     assert found.parallel_mode == ParallelMode.NOT_PARALLEL
-    with pytest.raises(SettingsError, match=r"device='cuda:1': .* CUDA_VISIBLE_DEVICES=1, and leave device out"):
-        _arguments(EmbedderTraining(), watch, torch.device("cuda:1"), evaluates=False)
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("cuda:1", r"device='cuda:1': .* CUDA_VISIBLE_DEVICES=1, and leave device out"),
+        ("all", r"device='all': a process trains on one device\. .*torchrun"),
+        (["cuda:0", "cuda:1"], r"device=\('cuda:0', 'cuda:1'\): a process trains on one device\. .*torchrun"),
+    ],
+)
+def test_a_device_that_would_not_be_used_is_refused(
+    device: str | list[str], said: str, bge_small_en: Path, data: TrainingData, tmp_path: Path
+) -> None:
+    """transformers' trainer would take the first GPU all the same."""
+    start = EncoderSettings(model_name=str(bge_small_en), device=device)
+    reranker = RerankerSettings(model_name=str(bge_small_en), device=device)
+    texts = ["a text", "another one"]
+    trainings: list[Callable[[], object]] = [
+        lambda: train_embedder(data, start, tmp_path / "out"),
+        lambda: train_m3(data, start, tmp_path / "out"),
+        lambda: pretrain_retromae(texts, start, tmp_path / "out"),
+        lambda: distil_embedder(texts, str(bge_small_en), start, tmp_path / "out"),
+        lambda: train_reranker(data, reranker, tmp_path / "out"),
+    ]
+    for train in trainings:
+        with pytest.raises(SettingsError, match=said):
+            train()

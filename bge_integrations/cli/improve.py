@@ -24,7 +24,7 @@ from bge_integrations.training.queries.documents import hashed
 from bge_integrations.training.queries.files import save_passages
 from bge_integrations.training.saving import RECORD, require_free
 from bge_integrations.training.verdict import Verdict
-from bge_integrations.training.work import checkpoints, launched, work_folder
+from bge_integrations.training.work import checkpoints, launched, require_device, work_folder
 
 __all__ = ["ImprovePlan", "Improved", "improve", "print_improved"]
 
@@ -73,14 +73,15 @@ class ImprovePlan:
         """Checks the folders, before anything is computed.
 
         Raises:
-            SettingsError: There is something in them already, and the run is not to go on; or there are several
-                processes.
+            SettingsError: There is something in them already, and the run is not to go on; there are several processes;
+                or no process can train on the device.
         """
         if launched()[1] > 1:
             raise SettingsError(
                 "bge improve runs in one process, so that nothing is asked twice. For several GPUs, run `bge "
                 "make-queries` and `bge mine`, and then `bge train` with torchrun."
             )
+        require_device(self.making.start.device)
         if not self.is_trained:
             require_free(self.output)
         if self.work.exists() and not self.resume:

@@ -31,6 +31,7 @@ from bge_integrations.catalogue.instructions import Instruction
 from bge_integrations.errors import UnsupportedModelError
 from bge_integrations.settings import EncoderSettings, Purpose
 from bge_integrations.training.templates import QueryTemplates
+from bge_integrations.training.work import require_device
 
 __all__ = ["Start", "is_decoder", "leave_out_attention_dropout", "open_start", "weight_kinds"]
 
@@ -96,6 +97,7 @@ def open_start(settings: EncoderSettings, *, attention_dropout: bool = False, pu
         UnsupportedModelError: It is a prepared folder, its pooling leaves out the instruction, or it can't have the
             heads of bge-m3.
     """
+    require_device(settings.device)
     request = LoadRequest.from_settings(settings.replace(precision="float32", engine="sentence-transformers"), purpose)
     checkpoint = locate_requested(request)
     if is_prepared(checkpoint.folder):

@@ -20,7 +20,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from bge_integrations.backend.display.quiet import quiet_transformers
 from bge_integrations.backend.engines.memory import is_out_of_memory
-from bge_integrations.errors import DeviceMemoryError, SettingsError
+from bge_integrations.errors import DeviceMemoryError
 from bge_integrations.training.batches import Epochs, RowBatches
 from bge_integrations.training.callbacks import METRIC, Bar, Cards, Guard, Notes, Steps, TensorBoard
 from bge_integrations.training.gathering import process_count, process_rank, wait_for_all
@@ -222,16 +222,6 @@ class _Trainer(Trainer):
 
 
 def _arguments(chosen: TrainingSettings, watch: Watch, device: torch.device, *, evaluates: bool) -> TrainingArguments:
-    """Returns the trainer's arguments.
-
-    Raises:
-        SettingsError: The device is a GPU other than the first. The trainer would take the first one all the same.
-    """
-    if device.index:
-        raise SettingsError(
-            f"device={str(device)!r}: training uses the first GPU that the process sees. Set the environment variable "
-            f"CUDA_VISIBLE_DEVICES={device.index}, and leave device out."
-        )
     steps: dict[str, Any] = {}
     if watch.every:
         steps = {"eval_steps": watch.every, "save_steps": watch.every}

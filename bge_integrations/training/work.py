@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -33,6 +34,7 @@ __all__ = [
     "events_folder",
     "launched",
     "prepare_work",
+    "require_device",
     "require_figures",
     "require_new",
     "shown_name",
@@ -151,6 +153,31 @@ def require_new(work: Path, *, resume: bool) -> list[Path]:
     if found and not resume:
         raise SettingsError(f"{work} has checkpoints of a run that did not end; go on with resume=True, or remove it.")
     return found
+
+
+def require_device(device: str | Sequence[str] | None) -> None:
+    """Checks that a process can train on a device, before anything is loaded.
+
+    Args:
+        device: As in the settings of a model.
+
+    Raises:
+        SettingsError: There are several, or it is a GPU other than the first. transformers' trainer would take the
+            first one all the same.
+    """
+    if device is None:
+        return
+    if not isinstance(device, str) or device == "all":
+        raise SettingsError(
+            f"device={device!r}: a process trains on one device. For several GPUs, leave device out and start one "
+            "process for each: `torchrun --nproc_per_node 2 --no-python bge train …`."
+        )
+    _, _, number = device.partition(":")
+    if number not in ("", "0"):
+        raise SettingsError(
+            f"device={device!r}: training uses the first GPU that the process sees. Set the environment variable "
+            f"CUDA_VISIBLE_DEVICES={number}, and leave device out."
+        )
 
 
 def require_figures(patience: int | None, validation: object | None) -> None:

@@ -29,6 +29,7 @@ from bge_integrations.errors import UnsupportedModelError
 from bge_integrations.settings import RerankerSettings
 from bge_integrations.training.reranking.pairs import PairReader
 from bge_integrations.training.starting import is_decoder, leave_out_attention_dropout, weight_kinds
+from bge_integrations.training.work import require_device
 
 __all__ = ["RerankerStart", "open_reranker"]
 
@@ -83,6 +84,7 @@ def open_reranker(settings: RerankerSettings, *, attention_dropout: bool = False
         BgeError: As `BgeReranker`.
         UnsupportedModelError: It is a decoder, an adapter or a prepared folder.
     """
+    require_device(settings.device)
     request = LoadRequest.from_settings(settings.replace(precision="float32", engine="sentence-transformers"), "scores")
     checkpoint = locate_requested(request)
     _refuse_others(checkpoint, settings.model_name)
