@@ -12,6 +12,7 @@ from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.evaluation.retrieval import evaluate_retrieval
 from bge_integrations.training.budget import mini_batches
 from bge_integrations.training.callbacks import METRIC
+from bge_integrations.training.gathering import process_rank
 from bge_integrations.training.reranking.scorer import PairScorer
 from bge_integrations.training.reranking.start import RerankerStart
 
@@ -41,7 +42,9 @@ class PairValidation:
         self._most = max(map(len, (data.candidates or {}).values()), default=1)
 
     def __call__(self) -> dict[str, float]:
-        """Returns nDCG@10 of the candidates in the model's order."""
+        """Returns nDCG@10 of the candidates in the model's order; nothing in all processes but the first."""
+        if process_rank():
+            return {}
         was_training = self._scorer.training
         self._scorer.eval()
         try:
