@@ -67,7 +67,7 @@ def start_of(folder: Path, **options: Any) -> EncoderSettings:  # noqa: ANN401
 
 
 class TestValidation:
-    @pytest.mark.parametrize("options", [{}, {"query_instruction": "find: "}, {"max_length": 12}])
+    @pytest.mark.parametrize("options", [{}, {"query_instruction": "find: "}, {"max_length": 24}])
     def test_figures_are_those_of_the_model_as_it_is_used(
         self, bge_small_en: Path, data: TrainingData, validation: RetrievalData, tmp_path: Path, options: dict[str, Any]
     ) -> None:

@@ -132,6 +132,8 @@ def run_task(subject: Subject, task: Task, chosen: TrainingSettings, watch: Watc
         stack.enter_context(subject.running())
         stack.enter_context(_memory_told(task, subject.device))
         trainer.train(resume_from_checkpoint=None if watch.checkpoint is None else str(watch.checkpoint))
+        # Each process has read the best checkpoint before the first one removes it.
+        wait_for_all()
     subject.model.eval()
     steps = trainer.state.global_step
     if process_rank() == 0:
