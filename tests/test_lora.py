@@ -492,12 +492,13 @@ with open(f"{output}.{os.environ['RANK']}.json", "w") as file:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["m3", "lora"])
 def test_two_processes_train_together(kind: str, decoders: dict[str, Path], bge_m3: Path, tmp_path: Path) -> None:
-    """The second run has cached gradients; both have the same losses in all processes."""
+    """All processes have the same losses, also with cached gradients: the second run, and the only one of bge-m3."""
     script = tmp_path / "run.py"
     script.write_text(_IN_TWO_PROCESSES, encoding="utf-8")
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]
     found = []
-    for tokens in (100_000, 1):
+    runs = (1,) if kind == "m3" else (100_000, 1)
+    for tokens in runs:
         output = tmp_path / f"{tokens}"
         done = subprocess.run(
             [*launch, kind, str(bge_m3 if kind == "m3" else decoders["bge-code-v1"]), str(output), str(tokens)],
@@ -512,5 +513,5 @@ def test_two_processes_train_together(kind: str, decoders: dict[str, Path], bge_
     assert len(found[0]) == 3
     for one in found[1:]:
         assert one == pytest.approx(found[0], abs=1e-4)
-    vectors = [BgeEncoder(tmp_path / tokens, device="cpu").encode_documents(TEXTS) for tokens in ("100000", "1")]
-    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-3)
+    vectors = [BgeEncoder(tmp_path / f"{tokens}", device="cpu").encode_documents(TEXTS) for tokens in runs]
+    np.testing.assert_allclose(vectors[0], vectors[-1], atol=1e-3)
