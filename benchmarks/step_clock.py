@@ -56,7 +56,9 @@ class StepClock(TrainerCallback):
             self.ends.append(time.perf_counter())
             self.cpu_ends.append(time.process_time())
             self.losses.append(float(logs["loss"]))
-            self.peak_mib = torch.cuda.max_memory_allocated() / 2**20 if self._is_gpu else memory_mib()["peak_mib"]
+            peak = torch.cuda.max_memory_allocated() / 2**20 if self._is_gpu else memory_mib()["peak_mib"]
+            # The kernel adds up the pages of a process late, so that its peak can be a little below what was read.
+            self.peak_mib = max(peak, self.loaded_mib)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
