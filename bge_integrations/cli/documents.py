@@ -11,9 +11,11 @@ from bge_integrations.cli.options import (
     AllowPickleWeights,
     AsJson,
     CacheFolder,
+    Device,
     HowToPool,
     LocalFilesOnly,
     Revision,
+    TrainingDevice,
     TrustRemoteCode,
 )
 from bge_integrations.cli.terminal import open_console, print_json
@@ -67,7 +69,6 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Start without a question
 NoCache = Annotated[
     bool, typer.Option("--no-cache", help="Compute all vectors; neither use nor keep those of other runs.")
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; the best there is unless given.")]
 Instruction = Annotated[
     str | None, typer.Option(metavar="TEXT", help="Text before each query; the model's own unless given.")
 ]
@@ -196,7 +197,7 @@ def improve(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run stopped.")] = False,
     no_cache: NoCache = False,
     instruction: Instruction = None,
-    device: Device = None,
+    device: TrainingDevice = None,
     pooling: HowToPool = None,
     revision: Revision = None,
     cache_folder: CacheFolder = None,

@@ -11,6 +11,7 @@ from bge_integrations.cli.options import (
     AllowPickleWeights,
     AsJson,
     CacheFolder,
+    Device,
     HowToPool,
     LocalFilesOnly,
     Revision,
@@ -152,9 +153,7 @@ def evaluate(
         bool, typer.Option("--no-cache", help="Compute everything; neither use nor keep results of other runs.")
     ] = False,
     engine: Annotated[str, typer.Option(help="auto, openvino, torch or sentence-transformers.")] = "auto",
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; the best there is unless given.")
-    ] = None,
+    device: Device = None,
     max_length: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Tokens of a text; the model's own limit unless given.")
     ] = None,

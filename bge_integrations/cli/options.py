@@ -13,9 +13,14 @@ __all__ = [
     "AllowPickleWeights",
     "AsJson",
     "CacheFolder",
+    "Device",
     "HowToPool",
     "LocalFilesOnly",
+    "Resume",
     "Revision",
+    "Seed",
+    "TensorBoard",
+    "TrainingDevice",
     "TrustRemoteCode",
 ]
 
@@ -33,3 +38,8 @@ CacheFolder = Annotated[
 LocalFilesOnly = Annotated[bool, typer.Option("--local-files-only", help=description("local_files_only"))]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help=description("trust_remote_code"))]
 AllowPickleWeights = Annotated[bool, typer.Option("--allow-pickle-weights", help=description("allow_pickle_weights"))]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; the best there is unless given.")]
+TrainingDevice = Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is unless given.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")]
+Seed = Annotated[int | None, typer.Option(metavar="N", help="Seed; 0 unless given.")]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write logs for TensorBoard.")]

@@ -11,9 +11,14 @@ from bge_integrations.cli.options import (
     AllowPickleWeights,
     AsJson,
     CacheFolder,
+    Device,
     HowToPool,
     LocalFilesOnly,
+    Resume,
     Revision,
+    Seed,
+    TensorBoard,
+    TrainingDevice,
     TrustRemoteCode,
 )
 from bge_integrations.cli.terminal import open_console, print_json
@@ -74,9 +79,7 @@ def mine(
     precision: Annotated[str, typer.Option(help="float32, bfloat16, float16, int8 or auto.")] = "auto",
     teacher_precision: Annotated[str, typer.Option(metavar="P", help="Precision of the reranker.")] = "auto",
     engine: Annotated[str, typer.Option(help="auto, openvino, torch or sentence-transformers.")] = "auto",
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; the best there is unless given.")
-    ] = None,
+    device: Device = None,
     max_length: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Tokens of a text; the model's own limit unless given.")
     ] = None,
@@ -233,10 +236,10 @@ def train(
         str | None,
         typer.Option("--prepare", metavar="P", help="Also make a prepared folder: float32, bfloat16 or int8."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed; 0 unless given.")] = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write logs for TensorBoard.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is unless given.")] = None,
+    resume: Resume = False,
+    seed: Seed = None,
+    tensorboard: TensorBoard = False,
+    device: TrainingDevice = None,
     pooling: HowToPool = None,
     revision: Revision = None,
     cache_folder: CacheFolder = None,
@@ -344,10 +347,10 @@ def pretrain(
     keep_head: Annotated[
         bool, typer.Option("--keep-head", help="Keep the head of masked language modelling in the folder.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed; 0 unless given.")] = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write logs for TensorBoard.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is unless given.")] = None,
+    resume: Resume = False,
+    seed: Seed = None,
+    tensorboard: TensorBoard = False,
+    device: TrainingDevice = None,
     revision: Revision = None,
     cache_folder: CacheFolder = None,
     local_files_only: LocalFilesOnly = False,
