@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, cast
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Unpack
 
+from bge_integrations.backend.model.pooling import NAMES_OF_SETTING
 from bge_integrations.backend.text.chunks import ChunkRuler
 from bge_integrations.calls.call import ITEMS_A_SLICE, Call
 from bge_integrations.calls.embedding import embedding_call
@@ -17,12 +19,16 @@ from bge_integrations.calls.handle import ModelHandle
 from bge_integrations.calls.inputs import check_text, slices_of_texts
 from bge_integrations.catalogue.instructions import Instruction, Role, read_role
 from bge_integrations.errors import SettingsError
+from bge_integrations.fingerprint import PROBES, Fingerprint
 from bge_integrations.settings import EncoderOptions, EncoderSettings, Example
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from bge_integrations.backend.loading.model import LoadedModel
+
+_DIGITS = 32
+"""Hex digits of a digest in a fingerprint."""
 
 _NAMESPACE_FORMAT = 1
 """Version of the key in `cache_namespace`. A change of this number invalidates every cached vector."""
@@ -65,6 +71,7 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
     def _start(self, settings: EncoderSettings) -> None:
         super()._start(settings)
         self._ruler: ChunkRuler | None = None
+        self._fingerprint: Fingerprint | None = None
         self._calls: dict[Role, Call[str, NDArray[np.float32]]] = {}
 
     def encode_queries(self, texts: Iterable[str]) -> NDArray[np.float32]:
@@ -226,6 +233,41 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
             "dimension": self.dimension,
         }
         return self._cache_name(read_role(role), facts)
+
+    def fingerprint(self) -> Fingerprint:
+        """Returns what the document vectors depend on, with the vectors of eight probe texts, for an index's metadata.
+
+        The first call computes the probes, eight texts of about 800 tokens in all. `Fingerprint.compare` compares it
+        with another one.
+
+        Raises:
+            BgeError: As `encode_documents`. Long probes are cut without a warning or an error.
+        """
+        found = self._fingerprint
+        if found is None:
+            found = self._fingerprint = self._make_fingerprint()
+        return found
+
+    def _make_fingerprint(self) -> Fingerprint:
+        model, instruction = self._loaded(), self.instruction("document")
+        quiet = self.settings.replace(on_truncation="ignore", show_progress=False)
+        with BgeEncoder.from_settings(quiet) as encoder:
+            vectors = encoder.encode_documents(PROBES)
+        digests = {
+            name: digest[:_DIGITS] if digest else None for name, digest in dataclasses.asdict(model.digests).items()
+        }
+        return Fingerprint.of_vectors(
+            vectors,
+            model=model.source_name,
+            **digests,
+            pooling=NAMES_OF_SETTING.get(model.request.pooling or "", model.facts.pooling),
+            normalizes=self.normalizes,
+            document_instruction=instruction.prefix,
+            document_suffix=instruction.suffix,
+            max_length=self.max_length,
+            precision=model.request.precision,
+            engine=model.engine.name,
+        )
 
     def close(self) -> None:
         """Releases the model. Its memory is free when no other encoder uses it. A second call does nothing."""

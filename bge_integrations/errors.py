@@ -24,6 +24,8 @@ BgeError
 ├── EvaluationDataError                (also a ValueError)  data to evaluate on are wrong: the file, the line and the id
 ├── TrainingDataError                  (also a ValueError)  data to train on are wrong: the file, the line and the field
 ├── ChatModelError                     (also a RuntimeError) the chat model that makes questions fails again and again
+├── IndexMismatchError               (also a ValueError)  an index was made by another model, or with other settings
+├── FingerprintError                 (also a ValueError)  a fingerprint is damaged, or an index has no place for it
 └── MissingExtraError                  (also an ImportError) an optional dependency is not installed
 ```
 
@@ -45,6 +47,8 @@ __all__ = [
     "EngineNotAvailableError",
     "EvaluationDataError",
     "EvaluationWarning",
+    "FingerprintError",
+    "IndexMismatchError",
     "InputTypeError",
     "InputValueError",
     "InvalidInputError",
@@ -216,6 +220,25 @@ class ChatModelError(BgeError, RuntimeError):
 
     `__cause__` is the last failure. Finished answers are kept, if there is a file for them.
     """
+
+
+class IndexMismatchError(BgeError, ValueError):
+    """The vectors of an index were made by another model, or with other settings. The message says what differs.
+
+    Attributes:
+        differences: What differs, one sentence each.
+    """
+
+    def __init__(self, message: str, differences: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.differences = differences
+
+    def __reduce__(self) -> tuple[type[IndexMismatchError], tuple[str, tuple[str, ...]]]:
+        return type(self), (str(self), self.differences)
+
+
+class FingerprintError(BgeError, ValueError):
+    """A fingerprint is damaged, or an index has no place for one or no vectors that can be read."""
 
 
 class MissingExtraError(BgeError, ImportError):

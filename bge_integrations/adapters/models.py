@@ -11,6 +11,7 @@ from bge_integrations.adapters.keywords import EncodingKwargs, LoadingKwargs
 from bge_integrations.adapters.prompts import build_encoders
 from bge_integrations.adapters.remade import Adapter, Made
 from bge_integrations.encoder import BgeEncoder
+from bge_integrations.fingerprint import Fingerprint
 from bge_integrations.m3 import BgeM3Encoder
 from bge_integrations.reranker import BgeReranker
 from bge_integrations.settings import EncoderSettings, ModelSettings, RerankerSettings
@@ -54,6 +55,10 @@ class EncoderAdapter(EncoderFields, Adapter):
     def client(self) -> SentenceTransformer:
         """The underlying SentenceTransformer. Its `encode` ignores these settings. Its own settings are read-only."""
         return self.encoder.client
+
+    def fingerprint(self) -> Fingerprint:
+        """Returns what the document vectors depend on, for an index's metadata: see `BgeEncoder.fingerprint`."""
+        return self.encoder.fingerprint()
 
     def _role_encoders(self) -> tuple[BgeEncoder, BgeEncoder]:
         made = self._made = Made.again(self._made, self._stored(), self._settings, lambda said: build_encoders(*said))

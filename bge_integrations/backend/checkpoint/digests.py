@@ -9,6 +9,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -18,6 +19,54 @@ _NOTE = re.compile(r"(?P<digest>[0-9a-f]{64}) (?P<began>[0-9]{1,30})")
 _CHUNK = 1 << 22
 _SETTLED = 2_000_000_000
 """Nanoseconds after which two changes of a file have different times on every file system."""
+
+
+# What a tokenizer consists of, in the formats of all libraries.
+_TOKENIZER_FILES = re.compile(
+    r"(.*/)?(tokenizer[^/]*|special_tokens_map\.json|added_tokens\.json|vocab\.[^/]+|merges\.txt|bpe\.codes"
+    r"|[^/]+\.(model|spm|vocab|bpe|tiktoken))"
+)
+_WEIGHTS_FILES = re.compile(r".*\.(safetensors|bin|pt|gguf)")
+
+
+@dataclass(frozen=True)
+class Digests:
+    """Digests of a model's files, 64 hex digits each.
+
+    Attributes:
+        content: Weights, tokenizer and configuration.
+        weights: The files with weights; `None` if unknown.
+        tokenizer: The tokenizer's files; `None` if unknown.
+    """
+
+    content: str
+    weights: str | None = None
+    tokenizer: str | None = None
+
+    @classmethod
+    def of_files(cls, files: Mapping[str, str], base: Digests | None = None) -> Digests:
+        """Returns the digests of files.
+
+        Args:
+            files: Digest of each file by its path in the model's folder, in a fixed order.
+            base: For an adapter, the digests of its base model.
+        """
+        return cls(
+            _combined(files, base.content if base else None),
+            _combined({n: d for n, d in files.items() if _WEIGHTS_FILES.fullmatch(n)}, base.weights if base else None),
+            _combined(
+                {n: d for n, d in files.items() if _TOKENIZER_FILES.fullmatch(n)}, base.tokenizer if base else None
+            ),
+        )
+
+
+def _combined(files: Mapping[str, str], base: str | None) -> str:
+    digest = hashlib.sha256()
+    for name, content in files.items():
+        digest.update(f"{name}\0{content}\n".encode())
+    if base:
+        digest.update(f"base\0{base}\n".encode())
+    return digest.hexdigest()
 
 
 def cache_root() -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from bge_integrations.backend.checkpoint.contents import (
     module_class,
     read_json_files,
 )
-from bge_integrations.backend.checkpoint.digests import file_digest
+from bge_integrations.backend.checkpoint.digests import Digests, file_digest
 from bge_integrations.backend.checkpoint.formats import what_lies_there
 from bge_integrations.backend.checkpoint.genuine import (
     has_vocabulary,
@@ -133,23 +132,25 @@ class Checkpoint:
                 return (mode,) if isinstance(mode, str) else tuple(mode)
         return None
 
-    @cached
+    @property
     def fingerprint(self) -> str:
         """Digest of weights, tokenizer and configuration, by name and content. The folder's own path is not in it.
 
         Raises:
             ModelLoadError: A file can't be read.
         """
-        digest = hashlib.sha256()
-        for path in model_files(self.folder, (module.folder for module in self._modules())):
-            try:
-                content = file_digest(path)
-            except OSError as error:
-                raise unreadable(path, error) from error
-            digest.update(f"{path.relative_to(self.folder).as_posix()}\0{content}\n".encode())
-        if self.base:
-            digest.update(f"base\0{self.base.fingerprint}\n".encode())
-        return digest.hexdigest()
+        return self.digests.content
+
+    @cached
+    def digests(self) -> Digests:
+        """Digests of all files, of the weights, and of the tokenizer.
+
+        Raises:
+            ModelLoadError: A file can't be read.
+        """
+        files = model_files(self.folder, (module.folder for module in self._modules()))
+        found = {path.relative_to(self.folder).as_posix(): _digest_of(path) for path in files}
+        return Digests.of_files(found, self.base.digests if self.base else None)
 
     def require_loadable(self, rules: WeightRules, *, trust_remote_code: bool, own_attention: bool = False) -> None:
         """Refuses a folder without weights, damaged files, and code that the user has not allowed.
@@ -276,6 +277,13 @@ class Checkpoint:
             return read_json(path, kind)
         except MalformedJsonError as error:
             raise _damaged(error) from error
+
+
+def _digest_of(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def _class_name(dotted: object) -> str:

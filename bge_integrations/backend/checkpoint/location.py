@@ -48,6 +48,21 @@ def local_folder(name: str, revision: str | None = None) -> Path | None:
     return None
 
 
+def name_without_path(name: str) -> str:
+    """Returns a model's name for records that travel: a hub id, or the last part of a folder's path.
+
+    The folder of a hub cache gives the hub id.
+    """
+    folder = Path(os.path.expanduser(name))
+    if not os.path.isdir(folder):
+        return name
+    folder = folder.resolve()
+    for part in reversed(folder.parts):
+        if part.startswith(_REPOSITORY):
+            return part.removeprefix(_REPOSITORY).replace("--", "/")
+    return folder.name
+
+
 def no_folder(name: str) -> str:
     """Returns a sentence for errors: there is no such folder."""
     return f"There is no folder {name!r} (looked in {Path.cwd()})."

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_integrations.backend.checkpoint.checks import locate_requested, pooling_is_guessed, vet
+from bge_integrations.backend.checkpoint.digests import Digests
+from bge_integrations.backend.checkpoint.location import name_without_path
 from bge_integrations.backend.checkpoint.manifest import is_prepared
 from bge_integrations.backend.checkpoint.questions import require_question
 from bge_integrations.backend.checkpoint.request import LoadRequest
@@ -52,6 +54,8 @@ class LoadedModel:
         checkpoint: The model's files.
         spec: The catalogue's row; `None` for a model that is not a BGE model.
         identity: Digest of the content. A copied folder keeps its identity.
+        source_name: Hub id, or last part of the folder's path. For a prepared folder, that of its source.
+        digests: Digests of the model's files. For a prepared folder, those of its source, as far as it records them.
         facts: Facts of the model.
         tokenizer: The model's tokenizer.
         heads: Weights on top of the encoder; empty if there are none.
@@ -78,12 +82,14 @@ class LoadedModel:
             prepared = PreparedFolder.open(self.checkpoint.folder)
             self.spec = next((spec for spec in MODELS if spec.model_id == prepared.manifest.model_id), None)
             self.identity = prepared.identity
+            self.source_name, self.digests = prepared.manifest.source, Digests(prepared.manifest.content)
             started = start_prepared(prepared, request)
         else:
             self.spec = vet(self.checkpoint, request)
             note = pooling_is_guessed(self.checkpoint, request)
             self.notes += [note] if note else []
-            self.identity = self.checkpoint.fingerprint
+            self.source_name, self.digests = name_without_path(request.model_name), self.checkpoint.digests
+            self.identity = self.digests.content
             started = start(request, self.checkpoint, self.spec)
         self._adopt(started)
         logger.info(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bge_integrations.backend.checkpoint.files import Checkpoint
+from bge_integrations.backend.checkpoint.location import name_without_path
 from bge_integrations.backend.checkpoint.request import LoadRequest
 from bge_integrations.backend.engines.batching import plan_batches
 from bge_integrations.backend.engines.interface import TokenBatch
@@ -85,10 +85,9 @@ def prepared_from(
             agreement = uninterrupted(
                 partial(_agreement, model, exact, graph, precision, texts[::_HELD_OUT], request.threads)
             )
-    name = request.model_name
     manifest = Manifest(
         purpose=request.purpose,
-        source=Path(name).expanduser().resolve().name if Path(name).expanduser().is_dir() else name,
+        source=name_without_path(request.model_name),
         revision=request.revision,
         content=checkpoint.fingerprint,
         model_id=spec.model_id if spec else None,
