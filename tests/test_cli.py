@@ -248,7 +248,7 @@ def test_an_error_is_one_unbroken_message_and_not_a_traceback(tmp_path: Path) ->
 
 @pytest.mark.parametrize("columns", [80, 100])
 @pytest.mark.parametrize(
-    "command", ["", "models", "info", "demo", "prepare", "bench", "mteb", "mine", "make-queries", "improve"]
+    "command", ["", "models", "info", "demo", "prepare", "bench", "mteb", "mine", "make-queries", "improve", "serve"]
 )
 def test_help_is_whole(command: str, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))

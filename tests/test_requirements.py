@@ -37,13 +37,14 @@ EXTRAS_OF = {
     "bge_integrations/backend/scheduler/telemetry.py": ("otel",),
     "bge_integrations/cli/demo": ("langchain", "llama-index"),
     "bge_integrations/evaluation/mteb": ("mteb", "train"),  # mteb brings datasets
+    "bge_integrations/server": ("serve",),
     "bge_integrations/training": ("train",),
     "bge_integrations/training/lora.py": ("lora",),
     "bge_integrations/langchain": ("langchain",),
     "bge_integrations/llama_index": ("llama-index",),
     "benchmarks": (*_FRAMEWORKS, "train", "bench"),
     "notebooks": (*_FRAMEWORKS, "dev"),
-    "tests": (*_FRAMEWORKS, "otel", "train", "dev"),
+    "tests": (*_FRAMEWORKS, "otel", "serve", "train", "dev"),
 }
 
 # What a file uses if the user has it. Its errors name the package.

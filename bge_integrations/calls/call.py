@@ -147,6 +147,7 @@ class Call(Generic[Item, Result]):
                     if len(queued) > 1:
                         await self._collect(queued, output, waiter)
                 lengths.add_to(attributes)
+                lengths.count_for_caller()
                 if terms.whole is not None:
                     terms.whole.include(lengths)
                 else:

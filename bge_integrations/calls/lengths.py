@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -111,6 +114,14 @@ class LengthReport:
         for name, count in (("texts", self.items), ("tokens", self.tokens), ("texts.truncated", self.cut)):
             attributes[f"bge.{name}"] = attributes.get(f"bge.{name}", 0) + count
 
+    def count_for_caller(self) -> None:
+        """Adds the counts to those of `counted_lengths`, if the call runs inside it."""
+        counts = _counts.get()
+        if counts is not None:
+            counts.items += self.items
+            counts.tokens += self.tokens
+            counts.cut += self.cut
+
     def warn(self) -> None:
         """Warns the user if items were truncated and `on_truncation` is "warn"."""
         if not self.cut or self._on_truncation != "warn":
@@ -133,3 +144,32 @@ class LengthReport:
         if 2 * self._instruction_tokens < self._limit:
             return usual
         return f"{'Give' if usual[0].isupper() else 'give'} a shorter instruction or a larger max_length"
+
+
+@dataclass
+class LengthCounts:
+    """The counts of all calls inside `counted_lengths`.
+
+    Attributes:
+        items: Number of texts or pairs.
+        tokens: Number of tokens after truncation.
+        cut: Number of truncated texts or pairs.
+    """
+
+    items: int = 0
+    tokens: int = 0
+    cut: int = 0
+
+
+@contextmanager
+def counted_lengths() -> Iterator[LengthCounts]:
+    """A block that counts the tokens of the calls in it, also of calls that it awaits."""
+    counts = LengthCounts()
+    token = _counts.set(counts)
+    try:
+        yield counts
+    finally:
+        _counts.reset(token)
+
+
+_counts: ContextVar[LengthCounts | None] = ContextVar("bge_integrations_length_counts", default=None)

@@ -32,6 +32,7 @@ from bge_integrations.cli.options import (
     TrustRemoteCode,
 )
 from bge_integrations.cli.scores import described_scores, print_scores
+from bge_integrations.cli.serve import serve
 from bge_integrations.cli.terminal import READABLE, open_console, print_json, print_text
 from bge_integrations.cli.tuning import mine, pretrain, train
 from bge_integrations.cli.wording import in_options, options_of
@@ -245,7 +246,7 @@ def bench(
         print_report(report, open_console())
 
 
-for _function in (mteb, evaluate, pretrain, mine, train, make_queries, improve):
+for _function in (mteb, evaluate, pretrain, mine, train, make_queries, improve, serve):
     app.command(epilog=PRIVATE)(_function)
 app.add_typer(cache, name="cache")
 
