@@ -36,15 +36,16 @@ EXTRAS_OF = {
     "bge_integrations/backend/engines/openvino": ("openvino", "prepare"),
     "bge_integrations/backend/scheduler/telemetry.py": ("otel",),
     "bge_integrations/cli/demo": ("langchain", "llama-index"),
+    "bge_integrations/distributed": ("ray", "spark", "daft"),
     "bge_integrations/evaluation/mteb": ("mteb", "train"),  # mteb brings datasets
     "bge_integrations/server": ("serve",),
     "bge_integrations/training": ("train",),
     "bge_integrations/training/lora.py": ("lora",),
     "bge_integrations/langchain": ("langchain",),
     "bge_integrations/llama_index": ("llama-index",),
-    "benchmarks": (*_FRAMEWORKS, "train", "bench"),
+    "benchmarks": (*_FRAMEWORKS, "train", "ray", "bench"),
     "notebooks": (*_FRAMEWORKS, "dev"),
-    "tests": (*_FRAMEWORKS, "otel", "serve", "train", "dev"),
+    "tests": (*_FRAMEWORKS, "otel", "serve", "train", "ray", "spark", "daft", "dev"),
 }
 
 # What a file uses if the user has it. Its errors name the package.
@@ -154,8 +155,8 @@ def extras_of(file: str) -> tuple[str, ...]:
 def test_what_a_file_imports_is_declared_by_the_package_or_by_the_extra_that_the_file_is_for() -> None:
     undeclared = {}
     for file, tree in sources("bge_integrations", "benchmarks", "notebooks", "tests"):
-        used = {BROUGHT_BY.get(name, name) for name in imported_from(tree)}
-        if missing := used - declared(*extras_of(file)).keys() - {IF_INSTALLED.get(file)}:
+        known = {*declared(*extras_of(file)), IF_INSTALLED.get(file)}
+        if missing := {name for name in imported_from(tree) if not known & {name, BROUGHT_BY.get(name, name)}}:
             undeclared[file] = missing
     assert not undeclared
 

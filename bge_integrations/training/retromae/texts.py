@@ -150,7 +150,7 @@ def _of_file(file: Path) -> Iterator[_Value]:
 
 def _of_parquet(file: Path) -> Iterator[_Value]:
     require("datasets", extra="train")  # which installs pyarrow
-    from pyarrow import ArrowException, parquet  # type: ignore[import-untyped]
+    from pyarrow import ArrowException, parquet
 
     try:
         opened = parquet.ParquetFile(file)
