@@ -84,7 +84,8 @@ def test_a_worker_that_is_killed_loses_no_row(spark: SparkSession, bge_small_en:
     mortal.__annotations__ = {"batches": Iterator[pd.Series], "return": Iterator[pd.Series]}
     rows = list(enumerate(texts(ROWS)))
     frame = spark.createDataFrame(rows, "id int, text string").repartition(PARTITIONS)
-    found = frame.withColumn("vector", pandas_udf(mortal, "array<float>")("text")).sort("id").collect()
+    udf = pandas_udf(mortal, "array<float>")  # type: ignore[call-overload]
+    found = frame.withColumn("vector", udf("text")).sort("id").collect()
     assert len(list(tmp_path.iterdir())) == 2
     assert [(row.id, row.text) for row in found] == rows
     vectors = np.array([row.vector for row in found], dtype=np.float32)
@@ -107,7 +108,8 @@ def test_a_worker_has_one_model_and_the_threads_of_its_task(spark: SparkSession,
 
     state.__annotations__ = {"batches": Iterator[pd.Series], "return": Iterator[pd.Series]}
     frame = spark.createDataFrame(list(enumerate(texts(ROWS))), "id int, text string").repartition(PARTITIONS)
-    states = {row[0] for row in frame.select(pandas_udf(state, "string")("text")).collect()}
+    udf = pandas_udf(state, "string")  # type: ignore[call-overload]
+    states = {row[0] for row in frame.select(udf("text")).collect()}
     assert {tuple(one.split()[1:]) for one in states} == {("1", "1")}
     assert len(states) < PARTITIONS  # a process has computed several tasks
 
