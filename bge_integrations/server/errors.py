@@ -23,6 +23,11 @@ _STATUS: dict[Kind, int] = {
     "closing": 503,
 }
 
+_HEADERS: dict[Kind, dict[str, str]] = {
+    "unauthorized": {"WWW-Authenticate": "Bearer"},
+    "too_slow": {"Connection": "close"},  # the rest of the body may never come
+}
+
 
 class Refused(Exception):
     """A request that gets an error as its answer.
@@ -54,7 +59,7 @@ class Refused(Exception):
     def headers(self) -> dict[str, str]:
         """Returns the headers of the answer."""
         found = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-        return found | ({"WWW-Authenticate": "Bearer"} if self.kind == "unauthorized" else {})
+        return found | _HEADERS.get(self.kind, {})
 
 
 @dataclass(frozen=True)
