@@ -34,16 +34,16 @@ from benchmarks.training_inputs import MINILM, model_folder
 from bge_integrations.backend.display.quiet import quiet_transformers
 from bge_integrations.settings import EncoderSettings
 from bge_integrations.training import RetroMaeTraining
-from bge_integrations.training.batches import Epochs
+from bge_integrations.training.embedders.unpadded import without_padding
 from bge_integrations.training.retromae.batches import PieceCollator
 from bge_integrations.training.retromae.masks import visible_tokens
 from bge_integrations.training.retromae.pieces import make_pieces
 from bge_integrations.training.retromae.subject import build_model
 from bge_integrations.training.retromae.texts import TextSource
 from bge_integrations.training.retromae.tokens import tokens_of
-from bge_integrations.training.starting import Start, open_start
-from bge_integrations.training.unpadded import without_padding
-from bge_integrations.training.work import budget_of
+from bge_integrations.training.rows.batches import Epochs
+from bge_integrations.training.trainer.starting import Start, open_start
+from bge_integrations.training.trainer.work import budget_of
 
 Batch = dict[str, Tensor]
 

@@ -38,7 +38,7 @@ from bge_integrations.training import (
     pretrain_retromae,
     train_embedder,
 )
-from bge_integrations.training.passages import load_passages
+from bge_integrations.training.rows.passages import load_passages
 
 MAIN = "ndcg@10"
 PLAIN, PRETRAINED = "as it was", "after RetroMAE"

@@ -148,7 +148,7 @@ def _our_reranker(job: Job, work: Path) -> None:
 def _laid_out(job: Job) -> TrainingData:
     """Returns the rows in an order that training shuffles into the order of the file."""
     from bge_integrations.training import TrainingData, load_training_data
-    from bge_integrations.training.batches import Epochs, RowBatches
+    from bge_integrations.training.rows.batches import Epochs, RowBatches
 
     rows = list(load_training_data(job.rows).rows)
     batches = RowBatches([range(len(rows))], job.batch_size, seed=_SEED, epochs=Epochs())

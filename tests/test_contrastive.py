@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bge_integrations.training.contrastive import ContrastiveLoss
-from bge_integrations.training.layout import Layout
-from bge_integrations.training.memory import Budget
+from bge_integrations.training.losses.contrastive import ContrastiveLoss
+from bge_integrations.training.machine.memory import Budget
+from bge_integrations.training.rows.layout import Layout
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPERATURE = 0.05
@@ -171,7 +171,7 @@ class TestCachedGradients:
         teacher = torch.randn(4, 3, generator=torch.Generator().manual_seed(1)).double()
         found = []
         for tokens in (10_000, 0):
-            monkeypatch.setattr("bge_integrations.training.contrastive.SCORES_AT_ONCE", 10_000 if tokens else 8)
+            monkeypatch.setattr("bge_integrations.training.losses.contrastive.SCORES_AT_ONCE", 10_000 if tokens else 8)
             model = Tiny()
             loss = loss_of(
                 model,
@@ -205,7 +205,7 @@ _PROCESS = """
 import os, sys, torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from tests.test_contrastive import GROUPS, PASSAGES, QUERIES, TEMPERATURE, Tiny, column, gradients, layout, small_budget
-from bge_integrations.training.contrastive import ContrastiveLoss
+from bge_integrations.training.losses.contrastive import ContrastiveLoss
 result, cached, rank = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 dist.init_process_group("gloo", init_method=f"file://{result}.meeting", rank=rank, world_size=2)
 # The second passage of the first process is the first of the second one too; the rows are 3 and 1.

@@ -19,9 +19,9 @@ from bge_integrations.errors import InputTypeError, SettingsError
 from bge_integrations.evaluation import RetrievalData
 from bge_integrations.evaluation.cache import EvaluationCache
 from bge_integrations.training import DistillationTraining, best_merge, distil_embedder, merge_models
-from bge_integrations.training.batches import TargetCollator
-from bge_integrations.training.budget import mini_batches
-from bge_integrations.training.imitation import ImitationLoss
+from bge_integrations.training.losses.imitation import ImitationLoss
+from bge_integrations.training.machine.budget import mini_batches
+from bge_integrations.training.rows.batches import TargetCollator
 from tests.checkpoints import make_checkpoint
 from tests.test_contrastive import Tiny, column, small_budget
 

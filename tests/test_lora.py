@@ -85,7 +85,7 @@ def test_a_decoder_is_trained_as_it_is_used(
     decoders: dict[str, Path], name: str, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The trained module, the saved adapter, and plain transformers give the same vectors."""
-    module = importlib.import_module("bge_integrations.training.embedder_subject")
+    module = importlib.import_module("bge_integrations.training.embedders.subject")
     kept: list[Any] = []
     original = module.embedder_subject
 
@@ -163,7 +163,7 @@ def test_only_the_adapter_has_gradients(
         return original(self, *given, **further)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
-    module = importlib.import_module("bge_integrations.training.lora")
+    module = importlib.import_module("bge_integrations.training.embedders.lora")
     kept: list[Any] = []
     adapt = module.add_adapter
 
@@ -245,7 +245,7 @@ class TestTexts:
 
     @pytest.fixture
     def seen(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        from bge_integrations.training import batches
+        from bge_integrations.training.rows import batches
 
         texts: list[str] = []
         original = batches._Column.__init__
@@ -327,7 +327,7 @@ class TestTexts:
             EmbedderTraining(example_rows=-1)
 
     def test_mining_asks_with_the_task_of_a_row_too(self, decoders: dict[str, Path]) -> None:
-        from bge_integrations.training.search import _with_prompt
+        from bge_integrations.training.mining.search import _with_prompt
 
         plain = BgeEncoder(
             decoders["bge-en-icl"], device="cpu", task="the task", examples=[("name it", "what", "that")]

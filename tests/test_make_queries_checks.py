@@ -15,6 +15,7 @@ from langchain_core.documents import Document
 
 from bge_integrations.errors import MissingExtraError, SettingsError, TrainingDataError
 from bge_integrations.evaluation.vectors import Floats
+from bge_integrations.training.mining.search import embedders
 from bge_integrations.training.queries import KINDS, filters
 from bge_integrations.training.queries.answers import UnusableAnswerError, is_refusal, read_answer
 from bge_integrations.training.queries.checks import Rules
@@ -22,7 +23,6 @@ from bge_integrations.training.queries.documents import Passage, read_passages
 from bge_integrations.training.queries.files import load_documents, save_passages
 from bge_integrations.training.queries.filters import Question, Repeat, ranks, repeats
 from bge_integrations.training.queries.wording import copied, main_script, pieces, script_share, size
-from bge_integrations.training.search import embedders
 from tests.scripted_answers import answer
 
 WANTED = {"question": 2, "keywords": 1}

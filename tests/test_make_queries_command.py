@@ -26,7 +26,7 @@ from bge_integrations.errors import BgeError, MissingExtraError, SettingsError, 
 from bge_integrations.evaluation import RetrievalData, evaluate_retrieval, load_retrieval_data
 from bge_integrations.evaluation.comparison import Comparison
 from bge_integrations.training import load_training_data
-from bge_integrations.training.passages import load_passages
+from bge_integrations.training.rows.passages import load_passages
 from bge_integrations.training.verdict import Probe, Verdict
 from tests.scripted_answers import texts_of
 

@@ -29,14 +29,14 @@ from bge_integrations.training import (
     mine_hard_negatives,
     score_with_teacher,
 )
-from bge_integrations.training import choice as choice_module
-from bge_integrations.training import mining as mining_module
-from bge_integrations.training import search as search_module
-from bge_integrations.training.choice import MiningSettings
-from bge_integrations.training.exclusions import contains, normalised, overlap
-from bge_integrations.training.mining_report import MARGINS
-from bge_integrations.training.passages import load_passages
-from bge_integrations.training.words import terms
+from bge_integrations.training.mining import choice as choice_module
+from bge_integrations.training.mining import negatives as mining_module
+from bge_integrations.training.mining import search as search_module
+from bge_integrations.training.mining.choice import MiningSettings
+from bge_integrations.training.mining.exclusions import contains, normalised, overlap
+from bge_integrations.training.mining.report import MARGINS
+from bge_integrations.training.mining.words import terms
+from bge_integrations.training.rows.passages import load_passages
 from tests.conftest import MakeCheckpoint
 
 FOX = "the quick brown fox jumps over the lazy dog and runs into the dark forest, where an old owl watches it all night"

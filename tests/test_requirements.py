@@ -40,7 +40,7 @@ EXTRAS_OF = {
     "bge_integrations/evaluation/mteb": ("mteb", "train"),  # mteb brings datasets
     "bge_integrations/server": ("serve",),
     "bge_integrations/training": ("train",),
-    "bge_integrations/training/lora.py": ("lora",),
+    "bge_integrations/training/embedders/lora.py": ("lora",),
     "bge_integrations/langchain": ("langchain",),
     "bge_integrations/llama_index": ("llama-index",),
     "benchmarks": (*_FRAMEWORKS, "train", "ray", "bench"),
@@ -55,11 +55,11 @@ IF_INSTALLED = {
     "bge_integrations/evaluation/chart.py": "matplotlib",
     "bge_integrations/langchain/milvus.py": "langchain-milvus",
     "bge_integrations/langchain/sparse.py": "langchain-qdrant",
-    "bge_integrations/training/mining_chart.py": "matplotlib",
+    "bge_integrations/training/mining/chart.py": "matplotlib",
     "bge_integrations/training/queries/splitter_langchain.py": "langchain-text-splitters",
     "bge_integrations/training/queries/splitter_llama_index.py": "llama-index-core",
-    "bge_integrations/training/words.py": "bm25s",
-    "bge_integrations/training/work.py": "tensorboard",
+    "bge_integrations/training/mining/words.py": "bm25s",
+    "bge_integrations/training/trainer/work.py": "tensorboard",
     "tests/test_training_callbacks.py": "tensorboard",
 }
 

@@ -35,10 +35,10 @@ from bge_integrations.training import (
     pretrain_retromae,
     train_embedder,
 )
-from bge_integrations.training.memory import DEFAULT_BUDGET
+from bge_integrations.training.machine.memory import DEFAULT_BUDGET
 from bge_integrations.training.retromae.model import RetroMae
 from bge_integrations.training.retromae.subject import build_model
-from bge_integrations.training.starting import open_start
+from bge_integrations.training.trainer.starting import open_start
 from tests.checkpoints import Architecture, make_checkpoint
 
 _WORDS = ("fox", "dog", "plants", "sugar", "light", "water", "Paris", "capital", "France", "vector", "store", "Berlin")

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from bge_integrations.settings import EncoderSettings
-from bge_integrations.training.batches import Epochs
-from bge_integrations.training.memory import Budget
+from bge_integrations.training.embedders.unpadded import without_padding
+from bge_integrations.training.machine.memory import Budget
 from bge_integrations.training.retromae import vocabulary_loss as of_vocabulary
 from bge_integrations.training.retromae.batches import PieceCollator
 from bge_integrations.training.retromae.masks import visible_tokens
@@ -25,9 +25,9 @@ from bge_integrations.training.retromae.pieces import Facts
 from bge_integrations.training.retromae.subject import build_model
 from bge_integrations.training.retromae.vocabulary_loss import vocabulary_loss
 from bge_integrations.training.retromae.words import WordTable
+from bge_integrations.training.rows.batches import Epochs
 from bge_integrations.training.settings import RetroMaeTraining
-from bge_integrations.training.starting import open_start
-from bge_integrations.training.unpadded import without_padding
+from bge_integrations.training.trainer.starting import open_start
 from tests.checkpoints import Architecture, make_checkpoint
 
 _TEXTS = (

@@ -36,7 +36,7 @@ from bge_integrations.training import (
     train_m3,
     train_reranker,
 )
-from bge_integrations.training.trainer import Watch, _arguments
+from bge_integrations.training.trainer.trainer import Watch, _arguments
 from tests.checkpoints import make_checkpoint
 
 _WORDS = (
@@ -182,7 +182,7 @@ class TestTraining:
     def test_rows_have_their_own_instruction(
         self, bge_small_en: Path, tmp_path: Path, given: str | None, instruction: str
     ) -> None:
-        from bge_integrations.training import batches
+        from bge_integrations.training.rows import batches
 
         seen: list[str] = []
         rows = [
@@ -215,7 +215,7 @@ class TestTraining:
     def test_with_same_source_batches_have_one_source_and_type(
         self, bge_small_en: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from bge_integrations.training import batches
+        from bge_integrations.training.rows import batches
 
         rows = [
             TrainingRow(f"q{number}", (f"p{number}",), source=source, type=kind)
@@ -316,7 +316,7 @@ class TestMemory:
         def fail(*_: object, **__: object) -> None:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory")
 
-        monkeypatch.setattr("bge_integrations.training.contrastive.ContrastiveLoss.loss_of", fail)
+        monkeypatch.setattr("bge_integrations.training.losses.contrastive.ContrastiveLoss.loss_of", fail)
         settings = EmbedderTraining(max_steps=1, batch_size=4, precision="float32", tokens_in_memory=5000)
         with pytest.raises(DeviceMemoryError, match="Lower tokens_in_memory=5000 or mini_batch_tokens=4096") as raised:
             train_embedder(data, bge_small_en, tmp_path / "out", settings=settings)

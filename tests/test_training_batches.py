@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from bge_integrations.catalogue.instructions import Instruction
 from bge_integrations.training import TrainingRow, draw
-from bge_integrations.training.batches import Collator, Epochs, RowBatches
-from bge_integrations.training.candidates import Candidates
-from bge_integrations.training.checks import row_groups
-from bge_integrations.training.layout import Layout
+from bge_integrations.training.losses.candidates import Candidates
+from bge_integrations.training.rows.batches import Collator, Epochs, RowBatches
+from bge_integrations.training.rows.layout import Layout
+from bge_integrations.training.trainer.checks import row_groups
 
 _GROUPS = st.lists(st.integers(0, 30), min_size=1, max_size=4)
 

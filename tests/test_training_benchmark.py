@@ -273,7 +273,8 @@ class TestCommand:
     def test_processes_of_their_own_train(
         self, bge_small_en: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        options = ["--steps", "1", "--warm-up", "1", "--rounds", "1", "--contenders", f"{_OURS},{BASELINE}"]
+        once = ["--steps", "1", "--warm-up", "1", "--rounds", "1", "--batch-sizes", "4"]
+        options = [*once, "--contenders", f"{_OURS},{BASELINE}"]
         found = run_command(bge_small_en, tmp_path, monkeypatch, *options)
         for cell in found["cells"]:
             assert cell["left_out"] == {}

@@ -28,8 +28,8 @@ from bge_integrations.training import (
     distil_embedder,
     train_embedder,
 )
-from bge_integrations.training.callbacks import Guard
-from bge_integrations.training.contrastive import ContrastiveLoss
+from bge_integrations.training.losses.contrastive import ContrastiveLoss
+from bge_integrations.training.trainer.callbacks import Guard
 
 _WORDS = ("fox", "dog", "plants", "sugar", "light", "water", "Paris", "Berlin", "cat", "tree", "house", "river")
 _QUICK = EmbedderTraining(epochs=2, batch_size=8, learning_rate=1e-3, precision="float32")
@@ -254,7 +254,7 @@ def test_nothing_is_reported_to_anyone(
     bge_small_en: Path, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Trackers that are installed, and have their keys in the environment, hear nothing."""
-    from bge_integrations.training import trainer
+    from bge_integrations.training.trainer import trainer
 
     for name in ("WANDB_API_KEY", "WANDB_PROJECT", "MLFLOW_TRACKING_URI", "COMET_API_KEY", "TENSORBOARD_LOGGING_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "reported"))

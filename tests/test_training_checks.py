@@ -19,9 +19,9 @@ from bge_integrations.training import (
     distil_embedder,
     train_embedder,
 )
-from bge_integrations.training.checks import advice
-from bge_integrations.training.starting import open_start
-from bge_integrations.training.work import about_weights
+from bge_integrations.training.trainer.checks import advice
+from bge_integrations.training.trainer.starting import open_start
+from bge_integrations.training.trainer.work import about_weights
 
 _MANY = [TrainingRow(f"q{number}", (f"p{number}",), (f"a{number}", f"b{number}")) for number in range(1000)]
 

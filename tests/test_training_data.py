@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from bge_integrations.errors import BgeError, SettingsError, TrainingDataError
 from bge_integrations.evaluation import RetrievalData, load_retrieval_data
 from bge_integrations.training import Drawn, TrainingData, TrainingRow, draw, leakage, load_training_data
-from bge_integrations.training.data import SplitBy
+from bge_integrations.training.rows.data import SplitBy
 
 _FULL: dict[str, Any] = {
     "query": "Where is Paris?",
@@ -407,7 +407,7 @@ class TestSaving:
         data = TrainingData([TrainingRow("q", ("a",))] * 1)
         data.save(tmp_path / "a.jsonl")
         before = (tmp_path / "a.jsonl").read_bytes()
-        monkeypatch.setattr("bge_integrations.training.data._as_line", lambda *_, **__: 1 / 0)
+        monkeypatch.setattr("bge_integrations.training.rows.data._as_line", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             data.save(tmp_path / "a.jsonl")
         assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]

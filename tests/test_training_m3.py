@@ -38,11 +38,11 @@ from bge_integrations.training import (
     train_embedder,
     train_m3,
 )
-from bge_integrations.training.layout import Layout
 from bge_integrations.training.m3 import subject
 from bge_integrations.training.m3.loss import M3Loss
 from bge_integrations.training.m3.model import M3Model
-from bge_integrations.training.memory import Budget
+from bge_integrations.training.machine.memory import Budget
+from bge_integrations.training.rows.layout import Layout
 from bge_integrations.training.verdict import held_out
 from tests.checkpoints import Architecture, make_checkpoint, reference_vectors
 from tests.checkpoints_of_pairs import reference_m3
@@ -295,7 +295,7 @@ import sys, torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from tests.test_training_m3 import GROUPS, PASSAGES, QUERIES, TEMPERATURE, UNWEIGHTED, column, gradients, layout, tiny
 from bge_integrations.training.m3.loss import M3Loss
-from bge_integrations.training.memory import Budget
+from bge_integrations.training.machine.memory import Budget
 result, rank = sys.argv[1], int(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{result}.meeting", rank=rank, world_size=2)
 # The second passage of the first process is there in the second one too; the rows are 3 and 1.

@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bge_integrations.backend.engines.architecture import EncoderShape, describe_encoder
 from bge_integrations.settings import EncoderSettings
-from bge_integrations.training.memory import (
+from bge_integrations.training.embedders.unpadded import without_padding
+from bge_integrations.training.machine.memory import (
     DEFAULT_BUDGET,
     Estimate,
     activation_bytes,
@@ -25,8 +26,7 @@ from bge_integrations.training.memory import (
     estimate_step,
     fitting_budget,
 )
-from bge_integrations.training.starting import leave_out_attention_dropout, open_start
-from bge_integrations.training.unpadded import without_padding
+from bge_integrations.training.trainer.starting import leave_out_attention_dropout, open_start
 from tests.test_engines import VOCABULARY, Shape, random_model
 from tests.test_unpadded import Inside, column
 
@@ -218,11 +218,11 @@ print("grown", (after - before) * unit, "loss", result.losses[1])
 
 
 @pytest.mark.slow
-def test_a_batch_of_32768_rows_needs_the_memory_of_a_part(bge_small_en: Path, tmp_path: Path) -> None:
+def test_a_batch_of_16384_rows_needs_the_memory_of_a_part(bge_small_en: Path, tmp_path: Path) -> None:
     """All its activations would need twice of what is allowed here."""
     script = tmp_path / "large.py"
     script.write_text(_LARGE_BATCH, encoding="utf-8")
-    rows, tokens = 32768, 16384
+    rows, tokens = 16384, 16384
     said = subprocess.run(
         [sys.executable, script, bge_small_en, tmp_path, str(rows), str(tokens)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -233,13 +233,13 @@ def test_a_batch_of_32768_rows_needs_the_memory_of_a_part(bge_small_en: Path, tm
     )
     assert said.returncode == 0, said.stderr
     _, grown, _, loss = said.stdout.split()
-    assert float(loss) > 5  # about ln(32768) at first
+    assert float(loss) > 5  # more than half of ln(16384), which scores without meaning give
     start = open_start(EncoderSettings(model_name=str(bge_small_en), device="cpu"))
     assert start.encoder is not None
     texts = [f"{start.instruction}about {_WORDS}", f"{_WORDS} is"]
     tokens_of_a_row = sum(map(len, start.tokenize(texts, 512)))
     whole = activation_bytes(start.encoder, rows * tokens_of_a_row, precision="float32", device="cpu", cls_only=True)
-    assert int(grown) < 1.1e9 < whole / 2, grown
+    assert int(grown) < 0.9e9 < whole / 2, grown
 
 
 def test_a_large_decoder_s_batch_is_computed_in_parts() -> None:

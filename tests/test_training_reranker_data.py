@@ -10,8 +10,8 @@ import pytest
 from bge_integrations.errors import SettingsError
 from bge_integrations.evaluation import RetrievalData, evaluate_retrieval
 from bge_integrations.training import RerankerTraining, TrainingData, TrainingRow, draw, with_candidates
-from bge_integrations.training.checks import reranker_advice
-from bge_integrations.training.sampling import draw_mixed
+from bge_integrations.training.rows.sampling import draw_mixed
+from bge_integrations.training.trainer.checks import reranker_advice
 
 POOL = [f"p{number}" for number in range(40)]
 ROW = TrainingRow("q", ("p0", "p1"), tuple(f"p{number}" for number in range(2, 12)), (1.0, 2.0), tuple(range(10)))

@@ -17,12 +17,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bge_integrations.settings import RerankerSettings
 from bge_integrations.training import TrainingRow
-from bge_integrations.training.batches import Epochs, RowBatches
-from bge_integrations.training.memory import Budget
+from bge_integrations.training.machine.memory import Budget
 from bge_integrations.training.reranking.loss import GroupLoss, Groups
 from bge_integrations.training.reranking.pairs import PairCollator
 from bge_integrations.training.reranking.scorer import PairScorer
 from bge_integrations.training.reranking.start import RerankerStart, open_reranker
+from bge_integrations.training.rows.batches import Epochs, RowBatches
 from tests.checkpoints import Architecture
 from tests.checkpoints_of_pairs import make_reranker
 
@@ -221,7 +221,7 @@ import sys, torch, torch.distributed as dist
 from pathlib import Path
 from torch.nn.parallel import DistributedDataParallel
 from tests.test_training_reranker_loss import ROWS, batch_of, gradients, opened
-from bge_integrations.training.memory import Budget
+from bge_integrations.training.machine.memory import Budget
 from bge_integrations.training.reranking.loss import GroupLoss, Groups
 result, folder, rank = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 dist.init_process_group("gloo", init_method=f"file://{result}.meeting", rank=rank, world_size=2)

@@ -17,8 +17,8 @@ from torch import Tensor
 from bge_integrations.backend.engines.architecture import describe_encoder
 from bge_integrations.settings import EncoderSettings
 from bge_integrations.training import EmbedderTraining, TrainingData, TrainingRow, train_embedder
-from bge_integrations.training.starting import Start, open_start
-from bge_integrations.training.unpadded import without_padding
+from bge_integrations.training.embedders.unpadded import without_padding
+from bge_integrations.training.trainer.starting import Start, open_start
 from tests.checkpoints import make_checkpoint
 from tests.test_engines import LENGTHS, SHAPES, Shape, batch_of, random_model
 

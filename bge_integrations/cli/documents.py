@@ -212,7 +212,7 @@ def improve(
     from bge_integrations.cli.queries import Making
     from bge_integrations.cli.train_options import settings_of
     from bge_integrations.training import EmbedderTraining
-    from bge_integrations.training.choice import MiningSettings
+    from bge_integrations.training.mining.choice import MiningSettings
 
     making = Making(
         documents=documents,

@@ -17,14 +17,14 @@ from bge_integrations.cli.train import Job, Outcome, print_outcome, run_training
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.errors import SettingsError
 from bge_integrations.training import EmbedderTraining, TrainingData
-from bge_integrations.training.choice import MiningSettings
+from bge_integrations.training.mining.choice import MiningSettings
 from bge_integrations.training.prose import counted, escaped
 from bge_integrations.training.queries import MadeQueries
 from bge_integrations.training.queries.documents import hashed
 from bge_integrations.training.queries.files import save_passages
-from bge_integrations.training.saving import RECORD, require_free
+from bge_integrations.training.trainer.saving import RECORD, require_free
+from bge_integrations.training.trainer.work import checkpoints, launched, require_device, work_folder
 from bge_integrations.training.verdict import Verdict
-from bge_integrations.training.work import checkpoints, launched, require_device, work_folder
 
 __all__ = ["ImprovePlan", "Improved", "improve", "print_improved"]
 

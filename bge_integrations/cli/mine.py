@@ -18,10 +18,10 @@ from bge_integrations.errors import SettingsError
 from bge_integrations.reranker import BgeReranker
 from bge_integrations.settings import EncoderSettings, RerankerOptions, RerankerSettings
 from bge_integrations.training import draw_mining_chart, load_training_data, mine_hard_negatives, score_with_teacher
-from bge_integrations.training.choice import MiningSettings
-from bge_integrations.training.mining import Mined
-from bge_integrations.training.passages import load_passages
-from bge_integrations.training.words import require_words
+from bge_integrations.training.mining.choice import MiningSettings
+from bge_integrations.training.mining.negatives import Mined
+from bge_integrations.training.mining.words import require_words
+from bge_integrations.training.rows.passages import load_passages
 
 __all__ = ["MinePlan", "mine", "read_ranks", "run_mining"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from bge_integrations.errors import TrainingDataError
 from bge_integrations.evaluation import RetrievalData
 from bge_integrations.training import TrainingData, leakage
-from bge_integrations.training.data import SplitBy
 from bge_integrations.training.prose import counted
+from bge_integrations.training.rows.data import SplitBy
 from bge_integrations.training.verdict import held_out
 
 __all__ = ["Parts", "divide"]

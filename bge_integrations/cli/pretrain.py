@@ -14,8 +14,8 @@ from rich.console import Console
 from bge_integrations.cli.terminal import print_text
 from bge_integrations.settings import EncoderSettings
 from bge_integrations.training import RetroMaeTraining, pretrain_retromae
-from bge_integrations.training.saving import RECORD
-from bge_integrations.training.work import launched
+from bge_integrations.training.trainer.saving import RECORD
+from bge_integrations.training.trainer.work import launched
 
 __all__ = ["Outcome", "Plan", "print_outcome", "run_pretraining", "settings_of"]
 

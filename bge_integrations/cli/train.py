@@ -39,9 +39,9 @@ from bge_integrations.training import (
 )
 from bge_integrations.training.m3.verdict import judge_m3
 from bge_integrations.training.reranking.verdict import RerankerVerdict, judge_reranker
-from bge_integrations.training.saving import RECORD, require_free, write_record
+from bge_integrations.training.trainer.saving import RECORD, require_free, write_record
+from bge_integrations.training.trainer.work import launched
 from bge_integrations.training.verdict import Verdict, held_out, judge
-from bge_integrations.training.work import launched
 
 __all__ = ["Job", "Outcome", "print_outcome", "run_training"]
 

@@ -93,7 +93,7 @@ def mine(
     """Add hard negatives to training data: passages near to a query that do not answer it."""
     from bge_integrations.cli.mine import MinePlan, read_ranks
     from bge_integrations.cli.mine import mine as run
-    from bge_integrations.training.choice import MiningSettings, Sampling
+    from bge_integrations.training.mining.choice import MiningSettings, Sampling
 
     settings = MiningSettings(
         count=count,

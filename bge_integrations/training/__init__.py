@@ -6,16 +6,13 @@ be made from documents by a chat model.
 
 from __future__ import annotations
 
-from bge_integrations.training.data import Split, TrainingData, TrainingRow
 from bge_integrations.training.distilling import distil_embedder
 from bge_integrations.training.embedder import train_embedder
-from bge_integrations.training.formats import load_training_data
 from bge_integrations.training.m3.unified import train_m3
 from bge_integrations.training.merging import MergeResult, best_merge, merge_models
-from bge_integrations.training.mining import Mined, mine_hard_negatives
-from bge_integrations.training.mining_chart import draw_mining_chart
-from bge_integrations.training.mining_report import MiningReport
-from bge_integrations.training.overlaps import Leakage, Overlap, leakage
+from bge_integrations.training.mining.chart import draw_mining_chart
+from bge_integrations.training.mining.negatives import Mined, mine_hard_negatives
+from bge_integrations.training.mining.report import MiningReport
 from bge_integrations.training.queries import (
     Estimate,
     MadeQueries,
@@ -29,7 +26,11 @@ from bge_integrations.training.queries import (
 from bge_integrations.training.reranker import train_reranker
 from bge_integrations.training.reranking.candidates import with_candidates
 from bge_integrations.training.retromae.pretraining import pretrain_retromae
-from bge_integrations.training.sampling import Drawn, draw
+from bge_integrations.training.rows.data import Split, TrainingData, TrainingRow
+from bge_integrations.training.rows.formats import load_training_data
+from bge_integrations.training.rows.overlaps import Leakage, Overlap, leakage
+from bge_integrations.training.rows.sampling import Drawn, draw
+from bge_integrations.training.rows.teacher import score_with_teacher
 from bge_integrations.training.settings import (
     DistillationTraining,
     EmbedderTraining,
@@ -38,8 +39,7 @@ from bge_integrations.training.settings import (
     RerankerTraining,
     RetroMaeTraining,
 )
-from bge_integrations.training.teacher import score_with_teacher
-from bge_integrations.training.work import TrainingResult
+from bge_integrations.training.trainer.work import TrainingResult
 
 __all__ = [
     "DistillationTraining",

@@ -28,9 +28,9 @@ from bge_integrations.evaluation.searchers import VectorSearcher, as_searcher
 from bge_integrations.evaluation.vectors import Floats, unique_vectors
 from bge_integrations.settings import EncoderSettings, Pooling
 from bge_integrations.texts import kind_of
-from bge_integrations.training.saving import require_free
 from bge_integrations.training.settings import DistillationTraining
-from bge_integrations.training.work import (
+from bge_integrations.training.trainer.saving import require_free
+from bge_integrations.training.trainer.work import (
     TrainingResult,
     about_weights,
     base_model,
@@ -44,7 +44,7 @@ from bge_integrations.training.work import (
 )
 
 if TYPE_CHECKING:
-    from bge_integrations.training.starting import Start
+    from bge_integrations.training.trainer.starting import Start
 
 __all__ = ["distil_embedder"]
 
@@ -111,7 +111,7 @@ def distil_embedder(
     learned = _Texts.of(texts, queries)
     events = events_folder(report_to, target)
     require("accelerate", extra="train")
-    from bge_integrations.training.starting import open_start
+    from bge_integrations.training.trainer.starting import open_start
 
     start_settings = model if isinstance(model, EncoderSettings) else EncoderSettings(model_name=os.fspath(model))
     if pooling is not None:
@@ -134,10 +134,10 @@ def distil_embedder(
         checkpoint = prepare_work(work, key_of(facts), resume=resume)
         wanted = _wanted(opened, learned, work, resume=resume, cache=cache, show_progress=show_progress)
     name = _name(teacher)
-    from bge_integrations.training.batches import TargetCollator
-    from bge_integrations.training.embedder_subject import about_memory, embedder_subject
-    from bge_integrations.training.imitation import ImitationLoss
-    from bge_integrations.training.trainer import Task, Watch, run_task
+    from bge_integrations.training.embedders.subject import about_memory, embedder_subject
+    from bge_integrations.training.losses.imitation import ImitationLoss
+    from bge_integrations.training.rows.batches import TargetCollator
+    from bge_integrations.training.trainer.trainer import Task, Watch, run_task
 
     collator = TargetCollator(
         [*(start.asked.apply(text) for text in learned.queries), *learned.documents],

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.settings import EncoderSettings
-from bge_integrations.training.data import TrainingData
 from bge_integrations.training.fine_tuning import Kind, Trained, fine_tune
-from bge_integrations.training.memory import decoder_shape
+from bge_integrations.training.machine.memory import decoder_shape
+from bge_integrations.training.rows.data import TrainingData
 from bge_integrations.training.settings import EmbedderTraining
-from bge_integrations.training.work import TrainingResult, budget_of
+from bge_integrations.training.trainer.work import TrainingResult, budget_of
 
 if TYPE_CHECKING:
-    from bge_integrations.training.starting import Start
+    from bge_integrations.training.trainer.starting import Start
 
 __all__ = ["train_embedder"]
 
@@ -73,13 +73,13 @@ def train_embedder(
 
 
 def _trained(start: Start, chosen: EmbedderTraining, validation: RetrievalData | None) -> Trained:
-    from bge_integrations.training.contrastive import ContrastiveLoss
-    from bge_integrations.training.embedder_subject import embedder_subject
+    from bge_integrations.training.embedders.subject import embedder_subject
+    from bge_integrations.training.losses.contrastive import ContrastiveLoss
 
     shape, lora = start.encoder or decoder_shape(start.model[0].auto_model.config), chosen.lora
     budget = budget_of(dataclasses.replace(start, encoder=shape), chosen)
     if lora is not None:
-        from bge_integrations.training.lora import adapted_subject, add_adapter
+        from bge_integrations.training.embedders.lora import adapted_subject, add_adapter
 
         add_adapter(start, lora, chosen.seed)
         start = dataclasses.replace(start, encoder=None)  # the library computes adapted layers

@@ -16,11 +16,11 @@ from bge_integrations.errors import SettingsError
 from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.settings import EncoderSettings, Purpose
 from bge_integrations.texts import shortened
-from bge_integrations.training.checks import advice
-from bge_integrations.training.data import TrainingData
-from bge_integrations.training.saving import require_free
+from bge_integrations.training.rows.data import TrainingData
 from bge_integrations.training.settings import EmbedderTraining
-from bge_integrations.training.work import (
+from bge_integrations.training.trainer.checks import advice
+from bge_integrations.training.trainer.saving import require_free
+from bge_integrations.training.trainer.work import (
     TrainingResult,
     about_weights,
     base_model,
@@ -34,9 +34,9 @@ from bge_integrations.training.work import (
 )
 
 if TYPE_CHECKING:
-    from bge_integrations.training.budget import BudgetedLoss
-    from bge_integrations.training.starting import Start
-    from bge_integrations.training.trainer import Subject
+    from bge_integrations.training.machine.budget import BudgetedLoss
+    from bge_integrations.training.trainer.starting import Start
+    from bge_integrations.training.trainer.trainer import Subject
 
 __all__ = ["Kind", "Trained", "fine_tune"]
 
@@ -95,7 +95,7 @@ def fine_tune(
     require_figures(chosen.patience, validation)
     events = events_folder(report_to, target)
     require("accelerate", extra="train")
-    from bge_integrations.training.starting import open_start
+    from bge_integrations.training.trainer.starting import open_start
 
     start_settings = model if isinstance(model, EncoderSettings) else EncoderSettings(model_name=os.fspath(model))
     start = open_start(start_settings, attention_dropout=chosen.attention_dropout, purpose=kind.purpose)
@@ -119,8 +119,8 @@ def fine_tune(
         "settings": chosen.as_plain(),
     }
     checkpoint = prepare_work(work, key_of(facts), resume=resume)
-    from bge_integrations.training.contrastive_task import contrastive_task
-    from bge_integrations.training.trainer import Watch, run_task
+    from bge_integrations.training.embedders.task import contrastive_task
+    from bge_integrations.training.trainer.trainer import Watch, run_task
 
     record = {
         "base_model": base_model(start),

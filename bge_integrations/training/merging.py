@@ -24,11 +24,11 @@ from bge_integrations.evaluation.retrieval import evaluate_retrieval
 from bge_integrations.evaluation.searchers import Output
 from bge_integrations.m3 import BgeM3Encoder
 from bge_integrations.settings import EncoderSettings, Purpose
-from bge_integrations.training.saving import RECORD, require_free, set_prompts, write_model, write_record
-from bge_integrations.training.work import base_model, shown_name
+from bge_integrations.training.trainer.saving import RECORD, require_free, set_prompts, write_model, write_record
+from bge_integrations.training.trainer.work import base_model, shown_name
 
 if TYPE_CHECKING:
-    from bge_integrations.training.starting import Start
+    from bge_integrations.training.trainer.starting import Start
 
 __all__ = ["MergeResult", "best_merge", "merge_models"]
 
@@ -145,7 +145,7 @@ class _Mixer:
 
     def __init__(self, models: Sequence[Model]) -> None:
         from bge_integrations.training.m3.model import M3Model
-        from bge_integrations.training.starting import open_start
+        from bge_integrations.training.trainer.starting import open_start
 
         self._names = [os.fspath(model) for model in models]
         settings = [EncoderSettings(model_name=name, device="cpu") for name in self._names]

@@ -14,11 +14,11 @@ from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.errors import SettingsError
 from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.settings import RerankerSettings
-from bge_integrations.training.checks import reranker_advice
-from bge_integrations.training.data import TrainingData
-from bge_integrations.training.saving import require_free
+from bge_integrations.training.rows.data import TrainingData
 from bge_integrations.training.settings import RerankerTraining
-from bge_integrations.training.work import (
+from bge_integrations.training.trainer.checks import reranker_advice
+from bge_integrations.training.trainer.saving import require_free
+from bge_integrations.training.trainer.work import (
     TrainingResult,
     about_weights,
     computed_in,
@@ -113,7 +113,7 @@ def train_reranker(
     checkpoint = prepare_work(work, key_of({**facts, "max_length": start.max_length}), resume=resume)
     from bge_integrations.training.reranking.scorer import PairScorer
     from bge_integrations.training.reranking.task import reranker_subject, reranker_task
-    from bge_integrations.training.trainer import Watch, run_task
+    from bge_integrations.training.trainer.trainer import Watch, run_task
 
     record = {
         "kind": "reranker",

@@ -19,7 +19,7 @@ from bge_integrations.evaluation.report import RetrievalReport
 from bge_integrations.evaluation.retrieval import evaluate_retrieval
 from bge_integrations.evaluation.vectors import Floats
 from bge_integrations.settings import EncoderSettings
-from bge_integrations.training.data import TrainingData
+from bge_integrations.training.rows.data import TrainingData
 
 __all__ = ["Probe", "Verdict", "by_group", "held_out", "is_better", "judge", "plain", "probe"]
 

@@ -31,13 +31,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bge_integrations.training.budget import BudgetedLoss
-from bge_integrations.training.candidates import Candidates, loss_in_parts
-from bge_integrations.training.gathering import gather_rows
-from bge_integrations.training.layout import Layout
+from bge_integrations.training.losses.candidates import Candidates, loss_in_parts
 from bge_integrations.training.m3.model import TokenRows
 from bge_integrations.training.m3.scores import dense_scores, lexical_scores, token_scores
-from bge_integrations.training.memory import DEFAULT_BUDGET, SCORES_AT_ONCE, Budget
+from bge_integrations.training.machine.budget import BudgetedLoss
+from bge_integrations.training.machine.memory import DEFAULT_BUDGET, SCORES_AT_ONCE, Budget
+from bge_integrations.training.machine.processes import gather_rows
+from bge_integrations.training.rows.layout import Layout
 from bge_integrations.training.settings import Distillation
 
 __all__ = ["M3Loss"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bge_integrations.backend.model.heads import COLBERT, SPARSE, Heads
 from bge_integrations.catalogue import M3_HEAD_FILES
-from bge_integrations.training.budget import unit_rows
+from bge_integrations.training.machine.budget import unit_rows
 
 __all__ = ["M3Model", "TokenRows", "new_heads"]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from bge_integrations.training.budget import mini_batches
 from bge_integrations.training.m3.model import TokenRows
+from bge_integrations.training.machine.budget import mini_batches
 
 __all__ = ["dense_scores", "lexical_scores", "token_scores"]
 

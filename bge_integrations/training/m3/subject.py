@@ -15,15 +15,15 @@ from bge_integrations.evaluation.m3_search import M3Searcher
 from bge_integrations.evaluation.retrieval import evaluate_retrieval
 from bge_integrations.evaluation.vectors import Floats
 from bge_integrations.m3.scores import M3Weights
-from bge_integrations.training.batches import padded_column
-from bge_integrations.training.budget import mini_batches
-from bge_integrations.training.callbacks import METRIC
-from bge_integrations.training.embedder_subject import embedder_subject
-from bge_integrations.training.gathering import process_rank
+from bge_integrations.training.embedders.subject import embedder_subject
 from bge_integrations.training.m3.model import M3Model, TokenRows
-from bge_integrations.training.memory import DEFAULT_BUDGET
-from bge_integrations.training.starting import Start
-from bge_integrations.training.trainer import Subject
+from bge_integrations.training.machine.budget import mini_batches
+from bge_integrations.training.machine.memory import DEFAULT_BUDGET
+from bge_integrations.training.machine.processes import process_rank
+from bge_integrations.training.rows.batches import padded_column
+from bge_integrations.training.trainer.callbacks import METRIC
+from bge_integrations.training.trainer.starting import Start
+from bge_integrations.training.trainer.trainer import Subject
 
 __all__ = ["m3_subject", "outputs"]
 

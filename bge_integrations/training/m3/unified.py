@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.settings import EncoderSettings
-from bge_integrations.training.data import TrainingData
 from bge_integrations.training.fine_tuning import Kind, Trained, fine_tune
+from bge_integrations.training.rows.data import TrainingData
 from bge_integrations.training.settings import M3Training
-from bge_integrations.training.work import TrainingResult, budget_of
+from bge_integrations.training.trainer.work import TrainingResult, budget_of
 
 if TYPE_CHECKING:
-    from bge_integrations.training.starting import Start
+    from bge_integrations.training.trainer.starting import Start
 
 __all__ = ["train_m3"]
 

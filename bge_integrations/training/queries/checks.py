@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bge_integrations.texts import shortened
-from bge_integrations.training.data import text_fault
-from bge_integrations.training.exclusions import normalised, overlap
+from bge_integrations.training.mining.exclusions import normalised, overlap
 from bge_integrations.training.queries.answers import is_refusal
 from bge_integrations.training.queries.kinds import QuestionKind
 from bge_integrations.training.queries.settings import Language
 from bge_integrations.training.queries.wording import copied, main_script, pieces, script_share, size
+from bge_integrations.training.rows.data import text_fault
 
 __all__ = ["REASONS", "Reason", "Rules"]
 

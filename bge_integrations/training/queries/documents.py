@@ -9,7 +9,7 @@ from typing import Any
 
 from bge_integrations.errors import SettingsError, TrainingDataError
 from bge_integrations.texts import is_text, kind_of, plain
-from bge_integrations.training.data import text_fault
+from bge_integrations.training.rows.data import text_fault
 
 __all__ = ["Passage", "Passages", "hashed", "read_passages"]
 

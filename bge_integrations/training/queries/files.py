@@ -14,9 +14,9 @@ from bge_integrations._optional import is_installed
 from bge_integrations.errors import EvaluationDataError, SettingsError, TrainingDataError
 from bge_integrations.evaluation.formats import json_lines, plain_or_zipped
 from bge_integrations.texts import is_text, shortened
-from bge_integrations.training.passages import load_passages
 from bge_integrations.training.queries import splitter_langchain, splitter_llama_index
 from bge_integrations.training.queries.documents import Passage, hashed, read_passages
+from bge_integrations.training.rows.passages import load_passages
 
 __all__ = ["load_documents", "save_passages"]
 

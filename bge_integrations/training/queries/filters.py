@@ -11,12 +11,12 @@ from bge_integrations.backend.model.heads import unit_rows
 from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.evaluation.searchers import VectorSearcher
 from bge_integrations.evaluation.vectors import Floats, unique_vectors
-from bge_integrations.training.data import TrainingData, TrainingRow
-from bge_integrations.training.exclusions import normalised
-from bge_integrations.training.overlaps import leakage
+from bge_integrations.training.mining.exclusions import normalised
+from bge_integrations.training.mining.search import Embedders
 from bge_integrations.training.queries.documents import Passage
 from bge_integrations.training.queries.groups import Searchable
-from bge_integrations.training.search import Embedders
+from bge_integrations.training.rows.data import TrainingData, TrainingRow
+from bge_integrations.training.rows.overlaps import leakage
 
 __all__ = ["Question", "Repeat", "like_test", "ranks", "repeats"]
 

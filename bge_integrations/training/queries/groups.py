@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from bge_integrations.errors import SettingsError
 from bge_integrations.evaluation.searchers import VectorSearcher
-from bge_integrations.training.exclusions import TextRules
+from bge_integrations.training.mining.exclusions import TextRules
+from bge_integrations.training.mining.search import Embedders
 from bge_integrations.training.queries.documents import Passage, hashed
 from bge_integrations.training.queries.kinds import QuestionKind
 from bge_integrations.training.queries.prompts import Task, make_task
 from bge_integrations.training.queries.settings import QuerySettings
 from bge_integrations.training.queries.wording import pieces, size
-from bge_integrations.training.search import Embedders
 
 __all__ = ["Planned", "Searchable", "plan_tasks"]
 

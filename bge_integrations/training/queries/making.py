@@ -8,9 +8,9 @@ from functools import partial
 from bge_integrations.backend.guarantees.interrupts import in_thread
 from bge_integrations.evaluation.cache import EvaluationCache
 from bge_integrations.evaluation.data import RetrievalData
-from bge_integrations.training.data import TrainingData
 from bge_integrations.training.queries.plan import MadeQueries, QueryPlan
 from bge_integrations.training.queries.settings import QuerySettings
+from bge_integrations.training.rows.data import TrainingData
 
 __all__ = ["amake_queries", "make_queries"]
 

@@ -17,7 +17,7 @@ from bge_integrations.errors import TrainingDataError
 from bge_integrations.evaluation.cache import EvaluationCache
 from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.evaluation.held import held_by, name_of
-from bge_integrations.training.data import TrainingData, TrainingRow
+from bge_integrations.training.mining.search import embedders
 from bge_integrations.training.queries.asking import Asking, on_own_loop
 from bge_integrations.training.queries.chat import as_chat
 from bge_integrations.training.queries.checks import REASONS, Rules
@@ -29,7 +29,7 @@ from bge_integrations.training.queries.report import Failed, QueryReport, Reject
 from bge_integrations.training.queries.settings import QuerySettings
 from bge_integrations.training.queries.sorting import Sorting
 from bge_integrations.training.queries.store import AnswerStore
-from bge_integrations.training.search import embedders
+from bge_integrations.training.rows.data import TrainingData, TrainingRow
 
 __all__ = ["MadeQueries", "QueryPlan"]
 

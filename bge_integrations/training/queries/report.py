@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bge_integrations.training.data import TrainingRow
 from bge_integrations.training.prose import counted, escaped, shown_in_markdown
 from bge_integrations.training.queries.checks import REASONS, Reason
+from bge_integrations.training.rows.data import TrainingRow
 
 __all__ = ["Failed", "QueryReport", "Rejected", "Sample", "some_of_each", "spread"]
 

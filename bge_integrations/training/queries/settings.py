@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from bge_integrations.errors import SettingsError
-from bge_integrations.training.data import text_fault
 from bge_integrations.training.queries.kinds import QuestionKind, read_kinds
+from bge_integrations.training.rows.data import text_fault
 
 __all__ = ["Language", "QuerySettings", "Together"]
 

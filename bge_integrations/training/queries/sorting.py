@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from bge_integrations.evaluation.data import RetrievalData
-from bge_integrations.training.data import TrainingData, TrainingRow
+from bge_integrations.training.mining.search import Embedders
 from bge_integrations.training.queries.checks import Reason, Rules
 from bge_integrations.training.queries.documents import Passage
 from bge_integrations.training.queries.filters import Question, like_test, ranks, repeats
@@ -14,7 +14,7 @@ from bge_integrations.training.queries.prompts import Task
 from bge_integrations.training.queries.report import Rejected
 from bge_integrations.training.queries.settings import QuerySettings
 from bge_integrations.training.queries.store import Kept
-from bge_integrations.training.search import Embedders
+from bge_integrations.training.rows.data import TrainingData, TrainingRow
 
 __all__ = ["Sorting"]
 

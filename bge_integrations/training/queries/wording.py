@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
-from bge_integrations.training.exclusions import normalised
-from bge_integrations.training.overlaps import NO_BLANKS
+from bge_integrations.training.mining.exclusions import normalised
+from bge_integrations.training.rows.overlaps import NO_BLANKS
 
 __all__ = ["Piece", "copied", "main_script", "pieces", "script_share", "size"]
 

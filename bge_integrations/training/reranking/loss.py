@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bge_integrations.backend.guarantees.logs import get_logger
-from bge_integrations.training.budget import BudgetedLoss
-from bge_integrations.training.gathering import process_count, process_rank, total
-from bge_integrations.training.memory import DEFAULT_BUDGET, Budget
+from bge_integrations.training.machine.budget import BudgetedLoss
+from bge_integrations.training.machine.memory import DEFAULT_BUDGET, Budget
+from bge_integrations.training.machine.processes import process_count, process_rank, total
 
 __all__ = ["GroupLoss", "Groups"]
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from bge_integrations.backend.text.pairs import Pair, PairTokenizer
-from bge_integrations.training.batches import Epochs, equal_queries, ragged, without_negatives
-from bge_integrations.training.data import TrainingRow
 from bge_integrations.training.reranking.loss import Groups
-from bge_integrations.training.sampling import Drawn, draw_mixed
-from bge_integrations.training.teacher import doubted_negatives
+from bge_integrations.training.rows.batches import Epochs, equal_queries, ragged, without_negatives
+from bge_integrations.training.rows.data import TrainingRow
+from bge_integrations.training.rows.sampling import Drawn, draw_mixed
+from bge_integrations.training.rows.teacher import doubted_negatives
 
 __all__ = ["PairCollator", "PairReader"]
 

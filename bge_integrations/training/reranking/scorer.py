@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bge_integrations.backend.engines.architecture import EncoderShape
 from bge_integrations.backend.engines.interface import TokenBatch
-from bge_integrations.training.unpadded import TrainedEncoder
+from bge_integrations.training.embedders.unpadded import TrainedEncoder
 
 __all__ = ["PairScorer"]
 

@@ -28,8 +28,8 @@ from bge_integrations.catalogue.instructions import resolve_instruction
 from bge_integrations.errors import UnsupportedModelError
 from bge_integrations.settings import RerankerSettings
 from bge_integrations.training.reranking.pairs import PairReader
-from bge_integrations.training.starting import is_decoder, leave_out_attention_dropout, weight_kinds
-from bge_integrations.training.work import require_device
+from bge_integrations.training.trainer.starting import is_decoder, leave_out_attention_dropout, weight_kinds
+from bge_integrations.training.trainer.work import require_device
 
 __all__ = ["RerankerStart", "open_reranker"]
 

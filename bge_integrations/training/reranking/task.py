@@ -8,18 +8,18 @@ from torch import nn
 
 from bge_integrations.backend.display.quiet import quiet_transformers
 from bge_integrations.evaluation.data import RetrievalData
-from bge_integrations.training.batches import Epochs
-from bge_integrations.training.data import TrainingData
-from bge_integrations.training.embedder_subject import about_memory
+from bge_integrations.training.embedders.subject import about_memory
 from bge_integrations.training.reranking.loss import GroupLoss, Groups
 from bge_integrations.training.reranking.pairs import PairCollator
 from bge_integrations.training.reranking.scorer import PairScorer
 from bge_integrations.training.reranking.start import RerankerStart
 from bge_integrations.training.reranking.validation import PairValidation
-from bge_integrations.training.saving import write_model
+from bge_integrations.training.rows.batches import Epochs
+from bge_integrations.training.rows.data import TrainingData
 from bge_integrations.training.settings import RerankerTraining
-from bge_integrations.training.trainer import Subject, Task
-from bge_integrations.training.work import budget_of
+from bge_integrations.training.trainer.saving import write_model
+from bge_integrations.training.trainer.trainer import Subject, Task
+from bge_integrations.training.trainer.work import budget_of
 
 __all__ = ["reranker_subject", "reranker_task"]
 

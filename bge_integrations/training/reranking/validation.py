@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.evaluation.retrieval import evaluate_retrieval
-from bge_integrations.training.budget import mini_batches
-from bge_integrations.training.callbacks import METRIC
-from bge_integrations.training.gathering import process_rank
+from bge_integrations.training.machine.budget import mini_batches
+from bge_integrations.training.machine.processes import process_rank
 from bge_integrations.training.reranking.scorer import PairScorer
 from bge_integrations.training.reranking.start import RerankerStart
+from bge_integrations.training.trainer.callbacks import METRIC
 
 __all__ = ["PairValidation"]
 

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bge_integrations.training.batches import Epochs
 from bge_integrations.training.retromae.masks import chosen_tokens, replaced_ids
 from bge_integrations.training.retromae.pieces import Pieces
 from bge_integrations.training.retromae.words import WordTable
+from bge_integrations.training.rows.batches import Epochs
 
 __all__ = ["PieceCollator"]
 

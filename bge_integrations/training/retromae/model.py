@@ -21,9 +21,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from bge_integrations.backend.engines.architecture import EncoderShape
-from bge_integrations.training.budget import mini_batches
-from bge_integrations.training.gathering import process_count, total
-from bge_integrations.training.memory import Budget
+from bge_integrations.training.machine.budget import mini_batches
+from bge_integrations.training.machine.memory import Budget
+from bge_integrations.training.machine.processes import process_count, total
 from bge_integrations.training.retromae.decoder import EnhancedDecoder
 from bge_integrations.training.retromae.head import MlmHead
 from bge_integrations.training.retromae.masks import visible_tokens

@@ -15,9 +15,9 @@ from bge_integrations.settings import EncoderSettings
 from bge_integrations.training.retromae.pieces import Pieces, make_pieces
 from bge_integrations.training.retromae.texts import TextSource
 from bge_integrations.training.retromae.tokens import tokens_of
-from bge_integrations.training.saving import require_free
 from bge_integrations.training.settings import RetroMaeTraining
-from bge_integrations.training.work import (
+from bge_integrations.training.trainer.saving import require_free
+from bge_integrations.training.trainer.work import (
     TrainingResult,
     about_weights,
     base_model,
@@ -32,9 +32,9 @@ from bge_integrations.training.work import (
 )
 
 if TYPE_CHECKING:
-    from bge_integrations.training.memory import Budget
+    from bge_integrations.training.machine.memory import Budget
     from bge_integrations.training.retromae.model import RetroMae
-    from bge_integrations.training.starting import Start
+    from bge_integrations.training.trainer.starting import Start
 
 __all__ = ["pretrain_retromae"]
 
@@ -102,11 +102,11 @@ def pretrain_retromae(
     source = TextSource.of(data)
     events = events_folder(report_to, target)
     require("accelerate", extra="train")
-    from bge_integrations.training.batches import Epochs
     from bge_integrations.training.retromae.batches import PieceCollator
     from bge_integrations.training.retromae.subject import build_model, retromae_subject
-    from bge_integrations.training.starting import open_start
-    from bge_integrations.training.trainer import Task, Watch, run_task
+    from bge_integrations.training.rows.batches import Epochs
+    from bge_integrations.training.trainer.starting import open_start
+    from bge_integrations.training.trainer.trainer import Task, Watch, run_task
 
     start_settings = model if isinstance(model, EncoderSettings) else EncoderSettings(model_name=os.fspath(model))
     name = start_settings.model_name

@@ -16,14 +16,14 @@ from bge_integrations.backend.display.quiet import quiet_transformers
 from bge_integrations.backend.engines.architecture import ARCHITECTURES, WORDS
 from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.errors import UnsupportedModelError
-from bge_integrations.training.memory import Budget
+from bge_integrations.training.embedders.unpadded import without_padding
+from bge_integrations.training.machine.memory import Budget
 from bge_integrations.training.retromae.head import NAMES, MlmHead, stored_head
 from bge_integrations.training.retromae.model import RetroMae
-from bge_integrations.training.saving import set_prompts, write_model
 from bge_integrations.training.settings import RetroMaeTraining
-from bge_integrations.training.starting import Start
-from bge_integrations.training.trainer import Subject
-from bge_integrations.training.unpadded import without_padding
+from bge_integrations.training.trainer.saving import set_prompts, write_model
+from bge_integrations.training.trainer.starting import Start
+from bge_integrations.training.trainer.trainer import Subject
 
 __all__ = ["build_model", "retromae_subject"]
 

@@ -14,8 +14,8 @@ from bge_integrations.backend.checkpoint.digests import file_identity
 from bge_integrations.errors import EvaluationDataError, SettingsError, TrainingDataError
 from bge_integrations.evaluation.formats import plain_or_zipped
 from bge_integrations.texts import is_text, kind_of, plain
-from bge_integrations.training.data import text_fault
-from bge_integrations.training.passages import read_passages
+from bge_integrations.training.rows.data import text_fault
+from bge_integrations.training.rows.passages import read_passages
 
 __all__ = ["TextSource"]
 

@@ -13,7 +13,7 @@ from bge_integrations.errors import UnsupportedModelError
 from bge_integrations.training.retromae.words import WordTable
 
 if TYPE_CHECKING:
-    from bge_integrations.training.starting import Start
+    from bge_integrations.training.trainer.starting import Start
 
 __all__ = ["Tokens", "tokens_of"]
 

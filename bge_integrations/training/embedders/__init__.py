@@ -1,0 +1,1 @@
+"""What only the training of embedders has: the task, encoding without padding, low-rank adapters, ICL."""

@@ -1,0 +1,1 @@
+"""Losses over the rows of all processes."""

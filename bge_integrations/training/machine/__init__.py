@@ -1,0 +1,1 @@
+"""What training asks of the machine: memory of a step, parts that fit it, and the processes that train together."""

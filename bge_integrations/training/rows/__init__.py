@@ -1,0 +1,1 @@
+"""Rows of a query, positives and negatives: formats, splits, overlaps, teachers' scores, batches of an epoch."""
