@@ -136,6 +136,7 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
             SettingsError: The role is unknown.
             ModelClosedError: The encoder was closed.
         """
+        self._loaded().require_tokenizer("count_tokens")
         tokenizer, instruction = self._loaded().tokenizer, self.instruction(role)
         _, slices = slices_of_texts(texts, "count_tokens", ITEMS_A_SLICE)
         counts = [tokenizer.count([instruction.apply(text) for text in part]) for part in slices]
@@ -194,7 +195,11 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
 
     @property
     def client(self) -> SentenceTransformer:
-        """The underlying SentenceTransformer. Its `encode` ignores these settings. Its own settings are read-only."""
+        """The underlying SentenceTransformer. Its `encode` ignores these settings. Its own settings are read-only.
+
+        Raises:
+            UnsupportedModelError: The model is a prepared folder, or on a server.
+        """
         return cast("SentenceTransformer", self._loaded().original)
 
     @property
@@ -284,6 +289,11 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
                 f"truncate_dim={settings.truncate_dim} is more than the {model.facts.dimension} dimensions of "
                 f"{settings.model_name}."
             )
+        if settings.normalize is False and model.served and model.served.routes.api == "openai":
+            raise SettingsError(
+                f"normalize=False can't be asked of {settings.endpoint}: servers with OpenAI's routes normalise "
+                "vectors by themselves. Leave it out."
+            )
         # The model's own instructions are checked at their first use: an encoder may never embed a query.
         asked: dict[Role, tuple[object, ...]] = {
             "query": (settings.query_instruction, settings.task, settings.examples),
@@ -297,6 +307,7 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
     def _chunk_ruler(self) -> ChunkRuler:
         model, ruler = self._loaded(), self._ruler
         if ruler is None:
+            model.require_tokenizer("The length of chunks")
             ruler = self._ruler = ChunkRuler(model.tokenizer, self.instruction("document"), self.max_length)
         return ruler
 

@@ -20,6 +20,8 @@ BgeError
 ├── NonFiniteOutputError               (also a ValueError)  the model gave NaN or infinity for a text
 ├── DeviceMemoryError                  (also a MemoryError) one text alone does not fit into the device's memory
 ├── EngineFailedError                  (also a RuntimeError) the engine fails on one text alone, or has died
+├── EndpointError                      (also a RuntimeError) the server at `endpoint` gives no usable answer
+│   └── EndpointMismatchError          it computes other vectors than expected
 ├── ModelClosedError                   (also a RuntimeError) used after `close()`
 ├── EvaluationDataError                (also a ValueError)  data to evaluate on are wrong: the file, the line and the id
 ├── TrainingDataError                  (also a ValueError)  data to train on are wrong: the file, the line and the field
@@ -43,6 +45,8 @@ __all__ = [
     "DeviceMemoryError",
     "DeviceNotAvailableError",
     "EncoderClosedError",
+    "EndpointError",
+    "EndpointMismatchError",
     "EngineFailedError",
     "EngineNotAvailableError",
     "EvaluationDataError",
@@ -197,6 +201,27 @@ class EngineFailedError(BgeError, RuntimeError):
 
     def __reduce__(self) -> tuple[type[EngineFailedError], tuple[str, int | None]]:
         return type(self), (str(self), self.index)
+
+
+class EndpointError(BgeError, RuntimeError):
+    """The server at `endpoint` can't be reached, refuses a request, or gives an answer that can't be used.
+
+    Attributes:
+        index: Position in the call of the text that the server refused, or `None` if no text is the reason.
+        status: Status of the server's HTTP answer, or `None` without an answer.
+    """
+
+    def __init__(self, message: str, index: int | None = None, status: int | None = None) -> None:
+        super().__init__(message)
+        self.index = index
+        self.status = status
+
+    def __reduce__(self) -> tuple[type[EndpointError], tuple[str, int | None, int | None]]:
+        return type(self), (str(self), self.index, self.status)
+
+
+class EndpointMismatchError(EndpointError):
+    """The server at `endpoint` computes other vectors than the expected model. The message says how they differ."""
 
 
 class ModelClosedError(BgeError, RuntimeError):

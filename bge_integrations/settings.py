@@ -7,12 +7,14 @@ import dataclasses
 import inspect
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, ClassVar, Literal, TypedDict, get_args
+from urllib.parse import urlsplit
 
 from typing_extensions import Self, TypeIs
 
@@ -38,9 +40,18 @@ Example = tuple[str, str, str]
 """A task, a query and its response. The model reads them before the actual query."""
 Normalization = bool | Literal["checkpoint"] | None
 
+EndpointApi = Literal["auto", "tei", "openai"]
+EndpointScores = Literal["probabilities", "logits"]
+
 _PATHS = ("model_name", "cache_folder")
+_SECRETS = ("token", "api_key")
+"""Fields that no pickle contains."""
 
 OUTPUT_PRECISIONS = ("uint8", "binary", "ubinary")
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +116,128 @@ def _to_json(name: str, values: Mapping[str, Any] | None) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
+class EndpointOptions:
+    """Options for the server at `endpoint`. They contain no secret."""
+
+    api: EndpointApi = "auto"
+    """The server's routes. `"tei"`: `/embed`, `/embed_sparse` and `/rerank`, as text-embeddings-inference and `bge
+    serve` have them. `"openai"`: `/v1/embeddings` and `/v1/rerank`. `"auto"`: what the server's `/info` says."""
+    model: str | None = None
+    """The model's name on the server, for the routes of `"openai"`. `None`: `model_name`."""
+    tokenizer: str | None = None
+    """Local folder or hub id with the model's tokenizer, to count tokens. `None`: `model_name`. If there are no such
+    files, batches are made by characters."""
+    api_key_env: str | None = None
+    """Environment variable with the server's key, which is read when the connection is made."""
+    key_header: str = "Authorization"
+    """Header for the key. `Authorization` gets `Bearer KEY`, any other header the key alone."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Further headers of every request, without secrets."""
+    connections: int = 8
+    """Greatest number of requests at the same time."""
+    timeout: float = 60.0
+    """Greatest number of seconds to wait for an answer."""
+    retries: int = 5
+    """Greatest number of further tries for a request that another try can help."""
+    retry_seconds: float = 60.0
+    """Greatest number of seconds from the first try of a request to the start of its last."""
+    verify: bool | str = True
+    """Whether the server's TLS certificate is checked, or a file of certificates to check it with."""
+    scores: EndpointScores = "probabilities"
+    """What `/v1/rerank` returns. The routes of `"tei"` are asked for logits."""
+
+    def __post_init__(self) -> None:
+        """Checks every value on its own."""
+        _make_plain(self, "api", "model", "tokenizer", "api_key_env", "key_header", "scores")
+        _check_choice("endpoint_options['api']", self.api, get_args(EndpointApi))
+        _check_choice("endpoint_options['scores']", self.scores, get_args(EndpointScores))
+        for name in ("model", "tokenizer", "api_key_env", "key_header"):
+            text_setting(f"endpoint_options[{name!r}]", getattr(self, name))
+        if self.api_key_env is not None and not _VARIABLE.fullmatch(self.api_key_env):
+            raise SettingsError(
+                "endpoint_options['api_key_env'] is not the name of an environment variable; it takes the name of the "
+                "variable, not the key."
+            )
+        if not _HEADER.fullmatch(self.key_header or ""):
+            raise SettingsError(f"endpoint_options['key_header']={self.key_header!r} is not the name of a header.")
+        if not _is_count(self.connections):
+            raise SettingsError(
+                f"endpoint_options['connections']={self.connections!r} must be a whole number of at least 1."
+            )
+        if not (self.retries == 0 or _is_count(self.retries)) or isinstance(self.retries, bool):
+            raise SettingsError(f"endpoint_options['retries']={self.retries!r} must be a whole number of at least 0.")
+        for name, least in (("timeout", "more than 0"), ("retry_seconds", "at least 0")):
+            value = getattr(self, name)
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and value < float("inf")
+            if not is_number or value < 0 or (name == "timeout" and not value):
+                raise SettingsError(f"endpoint_options[{name!r}]={value!r} must be a number of seconds, {least}.")
+        if not isinstance(self.verify, bool) and not is_text(self.verify):
+            raise SettingsError(
+                f"endpoint_options['verify'] is {kind_of(self.verify)}; give True, False or a file of certificates."
+            )
+        object.__setattr__(self, "headers", _headers(self.headers))
+
+    @classmethod
+    def of(cls, given: object) -> EndpointOptions:
+        """Reads options from a dictionary with the names of the fields; `None` or an empty one: all defaults.
+
+        Raises:
+            SettingsError: An option is unknown or invalid.
+        """
+        if given is None or isinstance(given, EndpointOptions):
+            return given or cls()
+        if not isinstance(given, Mapping):
+            raise SettingsError(f"endpoint_options is {kind_of(given)}; give a dictionary.")
+        known = [f.name for f in dataclasses.fields(cls)]
+        for name in given:
+            if name not in known:
+                raise SettingsError(
+                    f"endpoint_options[{shown(name)}] is unknown; the known options are {', '.join(known)}."
+                )
+        return cls(**given)
+
+    def __repr__(self) -> str:
+        """Hides hub tokens in all fields."""
+        return shown_fields(self)
+
+
+def _headers(given: object) -> tuple[tuple[str, str], ...]:
+    pairs = list(given.items()) if isinstance(given, Mapping) else given
+    if not isinstance(pairs, (list, tuple)) or not all(
+        isinstance(one, (list, tuple)) and len(one) == 2 for one in pairs
+    ):
+        raise SettingsError(f"endpoint_options['headers'] is {kind_of(given)}; give a dictionary of texts.")
+    for name, value in pairs:
+        if not (is_text(name) and is_text(value) and _HEADER.fullmatch(name) and _HEADER_VALUE.fullmatch(value)):
+            raise SettingsError(
+                f"endpoint_options['headers'] has {shown(name)}, which is no header; give names and texts without line "
+                "breaks, in ASCII."
+            )
+        if holds_secret(value, name):
+            raise SettingsError(
+                f"endpoint_options['headers'][{name!r}] reads like a secret, and headers are shown and saved; give the "
+                "key as api_key, and the header's name as endpoint_options['key_header']."
+            )
+    return tuple((plain(name), plain(value)) for name, value in pairs)
+
+
+_LOCAL_SETTINGS: Mapping[str, str] = {
+    "device": "the server chooses its device",
+    "precision": "the server chooses its precision",
+    "engine": "the server computes",
+    "threads": "the server computes",
+    "trust_remote_code": "no code runs in this process",
+    "allow_pickle_weights": "no weights are loaded in this process",
+    "transformers_kwargs": "transformers loads nothing in this process",
+}
+"""Settings that make no sense with `endpoint`, each with the reason."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ModelSettings:
-    """Settings that every kind of model takes. Pickles do not contain the token."""
+    """Settings that every kind of model takes. Pickles contain neither the token nor the key."""
+
+    _local: ClassVar[Mapping[str, str]] = _LOCAL_SETTINGS
 
     model_name: str
     """Hub id (`"BAAI/bge-small-en-v1.5"`), local folder, or folder made by `bge prepare`."""
@@ -153,6 +284,14 @@ class ModelSettings:
     same size. A call over its limit waits for room."""
     transformers_kwargs: TransformersKwargs = field(default_factory=TransformersKwargs)
     """Keywords for transformers' `from_pretrained`."""
+    endpoint: str | None = None
+    """Address of a server that runs the model, such as `"http://localhost:8080"`. `model_name` still says which model
+    it is. `None`: the model runs in this process."""
+    api_key: str | None = field(default=None, repr=False)
+    """Key for the server at `endpoint`. It is never shown, pickled or dumped; `endpoint_options` can name an
+    environment variable instead."""
+    endpoint_options: EndpointOptions | Mapping[str, Any] = field(default_factory=EndpointOptions)
+    """Options for the server at `endpoint`: the fields of `EndpointOptions`, also as a dictionary."""
 
     def __post_init__(self) -> None:
         """Checks every value on its own. Checks that depend on the model are made when it is loaded."""
@@ -186,6 +325,7 @@ class ModelSettings:
         if not (self.token is None or isinstance(self.token, (str, bool))):
             raise SettingsError(f"token is {kind_of(self.token)}; give a text, True, False or None.")
         self._check_device()
+        self._check_endpoint()
 
     def _check_positive(self, *names: str) -> None:
         for name in names:
@@ -212,6 +352,32 @@ class ModelSettings:
             self, "device", tuple(text_setting(f"device[{place}]", one) for place, one in enumerate(self.device))
         )
 
+    @property
+    def server(self) -> EndpointOptions:
+        """The options for the server at `endpoint`."""
+        return EndpointOptions.of(self.endpoint_options)
+
+    def _check_endpoint(self) -> None:
+        _make_plain(self, "endpoint", "api_key")
+        object.__setattr__(self, "endpoint_options", self.server)
+        if self.api_key is not None and not (is_text(self.api_key) and _HEADER_VALUE.fullmatch(self.api_key)):
+            raise SettingsError("api_key is not a text that a header can carry: ASCII, without line breaks.")
+        if self.endpoint is None:
+            for name, default in (("api_key", None), ("endpoint_options", EndpointOptions())):
+                if getattr(self, name) != default:
+                    raise SettingsError(f"{name} is given without endpoint; give the address of the server.")
+            return
+        object.__setattr__(self, "endpoint", _address(self.endpoint))
+        if self.api_key is not None and self.server.api_key_env is not None:
+            raise SettingsError("api_key and endpoint_options['api_key_env'] are both given; give one of them.")
+        for one in dataclasses.fields(self):
+            value = getattr(self, one.name)
+            if one.name in self._local and value != default_of(one):
+                raise SettingsError(
+                    f"{one.name}={shown(value)} has no effect with endpoint={self.endpoint!r}: "
+                    f"{self._local[one.name]}. Leave it out."
+                )
+
     def replace(self, **changes: Any) -> Self:  # noqa: ANN401 - the fields' own types
         """Returns a copy with some fields changed. The copy is checked."""
         return dataclasses.replace(self, **changes)
@@ -221,18 +387,21 @@ class ModelSettings:
         return shown_fields(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves the token out of pickles."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "token"}
+        """Leaves the token and the key out of pickles."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in _SECRETS}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restores the fields, with no token."""
-        for name, value in {"token": None, **state}.items():
+        """Restores the fields, with no token and no key. A pickle of an older version lacks the newest fields."""
+        new = {"endpoint": None, "endpoint_options": EndpointOptions()}
+        for name, value in {**dict.fromkeys(_SECRETS), **new, **state}.items():
             object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class EncoderSettings(ModelSettings):
     """Settings of an encoder."""
+
+    _local: ClassVar[Mapping[str, str]] = {**_LOCAL_SETTINGS, "pooling": "the server pools"}
 
     document_instruction: str | None = None
     """Text before each document. `None`: the instruction the model was trained with (of BGE's models only llm-embedder
@@ -272,6 +441,12 @@ class EncoderSettings(ModelSettings):
 @dataclass(frozen=True, kw_only=True, repr=False)
 class RerankerSettings(ModelSettings):
     """Settings of a reranker."""
+
+    _local: ClassVar[Mapping[str, str]] = {
+        **_LOCAL_SETTINGS,
+        "prompt": "the server writes the prompt of a decoder",
+        **dict.fromkeys(("cutoff_layers", "compress_ratio", "compress_layers"), "the server computes the scores"),
+    }
 
     normalize: bool = False
     """`True`: sigmoid scores between 0 and 1. `False`: logits, as in the authors' code. An activation that was saved
@@ -343,6 +518,9 @@ class ModelOptions(FileOptions, total=False):
     threads: int | None
     max_queued_texts: int
     transformers_kwargs: TransformersKwargs
+    endpoint: str | None
+    api_key: str | None
+    endpoint_options: EndpointOptions | Mapping[str, Any]
 
 
 class EncoderOptions(ModelOptions, total=False):
@@ -391,6 +569,11 @@ def description(name: str, kind: type[ModelSettings] = EncoderSettings) -> str |
     return next((texts[name] for base in kind.__mro__ if name in (texts := _documented().get(base.__name__, {}))), None)
 
 
+def default_of(setting: dataclasses.Field[Any]) -> Any:  # noqa: ANN401 - the field's own type
+    """Returns the default of a field of the settings."""
+    return setting.default if setting.default_factory is dataclasses.MISSING else setting.default_factory()
+
+
 def text_setting(name: str, value: object) -> str | None:
     """Returns the value of a text setting as a plain `str`, or `None` for `None`.
 
@@ -412,6 +595,26 @@ def _plain_setting(name: str, value: str) -> str:
             raise SettingsError(f"{name}={text!r} {about_file_name(text)}")
         raise SettingsError(f"{name} {about_surrogate(text, position)}")
     return text
+
+
+def _address(given: object) -> str:
+    """Returns the address of a server without a slash at its end."""
+    if not is_text(given):
+        raise SettingsError(f"endpoint is {kind_of(given)}; give an address such as 'http://localhost:8080'.")
+    text = given.strip()
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        parts = urlsplit("")
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        raise SettingsError(
+            "endpoint has a user, a password, a query or a fragment, which would be shown and saved; give the bare "
+            "address, and the key as api_key."
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname or not text.isascii() or " " in text:
+        raise SettingsError(f"endpoint={shown(text)} is no address; give one such as 'http://localhost:8080'.")
+    return text.rstrip("/")
 
 
 def _make_plain(settings: object, *names: str) -> None:

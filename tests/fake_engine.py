@@ -31,6 +31,7 @@ class FakeEngine:
 
     name = "fake"
     rows: Rows = "cls"
+    max_texts: int | None = None
 
     def __init__(self, batch_tokens: int = 32, parallel_batches: int = 1) -> None:
         self.batch_tokens = batch_tokens

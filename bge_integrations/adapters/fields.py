@@ -42,6 +42,15 @@ def setting(name: str, kind: type[ModelSettings] = EncoderSettings, **more: Any)
     return Field(**{"description": description(name, kind), **given, **more})
 
 
+SECRET_FIELDS = ("token", "api_key")
+"""Fields that no pickle and no dump contains."""
+
+
+def plain_secret(value: SecretStr | bool | None) -> str | bool | None:
+    """Returns the value of a field with a secret."""
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
 class ModelFields(BaseModel):
     """Fields of all classes."""
 
@@ -61,6 +70,9 @@ class ModelFields(BaseModel):
     threads: Count | None = setting("threads")
     max_queued_texts: Count = setting("max_queued_texts")
     token: SecretStr | bool | None = setting("token", exclude=True, repr=False)
+    endpoint: str | None = setting("endpoint")
+    api_key: SecretStr | None = setting("api_key", exclude=True, repr=False)
+    endpoint_options: dict[str, Any] = setting("endpoint_options", default_factory=dict)
 
 
 class EncoderFields(BaseModel):

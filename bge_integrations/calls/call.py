@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations.backend.engines.interface import Head, ScoringOptions
+from bge_integrations.backend.engines.interface import EngineOptions, Head, TextsRefused
 from bge_integrations.backend.model.lookups import missing_embedding
 from bge_integrations.backend.scheduler import Job, Priority, TextFailedError
 from bge_integrations.backend.scheduler.telemetry import span
@@ -24,6 +24,7 @@ from bge_integrations.calls.progress import Progress, warn_user
 from bge_integrations.calls.waiting import Blocking, OnLoop, Waiter, run_blocking
 from bge_integrations.errors import (
     DeviceMemoryError,
+    EndpointError,
     EngineFailedError,
     MissingEmbeddingError,
     NonFiniteOutputError,
@@ -93,7 +94,7 @@ class Call(Generic[Item, Result]):
         head: The computation of results from an engine's rows.
         share: The share of each item's tokens that the user's texts cannot use.
         prompt_length: Leading tokens that pooling leaves out.
-        options: Further inputs of a decoder.
+        options: Further inputs of the engine.
     """
 
     terms: Terms
@@ -103,7 +104,7 @@ class Call(Generic[Item, Result]):
     head: Head
     share: Share
     prompt_length: int = 0
-    options: ScoringOptions | None = None
+    options: EngineOptions | None = None
 
     def run(self, items: Iterable[Item], method: str) -> Result:
         """Computes the results; see `compute`."""
@@ -213,6 +214,12 @@ class Call(Generic[Item, Result]):
         finite = self.head.is_finite(found)
         if not finite.all():
             first, settings = part.first_index(np.flatnonzero(~finite)), self.terms.settings
+            if settings.endpoint is not None:
+                raise NonFiniteOutputError(
+                    f"{settings.endpoint} gave NaN or infinity for {self.terms.item} {first}. The server's model may "
+                    "compute in float16, or be damaged.",
+                    first,
+                )
             raise NonFiniteOutputError(
                 f"{settings.model_name} gave NaN or infinity for {self.terms.item} {first} (precision "
                 f"{settings.precision!r}). With float16 try precision='bfloat16' or 'float32'; with float32 the "
@@ -226,6 +233,9 @@ class Call(Generic[Item, Result]):
         item, device = self.terms.item, self.terms.model.device
         index = part.first_index(np.array([failure.position]))
         which = f"{item.capitalize()} {index}, of {part.tokens.lengths[failure.position]} tokens,"
+        cause = failure.__cause__
+        if isinstance(cause, TextsRefused):
+            return EndpointError(f"{which} is refused: {cause}", index, cause.status)
         if failure.out_of_memory:
             return DeviceMemoryError(
                 f"{which} does not fit into the memory of {device} even alone ({failure.__cause__}). Set a smaller "

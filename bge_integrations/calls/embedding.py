@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from bge_integrations.backend.model.heads import unit_rows
 from bge_integrations.backend.text.templates import tokenize_within
+from bge_integrations.backend.text.written import write_within
 from bge_integrations.calls.call import Call, Terms
 from bge_integrations.calls.inputs import slices_of_texts
 from bge_integrations.calls.lengths import Slice
@@ -29,11 +30,12 @@ def embedding_call(
         normalizes: Whether the vectors get unit length.
     """
     model = terms.model
+    served = model.served
     return Call(
         terms=terms,
         cut=slices_of_texts,
         tokenize=partial(
-            tokenize_within,
+            partial(write_within, cuts_at=served.cuts_at) if served else tokenize_within,
             model.tokenizer,
             instruction.prefix,
             suffix=instruction.suffix,

@@ -17,8 +17,8 @@ from bge_integrations.backend.machine.cpu import set_torch_threads
 from bge_integrations.calls.call import Terms
 from bge_integrations.calls.progress import warn_user
 from bge_integrations.catalogue.instructions import Instruction, Role, resolve_instruction
-from bge_integrations.errors import ModelClosedError, PoolingWarning, SettingsError
-from bge_integrations.settings import Example, ModelSettings, TransformersKwargs
+from bge_integrations.errors import ModelClosedError, PoolingWarning, SettingsError, TruncationWarning
+from bge_integrations.settings import Example, ModelSettings, default_of
 
 if TYPE_CHECKING:
     from bge_integrations.backend.loading.model import LoadedModel
@@ -51,7 +51,7 @@ class ModelHandle(Generic[Settings]):
                 inspect.Parameter(
                     field.name,
                     inspect.Parameter.KEYWORD_ONLY,
-                    default=field.default if field.default is not dataclasses.MISSING else TransformersKwargs(),
+                    default=default_of(field),
                     annotation=field.type,
                 )
                 for field in dataclasses.fields(cls._settings_kind)
@@ -143,6 +143,13 @@ class ModelHandle(Generic[Settings]):
             return model
         self._require_open()
         model = uninterrupted(self._acquired)
+        if model.tokenizer.is_estimate and self.settings.on_truncation == "warn":
+            warn_user(
+                f"The tokenizer of {self.settings.model_name} is not here, so no text is known to be too long: "
+                f"{self.settings.endpoint} cuts or refuses texts over its limit. Give a folder with the tokenizer as "
+                "endpoint_options={'tokenizer': …}, or set on_truncation='ignore'.",
+                TruncationWarning,
+            )
         while model.notes:
             warn_user(model.notes.popleft(), PoolingWarning)
         threads, model.torch_threads = model.torch_threads, None
@@ -175,6 +182,10 @@ class ModelHandle(Generic[Settings]):
 
     def _check_against(self, model: LoadedModel) -> None:
         """Raises `SettingsError` if the settings do not fit the model."""
+        if model.tokenizer.is_estimate:
+            for setting in ("max_length", "on_truncation"):
+                if getattr(self.settings, setting) not in (None, "warn", "ignore"):
+                    model.require_tokenizer(f"{setting}={getattr(self.settings, setting)!r}")
         limit, name = self.settings.max_length, self.settings.model_name
         if limit is None:
             return

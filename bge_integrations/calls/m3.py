@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations.backend.engines.interface import Head, TokenBatch
+from bge_integrations.backend.engines.interface import Head, OutputChoice, TokenBatch
 from bge_integrations.backend.model.facts import ModelFacts
 from bge_integrations.backend.model.heads import M3Row, m3_rows, unit_rows
 from bge_integrations.backend.text.templates import tokenize_within
+from bge_integrations.backend.text.tokenizer import TokenizedTexts
+from bge_integrations.backend.text.written import write_within
 from bge_integrations.calls.call import Call, Terms
 from bge_integrations.calls.inputs import slices_of_texts
 from bge_integrations.calls.lengths import Slice
@@ -64,16 +66,39 @@ def m3_call(terms: Terms, wanted: Wanted, instruction: str) -> Call[str, M3Outpu
         wanted: The requested outputs.
         instruction: Text before each text.
     """
-    model = terms.model
+    model, options = terms.model, None
+    tokenize: Callable[..., TokenizedTexts] = tokenize_within
+    rows: Callable[[TokenBatch, NDArray[np.float32]], NDArray[np.object_]] = partial(_rows_of, model, wanted)
+    if model.served:
+        _require_served(model, wanted)
+        tokenize, rows = partial(write_within, cuts_at=model.served.cuts_at), _served_rows
+        options = OutputChoice(dense=wanted.dense, sparse=wanted.sparse)
     return Call(
         terms=terms,
         cut=slices_of_texts,
-        tokenize=partial(tokenize_within, model.tokenizer, instruction, suffix="", max_length=terms.max_length),
+        tokenize=partial(tokenize, model.tokenizer, instruction, suffix="", max_length=terms.max_length),
         output=partial(M3Rows, model.facts, wanted),
-        head=Head(partial(_rows_of, model, wanted), _room, _are_finite),
+        head=Head(rows, _room, _are_finite),
         share=model.share(instruction),
         prompt_length=model.prompt_length(instruction),
+        options=options,
     )
+
+
+def _require_served(model: LoadedModel, wanted: Wanted) -> None:
+    if wanted.colbert:
+        raise SettingsError(
+            f"{model.request.endpoint} can't give token vectors: no server has a route for them. Pass colbert=False, "
+            "or weights of 0 for the token-wise score; or load the model in this process, without endpoint."
+        )
+
+
+def _served_rows(_: TokenBatch, rows: NDArray[Any]) -> NDArray[np.object_]:
+    """Returns a row for each `ServedM3` of the engine that asks a server."""
+    found = _room(len(rows))
+    for place, row in enumerate(rows):
+        found[place] = M3Row(row.dense, row.token_ids, row.token_weights, None)
+    return found
 
 
 def _rows_of(model: LoadedModel, wanted: Wanted, batch: TokenBatch, rows: NDArray[np.float32]) -> NDArray[np.object_]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from bge_integrations.backend.engines.interface import ScoringOptions
 from bge_integrations.backend.text.pairs import Pair, PairTokenizer
 from bge_integrations.backend.text.templates import Share
+from bge_integrations.backend.text.written import write_pairs
 from bge_integrations.calls.call import Call, Terms
 from bge_integrations.calls.inputs import slices_of_pairs
 from bge_integrations.calls.lengths import Slice
@@ -30,7 +31,9 @@ def scoring_call(
     return Call(
         terms=terms,
         cut=slices_of_pairs,
-        tokenize=partial(pairs.tokenize, max_length=terms.max_length),
+        tokenize=partial(
+            partial(write_pairs, pairs) if terms.model.served else pairs.tokenize, max_length=terms.max_length
+        ),
         output=partial(Scores, normalizes),
         head=terms.model.score_head,
         share=share,

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, SecretStr
 
-from bge_integrations.adapters.fields import setting
+from bge_integrations.adapters.fields import SECRET_FIELDS, plain_secret, setting
 from bge_integrations.adapters.keywords import (
     find_token,
     json_ready_loading_kwargs,
@@ -52,12 +52,15 @@ class BgeModel(Adapter):
     def _merged(self, given: Mapping[str, Any], kind: type[ModelSettings]) -> dict[str, Any]:
         """Returns the settings from the fields and from `model_kwargs`."""
         said = {name: getattr(self, name) for name in shared_fields(kind) if name in self.model_fields_set}
-        said["token"] = self.token.get_secret_value() if isinstance(self.token, SecretStr) else self.token
+        said |= {name: plain_secret(getattr(self, name)) for name in SECRET_FIELDS}
         return merge_settings(said, given, "model_kwargs", kind)
 
 
 def _with_own_kwargs(data: dict[str, Any]) -> dict[str, Any]:
-    """Returns a copy whose token is a `SecretStr` outside `model_kwargs`. The user's dictionary is not changed."""
+    """Returns a copy whose token and key are a `SecretStr`, the token outside `model_kwargs`.
+
+    The user's dictionary is not changed.
+    """
     data = with_paths_as_text(data)
     given = data.get("model_kwargs")
     if isinstance(given, dict):
@@ -65,6 +68,7 @@ def _with_own_kwargs(data: dict[str, Any]) -> dict[str, Any]:
         if token is not None:
             data["token"] = token
         data["model_kwargs"] = json_ready_loading_kwargs(given)
-    if isinstance(data.get("token"), str):
-        data["token"] = SecretStr(data["token"])
+    for name in SECRET_FIELDS:
+        if isinstance(data.get(name), str):
+            data[name] = SecretStr(data[name])
     return data

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from llama_index.core.bridge.pydantic import ConfigDict, SecretStr
+from llama_index.core.bridge.pydantic import ConfigDict
 
-from bge_integrations.adapters.fields import setting
+from bge_integrations.adapters.fields import SECRET_FIELDS, plain_secret, setting
 from bge_integrations.adapters.keywords import (
     find_token,
     json_ready_loading_kwargs,
@@ -79,7 +79,7 @@ class BgeModel(Adapter):
         """
         # The stored values: reading an attribute can give another one, such as the model's own limit.
         said = {name: self.__dict__[name] for name in shared_fields(kind) if name in self.model_fields_set}
-        said["token"] = self.token.get_secret_value() if isinstance(self.token, SecretStr) else self.token
+        said |= {name: plain_secret(self.__dict__[name]) for name in SECRET_FIELDS}
         merged = merge_settings({**said, **fields}, further, "the arguments", kind)
         return {**merged, "model_name": self.model_name}
 

@@ -176,6 +176,7 @@ class BgeM3Encoder(ModelHandle[ModelSettings]):
         Args:
             weights: Lexical weights by token id.
         """
+        self._loaded().require_tokenizer("The text of tokens")
         tokenizer = self._loaded().tokenizer
         return {tokenizer.token(id_): weight for id_, weight in weights.items()}
 

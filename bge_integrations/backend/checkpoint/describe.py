@@ -72,7 +72,7 @@ _FORMER_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "Layer
 
 
 @dataclass(frozen=True)
-class _Settings:
+class TransformerSettings:
     """The settings of sentence-transformers for the transformer.
 
     Attributes:
@@ -134,21 +134,21 @@ def _shape(checkpoint: Checkpoint, *, reads_pairs: bool = False) -> EncoderShape
 def _embedder(request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None, known: Architecture) -> Description:
     shape = _shape(checkpoint)
     asked = NAMES_OF_SETTING[request.pooling] if request.pooling else None
-    settings = _Settings()
+    settings = TransformerSettings()
     prompts: dict[str, str | None] = {}
     default = None
     if checkpoint.modules is not None:
         pooling, includes_prompt, normalizes = _modules(checkpoint, shape)
-        prompts, default = _prompts(checkpoint.folder, "SentenceTransformer")
+        prompts, default = saved_prompts(checkpoint.folder, "SentenceTransformer")
     else:
         recorded = NAMES_OF_CATALOGUE[spec.pooling or "cls"] if spec else "mean"
         pooling, includes_prompt, normalizes = recorded, True, spec is not None
     if checkpoint.modules is not None or spec is not None or asked is not None:
-        settings = _settings(checkpoint.transformer_folder, "feature-extraction")
+        settings = transformer_settings(checkpoint.transformer_folder, "feature-extraction")
     pooling = asked or pooling
     if pooling not in TOKEN_POOLINGS or pooling == "lasttoken":
         raise NotPlainError(f"it has {pooling} pooling")
-    saved = _tokenizer(checkpoint, settings)
+    saved = saved_tokenizer(checkpoint, settings)
     facts = vector_facts(
         checkpoint,
         spec,
@@ -179,7 +179,7 @@ def _embedder(request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | No
 
 
 def _scorer(request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None, known: Architecture) -> Description:
-    config, settings = checkpoint.config, _Settings()
+    config, settings = checkpoint.config, TransformerSettings()
     prompts: dict[str, str | None] = {}
     default = None
     labels = config.get("id2label")
@@ -189,9 +189,9 @@ def _scorer(request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None
         raise NotPlainError("its config.json does not name the one label of a reranker (id2label)")
     if checkpoint.modules is not None:
         _require_types(checkpoint, [_TRANSFORMER])
-        prompts, default = _prompts(checkpoint.folder, "CrossEncoder")
-        settings = _settings(checkpoint.transformer_folder, "sequence-classification")
-    saved = _tokenizer(checkpoint, settings)
+        prompts, default = saved_prompts(checkpoint.folder, "CrossEncoder")
+        settings = transformer_settings(checkpoint.transformer_folder, "sequence-classification")
+    saved = saved_tokenizer(checkpoint, settings)
     second_type = max(saved.tokenizer.sample_pair().types) if saved.gives_types else 0
     if second_type not in (0, 1):
         raise NotPlainError(f"its tokenizer gives the type {second_type}")
@@ -261,8 +261,12 @@ def _require_types(checkpoint: Checkpoint, expected: list[tuple[str, ...]]) -> N
         raise NotPlainError(f"its modules are {kinds}")
 
 
-def _prompts(folder: Path, kind: str) -> tuple[dict[str, str | None], str | None]:
-    """Returns the saved prompts, and the name of the default prompt."""
+def saved_prompts(folder: Path, kind: str) -> tuple[dict[str, str | None], str | None]:
+    """Returns the saved prompts of a class of sentence-transformers, and the name of the default prompt.
+
+    Raises:
+        NotPlainError: The model was saved as another class, or has settings that only sentence-transformers can apply.
+    """
     said = _read(folder / "config_sentence_transformers.json")
     if said.get("model_type", "SentenceTransformer") != kind:
         raise NotPlainError(f"it was saved as a {said.get('model_type', 'SentenceTransformer')}")
@@ -275,7 +279,16 @@ def _prompts(folder: Path, kind: str) -> tuple[dict[str, str | None], str | None
     return prompts, default
 
 
-def _settings(folder: Path, task: str) -> _Settings:
+def transformer_settings(folder: Path, task: str) -> TransformerSettings:
+    """Returns the settings of sentence-transformers for the transformer.
+
+    Args:
+        folder: Folder of the transformer.
+        task: The transformer's task, a key of `_OUTPUT_OF_TASK`.
+
+    Raises:
+        NotPlainError: Only sentence-transformers can apply them.
+    """
     said = next((found for name in SETTINGS_OF_TRANSFORMER if (found := _read(folder / name))), {})
     output, name = _OUTPUT_OF_TASK[task]
     plain = {
@@ -288,17 +301,22 @@ def _settings(folder: Path, task: str) -> _Settings:
             raise NotPlainError(f"its settings for sentence-transformers have {key} = {value!r}")
     if task != "feature-extraction" and said.get("transformer_task") != task:
         raise NotPlainError("its settings for sentence-transformers don't say that it scores pairs")
-    return _Settings(said.get("max_seq_length"), bool(said.get("do_lower_case", False)))
+    return TransformerSettings(said.get("max_seq_length"), bool(said.get("do_lower_case", False)))
 
 
-def _tokenizer(checkpoint: Checkpoint, settings: _Settings) -> SavedTokenizer:
+def saved_tokenizer(checkpoint: Checkpoint, settings: TransformerSettings) -> SavedTokenizer:
+    """Makes a checkpoint's tokenizer.
+
+    Raises:
+        NotPlainError: transformers may make another tokenizer from these files.
+    """
     config = checkpoint.config
     if config.get("tokenizer_class"):
         raise NotPlainError("its config.json has tokenizer_class")
-    return read_tokenizer(checkpoint.transformer_folder, config["model_type"], lowercases=settings.lowercases)
+    return read_tokenizer(checkpoint.transformer_folder, str(config.get("model_type")), lowercases=settings.lowercases)
 
 
-def _max_length(checkpoint: Checkpoint, settings: _Settings, saved: SavedTokenizer) -> int:
+def _max_length(checkpoint: Checkpoint, settings: TransformerSettings, saved: SavedTokenizer) -> int:
     """Returns sentence-transformers' limit: its own setting, else the smaller of the tokenizer's and the positions'."""
     if settings.max_length is not None:
         return settings.max_length

@@ -30,14 +30,20 @@ logger = get_logger(__name__)
 
 # Everything that an encoder needs, without the ONNX, OpenVINO, TensorFlow and Flax copies in many repositories.
 _PLAIN_FILES = ("*.json", "*.txt", "*.model", "README.md", "*.safetensors")
+_TEXT_FILES = ("*.json", "*.txt", "*.model", "README.md")
+"""The tokenizer, and what else says how a model reads texts."""
 _UNNEEDED_FILES = ("onnx/*", "openvino/*", "coreml/*", "gguf/*", "checkpoint-*")
 
 
-def fetch(request: LoadRequest) -> Path:
+def fetch(request: LoadRequest, *, weights: bool = True) -> Path:
     """Returns the folder of a hub model, and fetches its missing files.
 
     The files go to the request's cache folder, else to `SENTENCE_TRANSFORMERS_HOME`, else to huggingface_hub's own
     cache. transformers and sentence-transformers use that cache too, so nothing is fetched twice.
+
+    Args:
+        request: The load request.
+        weights: Whether the weights are needed too.
 
     Raises:
         ModelNotFoundError: No such model or revision, or no access to it.
@@ -46,7 +52,7 @@ def fetch(request: LoadRequest) -> Path:
     """
     repository, cache = _hub_id(request.model_name), _cache(request)
     try:
-        found = _snapshot(request, repository, cache)
+        found = _snapshot(request, repository, cache, weights=weights)
     except GatedRepoError:
         raise ModelNotFoundError(
             f"{repository} is gated: ask for access on its hub page, then pass token=… or run `hf auth login`."
@@ -75,7 +81,7 @@ def fetch(request: LoadRequest) -> Path:
     return Path(found)
 
 
-def _snapshot(request: LoadRequest, repository: str, cache: str) -> str:
+def _snapshot(request: LoadRequest, repository: str, cache: str, *, weights: bool) -> str:
     """Fetches the files or finds them in the cache. bge-m3's heads may be missing there if they are not needed."""
     patterns = [*_PLAIN_FILES]
     if request.allow_pickle_weights:
@@ -93,6 +99,8 @@ def _snapshot(request: LoadRequest, repository: str, cache: str) -> str:
         ignore_patterns=list(_UNNEEDED_FILES),
         tqdm_class=steady(tqdm),
     )
+    if not weights:
+        return str(download(local_files_only=request.local_files_only, allow_patterns=list(_TEXT_FILES)))
     try:
         return str(download(local_files_only=request.local_files_only, allow_patterns=[*patterns, *heads]))
     except LocalEntryNotFoundError as error:

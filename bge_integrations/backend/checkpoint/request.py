@@ -9,7 +9,14 @@ from bge_integrations.backend.engines.choice import devices_that_compute
 from bge_integrations.backend.machine.cpu import usable_threads
 from bge_integrations.backend.machine.devices import resolve_devices, resolve_precision
 from bge_integrations.redaction import shown_fields
-from bge_integrations.settings import EncoderSettings, ModelSettings, Purpose, RerankerSettings, TransformersKwargs
+from bge_integrations.settings import (
+    EncoderSettings,
+    EndpointOptions,
+    ModelSettings,
+    Purpose,
+    RerankerSettings,
+    TransformersKwargs,
+)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -40,6 +47,10 @@ class LoadRequest:
     transformers_kwargs: TransformersKwargs = field(default_factory=TransformersKwargs)
     token: str | bool | None = field(default=None, repr=False, compare=False)
     decoder_question: str | None = field(default=None, compare=False)
+    endpoint: str | None = None
+    # Compared: another key may have other rights.
+    api_key: str | None = field(default=None, repr=False)
+    endpoint_options: EndpointOptions = field(default_factory=EndpointOptions)
 
     def __repr__(self) -> str:
         """Shows no token, in any field."""
@@ -60,12 +71,28 @@ class LoadRequest:
         """Makes a request from settings. Device, precision and threads are resolved.
 
         For a prepared folder, `"auto"` means the CPU and the folder's own precision. Otherwise an automatic device is
-        one that can compute as requested: for int8 and engine="openvino" it is the CPU.
+        one that can compute as requested: for int8 and engine="openvino" it is the CPU. A server has one device, its
+        address.
 
         Raises:
             DeviceNotAvailableError: A device is not on this machine.
             SettingsError: The devices can't work together.
         """
+        if settings.endpoint is not None:
+            return cls(
+                model_name=settings.model_name,
+                purpose=purpose,
+                devices=(settings.endpoint,),
+                precision="auto",
+                engine="remote",
+                revision=settings.revision,
+                cache_folder=settings.cache_folder,
+                local_files_only=settings.local_files_only,
+                token=settings.token,
+                endpoint=settings.endpoint,
+                api_key=settings.api_key,
+                endpoint_options=settings.server,
+            )
         recorded = recorded_precision(settings.model_name)
         kinds = ("cpu",) if recorded else devices_that_compute(settings.engine, settings.precision)
         devices = resolve_devices(settings.device, kinds)

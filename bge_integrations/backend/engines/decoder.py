@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bge_integrations.backend.engines.interface import Computed, Rows, TokenBatch
+from bge_integrations.backend.engines.interface import Computed, Rows, ScoringOptions, TokenBatch
 from bge_integrations.backend.engines.memory import TensorLimit, memory_errors, rows_of_parts
 from bge_integrations.backend.engines.sentence_transformers import padded_batch_tokens
 
@@ -23,6 +23,7 @@ class DecoderEngine:
     """Calls transformers' model on batches padded on the left, so that the answer is at the last position."""
 
     name = "sentence-transformers"
+    max_texts: int | None = None
     rows: Rows = "pooled"
     parallel_batches = 1
 
@@ -72,7 +73,7 @@ class DecoderEngine:
     def _further_inputs(self, batch: TokenBatch) -> dict[str, Any]:
         further: dict[str, Any] = {"logits_to_keep": 1} if self._keeps_last else {}
         options = batch.options
-        if options is None:
+        if not isinstance(options, ScoringOptions):
             return further
         if "cutoff_layers" in self._options and options.cutoff_layer is not None:
             further["cutoff_layers"] = [options.cutoff_layer]

@@ -10,8 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_integrations.backend.guarantees.forks import cached
+from bge_integrations.backend.text.tokenizer import Written
 
-__all__ = ["Computed", "Engine", "EngineOutOfMemory", "Head", "PendingRows", "Rows", "ScoringOptions", "TokenBatch"]
+__all__ = [
+    "Computed",
+    "Engine",
+    "EngineOptions",
+    "EngineOutOfMemory",
+    "Head",
+    "OutputChoice",
+    "PendingRows",
+    "Rows",
+    "ScoringOptions",
+    "ServedM3",
+    "TextsRefused",
+    "TokenBatch",
+]
 
 Rows = Literal["cls", "tokens", "pooled"]
 """The output of an engine for a text: its first row, all its rows, or what the checkpoint's own modules pool."""
@@ -19,6 +33,18 @@ Rows = Literal["cls", "tokens", "pooled"]
 
 class EngineOutOfMemory(Exception):
     """A batch needs more memory than the device has. A smaller batch may fit."""
+
+
+class TextsRefused(Exception):
+    """A server refuses the texts of a batch. Some of them alone may be right.
+
+    Attributes:
+        status: Status of its HTTP answer.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +64,38 @@ class ScoringOptions:
     compress_layers: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class OutputChoice:
+    """The outputs of bge-m3 to ask a server for.
+
+    Attributes:
+        dense: Whether the dense vectors are wanted.
+        sparse: Whether the lexical weights are wanted.
+    """
+
+    dense: bool
+    sparse: bool
+
+
+EngineOptions = ScoringOptions | OutputChoice
+"""Further inputs of an engine. Texts with different ones can't share a batch."""
+
+
+@dataclass(frozen=True, eq=False)
+class ServedM3:
+    """A server's outputs of bge-m3 for one text. Outputs that were not requested are empty.
+
+    Attributes:
+        dense: The dense vector, float32, shape [dimension].
+        token_ids: Ids of the tokens with a lexical weight, int32, shape [n].
+        token_weights: Their weights, float32, shape [n].
+    """
+
+    dense: NDArray[np.float32]
+    token_ids: NDArray[np.int32]
+    token_weights: NDArray[np.float32]
+
+
 @dataclass(frozen=True)
 class TokenBatch:
     """The texts of one forward pass.
@@ -48,14 +106,16 @@ class TokenBatch:
         prompt_length: Leading tokens of every text that come from an instruction, special tokens before it included.
             Used only by checkpoints whose pooling leaves the instruction out.
         first_lengths: Tokens of each pair before its second text, int64, shape [texts]; `None` for single texts.
-        options: Inputs of decoders that score pairs.
+        options: Inputs of decoders that score pairs, or the outputs of bge-m3 to ask a server for.
+        written: The texts or pairs, for an engine that reads them instead of `ids`, which are empty then.
     """
 
     ids: NDArray[np.int32]
     lengths: NDArray[np.int64]
     prompt_length: int = 0
     first_lengths: NDArray[np.int64] | None = None
-    options: ScoringOptions | None = None
+    options: EngineOptions | None = None
+    written: Written = ()
 
     @cached
     def is_token(self) -> NDArray[np.bool_]:
@@ -94,6 +154,7 @@ class TokenBatch:
             self.prompt_length,
             None if self.first_lengths is None else self.first_lengths[start:stop],
             self.options,
+            self.written[start:stop],
         )
 
     def of(self, texts: NDArray[np.int64], *, prompt_length: int) -> TokenBatch:
@@ -161,11 +222,13 @@ class Engine(Protocol):
         name: Name in the setting `engine`.
         rows: The kind of output for a text.
         batch_tokens: The best batch size in tokens, padding included.
+        max_texts: Greatest number of texts in a batch. `None`: no limit.
     """
 
     name: str
     rows: Rows
     batch_tokens: int
+    max_texts: int | None
 
     @property
     def parallel_batches(self) -> int:

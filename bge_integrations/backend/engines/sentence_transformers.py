@@ -30,6 +30,7 @@ class SentenceTransformersEngine:
     """Calls the checkpoint's own modules."""
 
     name = "sentence-transformers"
+    max_texts: int | None = None
     parallel_batches = 1
 
     def __init__(

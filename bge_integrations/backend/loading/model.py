@@ -35,9 +35,10 @@ from bge_integrations.backend.text.templates import Share, share_of
 from bge_integrations.backend.torch_models import load_source
 from bge_integrations.backend.torch_models.client import kept
 from bge_integrations.catalogue import MODELS
-from bge_integrations.errors import UnsupportedModelError
+from bge_integrations.errors import SettingsError, UnsupportedModelError
 
 if TYPE_CHECKING:
+    from bge_integrations.backend.loading.remote import RemoteModel
     from bge_integrations.backend.torch_models.base import Source
 
 logger = get_logger(__name__)
@@ -47,11 +48,12 @@ _SHARES_KEPT = 64
 
 
 class LoadedModel:
-    """One model in memory, shared by every encoder with an equal `LoadRequest`.
+    """One model in memory or on a server, shared by every encoder with an equal `LoadRequest`.
 
     Attributes:
         request: The load request.
-        checkpoint: The model's files.
+        checkpoint: The model's files. A model on a server lacks this attribute.
+        served: What is known of a model on a server; `None` for a model in memory.
         spec: The catalogue's row; `None` for a model that is not a BGE model.
         identity: Digest of the content. A copied folder keeps its identity.
         source_name: Hub id, or last part of the folder's path. For a prepared folder, that of its source.
@@ -74,10 +76,20 @@ class LoadedModel:
             UnsupportedModelError: The model is not of the requested kind, or has no transformer.
             EngineNotAvailableError: The requested engine, or every engine, can't run the model with these settings.
             MissingExtraError: The requested engine is not installed, or the quantiser that int8 needs is not.
+            EndpointError: The server gives no usable answer.
         """
+        self.served: RemoteModel | None = None
         self.request = request
-        self.checkpoint = locate_requested(request)
         self.notes: deque[str] = deque()
+        if request.endpoint is not None:
+            from bge_integrations.backend.loading.remote import connect
+
+            self.served = connect(request)
+            self.spec, self.identity = self.served.spec, self.served.identity
+            self._adopt(self.served.started)
+            logger.info("%s: asking %s, %d dimensions", request.model_name, request.endpoint, self.facts.dimension)
+            return
+        self.checkpoint = locate_requested(request)
         if is_prepared(self.checkpoint.folder):
             prepared = PreparedFolder.open(self.checkpoint.folder)
             self.spec = next((spec for spec in MODELS if spec.model_id == prepared.manifest.model_id), None)
@@ -141,11 +153,15 @@ class LoadedModel:
         It refuses changes: all encoders that share it would get them, and a compiled engine would not follow them.
 
         Raises:
-            UnsupportedModelError: The model is a prepared folder, which no other library can load.
+            UnsupportedModelError: The model is a prepared folder, which no other library can load, or on a server.
         """
         return uninterrupted(self._load_original)
 
     def _load_original(self) -> Any:  # noqa: ANN401 - as above
+        if self.served is not None:
+            raise UnsupportedModelError(
+                f"{self.request.model_name} runs at {self.request.endpoint}, so there is no model of a library here."
+            )
         with self._loading_source:
             if self._held.source is None:
                 if is_prepared(self.checkpoint.folder):
@@ -192,6 +208,18 @@ class LoadedModel:
         question = decoder.prompt if prompt is None else prompt
         newline, asked = self.tokenizer.contents(["\n", require_question(self.request.model_name, question)])
         return PairLayout(decoder.first_ids, tuple(newline), (*newline, *asked), "A: ", "B: ")
+
+    def require_tokenizer(self, purpose: str) -> None:
+        """Refuses a purpose that needs exact tokens if the tokenizer of a model on a server can't be had.
+
+        Raises:
+            SettingsError: Tokens are only estimated.
+        """
+        if self.tokenizer.is_estimate:
+            raise SettingsError(
+                f"{purpose} needs the tokenizer of {self.request.model_name}, which is not on this machine and not on "
+                "the hub; give a folder with it as endpoint_options={'tokenizer': …}."
+            )
 
     def share(self, prefix: str, suffix: str = "") -> Share:
         """Returns an instruction's share of each text's tokens."""

@@ -67,7 +67,7 @@ def acquire(request: LoadRequest) -> LoadedModel:
 def _serving(key: _Key) -> Iterator[_Key]:
     """Yields the keys of models that serve a request. A model loaded for "m3" gives dense vectors too."""
     yield key
-    if key.request.purpose == "vectors":
+    if key.request.purpose == "vectors" and key.request.endpoint is None:
         yield key._replace(request=dataclasses.replace(key.request, purpose="m3"))
 
 
@@ -76,6 +76,8 @@ def _key_of(request: LoadRequest) -> _Key:
 
     For a hub id it is the state of the snapshot in the cache; `None` if the model is not in the cache yet.
     """
+    if request.endpoint is not None:
+        return _Key(request, None)
     folder = _folder_of(request)
     is_local = os.path.isdir(os.path.expanduser(request.model_name))
     name = os.path.abspath(os.path.expanduser(request.model_name)) if is_local else request.model_name
@@ -108,6 +110,8 @@ def _key_of_loaded(model: LoadedModel, key: _Key) -> _Key:
 
     For a folder that was known before, the key keeps the state from before it was read.
     """
+    if key.request.endpoint is not None:
+        return key
     folder = model.checkpoint.folder
     known = isinstance(key.content, tuple) and key.content[0] == str(folder)
     return key if known else key._replace(content=_content(folder, model.request))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations.backend.engines.interface import Head, Rows, ScoringOptions, TokenBatch
+from bge_integrations.backend.engines.interface import EngineOptions, Head, Rows, TokenBatch
 from bge_integrations.backend.guarantees.interrupts import Outcome, Ticket
 from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.backend.text.tokenizer import TokenizedTexts
@@ -61,7 +61,7 @@ class Job:
         *,
         priority: Priority,
         prompt_length: int = 0,
-        options: ScoringOptions | None = None,
+        options: EngineOptions | None = None,
         batch_tokens: int | None = None,
         max_texts: int | None = None,
         truncated: int = 0,
@@ -74,7 +74,7 @@ class Job:
             head: Computation of results from an engine's rows, run in the engine's thread.
             priority: The queue in which the job waits.
             prompt_length: Leading tokens of each text that come from an instruction.
-            options: Further inputs of a decoder.
+            options: Further inputs of the engine.
             batch_tokens: Token budget of a batch, padding included. `None`: the engine's own budget.
             max_texts: Maximum number of texts in a batch. `None`: no limit.
             truncated: Number of truncated texts, for the statistics.
@@ -209,6 +209,7 @@ class Batch:
                 job.prompt_length,
                 _of(job.tokens.first_lengths, positions),
                 job.options,
+                _written(job, positions),
             )
         firsts = [_of(job.tokens.first_lengths, positions) for job, positions in self.parts]
         return TokenBatch(
@@ -217,6 +218,7 @@ class Batch:
             job.prompt_length,
             np.concatenate([first for first in firsts if first is not None]) if firsts[0] is not None else None,
             job.options,
+            tuple(text for job, positions in self.parts for text in _written(job, positions)),
         )
 
     def results(self, tokens: TokenBatch, rows: NDArray[np.float32], kind: Rows) -> list[NDArray[Any]]:
@@ -242,6 +244,11 @@ class Batch:
             second += [(job, positions[room:])] if len(positions) > room else []
             room = max(room - len(positions), 0)
         return Batch(first), Batch(second)
+
+
+def _written(job: Job, positions: NDArray[np.int64]) -> tuple[Any, ...]:
+    written = job.tokens.written
+    return () if written is None else tuple(written[position] for position in positions)
 
 
 def _of(lengths: NDArray[np.int64] | None, positions: NDArray[np.int64]) -> NDArray[np.int64] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from bge_integrations.backend.scheduler.job import Batch, Job, Priority
@@ -21,6 +22,7 @@ class Turn:
     Attributes:
         batch_tokens: The engine's best batch size in tokens, padding included.
         memory_limit: Tokens in a batch that fit into memory. `None`: no batch was too large yet.
+        most_texts: Greatest number of texts in a batch.
         is_helper: Whether the engine only computes bulk batches.
         has_helpers: Whether helpers are ready to take bulk batches.
         all_idle: Whether the first engine and all helpers are idle.
@@ -30,6 +32,7 @@ class Turn:
 
     batch_tokens: int
     memory_limit: int | None = None
+    most_texts: int = sys.maxsize
     is_helper: bool = False
     has_helpers: bool = False
     all_idle: bool = True
@@ -71,7 +74,7 @@ def next_batch(queue: Queue, turn: Turn) -> Batch | None:
     def budget(job: Job) -> int:
         return min(job.batch_tokens or own, turn.memory_limit or job.batch_tokens or own)
 
-    return queue.take(priority, budget)
+    return queue.take(priority, budget, turn.most_texts)
 
 
 def _may_take_bulk(queue: Queue, turn: Turn) -> bool:

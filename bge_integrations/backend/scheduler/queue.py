@@ -53,12 +53,13 @@ class Queue:
         self.bulk_tokens = 0
         return jobs
 
-    def take(self, priority: Priority, budget: Callable[[Job], int]) -> Batch:
+    def take(self, priority: Priority, budget: Callable[[Job], int], most_texts: int = sys.maxsize) -> Batch:
         """Takes texts of the first job of a priority and of the jobs behind it, as many as fit into one batch.
 
         Args:
             priority: A priority with at least one waiting job.
             budget: Function that returns the token budget, padding included, of a batch with texts of a job.
+            most_texts: Greatest number of texts in the batch.
 
         Returns:
             The batch. It has at least one text, even if this text exceeds the budget.
@@ -73,7 +74,7 @@ class Queue:
             if not job.may_run_with(head):
                 break
             longest = max(longest, job.next_length)
-            room = min(budget(job) // longest, job.max_texts or sys.maxsize) - count
+            room = min(budget(job) // longest, job.max_texts or most_texts, most_texts) - count
             if room < 1 and parts:
                 break
             positions = self._take(job, max(room, 1))

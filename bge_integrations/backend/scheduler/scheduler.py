@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import time
 import weakref
@@ -116,6 +117,8 @@ class Scheduler:
         """Ends the threads after their current batches. Waiting jobs fail with a `ModelClosedError`."""
         notice_fork()
         self._closed = True
+        for slot in self._slots:
+            slot.stop()
         self._turn_away()
         self._end_workers()
         # Workers and scheduler refer to each other. The garbage collector could free their engines at any moment.
@@ -290,6 +293,7 @@ class Scheduler:
         return Turn(
             batch_tokens=engine.batch_tokens if engine else 1,
             memory_limit=worker.memory_limit,
+            most_texts=(engine.max_texts if engine else None) or sys.maxsize,
             is_helper=worker.slot.is_helper,
             has_helpers=bool(helpers),
             all_idle=not any(other.in_hand for other in (first, *helpers)),

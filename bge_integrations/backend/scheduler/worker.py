@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections import deque
@@ -18,6 +19,7 @@ from bge_integrations.backend.guarantees.interrupts import mailbox
 from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.backend.scheduler.job import Batch, TextFailedError
 from bge_integrations.backend.scheduler.statistics import Meter
+from bge_integrations.errors import EndpointError
 
 logger = get_logger(__name__)
 
@@ -31,11 +33,14 @@ class EngineSlot:
         engine: The engine, if it exists already.
         is_helper: Whether this engine only computes bulk batches. Helpers are created when many documents are queued;
             from then on the other engines leave bulk batches to them.
+        stop: Function that ends the waits of an engine for something outside this process. It is called when no more
+            work comes.
     """
 
     make: Callable[[], Engine]
     engine: Engine | None = None
     is_helper: bool = False
+    stop: Callable[[], None] = lambda: None
 
 
 class Board(Protocol):
@@ -252,6 +257,9 @@ class Worker:
     def _halve(self, batch: Batch, tokens: TokenBatch, error: Exception) -> None:
         """Splits a failed batch, to find the text that fails or a size that fits into memory."""
         out_of_memory = isinstance(error, EngineOutOfMemory)
+        if isinstance(error, EndpointError):
+            self._give_up(batch, error)
+            return
         if batch.texts == 1:
             job, positions = batch.parts[0]
             self._meter.add(priority=batch.priority, failed_texts=1)
@@ -263,6 +271,14 @@ class Worker:
         self.in_hand.remove(batch)
         if batch.texts > 1:
             self.again.extendleft(reversed(batch.halves()))
+        self._board.batch_has_ended(batch, None)
+
+    def _give_up(self, batch: Batch, error: EndpointError) -> None:
+        """Fails the jobs of a batch, for a reason that is not in the batch: its halves would fail too."""
+        self._meter.add(priority=batch.priority, failed_texts=batch.texts)
+        for job, _ in batch.parts:
+            job.fail(copy.copy(error))  # each caller raises its own
+        self.in_hand.remove(batch)
         self._board.batch_has_ended(batch, None)
 
     def _shrink(self, batch: Batch, tokens: TokenBatch) -> None:

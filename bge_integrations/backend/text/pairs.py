@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations.backend.text.templates import Share, share_of
+from bge_integrations.backend.text.templates import Share, fitting_part, fitting_start, share_of
 from bge_integrations.backend.text.tokenizer import Side, TextTokenizer, TokenizedTexts
 
 Pair = tuple[str, str]
@@ -59,7 +59,7 @@ class PairTokenizer:
         self._tokenizer = tokenizer
         self.layout = layout
         self._before_query = layout.query_mark + instruction
-        self._instruction = instruction
+        self.instruction = instruction
 
     def share(self, uncounted_tokens: int = 0) -> Share:
         """Returns the share of a pair's tokens that its two texts cannot use.
@@ -69,7 +69,7 @@ class PairTokenizer:
         """
         mark, start = self._length(self.layout.query_mark), self._length(self._before_query)
         return Share(
-            instruction=self._instruction,
+            instruction=self.instruction,
             instruction_tokens=start - mark,
             fixed_tokens=self.layout.tokens + mark + self._start_of_passage,
             uncounted_tokens=uncounted_tokens,
@@ -90,8 +90,7 @@ class PairTokenizer:
         queries = self._contents([self._before_query + query for query, _ in pairs])
         passages = self._contents([layout.passage_mark + passage for _, passage in pairs])
         room = max_length - layout.tokens
-        start, least = self._length(self._before_query), self._start_of_passage + 1
-        most = min(max(room * 3 // 4, start + (room - start - least + 1) // 2), room - least)
+        least, most = self._start_of_passage + 1, self._most_of_query(room)
         mark = self._length(layout.passage_mark)
         before, between, after = (
             np.array(part, dtype=np.int32) for part in (layout.before, layout.between, layout.after)
@@ -108,6 +107,21 @@ class PairTokenizer:
             lengths[index] = first_lengths[index] + len(cut) + len(after)
         return TokenizedTexts(np.concatenate(parts), full_lengths, lengths, first_lengths)
 
+    def cut(self, pair: Pair, max_length: int) -> Pair:
+        """Returns a pair over the limit as texts that fit, the query with its instruction; see `tokenize`."""
+        (query, passage), special = pair, self._tokenizer.special_tokens
+        room = max_length - self.layout.tokens
+        asked, answer = self._contents([self._before_query + query, passage])
+        if len(asked) + min(len(answer), self._start_of_passage + 1) > room:
+            query = fitting_start(self._tokenizer, self._before_query, query, "", self._most_of_query(room) + special)
+            asked = self._contents([self._before_query + query])[0]
+        return self._before_query + query, fitting_part(self._tokenizer, "", passage, "", room - len(asked) + special)
+
+    def _most_of_query(self, room: int) -> int:
+        """Returns the most tokens of a query that is cut."""
+        start, least = self._length(self._before_query), self._start_of_passage + 1
+        return min(max(room * 3 // 4, start + (room - start - least + 1) // 2), room - least)
+
     def _contents(self, texts: Sequence[str]) -> list[_Ids]:
         distinct = dict.fromkeys(texts)
         contents = dict(zip(distinct, self._tokenizer.contents(list(distinct)), strict=True))
@@ -120,7 +134,7 @@ class PairTokenizer:
         In some tokenizers the mark of a word is its own token. Without an instruction, this mark is not counted: then
         only special tokens determine the minimum of `max_length`.
         """
-        return self._length(self.layout.passage_mark) or (self._tokenizer.word_marks if self._instruction else 0)
+        return self._length(self.layout.passage_mark) or (self._tokenizer.word_marks if self.instruction else 0)
 
     def _length(self, start: str) -> int:
         """Returns the tokens of a text that stands before another text."""

@@ -167,3 +167,20 @@ def fitting_start(tokenizer: TextTokenizer, prefix: str, text: str, suffix: str,
             return ""
         part = part[: min(spans[-over][0], len(part) - 1)]
     return part
+
+
+def fitting_part(tokenizer: TextTokenizer, prefix: str, text: str, suffix: str, max_length: int) -> str:
+    """Returns as much of a text as fits between prefix and suffix: its start, or its end if the model reads that."""
+    if tokenizer.truncation_side == "right":
+        return fitting_start(tokenizer, prefix, text, suffix, max_length)
+    part = text
+    while part and (over := int(tokenizer.count([prefix + part + suffix])[0]) - max_length) > 0:
+        starts = [
+            start - len(prefix)
+            for start, end in tokenizer.spans(prefix + part + suffix)
+            if start >= len(prefix) and end <= len(prefix) + len(part)
+        ]
+        if over >= len(starts):
+            return ""
+        part = part[max(starts[over], 1) :]
+    return part

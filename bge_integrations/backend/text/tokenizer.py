@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from bge_integrations.backend.text.backends import Encoded, PythonBackend, RustBackend, Sample, TokenizerBackend
+from bge_integrations.backend.text.estimate import EstimateBackend
 from bge_integrations.errors import UnsupportedModelError
 
 Side = Literal["left", "right"]
+Written = tuple[str, ...] | tuple[tuple[str, str], ...]
+"""Texts, or pairs of a query and a passage, as a server reads them."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,14 @@ class TokenizedTexts:
         full_lengths: Tokens per text before truncation, int64, shape [n].
         lengths: Tokens per text in `ids`, after truncation, int64, shape [n].
         first_lengths: Tokens of each pair before its second text, int64, shape [n]; `None` for single texts.
+        written: The texts, or pairs of texts, for an engine that reads them instead of `ids`, which are empty then.
     """
 
     ids: NDArray[np.int32]
     full_lengths: NDArray[np.int64]
     lengths: NDArray[np.int64]
     first_lengths: NDArray[np.int64] | None = None
+    written: Written | None = None
 
     def of(self, texts: NDArray[np.int64]) -> NDArray[np.int32]:
         """Returns the concatenated ids of the texts at some indices, in the order of the indices."""
@@ -107,6 +112,16 @@ class TextTokenizer:
             pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
             truncation_side="left" if tokenizer.truncation_side == "left" else "right",
         )
+
+    @classmethod
+    def estimate(cls) -> TextTokenizer:
+        """Returns a tokenizer that only estimates counts, for a model whose tokenizer is not on this machine."""
+        return cls(EstimateBackend(), pad_id=0)
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether counts are estimated."""
+        return isinstance(self._backend, EstimateBackend)
 
     @property
     def has_rust_form(self) -> bool:

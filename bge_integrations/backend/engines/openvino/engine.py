@@ -69,6 +69,7 @@ class OpenVinoEngine:
     """
 
     name = "openvino"
+    max_texts: int | None = None
     parallel_batches = 1
 
     def __init__(self, graph: ov.Model, shape: EncoderShape, *, rows: Rows, precision: str, threads: int) -> None:

@@ -26,6 +26,7 @@ class TorchEngine:
     """A BERT-like encoder on unpadded batches."""
 
     name = "torch"
+    max_texts: int | None = None
 
     def __init__(self, model: torch.nn.Module, shape: EncoderShape, *, rows: Rows) -> None:
         """Takes a model that is already on its device and in its precision.
