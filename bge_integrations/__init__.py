@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bge_integrations._version import __version__
     from bge_integrations.catalogue import MODELS, ModelSpec, find_model
     from bge_integrations.encoder import BgeEncoder
+    from bge_integrations.endpoint_check import check_endpoint
     from bge_integrations.errors import BgeError, PoolingWarning, TruncationWarning
     from bge_integrations.m3 import BgeM3Encoder, M3Output, M3Weights
     from bge_integrations.reranker import BgeReranker
@@ -29,6 +30,7 @@ __all__ = [
     "PoolingWarning",
     "TruncationWarning",
     "__version__",
+    "check_endpoint",
     "find_model",
 ]
 
@@ -44,6 +46,7 @@ _HOMES = {
     "PoolingWarning": "errors",
     "TruncationWarning": "errors",
     "__version__": "_version",
+    "check_endpoint": "endpoint_check",
     "find_model": "catalogue",
 }
 

@@ -269,8 +269,8 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
             normalizes=self.normalizes,
             document_instruction=instruction.prefix,
             document_suffix=instruction.suffix,
-            max_length=self.max_length,
-            precision=model.request.precision,
+            max_length=None if model.tokenizer.is_estimate else self.max_length,
+            precision=None if model.served else model.request.precision,
             engine=model.engine.name,
         )
 

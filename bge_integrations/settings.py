@@ -197,8 +197,9 @@ class EndpointOptions:
         return cls(**given)
 
     def __repr__(self) -> str:
-        """Hides hub tokens in all fields."""
-        return shown_fields(self)
+        """Shows the options that differ from the defaults, without hub tokens."""
+        changed = {f.name: value for f in dataclasses.fields(self) if (value := getattr(self, f.name)) != f.default}
+        return f"EndpointOptions({', '.join(f'{name}={shown(value)}' for name, value in changed.items())})"
 
 
 def _headers(given: object) -> tuple[tuple[str, str], ...]:

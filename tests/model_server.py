@@ -96,6 +96,7 @@ class ModelServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # else each answer waits 40 ms for the client's acknowledgement
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -174,9 +175,7 @@ class ModelServer:
             prefix = "/v1" if self.api == "openai" else ""
             answers = {
                 f"{prefix}/embeddings": lambda: self._data(content["input"]),
-                f"{prefix}/rerank": lambda: {
-                    "results": self._sorted("relevance_score", self._probabilities(content["query"], content["documents"]))
-                },
+                f"{prefix}/rerank": lambda: self._results(content["query"], content["documents"]),
             }
         compute = answers.get(path)
         return Reply(404, {"detail": "Not Found"}) if compute is None else Reply(body=compute())
@@ -188,8 +187,9 @@ class ModelServer:
         ]
         return {"data": rows[::-1], "usage": {"prompt_tokens": 7}}  # the order says nothing, the index does
 
-    def _probabilities(self, query: str, passages: list[str]) -> list[float]:
-        return [float(1 / (1 + np.exp(-np.float64(logit)))) for logit in self.models.logits(query, passages)]
+    def _results(self, query: str, passages: list[str]) -> dict[str, Any]:
+        logits = np.array(self.models.logits(query, passages), dtype=np.float64)
+        return {"results": self._sorted("relevance_score", (1 / (1 + np.exp(-logits))).tolist())}
 
     def _sorted(self, name: str, values: list[float]) -> list[dict[str, Any]]:
         rows = [{"index": place, name: value} for place, value in enumerate(values)]

@@ -326,6 +326,9 @@ class TestSettings:
         "cutoff_layers": [8],
         "compress_ratio": 2,
         "compress_layers": [4, 8],
+        "endpoint": "http://localhost:1",
+        "api_key": "a key",
+        "endpoint_options": {"timeout": 5.0},
     }
 
     def test_each_is_a_field_with_its_default_and_its_text(self, row: Row) -> None:
@@ -340,16 +343,22 @@ class TestSettings:
             if name == "model_name":  # each class has a model of its own
                 assert "BAAI/bge-" in taken.default
                 continue
+            if name == "endpoint_options":  # a dictionary here, so that it can be written as JSON
+                assert taken.default_factory is dict
+                continue
             assert taken.default == parameter.default == row.defaults.get(setting.name, setting.default), name
             if not (name == "show_progress" and row.calls is POSTPROCESSING):  # where it has no effect
                 assert taken.description == description(setting.name, row.settings), name
 
     def test_each_reaches_the_core(self, row: Row, folder: Path) -> None:
-        adapter = row.make(folder)
-        before = row.read(adapter)
+        here = row.make(folder)
+        there = here.model_copy(update={"endpoint": "http://localhost:2"})
         for setting in dataclasses.fields(row.settings):
+            is_for_servers = setting.name in ("api_key", "endpoint_options")
+            adapter, server = (there, {"endpoint": "http://localhost:2"}) if is_for_servers else (here, {})
+            before = row.read(adapter)
             name, value = row.renamed.get(setting.name, setting.name), self.VALUES.get(setting.name)
-            given: dict[str, Any] = {"model_name": "m", setting.name: value}
+            given: dict[str, Any] = {"model_name": "m", **server, setting.name: value}
             if setting.name == "transformers_kwargs":
                 name, value = row.keywords, {"model_kwargs": {"attn_implementation": "eager"}}
                 given[setting.name] = TransformersKwargs.of(model={"attn_implementation": "eager"})

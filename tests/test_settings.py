@@ -18,6 +18,7 @@ from bge_integrations.settings import (
     RerankerOptions,
     RerankerSettings,
     TransformersKwargs,
+    default_of,
     description,
 )
 
@@ -41,8 +42,7 @@ def test_the_core_takes_every_setting_under_its_name(
     assert list(shown) == names(settings)
     for field in dataclasses.fields(settings):
         if field.name != "model_name":
-            default = TransformersKwargs() if field.default is dataclasses.MISSING else field.default
-            assert shown[field.name].default == default
+            assert shown[field.name].default == default_of(field)
 
 
 @pytest.mark.parametrize("settings", [ModelSettings, EncoderSettings, RerankerSettings])

@@ -34,7 +34,7 @@ class Digests:
     """Digests of a model's files, 64 hex digits each.
 
     Attributes:
-        content: Weights, tokenizer and configuration.
+        content: Weights, tokenizer and configuration; `""` for a model on a server.
         weights: The files with weights; `None` if unknown.
         tokenizer: The tokenizer's files; `None` if unknown.
     """

@@ -121,6 +121,4 @@ def _read_with_transformers(checkpoint: Checkpoint) -> Reading | None:
         return None
     limit = tokenizer.model_max_length
     known = limit if isinstance(limit, int) and limit < _UNBOUNDED else None
-    return Reading(
-        text_tokenizer, known, recognition=checkpoint.recognition, dimension=_dimension(checkpoint)
-    )
+    return Reading(text_tokenizer, known, recognition=checkpoint.recognition, dimension=_dimension(checkpoint))

@@ -86,6 +86,7 @@ class LoadedModel:
 
             self.served = connect(request)
             self.spec, self.identity = self.served.spec, self.served.identity
+            self.source_name, self.digests = name_without_path(request.model_name), Digests("")
             self._adopt(self.served.started)
             logger.info("%s: asking %s, %d dimensions", request.model_name, request.endpoint, self.facts.dimension)
             return

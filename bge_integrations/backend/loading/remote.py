@@ -35,6 +35,7 @@ from bge_integrations.errors import (
     SettingsError,
     UnsupportedModelError,
 )
+from bge_integrations.settings import Purpose
 
 logger = get_logger(__name__)
 
@@ -42,7 +43,7 @@ PROBE = "The quick brown fox jumps over the lazy dog."
 """The first text that a server gets: its answer shows the dimension."""
 
 _BATCH_TOKENS = 8192
-"""Tokens of a request if the server does not say how many it takes. Such a request has a few tens of kilobytes."""
+"""Tokens of a request, of a few tens of kilobytes. Servers make their own batches of many requests."""
 _MOST_TEXTS = 2048
 """OpenAI's own limit of texts in a request."""
 _MOST_TEXTS_OF_TEI = 32
@@ -63,6 +64,7 @@ class RemoteModel:
         routes: The server's routes.
         cuts_at: Number of tokens to which the server cuts a longer text, as a local engine does; `None` if it is not
             known to do so.
+        tokens_of_probe: Tokens of the text `PROBE`, as the server counts them; `None` if it does not say.
     """
 
     started: Started
@@ -70,6 +72,7 @@ class RemoteModel:
     identity: str
     routes: Routes
     cuts_at: int | None
+    tokens_of_probe: int | None
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,17 @@ class _Server:
         """Returns a text, or `None` without one."""
         value = self.info.get(name)
         return value if isinstance(value, str) and value else None
+
+    def own(self, part: str) -> Mapping[str, Any]:
+        """Returns a part of what only `bge serve` says; {} for other servers."""
+        said = self.info.get("bge")
+        found = said.get(part) if isinstance(said, dict) else None
+        return found if isinstance(found, dict) else {}
+
+    def limit(self, purpose: Purpose) -> int | None:
+        """Returns the number of tokens to which longer texts are cut; `None` if it is not said."""
+        served = _Server(self.own("reranker")) if purpose == "scores" else _Server({})
+        return served.count("max_length") or self.count("max_input_length")
 
     @property
     def pooling(self) -> str | None:
@@ -139,12 +153,13 @@ def _connected(request: LoadRequest, connection: Connection) -> RemoteModel:
         routes,
         connection,
         dimension=dimension,
-        batch_tokens=server.count("max_batch_tokens") or _BATCH_TOKENS,
+        batch_tokens=_BATCH_TOKENS,
         max_texts=server.count("max_client_batch_size") or (_MOST_TEXTS_OF_TEI if routes.api == "tei" else _MOST_TEXTS),
     )
     # Each slot has a thread, which waits for the answer to one request.
     slot = EngineSlot(partial(_itself, engine), engine, stop=engine.stop)
-    facts = _facts(server, reading, recognition, dimension)
+    tokens_of_probe = routes.tokens
+    facts = _facts(request.purpose, server, reading, recognition, dimension)
     started = Started(
         slots=(slot,) * request.endpoint_options.connections,
         facts=facts,
@@ -158,7 +173,7 @@ def _connected(request: LoadRequest, connection: Connection) -> RemoteModel:
             "said": [server.text(name) for name in ("model_id", "model_sha", "model_dtype")],
         }
     )
-    return RemoteModel(started, spec, identity, routes, server.count("max_input_length"))
+    return RemoteModel(started, spec, identity, routes, server.limit(request.purpose), tokens_of_probe)
 
 
 def _itself(engine: RemoteEngine) -> RemoteEngine:
@@ -262,6 +277,20 @@ def _require_same_pooling(request: LoadRequest, server: _Server, spec: ModelSpec
         )
 
 
+def _plain_prompt(request: LoadRequest, server: _Server) -> str | None:
+    """Returns the name of a prompt of `bge serve` that adds nothing to a text; `None` for other servers."""
+    instructions = server.own("embeddings").get("instructions")
+    if not isinstance(instructions, dict) or request.purpose == "scores":
+        return None
+    for name in ("symmetric", "document", "query"):
+        if instructions.get(name) == {"before": "", "after": ""}:
+            return name
+    raise EndpointError(
+        f"{request.endpoint} adds an instruction to every text, so there is no way to send texts as they are; start "
+        "`bge serve` with the model's own instructions."
+    )
+
+
 def _probed(request: LoadRequest, connection: Connection, server: _Server) -> tuple[Routes, int]:
     """Returns the routes that answer, and the length of a vector."""
     width = 1
@@ -277,7 +306,7 @@ def _probed(request: LoadRequest, connection: Connection, server: _Server) -> tu
 
     try:
         if server.info:
-            routes: Routes = TeiRoutes(connection, plain_prompt=server.text("plain_prompt_name"))
+            routes: Routes = TeiRoutes(connection, plain_prompt=_plain_prompt(request, server))
             ask(routes)
             return routes, width
         options = request.endpoint_options
@@ -304,11 +333,13 @@ def _models_there(connection: Connection) -> str:
     return ""
 
 
-def _facts(server: _Server, reading: Reading | None, recognition: Recognition | None, dimension: int) -> ModelFacts:
+def _facts(
+    purpose: Purpose, server: _Server, reading: Reading | None, recognition: Recognition | None, dimension: int
+) -> ModelFacts:
     own_files = recognition is None or (recognition.by == "record" and reading is not None and reading.has_modules)
     spec = recognition.spec if recognition else None
     limits = [
-        server.count("max_input_length"),
+        server.limit(purpose),
         reading.max_tokens if reading else None,
         spec.max_tokens if spec and not own_files else None,
     ]

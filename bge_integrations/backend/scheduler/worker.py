@@ -19,7 +19,7 @@ from bge_integrations.backend.guarantees.interrupts import mailbox
 from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.backend.scheduler.job import Batch, TextFailedError
 from bge_integrations.backend.scheduler.statistics import Meter
-from bge_integrations.errors import EndpointError
+from bge_integrations.errors import EndpointError, ModelClosedError
 
 logger = get_logger(__name__)
 
@@ -257,7 +257,7 @@ class Worker:
     def _halve(self, batch: Batch, tokens: TokenBatch, error: Exception) -> None:
         """Splits a failed batch, to find the text that fails or a size that fits into memory."""
         out_of_memory = isinstance(error, EngineOutOfMemory)
-        if isinstance(error, EndpointError):
+        if isinstance(error, (EndpointError, ModelClosedError)):
             self._give_up(batch, error)
             return
         if batch.texts == 1:
@@ -273,7 +273,7 @@ class Worker:
             self.again.extendleft(reversed(batch.halves()))
         self._board.batch_has_ended(batch, None)
 
-    def _give_up(self, batch: Batch, error: EndpointError) -> None:
+    def _give_up(self, batch: Batch, error: Exception) -> None:
         """Fails the jobs of a batch, for a reason that is not in the batch: its halves would fail too."""
         self._meter.add(priority=batch.priority, failed_texts=batch.texts)
         for job, _ in batch.parts:

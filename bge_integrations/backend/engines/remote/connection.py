@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import ssl
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +88,7 @@ class Connection:
         self._verify = _verification(options.verify)
         self._lock = ForkSafeLock()
         self._client: httpx.Client | None = None
+        self._process = os.getpid()
         self._stopped = threading.Event()
 
     def post(self, path: str, content: Mapping[str, Any]) -> tuple[Any, Answer]:
@@ -124,10 +127,10 @@ class Connection:
         self._client = None
 
     def close(self) -> None:
-        """Closes all connections."""
+        """Closes all connections of this process."""
         self.stop()
         client, self._client = self._client, None
-        if client is not None:
+        if client is not None and self._process == os.getpid():
             client.close()
 
     def hidden(self, text: str) -> str:
@@ -251,6 +254,7 @@ class Connection:
         client = self._client
         if client is None:
             with self._lock:
+                self._process = os.getpid()
                 client = self._client = self._client or self._new_client()
         return client
 
@@ -266,9 +270,17 @@ class Connection:
             headers=headers,
             timeout=httpx.Timeout(options.timeout, connect=min(options.timeout, _LONGEST_CONNECTING_S)),
             limits=httpx.Limits(max_connections=options.connections, max_keepalive_connections=options.connections),
-            verify=self._verify,
+            verify=_usual_certificates() if self._verify is True else self._verify,
             follow_redirects=False,
         )
+
+
+@cache
+def _usual_certificates() -> ssl.SSLContext:
+    """Returns httpx's own certificates. Reading them takes some tens of milliseconds."""
+    import httpx
+
+    return httpx.create_ssl_context()
 
 
 def _verification(verify: bool | str) -> bool | ssl.SSLContext:

@@ -49,7 +49,7 @@ class RemoteEngine:
         self._dimension = dimension
         self.batch_tokens = batch_tokens
         self.max_texts: int | None = max_texts
-        weakref.finalize(self, connection.close).atexit = False
+        weakref.finalize(self, connection.close)
 
     def submit(self, batch: TokenBatch) -> Computed:
         """See `Engine.submit`. It waits for the answer.

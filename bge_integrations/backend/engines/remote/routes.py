@@ -8,7 +8,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations.backend.engines.interface import TextsRefused
 from bge_integrations.backend.engines.remote.connection import Answer, Connection
 from bge_integrations.errors import EndpointError
 from bge_integrations.settings import EndpointScores
