@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +23,7 @@ from llama_index.embeddings.text_embeddings_inference import TextEmbeddingsInfer
 from numpy.typing import ArrayLike
 
 from bge_integrations import BgeEncoder, BgeReranker
+from tests.fake_engine import LONG
 from tests.server_process import Server, running
 
 KEY = "k3y"
@@ -181,3 +186,14 @@ class TestCohere:
         client = cohere.ClientV2(KEY, base_url=server.address)
         with client, pytest.raises(cohere.NotFoundError, match=r"'rerank-v3\.5' is not served here"):
             client.rerank(query=QUERY, documents=TEXTS, model="rerank-v3.5")
+
+
+def test_the_guides_code_for_clients_runs_as_it_stands(bge_small_en: Path, bge_reranker_base: Path) -> None:
+    guide = (Path(__file__).parent.parent / "docs" / "guides" / "server.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```py\n(.*?)^```", guide, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 5
+    with running("--model", bge_small_en, "--reranker", bge_reranker_base) as server:
+        code = "\n".join(blocks).replace("http://127.0.0.1:8080", server.address)
+        variables = {**os.environ, "HF_HUB_OFFLINE": "0"}
+        run = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=LONG)
+    assert run.returncode == 0, run.stderr
