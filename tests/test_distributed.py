@@ -29,6 +29,7 @@ from bge_integrations.errors import (
 )
 from bge_integrations.redaction import is_hub_token
 from tests.checkpoints import reference_vectors
+from tests.test_guides import blocks_of
 from tests.test_package import modules_after, run_python
 from tests.test_secrets import HUB_TOKEN
 
@@ -278,3 +279,13 @@ except ImportError as error:
     extra, missing = ("spark", "pyspark.sql.functions") if module == "pyspark" else (module, module)
     said = run_python(code, without=[module], warnings="ignore").strip()
     assert said == f"{missing} is not installed. Install it with: pip install 'bge-integrations[{extra}]'"
+
+
+def test_the_guide_for_daft_is_right(bge_small_en: Path) -> None:
+    (code,) = [block for block in blocks_of("distributed.md", "py") if "import daft" in block]
+    found: dict[str, Any] = {}
+    exec(code.replace("BAAI/bge-small-en-v1.5", str(bge_small_en)), found)
+    vectors = np.array(found["rows"]["vector"])
+    np.testing.assert_allclose(
+        vectors, reference_vectors(bge_small_en, ["A panda eats bamboo.", "Pandas live in China."]), atol=1e-5
+    )

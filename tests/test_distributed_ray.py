@@ -12,14 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks.distributed import vectors_of, with_actors
 from bge_integrations.distributed import EmbedBatch
 from tests.checkpoints import reference_vectors
+from tests.test_guides import blocks_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
+]
 
+PANDAS = ["A panda eats bamboo.", "Pandas live in China."]
 ROWS, BATCH, DEATHS = 240, 10, 2
 ROOT = Path(__file__).parents[1]
 
@@ -102,17 +110,29 @@ def test_actors_that_are_killed_lose_no_row(ray: Any, bge_small_en: Path, tmp_pa
     assert max(Counter(row["process"] for row in found).values()) < ROWS  # more than one actor worked
 
 
-def test_errors_of_actors_name_the_row_and_the_node(ray: Any, bge_small_en: Path, tmp_path: Path) -> None:  # noqa: ANN401
-    def embedded(model: Path, rows: list[dict[str, Any]]) -> Any:  # noqa: ANN401
-        return ray.data.from_items(rows).map_batches(
-            EmbedBatch,
-            fn_constructor_args=[str(model)],
-            compute=ray.data.ActorPoolStrategy(size=1),
-            batch_format="pyarrow",
-        )
+def test_the_error_of_an_actor_names_the_row(ray: Any, bge_small_en: Path) -> None:  # noqa: ANN401
+    rows = [{"text": "a", "id": "first"}, {"text": None, "id": "second"}]
+    embedded = ray.data.from_items(rows).map_batches(
+        EmbedBatch,
+        fn_constructor_args=[str(bge_small_en)],
+        compute=ray.data.ActorPoolStrategy(size=1),
+        batch_format="pyarrow",
+    )
+    with pytest.raises(ray.exceptions.RayTaskError, match=r"\(id='second'\): Text"):
+        embedded.take_all()
 
-    with pytest.raises(ray.exceptions.RayTaskError) as caught:
-        embedded(bge_small_en, [{"text": "a", "id": "first"}, {"text": None, "id": "second"}]).take_all()
-    assert "(id='second'): Text" in str(caught.value)
-    with pytest.raises(ray.exceptions.RayTaskError, match=r"On the node .*: There is no folder"):
-        embedded(tmp_path / "missing", [{"text": "a"}]).take_all()
+
+def test_the_guide_is_right(ray: Any, bge_small_en: Path) -> None:  # noqa: ANN401
+    (code,) = [block for block in blocks_of("distributed.md", "py") if "import ray" in block]
+    found: dict[str, Any] = {}
+    exec(code.replace("BAAI/bge-small-en-v1.5", str(bge_small_en)), found)
+    vectors = [row["vector"] for row in sorted(found["rows"], key=lambda row: row["id"])]
+    np.testing.assert_allclose(vectors, reference_vectors(bge_small_en, PANDAS), atol=1e-5)
+
+
+def test_the_benchmark_compares_the_same_rows(ray: Any, bge_small_en: Path) -> None:  # noqa: ANN401
+    table = pa.table({"id": range(20), "text": texts(20)})
+    dataset = ray.data.from_arrow([table.slice(10), table.slice(0, 10)])
+    embedded = with_actors(dataset, str(bge_small_en), actors=1, cores=1, batch=7)
+    expected = reference_vectors(bge_small_en, texts(20))
+    np.testing.assert_allclose(vectors_of(embedded, 32), expected, atol=1e-5)

@@ -17,18 +17,21 @@ import pytest
 from bge_integrations.distributed import embed_udf
 from bge_integrations.distributed.worker import WorkerEncoder
 from tests.checkpoints import reference_vectors
+from tests.test_guides import blocks_of
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(900),
     pytest.mark.filterwarnings(
         "ignore:PySpark does not yet fully support pandas:FutureWarning", "ignore::ResourceWarning"
     ),
 ]
 
 ROOT = Path(__file__).parents[1]
+PANDAS = ["A panda eats bamboo.", "Pandas live in China."]
 ROWS, PARTITIONS, BATCH, FAILURES = 160, 8, 5, 4
 
 
@@ -129,3 +132,11 @@ def test_sql_can_use_it(spark: SparkSession, bge_small_en: Path) -> None:
     spark.udf.register("embed", embed)
     (row,) = spark.sql("select embed('a lazy dog') as vector").collect()
     np.testing.assert_allclose(row.vector, reference_vectors(bge_small_en, ["a lazy dog"])[0], atol=1e-5)
+
+
+def test_the_guide_is_right(spark: SparkSession, bge_small_en: Path) -> None:
+    (code,) = [block for block in blocks_of("distributed.md", "py") if "SparkSession" in block]
+    found: dict[str, Any] = {}
+    exec(code.replace("BAAI/bge-small-en-v1.5", str(bge_small_en)), found)
+    vectors = [row.vector for row in sorted(found["rows"], key=lambda row: int(row.id))]
+    np.testing.assert_allclose(vectors, reference_vectors(bge_small_en, PANDAS), atol=1e-5)

@@ -30,11 +30,17 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def blocks_of(name: str, language: str = "python") -> list[str]:
+    """The code of a guide in one language. Code marked "py" needs an engine, and runs in the tests of that engine."""
+    text = (ROOT / "docs" / "guides" / name).read_text(encoding="utf-8")
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert blocks
+    return blocks
+
+
 @pytest.mark.parametrize("name", GUIDES)
 def test_code_runs_as_it_stands(name: str, models: Path) -> None:
-    text = (ROOT / "docs" / "guides" / name).read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    assert blocks
+    blocks = blocks_of(name)
     namespace: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, name, "exec"), namespace)
