@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 from bge_integrations.backend.model.pooling import NAMES_OF_SETTING
 from bge_integrations.backend.text.chunks import ChunkRuler
 from bge_integrations.calls.call import ITEMS_A_SLICE, Call
-from bge_integrations.calls.embedding import embedding_call
+from bge_integrations.calls.embedding import embedding_call, in_slices
 from bge_integrations.calls.handle import ModelHandle
 from bge_integrations.calls.inputs import check_text, slices_of_texts
 from bge_integrations.catalogue.instructions import Instruction, Role, read_role
@@ -106,6 +106,25 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
         Arguments, result and errors are those of `encode_queries`.
         """
         return self._encode(texts, "symmetric", "encode")
+
+    def encode_slices(
+        self, slices: Iterable[Sequence[str]], take: Callable[[NDArray[np.float32]], None], *, role: Role = "document"
+    ) -> None:
+        """Encodes slices of texts one after the other, and hands on the vectors of each.
+
+        A batch holds texts of one slice only. With the setting `batch_tokens`, the vectors of a slice are therefore the
+        same bit by bit, whatever comes before and after it. Memory holds three slices at most, however many there are.
+
+        Args:
+            slices: Lists of texts, none of them empty. Some thousand texts a slice keep the engine busy.
+            take: Function that gets the vectors of each slice, in their order: float32, shape [texts, dimension].
+            role: Role of the texts: `"query"`, `"document"`, or `"symmetric"` as in `encode`.
+
+        Raises:
+            BgeError: As `encode_queries`. The index of a text counts the texts of all slices.
+        """
+        call = in_slices(self._call(role), slices, take, dimension=self.dimension, normalizes=self.normalizes)
+        call.run((), "encode_slices")
 
     async def aencode_queries(self, texts: Iterable[str]) -> NDArray[np.float32]:
         """Async form of `encode_queries`. It does not block the event loop. Cancelling it drops uncomputed texts."""

@@ -58,6 +58,7 @@ class Terms:
         item: The word for an item in messages.
         first: Index of the first item, if this call is part of a larger call.
         whole: The report of the larger call, which warns and shows progress once for all its parts.
+        separate_slices: Whether each slice has batches of its own, and its lengths are checked when its turn comes.
     """
 
     model: LoadedModel
@@ -67,6 +68,7 @@ class Terms:
     item: str = "text"
     first: int = 0
     whole: LengthReport | None = None
+    separate_slices: bool = False
 
 
 class Output(Protocol[Result_co]):
@@ -131,7 +133,7 @@ class Call(Generic[Item, Result]):
         output = self.output(count)
         lengths = LengthReport(terms.max_length, settings.on_truncation, terms.item, self.share.instruction_tokens)
         tokenised = self._tokenised(slices, lengths)
-        if settings.on_truncation == "error":
+        if settings.on_truncation == "error" and not terms.separate_slices:
             # All lengths are checked first, so that nothing is computed in vain.
             tokenised = iter(await waiter.run(partial(list, tokenised)))
         # A thread that waits for a few texts and has nothing else to tokenise may compute them itself.
@@ -193,6 +195,7 @@ class Call(Generic[Item, Result]):
             options=self.options,
             batch_tokens=self.terms.settings.batch_tokens,
             max_texts=self.terms.settings.batch_size,
+            shares_batches=not self.terms.separate_slices,
             truncated=part.cut,
             on_batch=count if progress.counts else None,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,7 +13,7 @@ from bge_integrations.backend.model.heads import unit_rows
 from bge_integrations.backend.text.templates import tokenize_within
 from bge_integrations.backend.text.written import write_within
 from bge_integrations.calls.call import Call, Terms
-from bge_integrations.calls.inputs import slices_of_texts
+from bge_integrations.calls.inputs import check_text, slices_of_texts
 from bge_integrations.calls.lengths import Slice
 from bge_integrations.catalogue.instructions import Instruction
 
@@ -48,6 +50,66 @@ def embedding_call(
     )
 
 
+def in_slices(
+    call: Call[str, NDArray[np.float32]],
+    slices: Iterable[Sequence[str]],
+    take: Callable[[NDArray[np.float32]], None],
+    *,
+    dimension: int,
+    normalizes: bool,
+) -> Call[str, None]:
+    """Returns a call that computes given slices, each in batches of its own, and hands their vectors on.
+
+    Args:
+        call: What `embedding_call` returns.
+        slices: Texts, at least one a slice. The next slice is read while one is computed and another one waits.
+        take: Function that gets the vectors of each slice, in their order.
+        dimension: Length of the vectors.
+        normalizes: Whether the vectors get unit length.
+    """
+
+    def cut(_texts: Iterable[str], _method: str, _size: int) -> tuple[None, Iterator[list[str]]]:
+        return None, _checked(slices)
+
+    return Call(
+        terms=replace(call.terms, separate_slices=True),
+        cut=cut,
+        tokenize=call.tokenize,
+        output=lambda _count: _Handed(dimension, normalizes, take),
+        head=call.head,
+        share=call.share,
+        prompt_length=call.prompt_length,
+    )
+
+
+def _checked(slices: Iterable[Sequence[str]]) -> Iterator[list[str]]:
+    start = 0
+    for part in slices:
+        yield [check_text(text, index) for index, text in enumerate(part, start)]
+        start += len(part)
+
+
+class _Handed:
+    """Hands the vectors of each slice on, and keeps none."""
+
+    def __init__(self, dimension: int, normalizes: bool, take: Callable[[NDArray[np.float32]], None]) -> None:
+        self._dimension = dimension
+        self._normalizes = normalizes
+        self._take = take
+
+    def add(self, part: Slice[str], found: NDArray[np.float32]) -> None:
+        """See `Output.add`."""
+        self._take(_finished(found, self._dimension, self._normalizes)[part.inverse])
+
+    def value(self) -> None:
+        """Returns nothing: all vectors were handed on."""
+
+
+def _finished(found: NDArray[np.float32], dimension: int, normalizes: bool) -> NDArray[np.float32]:
+    kept = found[:, :dimension]
+    return unit_rows(kept) if normalizes else kept
+
+
 class Vectors:
     """The vectors of a call in one array. The array grows if the number of vectors is not known."""
 
@@ -61,9 +123,7 @@ class Vectors:
     def add(self, part: Slice[str], found: NDArray[np.float32]) -> None:
         """See `Output.add`."""
         target = self._next(part.count)
-        kept = found[:, : self._rows.shape[1]]
-        if self._normalizes:
-            kept = unit_rows(kept)
+        kept = _finished(found, self._rows.shape[1], self._normalizes)
         if part.is_distinct:
             target[:] = kept
         else:

@@ -64,6 +64,7 @@ class Job:
         options: EngineOptions | None = None,
         batch_tokens: int | None = None,
         max_texts: int | None = None,
+        shares_batches: bool = True,
         truncated: int = 0,
         on_batch: Callable[[NDArray[np.int64]], None] | None = None,
     ) -> None:
@@ -77,6 +78,7 @@ class Job:
             options: Further inputs of the engine.
             batch_tokens: Token budget of a batch, padding included. `None`: the engine's own budget.
             max_texts: Maximum number of texts in a batch. `None`: no limit.
+            shares_batches: Whether texts of other jobs may be in its batches.
             truncated: Number of truncated texts, for the statistics.
             on_batch: Callback that gets the positions of each finished batch, in another thread.
         """
@@ -87,6 +89,7 @@ class Job:
         self.options = options
         self.batch_tokens = batch_tokens
         self.max_texts = max_texts
+        self._shares_batches = shares_batches
         self.truncated = truncated
         self.texts = len(tokens.lengths)
         self.answer: Ticket[NDArray[Any]] = Ticket()
@@ -121,6 +124,8 @@ class Job:
 
     def may_run_with(self, other: Job) -> bool:
         """Whether texts of both jobs may share a batch."""
+        if self is not other and not (self._shares_batches and other._shares_batches):
+            return False
         mine, theirs = ((job.prompt_length, job.options, job.batch_tokens, job.max_texts) for job in (self, other))
         return mine == theirs
 
