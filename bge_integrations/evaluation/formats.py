@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +15,16 @@ from typing import Any
 from bge_integrations.errors import EvaluationDataError
 from bge_integrations.evaluation.data import RetrievalData
 
-__all__ = ["json_lines", "load_retrieval_data", "plain_or_zipped", "text_lines"]
+__all__ = [
+    "Fault",
+    "json_lines",
+    "json_records",
+    "load_retrieval_data",
+    "plain_or_zipped",
+    "table_lines",
+    "table_records",
+    "text_lines",
+]
 
 _HEADERS = ("query-id", "query_id", "qid", "queryid")
 
@@ -208,38 +219,127 @@ def _read_fine_tuning(reading: _Reading, file: Path) -> None:
         reading.candidates[query] = list(reading.qrels.get(query, {}))
 
 
+@dataclass(frozen=True)
+class Fault:
+    """A row of a file that can't be read, unlike the rows after it.
+
+    Attributes:
+        reason: The end of a sentence that begins with the place of the row.
+        content: The row as it stands in the file.
+    """
+
+    reason: str
+    content: str = ""
+
+
+Records = Iterator[tuple[int, dict[str, Any] | Fault]]
+"""Numbers of lines, from 1, each with a row or with the reason why it can't be read."""
+
+
 def json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the place and the content of each line of a JSONL file, which may be a .gz file.
 
     Raises:
         EvaluationDataError: The file can't be read, or a line is no JSON object.
     """
-    for number, line in enumerate(text_lines(file), start=1):
+    return _required(file, json_records(file))
+
+
+def json_records(file: Path, *, decoding: str = "strict") -> Records:
+    """Yields the rows of a JSONL file, which may be a .gz file. Blank lines are left out.
+
+    Args:
+        file: The file.
+        decoding: How bytes that are no UTF-8 are read, as in `open(errors=…)`.
+
+    Raises:
+        EvaluationDataError: The file can't be read.
+    """
+    for number, line in enumerate(text_lines(file, decoding=decoding), start=1):
         if not line.strip():
             continue
-        place = f"{file}, line {number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
-            raise EvaluationDataError(f"{place} is no JSON: {error}.") from error
-        if not isinstance(row, dict):
-            raise EvaluationDataError(f"{place} is no JSON object.")
+        except (ValueError, RecursionError) as error:
+            yield number, Fault(f"is no JSON: {error}.", line)
+            continue
+        yield number, row if isinstance(row, dict) else Fault("is no JSON object.", line)
+
+
+def table_lines(file: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the place and the cells of each row of a .csv or .tsv file with a header, which may be a .gz file.
+
+    Raises:
+        EvaluationDataError: The file can't be read, or a row has more or fewer cells than the header.
+    """
+    return _required(file, table_records(file, delimiter))
+
+
+def table_records(file: Path, delimiter: str, *, decoding: str = "strict") -> Records:
+    """Yields the rows of a .csv or .tsv file with a header, which may be a .gz file: cells by name. Empty cells stay.
+
+    Args:
+        file: The file.
+        delimiter: The character between two cells.
+        decoding: How bytes that are no UTF-8 are read, as in `open(errors=…)`.
+
+    Raises:
+        EvaluationDataError: The file can't be read, or its header has a name twice.
+    """
+    reader = csv.reader(text_lines(file, decoding=decoding), delimiter=delimiter)
+    header: list[str] = []
+    while True:
+        number = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            yield number, Fault(f"can't be read: {error}.")
+            continue
+        if cells is None:
+            return
+        if not any(cell.strip() for cell in cells):
+            continue
+        if not header:
+            header = [cell.strip() for cell in cells]
+            if len(set(header)) < len(header):
+                raise EvaluationDataError(
+                    f"{file}, line {number}: the header has a name twice. Rename one of the columns."
+                )
+        elif len(cells) != len(header):
+            reason = (
+                f"has {len(cells)} cells, but the header has {len(header)}. Put texts with {delimiter!r} or line "
+                "breaks in quotation marks."
+            )
+            yield number, Fault(reason, delimiter.join(cells))
+        else:
+            yield number, dict(zip(header, cells, strict=True))
+
+
+def _required(file: Path, records: Records) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, row in records:
+        place = f"{file}, line {number}"
+        if isinstance(row, Fault):
+            raise EvaluationDataError(f"{place} {row.reason}")
         yield place, row
 
 
-def text_lines(file: Path) -> Iterator[str]:
+def text_lines(file: Path, *, decoding: str = "strict") -> Iterator[str]:
     """Yields the lines of a text file, which may be a .gz file.
+
+    Args:
+        file: The file.
+        decoding: How bytes that are no UTF-8 are read, as in `open(errors=…)`.
 
     Raises:
         EvaluationDataError: The file can't be read.
     """
     opens: Callable[..., Any] = gzip.open if file.suffix == ".gz" else open
     try:
-        with opens(file, "rt", encoding="utf-8-sig") as opened:
+        with opens(file, "rt", encoding="utf-8-sig", errors=decoding) as opened:
             yield from opened
     except OSError as error:
         raise EvaluationDataError(f"{file} can't be read: {error.strerror or error}.") from error
-    except (EOFError, UnicodeDecodeError) as error:
+    except (EOFError, UnicodeDecodeError, zlib.error) as error:
         raise EvaluationDataError(f"{file} can't be read as UTF-8 text: {error}. Save or fetch it again.") from error
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import os
 import re
@@ -14,7 +13,13 @@ from typing import Any
 
 from bge_integrations.errors import EvaluationDataError, SettingsError, TrainingDataError
 from bge_integrations.evaluation.data import RetrievalData
-from bge_integrations.evaluation.formats import json_lines, load_retrieval_data, plain_or_zipped, text_lines
+from bge_integrations.evaluation.formats import (
+    json_lines,
+    load_retrieval_data,
+    plain_or_zipped,
+    table_lines,
+    text_lines,
+)
 from bge_integrations.texts import is_text, kind_of, shortened
 from bge_integrations.training.rows.data import TrainingData, TrainingRow, text_fault
 
@@ -247,29 +252,8 @@ def _of_list(file: Path) -> Iterator[_Record]:
 
 
 def _of_table(file: Path, delimiter: str) -> Iterator[_Record]:
-    reader = csv.reader(text_lines(file), delimiter=delimiter)
-    header: list[str] = []
-    while True:
-        place = f"{file}, line {reader.line_num + 1}"
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise TrainingDataError(f"{place} can't be read: {error}.") from error
-        if cells is None:
-            return
-        if not any(cell.strip() for cell in cells):
-            continue
-        if not header:
-            header = [cell.strip() for cell in cells]
-            if len(set(header)) < len(header):
-                raise TrainingDataError(f"{place}: the header has a name twice. Rename one of the columns.")
-        elif len(cells) != len(header):
-            raise TrainingDataError(
-                f"{place} has {len(cells)} cells, but the header has {len(header)}. Put texts with {delimiter!r} or "
-                "line breaks in quotation marks."
-            )
-        else:
-            yield place, {name: _cell(name, cell, place) for name, cell in zip(header, cells, strict=True) if cell}
+    for place, row in table_lines(file, delimiter):
+        yield place, {name: _cell(name, cell, place) for name, cell in row.items() if cell}
 
 
 def _cell(name: str, cell: str, place: str) -> object:
