@@ -25,6 +25,8 @@ BgeError
 ├── ModelClosedError                   (also a RuntimeError) used after `close()`
 ├── EvaluationDataError                (also a ValueError)  data to evaluate on are wrong: the file, the line and the id
 ├── TrainingDataError                  (also a ValueError)  data to train on are wrong: the file, the line and the field
+├── CorpusDataError                    (also a ValueError)  rows of a corpus are wrong: the file and the line
+├── CorpusWriteError                   (also an OSError)    the output of a corpus can't be written
 ├── ChatModelError                     (also a RuntimeError) the chat model that makes questions fails again and again
 ├── IndexMismatchError               (also a ValueError)  an index was made by another model, or with other settings
 ├── FingerprintError                 (also a ValueError)  a fingerprint is damaged, or an index has no place for it
@@ -42,6 +44,8 @@ from bge_integrations.redaction import without_hub_tokens
 __all__ = [
     "BgeError",
     "ChatModelError",
+    "CorpusDataError",
+    "CorpusWriteError",
     "DeviceMemoryError",
     "DeviceNotAvailableError",
     "EncoderClosedError",
@@ -238,6 +242,14 @@ class EvaluationDataError(BgeError, ValueError):
 
 class TrainingDataError(BgeError, ValueError):
     """Data to train on can't be used as they are; the message names the file, the line and the field."""
+
+
+class CorpusDataError(BgeError, ValueError):
+    """Rows of a corpus can't be used as they are; the message names the file and the line."""
+
+
+class CorpusWriteError(BgeError, OSError):
+    """The output of a corpus can't be written, for example because the disk is full. Finished files stay."""
 
 
 class ChatModelError(BgeError, RuntimeError):

@@ -352,7 +352,7 @@ def folder(tmp_path: Path) -> Path:
 class TestFiles:
     @pytest.mark.parametrize("splitter", ["langchain_text_splitters", "llama_index.core"])
     def test_a_folder_of_texts_is_cut(self, folder: Path, splitter: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("bge_integrations.training.queries.files.is_installed", lambda module: module == splitter)
+        monkeypatch.setattr("bge_integrations.corpus.splitters.is_installed", lambda module: module == splitter)
         found = load_documents(folder, 120)
         assert {one.document for one in found} == {"a.txt", "below/b.md", "c.txt"}
         assert max(len(one.text) for one in found) <= 120

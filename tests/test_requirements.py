@@ -39,6 +39,8 @@ EXTRAS_OF = {
     "bge_integrations/distributed": ("ray", "spark", "daft"),
     "bge_integrations/evaluation/mteb": ("mteb", "train"),  # mteb brings datasets
     "bge_integrations/server": ("serve",),
+    "bge_integrations/corpus": ("corpus", "train"),  # datasets reads its own folders
+    "bge_integrations/corpus/stores.py": ("corpus", "llama-index"),
     "bge_integrations/training": ("train",),
     "bge_integrations/training/embedders/lora.py": ("lora",),
     "bge_integrations/langchain": ("langchain",),
@@ -56,8 +58,8 @@ IF_INSTALLED = {
     "bge_integrations/langchain/milvus.py": "langchain-milvus",
     "bge_integrations/langchain/sparse.py": "langchain-qdrant",
     "bge_integrations/training/mining/chart.py": "matplotlib",
-    "bge_integrations/training/queries/splitter_langchain.py": "langchain-text-splitters",
-    "bge_integrations/training/queries/splitter_llama_index.py": "llama-index-core",
+    "bge_integrations/corpus/splitter_langchain.py": "langchain-text-splitters",
+    "bge_integrations/corpus/splitter_llama_index.py": "llama-index-core",
     "bge_integrations/training/mining/words.py": "bm25s",
     "bge_integrations/training/trainer/work.py": "tensorboard",
     "tests/test_training_callbacks.py": "tensorboard",
@@ -78,7 +80,7 @@ SYSTEMS = {
 NEED_TORCH = {"accelerate", "datasets", "mteb", "peft", "torch", "scikit-learn", "scipy", "sentence-transformers"}
 WITHOUT_WHEELS = {
     "Intel Mac": NEED_TORCH,
-    "Windows on ARM": NEED_TORCH | {"openvino", "nncf", "llama-index-core", "llama-index-instrumentation"},
+    "Windows on ARM": NEED_TORCH | {"openvino", "nncf", "llama-index-core", "llama-index-instrumentation", "pyarrow"},
 }
 
 

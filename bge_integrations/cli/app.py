@@ -19,6 +19,7 @@ from bge_integrations.catalogue import MODELS
 from bge_integrations.catalogue.scores import MINILM, scored_models
 from bge_integrations.cli.cache import cache
 from bge_integrations.cli.documents import improve, make_queries
+from bge_integrations.cli.embed import embed
 from bge_integrations.cli.measuring import evaluate, mteb
 from bge_integrations.cli.models import print_models
 from bge_integrations.cli.options import (
@@ -246,7 +247,7 @@ def bench(
         print_report(report, open_console())
 
 
-for _function in (mteb, evaluate, pretrain, mine, train, make_queries, improve, serve):
+for _function in (mteb, evaluate, pretrain, mine, train, make_queries, improve, embed, serve):
     app.command(epilog=PRIVATE)(_function)
 app.add_typer(cache, name="cache")
 

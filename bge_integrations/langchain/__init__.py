@@ -15,14 +15,23 @@ if TYPE_CHECKING:
     from bge_integrations.langchain.m3_reranker import BgeM3Reranker
     from bge_integrations.langchain.reranker import BgeReranker
     from bge_integrations.langchain.sparse import BgeSparseEmbeddings
+    from bge_integrations.langchain.stored import StoredVectors
 
-__all__ = ["BgeM3Reranker", "BgeReranker", "BgeSparseEmbeddings", "HuggingFaceBgeEmbeddings", "bge_m3_hybrid"]
+__all__ = [
+    "BgeM3Reranker",
+    "BgeReranker",
+    "BgeSparseEmbeddings",
+    "HuggingFaceBgeEmbeddings",
+    "StoredVectors",
+    "bge_m3_hybrid",
+]
 
 _HOMES = {
     "BgeM3Reranker": "m3_reranker",
     "BgeReranker": "reranker",
     "BgeSparseEmbeddings": "sparse",
     "HuggingFaceBgeEmbeddings": "embeddings",
+    "StoredVectors": "stored",
     "bge_m3_hybrid": "hybrid",
 }
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bge_integrations.llama_index.m3_reranker import BgeM3Rerank
     from bge_integrations.llama_index.reranker import BgeRerank
     from bge_integrations.llama_index.sparse import BgeSparseEmbedding
+    from bge_integrations.llama_index.stored import StoredVectors
 
 __all__ = [
     "BgeFinetuneEngine",
@@ -23,6 +24,7 @@ __all__ = [
     "BgeRerank",
     "BgeSparseEmbedding",
     "HuggingFaceBgeEmbedding",
+    "StoredVectors",
     "bge_m3_hybrid",
 ]
 
@@ -32,6 +34,7 @@ _HOMES = {
     "BgeRerank": "reranker",
     "BgeSparseEmbedding": "sparse",
     "HuggingFaceBgeEmbedding": "embeddings",
+    "StoredVectors": "stored",
     "bge_m3_hybrid": "hybrid",
 }
 

@@ -5,25 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from bge_integrations._optional import is_installed
+from bge_integrations.corpus.source import TEXT_ENDINGS, text_files
+from bge_integrations.corpus.splitters import Cut, cut_by_characters
 from bge_integrations.errors import EvaluationDataError, SettingsError, TrainingDataError
 from bge_integrations.evaluation.formats import json_lines, plain_or_zipped
 from bge_integrations.texts import is_text, shortened
-from bge_integrations.training.queries import splitter_langchain, splitter_llama_index
 from bge_integrations.training.queries.documents import Passage, hashed, read_passages
 from bge_integrations.training.rows.passages import load_passages
 
 __all__ = ["load_documents", "save_passages"]
 
 _PAGE_CONTENT = "page_content"
-_TEXTS = (".txt", ".md", ".markdown")
-
-Cut = Callable[[str], Sequence[str]]
 
 
 def load_documents(path: str | os.PathLike[str], characters: int = 1000) -> list[Passage]:
@@ -95,35 +92,25 @@ def _from_langchain(file: Path) -> list[Passage]:
 
 
 def _from_texts(folder: Path, characters: int) -> list[Passage]:
-    files = sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in _TEXTS
-        and file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    )
+    files = text_files(folder)
     if not files:
         raise TrainingDataError(
-            f"{folder} has no corpus.jsonl and no files that end with {', '.join(_TEXTS)}. Give a file with passages, "
-            "a BEIR folder, or a folder of texts."
+            f"{folder} has no corpus.jsonl and no files that end with {', '.join(TEXT_ENDINGS)}. Give a file with "
+            "passages, a BEIR folder, or a folder of texts."
         )
-    cuts = {is_markdown: _cut(characters, is_markdown=is_markdown) for is_markdown in (False, True)}
+    cuts: dict[str, Cut] = {}
     found: dict[str, Passage] = {}
     for file in files:
         try:
             text = file.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise TrainingDataError(f"{file} is no text in UTF-8: {error.reason} at byte {error.start}.") from error
-        for part in cuts[file.suffix.lower() != ".txt"](text):
+        if file.suffix not in cuts:
+            cuts[file.suffix] = cut_by_characters(characters, file)
+        for part in cuts[file.suffix](text):
             if part.strip():
                 document = file.relative_to(folder).as_posix()
                 found.setdefault(part.strip(), Passage(part.strip(), hashed(part.strip())[:16], document))
     if not found:
         raise TrainingDataError(f"The files in {folder} have no text.")
     return list(found.values())
-
-
-def _cut(characters: int, *, is_markdown: bool) -> Cut:
-    if is_installed("llama_index.core") and not is_installed("langchain_text_splitters"):
-        return splitter_llama_index.cut(characters)
-    return splitter_langchain.cut(characters, is_markdown=is_markdown)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from bge_integrations._optional import require_package
 
 __all__ = ["cut"]
 
 
-def cut(characters: int) -> Callable[[str], Sequence[str]]:
+def cut(size: int, *, tokens: Callable[[str], list[Any]] = list) -> Callable[[str], Sequence[str]]:
     """Returns a function that cuts a text.
 
     Args:
-        characters: Characters of a passage, at most.
+        size: Tokens of a passage, at most.
+        tokens: Function that returns the tokens of a text; characters, unless given.
 
     Raises:
         MissingExtraError: The package is not installed.
@@ -21,6 +23,4 @@ def cut(characters: int) -> Callable[[str], Sequence[str]]:
     require_package("llama_index.core", "llama-index-core")
     from llama_index.core.node_parser import SentenceSplitter
 
-    # It counts tokens; with this tokenizer, a token is a character.
-    splitter = SentenceSplitter(chunk_size=characters, chunk_overlap=0, tokenizer=list)
-    return splitter.split_text
+    return SentenceSplitter(chunk_size=size, chunk_overlap=0, tokenizer=tokens).split_text

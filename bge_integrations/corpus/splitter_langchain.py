@@ -12,11 +12,12 @@ _SEPARATORS = ("\n\n", "\n", "(?<=[。！？；])", "(?<=[.!?]) ", " ", "(?<=[�
 """Where a text is cut, the best place first. Chinese has no blanks between words or sentences."""
 
 
-def cut(characters: int, *, is_markdown: bool) -> Callable[[str], Sequence[str]]:
+def cut(size: int, *, length: Callable[[str], int] = len, is_markdown: bool) -> Callable[[str], Sequence[str]]:
     """Returns a function that cuts a text.
 
     Args:
-        characters: Characters of a passage, at most.
+        size: Length of a passage, at most.
+        length: Function that returns the length of a text; characters, unless given.
         is_markdown: Whether passages begin with headings where possible.
 
     Raises:
@@ -28,6 +29,6 @@ def cut(characters: int, *, is_markdown: bool) -> Callable[[str], Sequence[str]]
     headings = RecursiveCharacterTextSplitter.get_separators_for_language(Language.MARKDOWN) if is_markdown else []
     separators = [*(one for one in headings if one.strip()), *_SEPARATORS]
     splitter = RecursiveCharacterTextSplitter(
-        separators, is_separator_regex=True, chunk_size=characters, chunk_overlap=0
+        separators, is_separator_regex=True, chunk_size=size, chunk_overlap=0, length_function=length
     )
     return splitter.split_text
