@@ -274,8 +274,7 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
 
     def _make_fingerprint(self) -> Fingerprint:
         model, instruction = self._loaded(), self.instruction("document")
-        quiet = self.settings.replace(on_truncation="ignore", show_progress=False)
-        with BgeEncoder.from_settings(quiet) as encoder:
+        with silent_encoder(self) as encoder:
             vectors = encoder.encode_documents(PROBES)
         digests = {
             name: digest[:_DIGITS] if digest else None for name, digest in dataclasses.asdict(model.digests).items()
@@ -347,3 +346,13 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
                 normalizes=self.normalizes,
             )
         return call
+
+
+def silent_encoder(encoder: BgeEncoder, **options: Unpack[EncoderOptions]) -> BgeEncoder:
+    """Returns an encoder on the same model that cuts long texts in silence and shows no progress.
+
+    Args:
+        encoder: The encoder.
+        **options: Settings to change.
+    """
+    return BgeEncoder.from_settings(encoder.settings.replace(on_truncation="ignore", show_progress=False, **options))

@@ -18,7 +18,7 @@ from typing_extensions import Self
 from bge_integrations.errors import FingerprintError
 from bge_integrations.texts import kind_of, shortened
 
-__all__ = ["LEAST_COSINE", "PROBES", "Comparison", "Fingerprint"]
+__all__ = ["LEAST_COSINE", "METADATA_KEY", "PROBES", "Comparison", "Fingerprint"]
 
 FORMAT = 1
 """Version of the JSON, of the probe texts and of the projection. Fingerprints of two versions can't be compared."""
@@ -29,8 +29,10 @@ LEAST_COSINE = 0.999
 _EQUAL_COSINE = 0.999_99
 _EQUAL_LENGTHS = 0.02
 """Greatest relative difference of two vectors' lengths. Rounded models change those of normalised vectors less."""
+_CUT = ": only the long text, so texts are cut at another length"
 _COMPONENTS = 40
-_MARK = "bge_fingerprint"
+METADATA_KEY = "bge_fingerprint"
+"""Name of the fingerprint in metadata of collections, tables and schemas. Its value is the JSON of `to_json`."""
 
 _PLACES = ("harbour", "library", "orchard", "glacier", "station", "kitchen", "quarry", "theatre", "desert", "workshop")
 _THINGS = ("clock", "engine", "violin", "ledger", "lantern", "turbine", "bakery", "telescope", "bridge", "garden")
@@ -169,7 +171,10 @@ class Fingerprint:
             about = f"vectors had {self.dimension} dimensions then, and have {other.dimension} now"
             return Comparison("different", (about, *self._causes(other)))
         cosines = self._cosines(other)
-        effects = [*self._measured(other), *self._unlike(cosines, least_cosine)]
+        effects = lengths_differ(np.array(self.lengths), np.array(other.lengths))
+        if unlike_probes := unlike(cosines, least_cosine, "probe texts"):
+            only_long = min(cosines[:-1]) >= least_cosine
+            effects.append(f"{unlike_probes}{_CUT if only_long else ''}")
         settings = [*self._other_settings(other)]
         causes = self._causes(other)
         differences = (*settings, *causes, *effects)
@@ -185,7 +190,7 @@ class Fingerprint:
         # An empty instruction is known: the model takes none.
         if self.document_instruction is not None:
             fields["document_instruction"] = self.document_instruction
-        return {_MARK: FORMAT, **fields, "lengths": list(self.lengths)}
+        return {METADATA_KEY: FORMAT, **fields, "lengths": list(self.lengths)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -195,12 +200,12 @@ class Fingerprint:
             FingerprintError: It is not a fingerprint, it is damaged, or another version of this package wrote it in a
                 format that this one can't read.
         """
-        if not isinstance(data, Mapping) or _MARK not in data:
+        if not isinstance(data, Mapping) or METADATA_KEY not in data:
             raise FingerprintError(f"{shortened(data)} is not a fingerprint; `bge fingerprint MODEL` prints one.")
-        if data[_MARK] != FORMAT:
+        if data[METADATA_KEY] != FORMAT:
             raise FingerprintError(
-                f"this fingerprint has the format {data[_MARK]!r}, but this version reads format {FORMAT}. Use the "
-                "version of bge-integrations that wrote it, or record the fingerprint again with overwrite=True."
+                f"this fingerprint has the format {data[METADATA_KEY]!r}, but this version reads format {FORMAT}. Use "
+                "the version of bge-integrations that wrote it, or record the fingerprint again with overwrite=True."
             )
         known = {field.name: field for field in dataclasses.fields(cls)}
         given = {name: value for name, value in data.items() if name in known}  # later versions may add fields
@@ -290,27 +295,38 @@ class Fingerprint:
                 found.append(f"another {name}: {then} then, {now} now")
         return found
 
-    def _measured(self, other: Fingerprint) -> list[str]:
-        """Returns a sentence on the vectors' lengths if they differ."""
-        then, now = np.array(self.lengths), np.array(other.lengths)
-        if (np.abs(then - now) <= _EQUAL_LENGTHS * np.maximum(then, now)).all():
-            return []
-        if _are_units(then) != _are_units(now):
-            words = ("normalised then, and are not now" if _are_units(then) else "not normalised then, and are now",)
-        else:
-            words = ("of another length then",)
-        return [f"vectors were {words[0]} (lengths {_range(then)} then, {_range(now)} now)"]
 
-    def _unlike(self, cosines: Sequence[float], least: float) -> list[str]:
-        """Returns a sentence on the probes whose vectors differ too much."""
-        low = [number for number, cosine in enumerate(cosines) if cosine < least]
-        if not low:
-            return []
-        about = f"the vectors of {len(low)} of {len(cosines)} probe texts differ (least cosine {min(cosines):.4f}, at "
-        about += f"least {least:g} is needed)"
-        if low == [len(cosines) - 1]:
-            about += ": only the long text, so texts are cut at another length"
-        return [about]
+def lengths_differ(then: NDArray[np.float64], now: NDArray[np.float64]) -> list[str]:
+    """Returns a sentence if vectors of the same texts have other lengths; else [].
+
+    Args:
+        then: Lengths in the index, shape [texts].
+        now: Lengths from the model, shape [texts].
+    """
+    if (np.abs(then - now) <= _EQUAL_LENGTHS * np.maximum(then, now)).all():
+        return []
+    if _are_units(then) == _are_units(now):
+        words = "of another length then"
+    else:
+        words = "normalised then, and are not now" if _are_units(then) else "not normalised then, and are now"
+    return [f"vectors were {words} (lengths {_range(then)} then, {_range(now)} now)"]
+
+
+def unlike(cosines: Sequence[float] | NDArray[np.float64], least: float, kind: str) -> str | None:
+    """Returns a sentence if some vectors differ too much; else `None`.
+
+    Args:
+        cosines: Cosine of the two vectors of each text.
+        least: Least cosine that is enough.
+        kind: What the texts are, in the plural.
+    """
+    count = int((np.asarray(cosines) < least).sum())
+    if not count:
+        return None
+    return (
+        f"the vectors of {count} of {len(cosines)} {kind} differ (least cosine {min(cosines):.4f}, at least {least:g} "
+        "is needed)"
+    )
 
 
 def _differ(then: object, now: object) -> bool:
@@ -336,7 +352,7 @@ def _projection(dimension: int) -> NDArray[np.float64]:
     if dimension <= _COMPONENTS:
         return np.eye(dimension)
     count = dimension * _COMPONENTS
-    drawn = hashlib.shake_256(f"{_MARK} {FORMAT} {dimension}".encode()).digest((count + 7) // 8)
+    drawn = hashlib.shake_256(f"{METADATA_KEY} {FORMAT} {dimension}".encode()).digest((count + 7) // 8)
     bits = np.unpackbits(np.frombuffer(drawn, dtype=np.uint8), count=count)
     return np.where(bits.reshape(dimension, _COMPONENTS), 1.0, -1.0) / np.float64(np.sqrt(_COMPONENTS))
 

@@ -12,6 +12,7 @@ require("langchain_core", extra="langchain")
 if TYPE_CHECKING:
     from bge_integrations.langchain.embeddings import HuggingFaceBgeEmbeddings
     from bge_integrations.langchain.hybrid import bge_m3_hybrid
+    from bge_integrations.langchain.index_guard import guard
     from bge_integrations.langchain.m3_reranker import BgeM3Reranker
     from bge_integrations.langchain.reranker import BgeReranker
     from bge_integrations.langchain.sparse import BgeSparseEmbeddings
@@ -24,6 +25,7 @@ __all__ = [
     "HuggingFaceBgeEmbeddings",
     "StoredVectors",
     "bge_m3_hybrid",
+    "guard",
 ]
 
 _HOMES = {
@@ -33,6 +35,7 @@ _HOMES = {
     "HuggingFaceBgeEmbeddings": "embeddings",
     "StoredVectors": "stored",
     "bge_m3_hybrid": "hybrid",
+    "guard": "index_guard",
 }
 
 __getattr__, __dir__ = attach(__name__, _HOMES)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bge_integrations.llama_index.embeddings import HuggingFaceBgeEmbedding
     from bge_integrations.llama_index.finetuning import BgeFinetuneEngine
     from bge_integrations.llama_index.hybrid import bge_m3_hybrid
+    from bge_integrations.llama_index.index_guard import guard
     from bge_integrations.llama_index.m3_reranker import BgeM3Rerank
     from bge_integrations.llama_index.reranker import BgeRerank
     from bge_integrations.llama_index.sparse import BgeSparseEmbedding
@@ -26,6 +27,7 @@ __all__ = [
     "HuggingFaceBgeEmbedding",
     "StoredVectors",
     "bge_m3_hybrid",
+    "guard",
 ]
 
 _HOMES = {
@@ -36,6 +38,7 @@ _HOMES = {
     "HuggingFaceBgeEmbedding": "embeddings",
     "StoredVectors": "stored",
     "bge_m3_hybrid": "hybrid",
+    "guard": "index_guard",
 }
 
 __getattr__, __dir__ = attach(__name__, _HOMES)

@@ -1,0 +1,1 @@
+"""Vector indexes: where each kind keeps a fingerprint, and whether a model fits what an index holds."""

@@ -1,0 +1,63 @@
+"""LanceDB: the fingerprint is in the metadata of the vectors' field in the table's schema."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bge_integrations.fingerprint import METADATA_KEY
+from bge_integrations.indexes.index import Document, Index, documents_of, embedded_text, spread
+
+if TYPE_CHECKING:
+    from lancedb.table import Table
+
+__all__ = ["LanceIndex"]
+
+_READS = 8
+"""Places of the table that a sample is read from."""
+
+
+class LanceIndex(Index):
+    """A table of LanceDB."""
+
+    def __init__(self, table: Table, vector_key: str = "vector", text_key: str = "text") -> None:
+        """Looks at a table.
+
+        Args:
+            table: The table.
+            vector_key: The column of the vectors.
+            text_key: The column of the texts.
+        """
+        self._table = table
+        self._vector_key, self._text_key = vector_key, text_key
+        self.name = f"the LanceDB table {table.name!r}"
+
+    def read(self) -> str | None:
+        """Returns the recorded fingerprint as JSON."""
+        found = self._metadata().get(METADATA_KEY.encode())
+        return None if found is None else found.decode()
+
+    def write(self, record: str) -> None:
+        """Records a fingerprint."""
+        table: Any = self._table
+        if hasattr(table, "update_field_metadata"):
+            table.update_field_metadata({"path": self._vector_key, "metadata": {METADATA_KEY: record}})
+        else:  # older versions only replace all metadata of a field
+            kept = {name.decode(): value.decode() for name, value in self._metadata().items()}
+            table.replace_field_metadata(self._vector_key, {**kept, METADATA_KEY: record})
+
+    def count(self) -> int:
+        """Returns the number of documents."""
+        return int(self._table.count_rows())
+
+    def sample(self, count: int) -> list[Document]:
+        """Returns documents from all over the table."""
+        each = -(-count // _READS)
+        found: list[tuple[object, object]] = []
+        for offset in spread(-(-self.count() // each), _READS):
+            for row in self._table.search().limit(each).offset(offset * each).to_list():
+                payload = row.get("metadata") if isinstance(row.get("metadata"), dict) else {}
+                found.append((embedded_text(payload or {}, (), row.get(self._text_key)), row.get(self._vector_key)))
+        return documents_of(found)
+
+    def _metadata(self) -> dict[bytes, bytes]:
+        return dict(self._table.schema.field(self._vector_key).metadata or {})

@@ -1,0 +1,78 @@
+"""PostgreSQL with pgvector, in the tables of langchain-postgres: the fingerprint is in the collection's metadata."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from bge_integrations.fingerprint import METADATA_KEY
+from bge_integrations.indexes.index import Document, Index, documents_of
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+__all__ = ["PostgresIndex"]
+
+_READ = "SELECT cmetadata ->> :key FROM langchain_pg_collection WHERE name = :name"
+# `cmetadata` has the type json, which has no operator to merge.
+_WRITE = """
+UPDATE langchain_pg_collection
+SET cmetadata = (COALESCE(cmetadata::jsonb, '{}'::jsonb) || CAST(:added AS jsonb))::json
+WHERE name = :name
+"""
+_COUNT = """
+SELECT count(*) FROM langchain_pg_embedding AS e JOIN langchain_pg_collection AS c ON c.uuid = e.collection_id
+WHERE c.name = :name
+"""
+# The ids are random unless the user gives them.
+_SAMPLE = """
+SELECT e.document, CAST(e.embedding AS text)
+FROM langchain_pg_embedding AS e JOIN langchain_pg_collection AS c ON c.uuid = e.collection_id
+WHERE c.name = :name AND e.embedding IS NOT NULL ORDER BY e.id LIMIT :count
+"""
+
+
+class PostgresIndex(Index):
+    """A collection of langchain-postgres's `PGVector`."""
+
+    def __init__(self, engine: Engine, collection: str) -> None:
+        """Looks at a collection.
+
+        Args:
+            engine: A blocking engine of SQLAlchemy.
+            collection: The collection's name.
+        """
+        self._engine = engine
+        self._collection = collection
+        self.name = f"the PostgreSQL collection {collection!r}"
+
+    def read(self) -> str | None:
+        """Returns the recorded fingerprint as JSON."""
+        found = self._one(_READ, key=METADATA_KEY)
+        return None if found is None else str(found)
+
+    def write(self, record: str) -> None:
+        """Records a fingerprint."""
+        from sqlalchemy import text
+
+        with self._engine.begin() as connection:
+            added = json.dumps({METADATA_KEY: record})
+            connection.execute(text(_WRITE), {"name": self._collection, "added": added})
+
+    def count(self) -> int:
+        """Returns the number of documents."""
+        return int(str(self._one(_COUNT)))
+
+    def sample(self, count: int) -> list[Document]:
+        """Returns the documents with the first ids."""
+        from sqlalchemy import text
+
+        with self._engine.connect() as connection:
+            rows = connection.execute(text(_SAMPLE), {"name": self._collection, "count": count}).all()
+        return documents_of((document, json.loads(vector)) for document, vector in rows)
+
+    def _one(self, statement: str, **values: object) -> object:
+        from sqlalchemy import text
+
+        with self._engine.connect() as connection:
+            return connection.execute(text(statement), {"name": self._collection, **values}).scalar()
