@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bge_integrations._optional import require_package
 from bge_integrations.fingerprint import METADATA_KEY
-from bge_integrations.indexes.index import Document, Index, documents_of, embedded_text, spread
+from bge_integrations.indexes.index import Document, Index, chosen, documents_of, embedded_text, spread
 
 if TYPE_CHECKING:
     from chromadb.api.models.Collection import Collection
 
-__all__ = ["ChromaIndex"]
+__all__ = ["ChromaIndex", "open_chroma"]
+
+FILE = "chroma.sqlite3"
+"""The file by which a folder of Chroma is recognised."""
 
 _SPACE = "hnsw:space"
 
@@ -47,3 +52,18 @@ class ChromaIndex(Index):
                 payload = (payloads[0] if payloads else None) or {}
                 found.append((embedded_text(payload, (), texts[0]), vectors[0]))
         return documents_of(found)
+
+
+def open_chroma(folder: Path, collection: str | None) -> ChromaIndex:
+    """Opens a collection in a folder of Chroma.
+
+    Raises:
+        FingerprintError: As `chosen`.
+        MissingExtraError: Chroma is not installed.
+    """
+    require_package("chromadb", "chromadb")
+    import chromadb
+
+    client = chromadb.PersistentClient(str(folder))
+    names = [one.name for one in client.list_collections()]
+    return ChromaIndex(client.get_collection(chosen(collection, names, str(folder))))

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_integrations._optional import require
+from bge_integrations.errors import FingerprintError
 
-__all__ = ["Document", "Index", "documents_of", "embedded_text", "spread"]
+__all__ = ["Document", "Index", "chosen", "documents_of", "embedded_text", "spread"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,27 @@ def documents_of(pairs: Iterable[tuple[object, object]]) -> list[Document]:
         for text, vector in pairs
         if isinstance(text, str) and vector is not None
     ]
+
+
+def chosen(collection: str | None, there: Sequence[str], place: str) -> str:
+    """Returns the name of the collection or table to look at.
+
+    Args:
+        collection: The given name; `None`: the only one.
+        there: Names that exist.
+        place: Where they are, for messages.
+
+    Raises:
+        FingerprintError: There is no such collection, or there are several and no name was given.
+    """
+    names = ", ".join(map(repr, there)) or "none"
+    if collection is None and len(there) == 1:
+        return there[0]
+    if collection is None:
+        raise FingerprintError(f"{place} has {len(there)} collections or tables ({names}); give collection=….")
+    if collection not in there:
+        raise FingerprintError(f"{place} has no collection or table {collection!r}; it has: {names}.")
+    return collection
 
 
 def spread(total: int, count: int) -> list[int]:

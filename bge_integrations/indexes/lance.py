@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bge_integrations._optional import require_package
+from bge_integrations.errors import FingerprintError
 from bge_integrations.fingerprint import METADATA_KEY
-from bge_integrations.indexes.index import Document, Index, documents_of, embedded_text, spread
+from bge_integrations.indexes.index import Document, Index, chosen, documents_of, embedded_text, spread
 
 if TYPE_CHECKING:
     from lancedb.table import Table
 
-__all__ = ["LanceIndex"]
+__all__ = ["LanceIndex", "open_lance"]
+
+ENDING = ".lance"
+"""Ending of a table's folder."""
 
 _READS = 8
 """Places of the table that a sample is read from."""
@@ -61,3 +67,22 @@ class LanceIndex(Index):
 
     def _metadata(self) -> dict[bytes, bytes]:
         return dict(self._table.schema.field(self._vector_key).metadata or {})
+
+
+def open_lance(folder: Path, table: str | None) -> LanceIndex:
+    """Opens a table in a folder of LanceDB.
+
+    Raises:
+        FingerprintError: As `chosen`, or the table has no column of vectors.
+        MissingExtraError: LanceDB is not installed.
+    """
+    require_package("lancedb", "lancedb")
+    import lancedb
+    import pyarrow as pa
+
+    name = chosen(table, sorted(one.stem for one in folder.glob(f"*{ENDING}")), str(folder))
+    opened = lancedb.connect(folder).open_table(name)
+    vectors = [field.name for field in opened.schema if pa.types.is_fixed_size_list(field.type)]
+    if not vectors:
+        raise FingerprintError(f"the LanceDB table {name!r} has no column of vectors.")
+    return LanceIndex(opened, "vector" if "vector" in vectors else vectors[0])

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from bge_integrations._optional import require_package
+from bge_integrations.errors import FingerprintError
 from bge_integrations.fingerprint import METADATA_KEY
-from bge_integrations.indexes.index import Document, Index, documents_of, embedded_text
+from bge_integrations.indexes.index import Document, Index, chosen, documents_of, embedded_text
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
-__all__ = ["MilvusIndex"]
+__all__ = ["MilvusIndex", "open_milvus"]
 
 
 class MilvusIndex(Index):
@@ -72,3 +74,27 @@ class MilvusIndex(Index):
         return documents_of(
             (embedded_text(row, (), row.get(self._text_field)), row.get(self._vector_field)) for row in rows
         )
+
+
+def open_milvus(location: str, collection: str | None) -> MilvusIndex:
+    """Opens a collection of a Milvus server, or in a file of Milvus Lite.
+
+    Args:
+        location: Address of the server, with http:// or https://, or path of the file.
+        collection: The collection's name; `None`: the only one.
+
+    Raises:
+        FingerprintError: As `chosen`, or the collection has no field of dense vectors.
+        MissingExtraError: Milvus's client is not installed.
+    """
+    require_package("pymilvus", "pymilvus")
+    from pymilvus import DataType, MilvusClient
+
+    client = MilvusClient(location)
+    name = chosen(collection, client.list_collections(), location)
+    client.load_collection(name)
+    fields = client.describe_collection(name)["fields"]
+    vectors = [one["name"] for one in fields if one["type"] == DataType.FLOAT_VECTOR]
+    if not vectors:
+        raise FingerprintError(f"the Milvus collection {name!r} has no field of dense vectors.")
+    return MilvusIndex(client, name, vectors[0])

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from bge_integrations._optional import require_package
+from bge_integrations.errors import FingerprintError
 from bge_integrations.fingerprint import METADATA_KEY
-from bge_integrations.indexes.index import Document, Index, documents_of
+from bge_integrations.indexes.index import Document, Index, chosen, documents_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-__all__ = ["PostgresIndex"]
+__all__ = ["PostgresIndex", "open_postgres"]
 
 _READ = "SELECT cmetadata ->> :key FROM langchain_pg_collection WHERE name = :name"
 # `cmetadata` has the type json, which has no operator to merge.
@@ -76,3 +78,29 @@ class PostgresIndex(Index):
 
         with self._engine.connect() as connection:
             return connection.execute(text(statement), {"name": self._collection, **values}).scalar()
+
+
+def open_postgres(address: str, collection: str | None) -> PostgresIndex:
+    """Opens a collection of langchain-postgres's `PGVector`.
+
+    Args:
+        address: Address of the database: postgresql://… for SQLAlchemy.
+        collection: The collection's name; `None`: the only one.
+
+    Raises:
+        FingerprintError: As `chosen`, or the database can't be reached, or it has no such tables.
+        MissingExtraError: SQLAlchemy is not installed.
+    """
+    require_package("sqlalchemy", "sqlalchemy")
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        engine = create_engine(address)
+        place = f"the database {engine.url.database!r}"
+        with engine.connect() as connection:
+            names = [str(row[0]) for row in connection.execute(text("SELECT name FROM langchain_pg_collection"))]
+    except (SQLAlchemyError, ImportError) as error:
+        # Without the address, which can hold a password.
+        raise FingerprintError(f"the collections of the database can't be read: {type(error).__name__}.") from None
+    return PostgresIndex(engine, chosen(collection, names, place))

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from bge_integrations._optional import require_package
 from bge_integrations.errors import FingerprintError
 from bge_integrations.fingerprint import METADATA_KEY
-from bge_integrations.indexes.index import Document, Index, documents_of, embedded_text
+from bge_integrations.indexes.index import Document, Index, chosen, documents_of, embedded_text
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
 
-__all__ = ["QdrantIndex"]
+__all__ = ["QdrantIndex", "open_qdrant"]
 
 
 class QdrantIndex(Index):
@@ -106,3 +107,25 @@ class QdrantIndex(Index):
             f"{self.name} can't keep a fingerprint: Qdrant's server or client is older than 1.16. Update it, or give "
             "fingerprint_file=…."
         )
+
+
+def open_qdrant(location: str, collection: str | None) -> QdrantIndex:
+    """Opens a collection of a Qdrant server, or in a local folder.
+
+    Args:
+        location: Address of the server, with http:// or https://, or path of the folder.
+        collection: The collection's name; `None`: the only one.
+
+    Raises:
+        FingerprintError: As `chosen`, or another process has the folder open.
+        MissingExtraError: Qdrant's client is not installed.
+    """
+    require_package("qdrant_client", "qdrant-client")
+    from qdrant_client import QdrantClient
+
+    try:
+        client = QdrantClient(location) if "://" in location else QdrantClient(path=location)
+    except RuntimeError as error:  # of portalocker's lock
+        raise FingerprintError(f"{location} can't be opened: {error}") from error
+    names = [one.name for one in client.get_collections().collections]
+    return QdrantIndex(client, chosen(collection, names, location))
