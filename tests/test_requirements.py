@@ -42,6 +42,7 @@ EXTRAS_OF = {
     "bge_integrations/corpus": ("corpus", "train"),  # datasets reads its own folders
     "bge_integrations/corpus/stores.py": ("corpus", "llama-index"),
     "bge_integrations/indexes/index.py": ("llama-index",),
+    "bge_integrations/indexes/location.py": ("llama-index",),
     "bge_integrations/training": ("train",),
     "bge_integrations/training/embedders/lora.py": ("lora",),
     "bge_integrations/langchain": ("langchain",),
@@ -59,6 +60,7 @@ IF_INSTALLED = {
     "bge_integrations/indexes/chroma.py": "chromadb",
     "bge_integrations/indexes/lance.py": "lancedb",
     "bge_integrations/indexes/milvus.py": "pymilvus",
+    "bge_integrations/indexes/parquet.py": "pyarrow",
     "bge_integrations/indexes/postgres.py": "sqlalchemy",
     "bge_integrations/indexes/qdrant.py": "qdrant-client",
     "bge_integrations/langchain/milvus.py": "langchain-milvus",

@@ -20,6 +20,7 @@ from bge_integrations.catalogue.scores import MINILM, scored_models
 from bge_integrations.cli.cache import cache
 from bge_integrations.cli.documents import improve, make_queries
 from bge_integrations.cli.embed import embed
+from bge_integrations.cli.indexes import check_index, fingerprint
 from bge_integrations.cli.measuring import evaluate, mteb
 from bge_integrations.cli.models import print_models
 from bge_integrations.cli.options import (
@@ -247,7 +248,7 @@ def bench(
         print_report(report, open_console())
 
 
-for _function in (mteb, evaluate, pretrain, mine, train, make_queries, improve, embed, serve):
+for _function in (mteb, evaluate, pretrain, mine, train, make_queries, improve, embed, serve, fingerprint, check_index):
     app.command(epilog=PRIVATE)(_function)
 app.add_typer(cache, name="cache")
 

@@ -266,7 +266,7 @@ def _hints(
         if (_cosines(then, tried.astype(np.float64)) >= least).all():
             yield f"they agree with the document instruction {other!r}; now it is {instruction!r}"
             return
-    if low.all():
+    if low.all() or encoder.backend.tokenizer.is_estimate:
         return
     lengths = encoder.count_tokens(texts)
     longest, shortest = int(lengths[~low].max()), int(lengths[low].min())

@@ -103,7 +103,7 @@ def _lance(store: Any, _: StorageContext) -> Index:  # noqa: ANN401 - as above
     from bge_integrations.indexes.lance import LanceIndex
 
     if store._table is None:
-        return InMemory(f"the LanceDB table {store.table_name!r}", lambda: 0, lambda _: [])
+        return InMemory(f"the LanceDB table {store._table_name!r}", lambda: 0, lambda _: [])
     return LanceIndex(store._table, store.vector_column_name, store.text_key)
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,9 +10,9 @@ from typing import Any
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
-from bge_integrations.errors import BgeError
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings, guard
 from tests.adapters import CORPUS
+from tests.index_processes import outcome_of, run
 
 Opened = Iterator[tuple[VectorStore, dict[str, Any]]]
 """A store, and the arguments of `guard` for it."""
@@ -105,30 +102,21 @@ def fill(folder: Path, name: str, embeddings: Embeddings, *, guarded: bool = Tru
             guard(store, **options)
 
 
-def outcome(folder: Path, name: str, embeddings: Embeddings) -> str:
-    """Returns what `guard` says of a store: "fits", or the error."""
+def check(folder: Path, name: str, embeddings: Embeddings) -> None:
+    """Guards a store that is there."""
     with ExitStack() as stack:
         store, options = stack.enter_context(OPENERS[name](folder, embeddings))
-        try:
-            assert guard(store, **options) is store
-        except BgeError as error:
-            return f"{type(error).__name__}: {error}"
-    return "fits"
+        assert guard(store, **options) is store
 
 
-def main(command: str, folder: str, *options: str) -> None:
-    """Fills every store, or writes what `guard` says of each, under each of some options of the embeddings."""
-    warnings.simplefilter("ignore")
-    found: list[dict[str, str]] = []
-    for text in options:
-        embeddings = HuggingFaceBgeEmbeddings(**json.loads(text))
-        if command == "fill":
-            for name in OPENERS:
-                fill(Path(folder), name, embeddings)
-        else:
-            found.append({name: outcome(Path(folder), name, embeddings) for name in OPENERS})
-    sys.stdout.write(json.dumps(found))
+def outcome(folder: Path, name: str, embeddings: Embeddings) -> str:
+    """Returns what `guard` says of a store: "fits", or the error."""
+    return outcome_of(lambda: check(folder, name, embeddings))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run(
+        [*OPENERS],
+        lambda folder, name, options: fill(folder, name, HuggingFaceBgeEmbeddings(**options)),
+        lambda folder, name, options: check(folder, name, HuggingFaceBgeEmbeddings(**options)),
+    )

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +18,11 @@ from bge_integrations.errors import FingerprintError, IndexMismatchError
 from bge_integrations.fingerprint import METADATA_KEY, Fingerprint
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings, guard
 from tests.adapters import CORPUS
+from tests.index_processes import in_new_process
 from tests.langchain.stores import OPENERS, fill, outcome
 
 pytestmark = pytest.mark.filterwarnings("ignore:`langchain-community` is being sunset:DeprecationWarning")
 
-ROOT = Path(__file__).parent.parent.parent
 CHANGES: dict[str, dict[str, Any]] = {
     "same": {},
     "precision": {"precision": "bfloat16"},
@@ -37,22 +32,13 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 
 
-def _other_process(command: str, folder: Path, options: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    arguments = [sys.executable, "-m", "tests.langchain.stores", command, str(folder), *map(json.dumps, options)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-    found: list[dict[str, str]] = json.loads(done.stdout)
-    return found
-
-
 @pytest.fixture(scope="module")
 def outcomes(minilm: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
     """What `guard` says in a new process of stores that another process has filled, by change and store."""
     folder = tmp_path_factory.mktemp("stores")
     options = [{"model_name": minilm, **change} for change in CHANGES.values()]
-    _other_process("fill", folder, options[:1])
-    return dict(zip(CHANGES, _other_process("check", folder, options), strict=True))
+    in_new_process("tests.langchain.stores", "fill", folder, options[:1])
+    return dict(zip(CHANGES, in_new_process("tests.langchain.stores", "check", folder, options), strict=True))
 
 
 @pytest.mark.parametrize("store", OPENERS)
