@@ -78,11 +78,11 @@ def open_lance(folder: Path, table: str | None) -> LanceIndex:
     """
     require_package("lancedb", "lancedb")
     import lancedb
-    import pyarrow as pa
 
     name = chosen(table, sorted(one.stem for one in folder.glob(f"*{ENDING}")), str(folder))
     opened = lancedb.connect(folder).open_table(name)
-    vectors = [field.name for field in opened.schema if pa.types.is_fixed_size_list(field.type)]
+    # Only lists of a fixed size have this attribute.
+    vectors = [field.name for field in opened.schema if hasattr(field.type, "list_size")]
     if not vectors:
         raise FingerprintError(f"the LanceDB table {name!r} has no column of vectors.")
     return LanceIndex(opened, "vector" if "vector" in vectors else vectors[0])
