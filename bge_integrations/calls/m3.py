@@ -70,7 +70,7 @@ def m3_call(terms: Terms, wanted: Wanted, instruction: str) -> Call[str, M3Outpu
     tokenize: Callable[..., TokenizedTexts] = tokenize_within
     rows: Callable[[TokenBatch, NDArray[np.float32]], NDArray[np.object_]] = partial(_rows_of, model, wanted)
     if model.served:
-        _require_served(model, wanted)
+        require_served(model.request.endpoint, wanted)
         tokenize, rows = partial(write_within, cuts_at=model.served.cuts_at), _served_rows
         options = OutputChoice(dense=wanted.dense, sparse=wanted.sparse)
     return Call(
@@ -85,10 +85,16 @@ def m3_call(terms: Terms, wanted: Wanted, instruction: str) -> Call[str, M3Outpu
     )
 
 
-def _require_served(model: LoadedModel, wanted: Wanted) -> None:
-    if wanted.colbert:
+def require_served(endpoint: str | None, wanted: Wanted) -> None:
+    """Refuses token vectors from a server.
+
+    Args:
+        endpoint: Address of the server; `None` for a model in this process.
+        wanted: The requested outputs.
+    """
+    if endpoint is not None and wanted.colbert:
         raise SettingsError(
-            f"{model.request.endpoint} can't give token vectors: no server has a route for them. Pass colbert=False, "
+            f"{endpoint} can't give token vectors: no server has a route for them. Pass colbert=False, "
             "or weights of 0 for the token-wise score; or load the model in this process, without endpoint."
         )
 

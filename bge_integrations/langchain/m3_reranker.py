@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_integrations.calls.m3 import require_served
 from bge_integrations.langchain.compressor import ScoringCompressor
 from bge_integrations.langchain.m3 import BgeM3Model
 from bge_integrations.m3 import M3Weights
@@ -53,4 +54,4 @@ class BgeM3Reranker(BgeM3Model, ScoringCompressor):
 
     def _check(self) -> None:
         super()._check()
-        M3Weights(*self.weights)
+        require_served(self.endpoint, M3Weights(*self.weights).wanted)

@@ -10,6 +10,7 @@ import numpy as np
 from llama_index.core.bridge.pydantic import Field
 from numpy.typing import NDArray
 
+from bge_integrations.calls.m3 import require_served
 from bge_integrations.llama_index.m3 import BgeM3Model
 from bge_integrations.llama_index.postprocessor import ScoringPostprocessor
 from bge_integrations.m3 import M3Weights
@@ -62,5 +63,6 @@ class BgeM3Rerank(BgeM3Model, ScoringPostprocessor):
         return await (await self._encoder_async()).ascore(query, passages, weights=self.weights)
 
     def _settings(self) -> ModelSettings:
-        M3Weights.read(self.weights)  # refused before anything is loaded
+        # refused before anything is loaded
+        require_served(self.endpoint, M3Weights.read(self.weights).wanted)
         return super()._settings()
