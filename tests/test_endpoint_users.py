@@ -26,6 +26,7 @@ from tests.checkpoints import make_checkpoint
 from tests.model_server import Models, ModelServer, Reply, running
 from tests.server_process import Server
 from tests.server_process import running as serving
+from tests.test_guides import blocks_of
 
 EN = "Represent this sentence for searching relevant passages: "
 KEY = "the-key-that-nobody-may-see"
@@ -309,6 +310,15 @@ class TestOurServer:
             BgeReranker(bge_reranker_base) as local,
         ):
             assert_close(remote.score("fox", TEXTS), local.score("fox", TEXTS))
+
+    def test_runs_the_code_of_the_guide(self, served: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        make_checkpoint(tmp_path / "BAAI/bge-small-en-v1.5", modules=("cls", "normalize"))
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("SERVER_KEY", KEY)
+        namespace: dict[str, Any] = {}
+        for block in blocks_of("endpoints.md", "py"):
+            exec(block.replace("http://127.0.0.1:8080", served.address), namespace)
+        assert len(namespace["vector"]) == 32
 
     def test_refuses_another_key(self, served: Server, bge_small_en: Path) -> None:
         for key in (None, "wrong"):

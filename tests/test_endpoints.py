@@ -6,8 +6,11 @@ import asyncio
 import email.utils
 import json
 import logging
+import os
 import pickle
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -730,3 +733,34 @@ def test_a_proxy_of_the_environment_is_used(
     server.script = lambda path, _: Reply(502, b"no such host") if path.startswith("http://") else None
     with pytest.raises(EndpointError, match=r"http://far\.example/info answers 502"):
         BgeEncoder(bge_small_en, endpoint="http://far.example", endpoint_options={"retries": 0})
+
+
+_IN_ANOTHER_PROCESS = """
+import sys
+from bge_integrations.langchain import HuggingFaceBgeEmbeddings
+embeddings = HuggingFaceBgeEmbeddings(model_name=sys.argv[1], endpoint=sys.argv[2])
+assert len(embeddings.embed_query("fox")) == 32
+print(sorted({"torch", "transformers", "openvino", "sentence_transformers"} & set(sys.modules)))
+"""
+
+
+def test_nothing_heavy_is_imported(server: ModelServer, bge_small_en: Path) -> None:
+    command = [sys.executable, "-W", "error", "-c", _IN_ANOTHER_PROCESS, str(bge_small_en), server.url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_forked_process_opens_connections_of_its_own(server: ModelServer, bge_small_en: Path) -> None:
+    with BgeEncoder(bge_small_en, endpoint=server.url) as remote:
+        expected = remote.encode_documents(TEXTS)
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                status = int(not np.allclose(remote.encode_documents(TEXTS), expected, atol=1e-5))
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+        assert_close(remote.encode_documents(TEXTS), expected)
