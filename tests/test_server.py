@@ -262,6 +262,8 @@ class TestRefuses:
             (_OPENAI, {"input": "a", "input_type": "both"}, 400, "input_type='both' is unknown; choose one of"),
             (_OPENAI, {"input": "a", "input_type": "query", "task": "clustering"}, 400, "name different sides"),
             (_OPENAI, {"input": ["a"] * 2049}, 413, "input has 2049 texts, the limit of a request is 2048"),
+            (_OPENAI, {"input": ["a", "b" * 1_000_001]}, 413, "input[1] has 1,000,001 characters"),
+            ("/tokenize", {"inputs": "a" * 300_000}, 413, "more than 262,144 characters"),
             (_OPENAI, ["a"], 400, "The body is a list, not an object"),
             (_TEI, {"inputs": ["a", False]}, 422, "inputs[1] is true or false"),
             (_TEI, {"inputs": [LONG_TEXT], "truncate": False}, 413, "inputs[0] is longer than the 64 tokens"),

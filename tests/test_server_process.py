@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import select
 import socket
 import stat
 import threading
@@ -53,31 +56,64 @@ def test_finishes_what_runs_and_refuses_the_rest_after_sigterm(bge_small_en: Pat
     np.testing.assert_allclose(np.array(answers[0].json(), np.float32), expected, atol=1e-6)
 
 
-def test_on_a_unix_socket_only_its_user_may_connect_and_slow_clients_are_dropped(
-    bge_small_en: Path, tmp_path: Path
-) -> None:
-    path = tmp_path / "socket"
-    left_behind = socket.socket(socket.AF_UNIX)
-    left_behind.bind(str(path))
-    left_behind.close()
-    with running("--model", bge_small_en, "--uds", path, "--body-seconds", "0.3") as server:
-        assert not stat.S_IMODE(path.stat().st_mode) & 0o022
-        transport = httpx.HTTPTransport(uds=str(path))
-        with httpx.Client(transport=transport, base_url="http://server") as client:
-            assert client.post("/embed", json={"inputs": "a"}).status_code == 200
-        for beginning in (
-            b"",
-            b"POST /embed HTTP/1.1\r\nHost: a\r\nX-",
-            b"POST /embed HTTP/1.1\r\ncontent-length: 9\r\n\r\n{",
-        ):
-            with socket.socket(socket.AF_UNIX) as slow:
-                slow.settimeout(LONG)
-                slow.connect(str(path))
-                slow.sendall(beginning)
-                answer = b"".join(iter(lambda: slow.recv(65536), b""))
+@pytest.fixture(params=["with httptools and uvloop", "without"])
+def parser(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """Variables under which a server finds uvicorn's optional packages, or does not."""
+    if request.param == "without":
+        hidden = tmp_path / "hidden"
+        hidden.mkdir()
+        for name in ("httptools", "uvloop"):
+            (hidden / f"{name}.py").write_text("raise ImportError")
+        return {"PYTHONPATH": os.pathsep.join([str(hidden), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    pytest.importorskip("httptools")
+    return {}
+
+
+class TestOnASocket:
+    SLOW = (
+        b"",
+        b"POST /embed HTTP/1.1\r\nHost: a\r\nX-",
+        b"POST /embed HTTP/1.1\r\nHost: a\r\ncontent-length: 9\r\n\r\n{",
+    )
+
+    def test_only_its_user_may_connect_and_no_client_stays_for_ever(
+        self, bge_small_en: Path, tmp_path: Path, parser: dict[str, str]
+    ) -> None:
+        path = tmp_path / "socket"
+        with socket.socket(socket.AF_UNIX) as left_behind:
+            left_behind.bind(str(path))
+        with running("--model", bge_small_en, "--uds", path, "--body-seconds", "0.3", **parser) as server:
+            assert not stat.S_IMODE(path.stat().st_mode) & 0o022
+            transport = httpx.HTTPTransport(uds=str(path))
+            with httpx.Client(transport=transport, base_url="http://server") as client:
+                assert client.post("/embed", json={"inputs": "a"}).status_code == 200
+            for beginning in self.SLOW:
+                answer = self._answer(path, beginning)
                 assert answer.startswith(b"HTTP/1.1 408") if beginning.endswith(b"{") else not answer
-        assert server.stop() == (0, "")
-    assert not path.exists()
+            assert b" 200 " not in self._answer(path, b"GET /health HTTP/1.1\r\nX: " + b"a" * 2_000_000 + b"\r\n\r\n")
+            self._reads_nothing(path)
+            assert server.stop()[0] == 0
+        assert not path.exists()
+
+    def _answer(self, path: Path, sent: bytes) -> bytes:
+        """Returns all that comes until the server closes the connection."""
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(LONG)
+            client.connect(str(path))
+            with suppress(OSError):  # it may close before all is sent
+                client.sendall(sent)
+                return b"".join(iter(lambda: client.recv(65536), b""))
+        return b""
+
+    def _reads_nothing(self, path: Path) -> None:
+        """Asks for much, and waits until the server gives up, without reading any of the answer."""
+        content = json.dumps({"inputs": "a " * 100_000}).encode()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            client.sendall(b"POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(content) + content)
+            given_up = select.poll()
+            given_up.register(client, 0)  # no event of reading or writing, but the end is told always
+            assert given_up.poll(LONG * 1000)
 
 
 def test_warns_where_everyone_can_use_it(bge_small_en: Path) -> None:

@@ -59,6 +59,9 @@ def serve(
         bool, typer.Option("--no-truncate", help="Refuse texts over the limit unless a request allows to cut them.")
     ] = False,
     max_texts: Annotated[int | None, typer.Option(min=1, help="Texts of a request; 2048 unless given.")] = None,
+    max_characters: Annotated[
+        int | None, typer.Option(min=1, help="Characters of a text; 1000000 unless given.")
+    ] = None,
     max_body_bytes: Annotated[
         int | None, typer.Option(min=1, help="Bytes of a request; 33554432 unless given.")
     ] = None,
@@ -104,6 +107,7 @@ def serve(
     side = read_default_side(default_input_type)
     limits = Limits.of(
         max_texts=max_texts,
+        max_characters=max_characters,
         max_body_bytes=max_body_bytes,
         max_requests=max_requests,
         max_queued_texts=max_queued_texts,

@@ -10,6 +10,7 @@ from pydantic import Field, WithJsonSchema
 
 from bge_integrations.server.errors import COHERE, Refused
 from bge_integrations.server.inputs import Body, Sided, Text, Texts, list_of, side_of, text_of, texts_of
+from bge_integrations.server.limits import Limits
 from bge_integrations.server.models import Models
 from bge_integrations.server.openai import in_base64
 from bge_integrations.server.routes import Answer, Route
@@ -45,8 +46,8 @@ async def rerank(models: Models, body: RerankBody) -> Answer:
     """Answers `/v1/rerank` and `/v2/rerank`."""
     if models.reranker_name is not None:
         models.reranker_name.require(body.model)
-    query = text_of(body.query, "query")
-    texts = list_of(_texts(body), "documents", models.admission.limits.max_texts)
+    query = text_of(body.query, "query", models.admission.limits)
+    texts = list_of(_texts(body, models.admission.limits), "documents", models.admission.limits)
     scores, counts = await models.score(query, texts, field="documents", raw=False, truncate=None)
     content = {
         "id": str(uuid.uuid4()),
@@ -69,7 +70,7 @@ async def embed(version: Version, models: Models, body: EmbedBody) -> Answer:
     """Answers `/v1/embed` and `/v2/embed`."""
     if models.name is not None:
         models.name.require(body.model)
-    texts = texts_of(body.texts, "texts", models.admission.limits.max_texts)
+    texts = texts_of(body.texts, "texts", models.admission.limits)
     if body.truncate == "START":
         raise Refused("invalid", "truncate='START' is not possible: give 'END' or 'NONE'.", place="truncate")
     rows, counts = await models.embed(
@@ -89,22 +90,22 @@ async def embed(version: Version, models: Models, body: EmbedBody) -> Answer:
     return Answer.of(content | {"response_type": "embeddings_by_type", "embeddings": by_type}, counts)
 
 
-def _texts(body: RerankBody) -> object:
+def _texts(body: RerankBody, limits: Limits) -> object:
     """Returns the documents' texts. A document is a text, or an object with fields, of which `rank_fields` are read."""
     if not isinstance(body.documents, list):
         return body.documents
     names = body.rank_fields or ["text"]
-    return [_text(document, place, names) for place, document in enumerate(body.documents)]
+    return [_text(document, place, names, limits) for place, document in enumerate(body.documents)]
 
 
-def _text(document: object, place: int, names: list[str]) -> object:
+def _text(document: object, place: int, names: list[str], limits: Limits) -> object:
     if not isinstance(document, dict):
         return document
     missing = next((name for name in names if name not in document), None)
     if missing is not None:
         where = f"documents[{place}]"
         raise Refused("invalid", f"{where} has no field {missing!r}; send a text, or an object with it.", place=where)
-    return "\n".join(text_of(document[name], f"documents[{place}].{name}") for name in names)
+    return "\n".join(text_of(document[name], f"documents[{place}].{name}", limits) for name in names)
 
 
 _RANKED = {"id": "…", "results": [{"index": 1, "relevance_score": 0.98}], "usage": {"total_tokens": 12}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, WithJsonSchema
 
@@ -11,6 +11,9 @@ from bge_integrations.catalogue.instructions import DOCUMENT_PROMPT_NAMES, QUERY
 from bge_integrations.errors import InvalidInputError, SettingsError
 from bge_integrations.server.errors import Refused
 from bge_integrations.texts import is_text, kind_of
+
+if TYPE_CHECKING:
+    from bge_integrations.server.limits import Limits
 
 _STRINGS = {"type": "array", "items": {"type": "string"}}
 Text = Annotated[Any, WithJsonSchema({"type": "string"})]
@@ -64,16 +67,16 @@ def read(kind: type[Body], content: object) -> Body:
         raise Refused("invalid", f"{place}: {first['msg']}.", place=place) from None
 
 
-def texts_of(value: object, field: str, limit: int) -> list[str]:
+def texts_of(value: object, field: str, limits: Limits) -> list[str]:
     """Returns the texts of a field: of a list, or one text.
 
     Args:
         value: The field's value.
         field: The field's name, for messages.
-        limit: Greatest number of texts.
+        limits: The limits of a request.
 
     Raises:
-        Refused: The value is no text or list of texts, or the list is empty or too long.
+        Refused: The value is no text or list of texts, the list is empty or too long, or a text is too long.
     """
     if is_text(value):
         value = [value]
@@ -81,36 +84,44 @@ def texts_of(value: object, field: str, limit: int) -> list[str]:
         raise Refused("invalid", f"{field} is {_named(value)}, not a text or a list of texts.", place=field)
     if not value:
         raise Refused("invalid", f"{field} is an empty list; send at least one text.", place=field)
-    if len(value) > limit:
+    if len(value) > limits.max_texts:
         raise Refused(
             "too_large",
-            f"{field} has {len(value)} texts, the limit of a request is {limit}. Send them in several requests.",
+            f"{field} has {len(value)} texts, the limit of a request is {limits.max_texts}. Send them in several "
+            "requests.",
             place=field,
         )
     if all(_is_ids(item) for item in value):
         raise Refused("invalid", _TOKEN_IDS.format(field=field), place=field)
-    return [text_of(item, f"{field}[{place}]") for place, item in enumerate(value)]
+    return [text_of(item, f"{field}[{place}]", limits) for place, item in enumerate(value)]
 
 
-def list_of(value: object, field: str, limit: int) -> list[str]:
+def list_of(value: object, field: str, limits: Limits) -> list[str]:
     """Returns the texts of a field that must be a list. Arguments and errors are those of `texts_of`."""
     if is_text(value):
         raise Refused("invalid", f"{field} is a text, not a list of texts.", place=field)
-    return texts_of(value, field, limit)
+    return texts_of(value, field, limits)
 
 
-def text_of(value: object, place: str) -> str:
+def text_of(value: object, place: str, limits: Limits) -> str:
     """Returns a text.
 
     Args:
         value: The value.
         place: Its place in the request, for messages.
+        limits: The limits of a request.
 
     Raises:
-        Refused: The value is not a text, or has a lone surrogate.
+        Refused: The value is not a text, has a lone surrogate, or is too long.
     """
     if not is_text(value):
         raise Refused("invalid", f"{place} is {_named(value)}, not a text. Leave it out or convert it.", place=place)
+    if len(value) > limits.max_characters:
+        raise Refused(
+            "too_large",
+            f"{place} has {len(value):,} characters, the limit of a text is {limits.max_characters:,}. Split it.",
+            place=place,
+        )
     try:
         return check_text(value)
     except InvalidInputError as error:

@@ -25,15 +25,18 @@ class Limits:
 
     Attributes:
         max_texts: Greatest number of texts of a request.
+        max_characters: Greatest number of characters of a text. Models read far fewer; the rest would only be counted.
         max_body_bytes: Greatest size of a request's body.
         max_requests: Greatest number of requests at once.
         max_queued_texts: Greatest number of documents in progress, over all requests. Queries, and the pairs of
             rerankers, have a second limit of the same size. A larger request is accepted if no other is in progress.
         max_buffered_bytes: Greatest size of all bodies in memory.
-        body_seconds: Time in which the headers, and then the body, of a request must arrive.
+        body_seconds: Time in which the headers, and then the body, of a request must arrive. A client that reads
+            nothing of its answer for this time loses its connection.
     """
 
     max_texts: int = 2048
+    max_characters: int = 1_000_000
     max_body_bytes: int = 32 * 2**20
     max_requests: int = 512
     max_queued_texts: int = 8192

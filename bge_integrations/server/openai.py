@@ -29,7 +29,7 @@ async def embeddings(models: Models, body: EmbeddingsBody) -> Answer:
     models.require_encoder()
     assert models.name is not None
     models.name.require(body.model)
-    texts = texts_of(body.input, "input", models.admission.limits.max_texts)
+    texts = texts_of(body.input, "input", models.admission.limits)
     side = side_of(body, models.default_side)
     rows, counts = await models.embed(texts, side, field="input", dimensions=body.dimensions, truncate=body.truncate)
     vectors = in_base64(rows) if body.encoding_format == "base64" else list(rows)

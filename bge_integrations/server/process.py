@@ -31,6 +31,7 @@ logger = get_logger(__name__)
 
 _BACKLOG = 2048
 _OPEN_FILES = 65536
+_HEADER_BYTES = 65536
 
 _KEEP_ALIVE_S = 75
 """Longer than clients keep an idle connection, so that no request meets a connection that is being closed."""
@@ -56,7 +57,7 @@ def serve(
     _allow_many_connections()
     config = uvicorn.Config(
         app,
-        http=type("_Guarded", (_Guarded,), {"headers_seconds": app.admission.limits.body_seconds}),
+        http=type("_Guarded", (_Guarded,), {"seconds": app.admission.limits.body_seconds}),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -188,14 +189,18 @@ class _Server(uvicorn.Server):
 
 
 class _Guarded(Protocol):
-    """uvicorn's protocol, with a limit for the time in which a request's headers must arrive.
+    """uvicorn's protocol, with limits for what it waits for without one.
 
-    uvicorn itself only limits the time between two requests. A client that never ends its headers would keep its
-    connection for ever.
+    It waits for ever for a client that never ends its headers, and for one that reads nothing of its answer. One of its
+    two parsers takes headers of any size.
     """
 
-    headers_seconds = 60.0
+    seconds = 60.0
     _deadline: asyncio.TimerHandle | None = None
+    _reading: asyncio.TimerHandle | None = None
+    _unsent = 0
+    _in_headers = False
+    _header_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -204,23 +209,55 @@ class _Guarded(Protocol):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self._watch()
+        self._header_bytes += len(data)
+        if self._in_headers and self._header_bytes > _HEADER_BYTES:
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop()
+        for timer in (self._deadline, self._reading):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """Called by httptools. The other parser, h11, has a limit for headers."""
+        self._in_headers, self._header_bytes = True, 0
+        super().on_message_begin()  # type: ignore[misc]
+
+    def on_headers_complete(self) -> None:
+        """Called by httptools."""
+        self._in_headers = False
+        super().on_headers_complete()  # type: ignore[misc]
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._expect_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
 
     def _watch(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
-            self._stop()
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
         elif self._deadline is None:
-            self._deadline = self.loop.call_later(self.headers_seconds, self._expire)
-
-    def _stop(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+            self._deadline = self.loop.call_later(self.seconds, self._expire)
 
     def _expire(self) -> None:
         self._deadline = None
         if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
+
+    def _expect_reading(self) -> None:
+        self._unsent = self.transport.get_write_buffer_size()
+        self._reading = self.loop.call_later(self.seconds, self._check_reading)
+
+    def _check_reading(self) -> None:
+        if self.transport.get_write_buffer_size() >= self._unsent:
+            self.transport.abort()
+        else:
+            self._expect_reading()

@@ -7,6 +7,9 @@ from bge_integrations.server.inputs import Body, Sided, Text, TextOrTexts, Texts
 from bge_integrations.server.models import Models
 from bge_integrations.server.routes import Answer, Route
 
+_TOKENIZED_CHARACTERS = 2**18
+"""Greatest number of characters of a request for tokens."""
+
 
 class Truncating(Body):
     """A request that can say what happens to texts over the limit."""
@@ -48,7 +51,7 @@ class TokenizeBody(Sided):
 async def embed(models: Models, body: EmbedBody) -> Answer:
     """Answers `/embed`."""
     _require_direction(models, body)
-    texts = texts_of(body.inputs, "inputs", models.admission.limits.max_texts)
+    texts = texts_of(body.inputs, "inputs", models.admission.limits)
     rows, counts = await models.embed(
         texts,
         side_of(body, models.default_side),
@@ -63,7 +66,7 @@ async def embed(models: Models, body: EmbedBody) -> Answer:
 async def embed_sparse(models: Models, body: EmbedSparseBody) -> Answer:
     """Answers `/embed_sparse`."""
     _require_direction(models, body)
-    texts = texts_of(body.inputs, "inputs", models.admission.limits.max_texts)
+    texts = texts_of(body.inputs, "inputs", models.admission.limits)
     side = side_of(body, models.default_side)
     found, counts = await models.embed_sparse(texts, side, field="inputs", truncate=body.truncate)
     content = [[{"index": index, "value": value} for index, value in weights.items()] for weights in found]
@@ -73,8 +76,8 @@ async def embed_sparse(models: Models, body: EmbedSparseBody) -> Answer:
 async def rerank(models: Models, body: RerankBody) -> Answer:
     """Answers `/rerank`."""
     _require_direction(models, body)
-    texts = list_of(body.texts, "texts", models.admission.limits.max_texts)
-    query = text_of(body.query, "query")
+    texts = list_of(body.texts, "texts", models.admission.limits)
+    query = text_of(body.query, "query", models.admission.limits)
     scores, counts = await models.score(query, texts, field="texts", raw=body.raw_scores, truncate=body.truncate)
     content = [
         {"index": place, "score": float(scores[place]), **({"text": texts[place]} if body.return_text else {})}
@@ -85,7 +88,10 @@ async def rerank(models: Models, body: RerankBody) -> Answer:
 
 async def tokenize(models: Models, body: TokenizeBody) -> Answer:
     """Answers `/tokenize`."""
-    texts = texts_of(body.inputs, "inputs", models.admission.limits.max_texts)
+    texts = texts_of(body.inputs, "inputs", models.admission.limits)
+    if sum(map(len, texts)) > _TOKENIZED_CHARACTERS:
+        # A token takes a hundred times the memory of a character.
+        raise Refused("too_large", f"inputs have more than {_TOKENIZED_CHARACTERS:,} characters.", place="inputs")
     side = side_of(body, "symmetric")
     found = await models.tokenize(texts, side, with_special=body.add_special_tokens)
     content = [
