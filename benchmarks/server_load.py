@@ -225,7 +225,7 @@ async def _run(plan: Plan, server: Running) -> dict[str, Any]:
     return {
         "plan": dataclasses.asdict(plan),
         "seconds": round(seconds, 1),
-        "good": {kind: _summary(tally, plan.seconds) for kind, tally in tallies.items()},
+        "good": {kind: _summary(tally, seconds) for kind, tally in tallies.items()},
         "hostile": hostile.counts,
         "memory": memory.summary(),
         "left": left,
@@ -269,19 +269,22 @@ def compare(plan: Plan, command: str, rounds: int) -> dict[str, Any]:
         servers = {name: stack.enter_context(started(parts)) for name, parts in kinds.items()}
         for turn in range(rounds + 1):
             for name, server in servers.items():
-                tally = asyncio.run(_plainly(plan, server, questions, 5.0 if turn == 0 else plan.seconds))
+                tally, seconds = asyncio.run(_plainly(plan, server, questions, 5.0 if turn == 0 else plan.seconds))
                 if turn:  # the first one warms up
-                    found[name].append(_summary(tally, plan.seconds))
+                    found[name].append(_summary(tally, seconds))
         memory = {name: round(server.process.memory_info().rss / 2**20) for name, server in servers.items()}
     rates = {name: float(np.median([one["texts_per_second"] for one in turns])) for name, turns in found.items()}
     return {"plan": dataclasses.asdict(plan), "turns": found, "median_texts_per_second": rates, "memory_mib": memory}
 
 
-async def _plainly(plan: Plan, server: Running, questions: Mapping[Any, Sequence[Question]], seconds: float) -> Tally:
-    tally, until = Tally(), time.monotonic() + seconds
-    asking = [Good(server.port, questions, {"documents": tally}, seed).run(until) for seed in range(plan.clients)]
-    await asyncio.gather(*asking)
-    return tally
+async def _plainly(
+    plan: Plan, server: Running, questions: Mapping[Any, Sequence[Question]], seconds: float
+) -> tuple[Tally, float]:
+    """Returns what good clients got, and the seconds until the last answer."""
+    tally, start = Tally(), time.monotonic()
+    asking = [Good(server.port, questions, {"documents": tally}, seed) for seed in range(plan.clients)]
+    await asyncio.gather(*(one.run(start + seconds) for one in asking))
+    return tally, time.monotonic() - start
 
 
 def _summary(tally: Tally, seconds: float) -> dict[str, Any]:
