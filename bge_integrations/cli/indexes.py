@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -170,30 +171,30 @@ def check_index(
     from bge_integrations.indexes.check import Model, check
     from bge_integrations.indexes.location import open_index
 
-    opened = open_index(index, collection=collection, server=server)
-    if model is None:
-        _show_recorded(opened.name, opened.read(), as_json=as_json)
-        return
-    encoder = _encoder(
-        model,
-        document_instruction=document_instruction,
-        max_length=max_length,
-        normalize=normalize,
-        truncate_dim=truncate_dim,
-        pooling=pooling,
-        precision=precision,
-        engine=engine,
-        device=device,
-        revision=revision,
-        cache_folder=cache_folder,
-        local_files_only=local_files_only,
-        trust_remote_code=trust_remote_code,
-        allow_pickle_weights=allow_pickle_weights,
-    )
-    report = check(opened, Model.of(encoder), least_cosine=least_cosine, documents=documents, always_documents=True)
-    is_recorded = record and report.recorded is None and report.state in ("equal", "compatible")
-    if is_recorded:
-        opened.write(report.model.to_json())
+    with closing(open_index(index, collection=collection, server=server)) as opened:
+        if model is None:
+            _show_recorded(opened.name, opened.read(), as_json=as_json)
+            return
+        encoder = _encoder(
+            model,
+            document_instruction=document_instruction,
+            max_length=max_length,
+            normalize=normalize,
+            truncate_dim=truncate_dim,
+            pooling=pooling,
+            precision=precision,
+            engine=engine,
+            device=device,
+            revision=revision,
+            cache_folder=cache_folder,
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
+            allow_pickle_weights=allow_pickle_weights,
+        )
+        report = check(opened, Model.of(encoder), least_cosine=least_cosine, documents=documents, always_documents=True)
+        is_recorded = record and report.recorded is None and report.state in ("equal", "compatible")
+        if is_recorded:
+            opened.write(report.model.to_json())
     if as_json:
         print_json(_as_json(report, is_recorded=is_recorded))
     else:

@@ -45,6 +45,9 @@ class Index(ABC):
         """Whether the store may change the length of vectors, as for a cosine metric."""
         return False
 
+    def close(self) -> None:  # noqa: B027 - most have nothing to close
+        """Closes what `open_index` has opened. It leaves a store alone that the user has opened."""
+
     @abstractmethod
     def read(self) -> str | None:
         """Returns the recorded fingerprint as JSON; `None` if there is none."""

@@ -26,7 +26,7 @@ _SIMPLE, _NODES = "default__vector_store.json", "docstore.json"
 
 
 def open_index(location: str, *, collection: str | None = None, server: str | None = None) -> Index:
-    """Opens an index.
+    """Opens an index. Its `close` closes what was opened.
 
     Args:
         location: Folder of Chroma, Qdrant, LanceDB, FAISS (LangChain) or LlamaIndex; file of Milvus Lite; Parquet file,

@@ -17,7 +17,11 @@ __all__ = ["MilvusIndex", "open_milvus"]
 
 
 class MilvusIndex(Index):
-    """A collection of Milvus."""
+    """A collection of Milvus.
+
+    Attributes:
+        owns_client: Whether `close` closes the client.
+    """
 
     def __init__(
         self,
@@ -40,12 +44,18 @@ class MilvusIndex(Index):
         self._collection = collection
         self._vector_field, self._text_field = vector_field, text_field
         self._before_creation = before_creation
+        self.owns_client = False
         self.name = f"the Milvus collection {collection!r}"
 
     @property
     def keeps_records(self) -> bool:
         """Whether there is a collection, or one that is made later takes the fingerprint."""
         return self._before_creation is not None or self._client.has_collection(self._collection)
+
+    def close(self) -> None:
+        """Closes a client of its own."""
+        if self.owns_client:
+            self._client.close()
 
     def read(self) -> str | None:
         """Returns the recorded fingerprint as JSON."""
@@ -91,10 +101,16 @@ def open_milvus(location: str, collection: str | None) -> MilvusIndex:
     from pymilvus import DataType, MilvusClient
 
     client = MilvusClient(location)
-    name = chosen(collection, client.list_collections(), location)
-    client.load_collection(name)
-    fields = client.describe_collection(name)["fields"]
-    vectors = [one["name"] for one in fields if one["type"] == DataType.FLOAT_VECTOR]
-    if not vectors:
-        raise FingerprintError(f"the Milvus collection {name!r} has no field of dense vectors.")
-    return MilvusIndex(client, name, vectors[0])
+    try:
+        name = chosen(collection, client.list_collections(), location)
+        client.load_collection(name)
+        fields = client.describe_collection(name)["fields"]
+        vectors = [one["name"] for one in fields if one["type"] == DataType.FLOAT_VECTOR]
+        if not vectors:
+            raise FingerprintError(f"the Milvus collection {name!r} has no field of dense vectors.")
+    except FingerprintError:
+        client.close()
+        raise
+    index = MilvusIndex(client, name, vectors[0])
+    index.owns_client = True
+    return index

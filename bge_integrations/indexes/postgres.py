@@ -94,9 +94,10 @@ def open_postgres(address: str, collection: str | None) -> PostgresIndex:
     require_package("sqlalchemy", "sqlalchemy")
     from sqlalchemy import create_engine, text
     from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.pool import NullPool
 
     try:
-        engine = create_engine(address)
+        engine = create_engine(address, poolclass=NullPool)
         place = f"the database {engine.url.database!r}"
         with engine.connect() as connection:
             names = [str(row[0]) for row in connection.execute(text("SELECT name FROM langchain_pg_collection"))]

@@ -17,7 +17,11 @@ __all__ = ["QdrantIndex", "open_qdrant"]
 
 
 class QdrantIndex(Index):
-    """A collection of Qdrant."""
+    """A collection of Qdrant.
+
+    Attributes:
+        owns_client: Whether `close` closes the client.
+    """
 
     def __init__(
         self, client: QdrantClient, collection: str, vector_name: str = "", text_key: str = "page_content"
@@ -34,6 +38,7 @@ class QdrantIndex(Index):
         self._collection = collection
         self._given_name = vector_name
         self._text_key = text_key
+        self.owns_client = False
         self.name = f"the Qdrant collection {collection!r}"
 
     @property
@@ -47,6 +52,11 @@ class QdrantIndex(Index):
         vectors = self._config().params.vectors
         one = vectors[self._vector_name] if isinstance(vectors, Mapping) else vectors
         return str(one.distance.value).lower() == "cosine"
+
+    def close(self) -> None:
+        """Closes a client of its own."""
+        if self.owns_client:
+            self._client.close()
 
     def read(self) -> str | None:
         """Returns the recorded fingerprint as JSON."""
@@ -127,5 +137,11 @@ def open_qdrant(location: str, collection: str | None) -> QdrantIndex:
         client = QdrantClient(location) if "://" in location else QdrantClient(path=location)
     except RuntimeError as error:  # of portalocker's lock
         raise FingerprintError(f"{location} can't be opened: {error}") from error
-    names = [one.name for one in client.get_collections().collections]
-    return QdrantIndex(client, chosen(collection, names, location))
+    try:
+        names = [one.name for one in client.get_collections().collections]
+        index = QdrantIndex(client, chosen(collection, names, location))
+    except FingerprintError:
+        client.close()
+        raise
+    index.owns_client = True
+    return index
