@@ -44,7 +44,7 @@ EndpointApi = Literal["auto", "tei", "openai"]
 EndpointScores = Literal["probabilities", "logits"]
 
 _PATHS = ("model_name", "cache_folder")
-_SECRETS = ("token", "api_key")
+SECRETS = ("token", "api_key")
 """Fields that no pickle contains."""
 
 OUTPUT_PRECISIONS = ("uint8", "binary", "ubinary")
@@ -389,12 +389,12 @@ class ModelSettings:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves the token and the key out of pickles."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in _SECRETS}
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in SECRETS}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restores the fields, with no token and no key. A pickle of an older version lacks the newest fields."""
         new = {"endpoint": None, "endpoint_options": EndpointOptions()}
-        for name, value in {**dict.fromkeys(_SECRETS), **new, **state}.items():
+        for name, value in {**dict.fromkeys(SECRETS), **new, **state}.items():
             object.__setattr__(self, name, value)
 
 

@@ -18,7 +18,7 @@ from pyspark import cloudpickle
 from bge_integrations.catalogue.instructions import Role
 from bge_integrations.distributed import EmbedBatch, embed_series, embed_udf
 from bge_integrations.distributed.spark import _kept
-from bge_integrations.distributed.worker import WorkerEncoder
+from bge_integrations.distributed.worker import _INSTEAD, WorkerEncoder
 from bge_integrations.errors import (
     BgeError,
     InputTypeError,
@@ -27,7 +27,7 @@ from bge_integrations.errors import (
     SettingsError,
     TruncationError,
 )
-from bge_integrations.redaction import is_hub_token
+from bge_integrations.settings import SECRETS
 from tests.checkpoints import reference_vectors
 from tests.test_guides import blocks_of
 from tests.test_package import modules_after, run_python
@@ -175,11 +175,23 @@ MAKERS = pytest.mark.parametrize("make", [EmbedBatch, embed_udf, embed_series])
 
 
 @MAKERS
-def test_a_token_is_refused_and_not_shown(make: Callable[..., Any]) -> None:
-    assert is_hub_token(HUB_TOKEN)
-    with pytest.raises(SettingsError, match="HF_TOKEN on each node") as caught:
-        make("BAAI/bge-small-en-v1.5", token=HUB_TOKEN)
+@pytest.mark.parametrize(("secret", "remedy"), [("token", "HF_TOKEN on each node"), ("api_key", "'api_key_env': …")])
+def test_a_secret_is_refused_and_not_shown(make: Callable[..., Any], secret: str, remedy: str) -> None:
+    with pytest.raises(SettingsError, match=f"{secret} can't be given here.*{remedy}") as caught:
+        make("BAAI/bge-small-en-v1.5", **{secret: HUB_TOKEN})
     assert HUB_TOKEN not in str(caught.value)
+
+
+def test_every_secret_has_another_way() -> None:
+    assert _INSTEAD.keys() == set(SECRETS)
+
+
+def test_settings_of_a_server_travel() -> None:
+    options = {"api_key_env": "KEY", "headers": {"x-team": "search"}}
+    worker = WorkerEncoder("model", "document", {"endpoint": "http://localhost:1", "endpoint_options": options})
+    travelled = pickle.loads(pickle.dumps(worker)).settings
+    assert travelled == worker.settings
+    assert hash(travelled) == hash(worker.settings)  # `_kept` needs it
 
 
 @MAKERS

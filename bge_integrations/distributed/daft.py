@@ -38,7 +38,7 @@ def embed_series(
         use_process: Whether each instance has a process and a model of its own. Then set `threads` too: otherwise each
             process uses all cores.
         rows: Greatest number of rows in a call. `None`: Daft's own number.
-        **options: Further fields of `bge_integrations.settings.EncoderSettings`, without `token`.
+        **options: Further fields of `bge_integrations.settings.EncoderSettings`, without `token` and `api_key`.
 
     Returns:
         Function of a column of texts. Further columns name a row in errors: `embed(frame["text"], frame["id"])`. The
@@ -47,7 +47,7 @@ def embed_series(
     Raises:
         MissingExtraError: daft is not installed.
         TypeError: An option is unknown.
-        SettingsError: A setting is invalid, or it is a token.
+        SettingsError: A setting is invalid, or it is a secret.
     """
     require("daft", extra="daft")
     import daft

@@ -47,11 +47,11 @@ class EmbedBatch:
             text_column: Column of the texts.
             vector_column: New column. float32: an array of shape [n, dimension]; in Arrow, lists of fixed size.
             role: Role of the texts: `"document"`, `"query"`, or `"symmetric"` for no instruction.
-            **options: Further fields of `bge_integrations.settings.EncoderSettings`, without `token`.
+            **options: Further fields of `bge_integrations.settings.EncoderSettings`, without `token` and `api_key`.
 
         Raises:
             TypeError: An option is unknown.
-            SettingsError: A setting is invalid, or it is a token.
+            SettingsError: A setting is invalid, or it is a secret.
         """
         self._worker = WorkerEncoder(model_name, role, options)
         self._text_column, self._vector_column = text_column, vector_column

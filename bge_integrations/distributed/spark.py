@@ -35,7 +35,7 @@ def embed_udf(
     Args:
         model_name: Hub id, or a folder that exists at the same path on each node.
         role: Role of the texts: `"document"`, `"query"`, or `"symmetric"` for no instruction.
-        **options: Further fields of `bge_integrations.settings.EncoderSettings`, without `token`.
+        **options: Further fields of `bge_integrations.settings.EncoderSettings`, without `token` and `api_key`.
 
     Returns:
         Function of a column of texts. Further columns name a row in errors: `embed("text", "id")`. The vectors have the
@@ -44,7 +44,7 @@ def embed_udf(
     Raises:
         MissingExtraError: pyspark is not installed.
         TypeError: An option is unknown.
-        SettingsError: A setting is invalid, or it is a token.
+        SettingsError: A setting is invalid, or it is a secret.
     """
     functions = require("pyspark.sql.functions", extra="spark")
     import pandas as pd

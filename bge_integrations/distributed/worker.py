@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from bge_integrations.catalogue.instructions import Role, read_role
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.errors import BgeError, SettingsError
-from bge_integrations.settings import EncoderOptions, EncoderSettings
+from bge_integrations.settings import SECRETS, EncoderOptions, EncoderSettings
 from bge_integrations.texts import shortened
 
 if TYPE_CHECKING:
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 Error = TypeVar("Error", bound=BgeError)
 
 _COLUMNS_SHOWN = 3
+_INSTEAD = {
+    "token": "set the environment variable HF_TOKEN on each node",
+    "api_key": "set an environment variable on each node, and name it in endpoint_options={'api_key_env': …}",
+}
 
 
 class WorkerEncoder:
@@ -46,13 +50,13 @@ class WorkerEncoder:
 
         Raises:
             TypeError: An option is unknown.
-            SettingsError: A setting is invalid, or it is a token.
+            SettingsError: A setting is invalid, or it is a secret.
         """
-        if options.get("token") is not None:
-            raise SettingsError(
-                "token can't be given here, since settings travel to other machines; set the environment variable "
-                "HF_TOKEN on each node."
-            )
+        for name in SECRETS:
+            if options.get(name) is not None:
+                raise SettingsError(
+                    f"{name} can't be given here, since settings travel to other machines; {_INSTEAD[name]}."
+                )
         settings = EncoderSettings(model_name=os.fspath(model_name), **options)
         folder = os.path.expanduser(settings.model_name)
         self.settings = settings.replace(model_name=os.path.abspath(folder)) if os.path.isdir(folder) else settings
