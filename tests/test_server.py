@@ -7,7 +7,7 @@ import base64
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
 from bge_integrations.backend.engines.interface import PendingRows, TokenBatch
 from bge_integrations.errors import EngineFailedError, SettingsError
 from bge_integrations.server import Limits, ServerApp, create_app
+from bge_integrations.server.errors import Refused
+from bge_integrations.server.limits import Admission
 from tests.checkpoints import make_checkpoint, reference_vectors
 from tests.checkpoints_of_pairs import reference_m3, reference_scores
-from tests.fake_engine import LONG
+from tests.fake_engine import LONG, FakeClock
 
 TEXTS = ["Vector stores keep embeddings.", "The quick brown fox jumps.", "样例数据 北京天气很好", ""]
 EN = "Represent this sentence for searching relevant passages: "
@@ -355,6 +357,33 @@ class TestRefuses:
             answer = client.post(_OPENAI, {"input": "a", "model": name})
             assert answer.json()["model"] == "ours"
         assert client.post(_OPENAI, {"input": "a", "model": "other/bge-small-en-v1.5"}).status_code == 404
+
+
+class TestRetryAfter:
+    def _wait(self, waiting: int, finished: Mapping[float, int]) -> int | None:
+        clock = FakeClock()
+        admission = Admission(Limits(max_queued_texts=10**6), clock)
+        for seconds, texts in finished.items():
+            with admission.queued("bulk", texts):
+                clock.now += seconds
+        with admission.queued("bulk", waiting), pytest.raises(Refused) as caught, admission.queued("bulk", 10**6):
+            pass
+        return caught.value.retry_after
+
+    @pytest.mark.parametrize(
+        ("waiting", "finished", "expected"),
+        [
+            (1000, {}, 1),  # no rate is known yet
+            (1000, {1.0: 50, 10.0: 500}, 10),  # 550 texts in 10 seconds: half of the rest takes 9.1
+            (1000, {2.0: 10**6, 31.0: 100, 5.0: 100}, 13),  # only the last half minute counts
+            (10, {1.0: 1, 5.0: 10**5}, 1),
+            (10**6 - 1, {1.0: 1, 5.0: 1}, 60),
+        ],
+    )
+    def test_is_the_time_in_which_half_of_the_work_is_done(
+        self, waiting: int, finished: dict[float, int], expected: int
+    ) -> None:
+        assert self._wait(waiting, finished) == expected
 
 
 class TestKey:

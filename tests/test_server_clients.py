@@ -188,6 +188,7 @@ class TestCohere:
             client.rerank(query=QUERY, documents=TEXTS, model="rerank-v3.5")
 
 
+@pytest.mark.slow
 def test_the_guides_code_for_clients_runs_as_it_stands(bge_small_en: Path, bge_reranker_base: Path) -> None:
     guide = (Path(__file__).parent.parent / "docs" / "guides" / "server.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```py\n(.*?)^```", guide, re.DOTALL | re.MULTILINE)

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from bge_integrations import BgeEncoder
 from bge_integrations.cli import app
+from bge_integrations.cli.serve import loaded
 from bge_integrations.errors import SettingsError
 from bge_integrations.server.process import bound, is_local
 from tests.fake_engine import LONG
@@ -162,3 +163,13 @@ def test_a_place_that_is_taken_is_an_error(tmp_path: Path) -> None:
         pass
     with bound("0.0.0.0", 0) as (listener, _):
         assert not is_local(listener)
+
+
+def test_bge_m3_is_in_memory_once(bge_m3: Path, bge_reranker_base: Path) -> None:
+    found = loaded(str(bge_m3), str(bge_reranker_base), None, None, {"query_instruction": "q: "}, m3=True)
+    assert found["encoder"] is not None
+    assert found["m3"] is not None
+    assert found["reranker"] is not None
+    assert found["encoder"].backend is found["m3"].backend
+    # A text before each query is for the encoder alone.
+    assert (found["encoder"].settings.query_instruction, found["reranker"].settings.query_instruction) == ("q: ", None)

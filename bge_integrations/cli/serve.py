@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bge_integrations.reranker import BgeReranker
     from bge_integrations.settings import EngineName, ModelOptions, Pooling, Precision
 
-__all__ = ["serve"]
+__all__ = ["loaded", "serve"]
 
 
 def serve(
@@ -136,7 +136,7 @@ def serve(
                 style="yellow",
             )
         app = create_app(
-            **_loaded(model, reranker, cast("Pooling | None", pooling), revision, options, m3=m3),
+            **loaded(model, reranker, cast("Pooling | None", pooling), revision, options, m3=m3),
             names=name or (),
             api_key=key,
             default_input_type=side,
@@ -151,7 +151,7 @@ def serve(
         )
 
 
-class _Loaded(TypedDict):
+class Loaded(TypedDict):
     """The models for `create_app`."""
 
     encoder: BgeEncoder | None
@@ -159,7 +159,7 @@ class _Loaded(TypedDict):
     m3: BgeM3Encoder | None
 
 
-def _loaded(
+def loaded(
     model: str | None,
     reranker: str | None,
     pooling: Pooling | None,
@@ -167,10 +167,10 @@ def _loaded(
     options: ModelOptions,
     *,
     m3: bool,
-) -> _Loaded:
+) -> Loaded:
+    """Loads what is served. bge-m3 comes first, since an encoder of its own would lack the weights for words."""
     from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
 
-    # The encoder would otherwise load a second model, without the weights for lexical weights.
     own: ModelOptions = {**options, "revision": revision}
     whole = BgeM3Encoder(model, **own) if model and m3 else None
     return {

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -77,8 +77,9 @@ class Admission:
         buffered: Bytes of bodies in memory.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
+        self._clock = clock
         self.requests = 0
         self.texts: Counter[str] = Counter()
         self.buffered = 0
@@ -133,7 +134,7 @@ class Admission:
         return self._overloaded("the bodies of requests fill the memory that they may take")
 
     def _count(self, count: int) -> None:
-        now = time.monotonic()
+        now = self._clock()
         self._finished.append((now, count))
         while self._finished[0][0] < now - _RATE_SECONDS:
             self._finished.popleft()
@@ -143,12 +144,12 @@ class Admission:
 
     def _wait(self) -> int:
         """Returns the seconds until half of the texts in progress are computed, at the rate of the last half minute."""
-        since = time.monotonic() - _RATE_SECONDS
+        since = self._clock() - _RATE_SECONDS
         finished = sum(count for moment, count in self._finished if moment >= since)
         if not finished:
             return 1
         first = max(self._finished[0][0], since)
-        rate = finished / max(time.monotonic() - first, 1.0)
+        rate = finished / max(self._clock() - first, 1.0)
         return min(max(math.ceil(self.texts.total() / 2 / rate), 1), _LONGEST_WAIT_S)
 
 
