@@ -135,7 +135,7 @@ class EndpointOptions:
     """Further headers of every request, without secrets."""
     connections: int = 8
     """Greatest number of requests at the same time."""
-    timeout: float = 60.0
+    timeout: float = 120.0
     """Greatest number of seconds to wait for an answer."""
     retries: int = 5
     """Greatest number of further tries for a request that another try can help."""

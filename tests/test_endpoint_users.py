@@ -17,9 +17,12 @@ from langchain_core.embeddings import Embeddings
 from langchain_tests.integration_tests import EmbeddingsIntegrationTests
 from langchain_tests.unit_tests import EmbeddingsUnitTests
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
+from pyarrow import parquet
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker, check_endpoint, langchain, llama_index
+from bge_integrations.cli import app
 from bge_integrations.errors import EndpointError, EndpointMismatchError, SettingsError, TruncationWarning
 from tests.adapters import assert_close, everything_of
 from tests.checkpoints import make_checkpoint
@@ -339,3 +342,37 @@ class TestOurServer:
             assert mine.sparse is not None
             for left, right in zip(theirs.sparse, mine.sparse, strict=True):
                 assert left == pytest.approx(right, abs=1e-6)
+
+
+class TestCommands:
+    def test_a_fingerprint_of_a_server_is_compared(
+        self, server: ModelServer, models: Models, local: BgeEncoder, bge_small_en: Path, tmp_path: Path
+    ) -> None:
+        recorded = tmp_path / "recorded.json"
+        recorded.write_text(local.fingerprint().to_json())
+        asked = ["fingerprint", str(bge_small_en), "--compare", str(recorded), "--endpoint"]
+        right = CliRunner().invoke(app, [*asked, server.url])
+        assert (right.exit_code, "fits: other files" in right.output) == (0, True), right.output
+        with running(models) as wrong:
+            wrong.script = lambda path, content: (
+                Reply(200, models.vectors([EN + text for text in content["inputs"]])) if path == "/embed" else None
+            )
+            found = CliRunner().invoke(app, [*asked, wrong.url])
+        assert (found.exit_code, "does not fit" in found.output) == (3, True), found.output
+
+    def test_a_corpus_is_embedded_by_a_server(
+        self, server: ModelServer, local: BgeEncoder, bge_small_en: Path, tmp_path: Path
+    ) -> None:
+        rows = tmp_path / "rows.jsonl"
+        rows.write_text("".join(json.dumps({"id": str(at), "text": text}) + "\n" for at, text in enumerate(TEXTS)))
+        command = ["embed", str(rows), "--model", str(bge_small_en), "--output", str(tmp_path / "made")]
+        done = CliRunner().invoke(app, [*command, "--endpoint", server.url, "--dtype", "float32"])
+        assert done.exit_code == 0, done.output
+        (file,) = (tmp_path / "made").glob("*.parquet")
+        found = parquet.read_table(file).sort_by("id").column("vector").to_pylist()
+        assert_close(found, local.encode_documents(TEXTS))
+
+    def test_options_of_a_server_need_its_address(self, bge_small_en: Path) -> None:
+        done = CliRunner().invoke(app, ["fingerprint", str(bge_small_en), "--endpoint-model", "served"])
+        assert isinstance(done.exception, SettingsError)
+        assert "without endpoint" in str(done.exception)

@@ -447,7 +447,7 @@ class TestErrors:
             with pytest.raises(EndpointError, match=message):
                 remote.encode_documents(["fox", "dog"])
 
-    @pytest.mark.parametrize("status", [400, 413, 422])
+    @pytest.mark.parametrize("status", [400, 413, 422, 424])
     def test_a_refused_text_is_named_by_its_place_in_the_users_list(
         self, server: ModelServer, bge_small_en: Path, status: int
     ) -> None:

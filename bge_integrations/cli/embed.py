@@ -13,10 +13,14 @@ from bge_integrations.cli.options import (
     AsJson,
     CacheFolder,
     Device,
+    Endpoint,
+    EndpointKeyEnv,
+    EndpointModel,
     HowToPool,
     LocalFilesOnly,
     Revision,
     TrustRemoteCode,
+    of_server,
 )
 from bge_integrations.cli.terminal import open_console, print_json, print_text
 from bge_integrations.errors import SettingsError
@@ -77,6 +81,9 @@ def embed(
     local_files_only: LocalFilesOnly = False,
     trust_remote_code: TrustRemoteCode = False,
     allow_pickle_weights: AllowPickleWeights = False,
+    endpoint: Endpoint = None,
+    endpoint_model: EndpointModel = None,
+    endpoint_key_env: EndpointKeyEnv = None,
     as_json: AsJson = False,
 ) -> None:
     """Embed a corpus into Parquet files. A run that was killed goes on where it was."""
@@ -100,6 +107,7 @@ def embed(
             local_files_only=local_files_only,
             trust_remote_code=trust_remote_code,
             allow_pickle_weights=allow_pickle_weights,
+            **of_server(endpoint, endpoint_model, endpoint_key_env),
         ),
         role=cast("Role", role),
         dtype=cast("Dtype", dtype),

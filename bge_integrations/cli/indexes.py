@@ -14,10 +14,14 @@ from bge_integrations.cli.options import (
     AsJson,
     CacheFolder,
     Device,
+    Endpoint,
+    EndpointKeyEnv,
+    EndpointModel,
     HowToPool,
     LocalFilesOnly,
     Revision,
     TrustRemoteCode,
+    of_server,
 )
 from bge_integrations.cli.outputs import require_writable
 from bge_integrations.cli.terminal import open_console, print_fields, print_json, print_text
@@ -83,6 +87,9 @@ def fingerprint(
     local_files_only: LocalFilesOnly = False,
     trust_remote_code: TrustRemoteCode = False,
     allow_pickle_weights: AllowPickleWeights = False,
+    endpoint: Endpoint = None,
+    endpoint_model: EndpointModel = None,
+    endpoint_key_env: EndpointKeyEnv = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what the vectors of a model depend on, and compare it with a fingerprint."""
@@ -106,6 +113,7 @@ def fingerprint(
         local_files_only=local_files_only,
         trust_remote_code=trust_remote_code,
         allow_pickle_weights=allow_pickle_weights,
+        **of_server(endpoint, endpoint_model, endpoint_key_env),
     ).fingerprint()
     if output is not None:
         output.write_text(f"{found.to_json()}\n", encoding="utf-8")
@@ -165,6 +173,9 @@ def check_index(
     local_files_only: LocalFilesOnly = False,
     trust_remote_code: TrustRemoteCode = False,
     allow_pickle_weights: AllowPickleWeights = False,
+    endpoint: Endpoint = None,
+    endpoint_model: EndpointModel = None,
+    endpoint_key_env: EndpointKeyEnv = None,
     as_json: AsJson = False,
 ) -> None:
     """Check whether a model fits a vector index. Exit with 0 if so, with 3 if not, with 1 if it can't be checked."""
@@ -190,6 +201,7 @@ def check_index(
             local_files_only=local_files_only,
             trust_remote_code=trust_remote_code,
             allow_pickle_weights=allow_pickle_weights,
+            **of_server(endpoint, endpoint_model, endpoint_key_env),
         )
         report = check(opened, Model.of(encoder), least_cosine=least_cosine, documents=documents, always_documents=True)
         is_recorded = record and report.recorded is None and report.state in ("equal", "compatible")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +14,9 @@ __all__ = [
     "AsJson",
     "CacheFolder",
     "Device",
+    "Endpoint",
+    "EndpointKeyEnv",
+    "EndpointModel",
     "HowToPool",
     "LocalFilesOnly",
     "Resume",
@@ -22,6 +25,7 @@ __all__ = [
     "TensorBoard",
     "TrainingDevice",
     "TrustRemoteCode",
+    "of_server",
 ]
 
 PRIVATE = "A private model needs HF_TOKEN, or `hf auth login` once."
@@ -39,7 +43,25 @@ LocalFilesOnly = Annotated[bool, typer.Option("--local-files-only", help=descrip
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help=description("trust_remote_code"))]
 AllowPickleWeights = Annotated[bool, typer.Option("--allow-pickle-weights", help=description("allow_pickle_weights"))]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; the best there is unless given.")]
+Endpoint = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Server that runs the model, such as http://localhost:8080; none by default."),
+]
+EndpointModel = Annotated[
+    str | None,
+    typer.Option("--endpoint-model", metavar="NAME", help="The model's name on that server; MODEL unless given."),
+]
+EndpointKeyEnv = Annotated[
+    str | None,
+    typer.Option("--endpoint-key-env", metavar="NAME", help="Environment variable with that server's key."),
+]
 TrainingDevice = Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is unless given.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")]
 Seed = Annotated[int | None, typer.Option(metavar="N", help="Seed; 0 unless given.")]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write logs for TensorBoard.")]
+
+
+def of_server(endpoint: str | None, model: str | None, key_env: str | None) -> dict[str, Any]:
+    """Returns the settings of the options for a server."""
+    options = {name: value for name, value in (("model", model), ("api_key_env", key_env)) if value is not None}
+    return {"endpoint": endpoint, "endpoint_options": options}

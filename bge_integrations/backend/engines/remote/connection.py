@@ -30,7 +30,8 @@ logger = get_logger(__name__)
 
 _BUSY = frozenset({429, 502, 503, 504})
 """A proxy or a server gives these while it can't answer. It has computed nothing, or the result is lost."""
-_ABOUT_TEXTS = frozenset({400, 413, 422})
+_ABOUT_TEXTS = frozenset({400, 413, 422, 424})
+"""With 424, text-embeddings-inference says that the model fails on a request."""
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 20.0
 _LONGEST_CONNECTING_S = 10.0
