@@ -42,10 +42,6 @@ def setting(name: str, kind: type[ModelSettings] = EncoderSettings, **more: Any)
     return Field(**{"description": description(name, kind), **given, **more})
 
 
-SECRET_FIELDS = ("token", "api_key")
-"""Fields that no pickle and no dump contains."""
-
-
 def plain_secret(value: SecretStr | bool | None) -> str | bool | None:
     """Returns the value of a field with a secret."""
     return value.get_secret_value() if isinstance(value, SecretStr) else value

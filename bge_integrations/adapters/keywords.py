@@ -13,11 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bge_integrations.adapters.fields import SECRET_FIELDS
 from bge_integrations.adapters.keyword_tables import Row, Table, known_keys, read_table
 from bge_integrations.errors import SettingsError
 from bge_integrations.redaction import shown
-from bge_integrations.settings import EncoderSettings, ModelSettings, TransformersKwargs, text_setting
+from bge_integrations.settings import SECRETS, EncoderSettings, ModelSettings, TransformersKwargs, text_setting
 from bge_integrations.texts import is_text, kind_of, plain
 
 _DTYPE_KEYS = ("dtype", "torch_dtype")
@@ -121,7 +120,7 @@ ENCODING_KEYS = known_keys(ENCODING)
 
 def shared_fields(kind: type[ModelSettings]) -> tuple[str, ...]:
     """Returns the names of the settings that an adapter can have as fields of the same names."""
-    return tuple(f.name for f in dataclasses.fields(kind) if f.name not in ("model_name", *SECRET_FIELDS))
+    return tuple(f.name for f in dataclasses.fields(kind) if f.name not in ("model_name", *SECRETS))
 
 
 @dataclass(frozen=True)

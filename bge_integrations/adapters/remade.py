@@ -17,9 +17,10 @@ from pydantic import (
 from pydantic_core import InitErrorDetails
 from typing_extensions import Self
 
-from bge_integrations.adapters.fields import SECRET_FIELDS, ModelFields
+from bge_integrations.adapters.fields import ModelFields
 from bge_integrations.backend.guarantees.interrupts import in_thread
 from bge_integrations.redaction import is_secret_name, without_secret_keys, without_secrets
+from bge_integrations.settings import SECRETS
 
 _KEYWORD_FIELDS = (
     "model_kwargs",
@@ -139,7 +140,7 @@ def _copy_of(stored: Stored) -> Stored:
 def saved_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields of an adapter for a pickle: without token and key, and without secrets in the keywords."""
     keywords = {name: without_secret_keys(fields[name]) for name in _KEYWORD_FIELDS if name in fields}
-    return {**fields, **keywords, **dict.fromkeys(SECRET_FIELDS)}
+    return {**fields, **keywords, **dict.fromkeys(SECRETS)}
 
 
 def _without_secrets(error: ValidationError) -> ValidationError:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, SecretStr
 
-from bge_integrations.adapters.fields import SECRET_FIELDS, plain_secret, setting
+from bge_integrations.adapters.fields import plain_secret, setting
 from bge_integrations.adapters.keywords import (
     find_token,
     json_ready_loading_kwargs,
@@ -16,7 +16,7 @@ from bge_integrations.adapters.keywords import (
     with_paths_as_text,
 )
 from bge_integrations.adapters.remade import Adapter, saved_fields
-from bge_integrations.settings import ModelSettings
+from bge_integrations.settings import SECRETS, ModelSettings
 
 
 class BgeModel(Adapter):
@@ -52,7 +52,7 @@ class BgeModel(Adapter):
     def _merged(self, given: Mapping[str, Any], kind: type[ModelSettings]) -> dict[str, Any]:
         """Returns the settings from the fields and from `model_kwargs`."""
         said = {name: getattr(self, name) for name in shared_fields(kind) if name in self.model_fields_set}
-        said |= {name: plain_secret(getattr(self, name)) for name in SECRET_FIELDS}
+        said |= {name: plain_secret(getattr(self, name)) for name in SECRETS}
         return merge_settings(said, given, "model_kwargs", kind)
 
 
@@ -68,7 +68,7 @@ def _with_own_kwargs(data: dict[str, Any]) -> dict[str, Any]:
         if token is not None:
             data["token"] = token
         data["model_kwargs"] = json_ready_loading_kwargs(given)
-    for name in SECRET_FIELDS:
+    for name in SECRETS:
         if isinstance(data.get(name), str):
             data[name] = SecretStr(data[name])
     return data

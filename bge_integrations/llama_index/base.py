@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from llama_index.core.bridge.pydantic import ConfigDict
 
-from bge_integrations.adapters.fields import SECRET_FIELDS, plain_secret, setting
+from bge_integrations.adapters.fields import plain_secret, setting
 from bge_integrations.adapters.keywords import (
     find_token,
     json_ready_loading_kwargs,
@@ -18,7 +18,7 @@ from bge_integrations.adapters.keywords import (
 from bge_integrations.adapters.remade import Adapter, saved_fields
 from bge_integrations.errors import SettingsError
 from bge_integrations.redaction import shown
-from bge_integrations.settings import ModelSettings
+from bge_integrations.settings import SECRETS, ModelSettings
 
 # llama-index passes this many texts in one call, and sorting them by length saves padding. For 3,769 docstrings (mean
 # 54 tokens, p95 200) in forward passes of 2048 tokens, padding is 64 % of the computed tokens at 10 texts a call
@@ -79,7 +79,7 @@ class BgeModel(Adapter):
         """
         # The stored values: reading an attribute can give another one, such as the model's own limit.
         said = {name: self.__dict__[name] for name in shared_fields(kind) if name in self.model_fields_set}
-        said |= {name: plain_secret(self.__dict__[name]) for name in SECRET_FIELDS}
+        said |= {name: plain_secret(self.__dict__[name]) for name in SECRETS}
         merged = merge_settings({**said, **fields}, further, "the arguments", kind)
         return {**merged, "model_name": self.model_name}
 
