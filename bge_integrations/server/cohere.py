@@ -44,14 +44,14 @@ class EmbedBody(Sided):
 
 async def rerank(models: Models, body: RerankBody) -> Answer:
     """Answers `/v1/rerank` and `/v2/rerank`."""
-    if models.reranker_name is not None:
-        models.reranker_name.require(body.model)
+    name = models.scorer.name
+    name.require(body.model)
     query = text_of(body.query, "query", models.admission.limits)
     texts = list_of(_texts(body, models.admission.limits), "documents", models.admission.limits)
     scores, counts = await models.score(query, texts, field="documents", raw=False, truncate=None)
     content = {
         "id": str(uuid.uuid4()),
-        "model": models.reranker_name and models.reranker_name.shown,
+        "model": name.shown,
         "results": [
             {
                 "index": place,
@@ -68,8 +68,7 @@ async def rerank(models: Models, body: RerankBody) -> Answer:
 
 async def embed(version: Version, models: Models, body: EmbedBody) -> Answer:
     """Answers `/v1/embed` and `/v2/embed`."""
-    if models.name is not None:
-        models.name.require(body.model)
+    models.embedder.name.require(body.model)
     texts = texts_of(body.texts, "texts", models.admission.limits)
     if body.truncate == "START":
         raise Refused("invalid", "truncate='START' is not possible: give 'END' or 'NONE'.", place="truncate")

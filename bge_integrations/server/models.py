@@ -111,6 +111,45 @@ class Name:
             )
 
 
+@dataclass(frozen=True)
+class Embedder:
+    """The served embedding model.
+
+    Attributes:
+        encoder: The encoder as the user made it.
+        vectors: Handles that give raw vectors of all dimensions. They are normalised after the cut to the dimensions
+            that a request asks for.
+        name: Its names.
+    """
+
+    encoder: BgeEncoder
+    vectors: Pair[BgeEncoder]
+    name: Name
+
+    @classmethod
+    def of(cls, encoder: BgeEncoder, names: Sequence[str]) -> Embedder:
+        """Shares the model of an encoder."""
+        return cls(encoder, Pair.of(encoder, normalize=False, truncate_dim=None), Name.of(encoder, names))
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """The served reranker.
+
+    Attributes:
+        logits: Handles that give logits.
+        name: Its names.
+    """
+
+    logits: Pair[BgeReranker]
+    name: Name
+
+    @classmethod
+    def of(cls, reranker: BgeReranker, names: Sequence[str]) -> Scorer:
+        """Shares the model of a reranker."""
+        return cls(Pair.of(reranker, normalize=False), Name.of(reranker, names))
+
+
 class Models:
     """The models of a server.
 
@@ -141,30 +180,46 @@ class Models:
         self.truncates = truncates
         self.admission = admission
         self._metrics = metrics
-        self._encoder = encoder
-        # Normalised here, after the cut to the dimensions that a request asks for.
-        self._vectors = None if encoder is None else Pair.of(encoder, normalize=False, truncate_dim=None)
+        self._embedder = None if encoder is None else Embedder.of(encoder, names)
         self._m3 = None if m3 is None else Pair.of(m3)
-        self._reranker = None if reranker is None else Pair.of(reranker, normalize=False)
-        self.name = None if encoder is None else Name.of(encoder, names)
-        self.reranker_name = None if reranker is None else Name.of(reranker, () if encoder else names)
-        for kind, handle in self.handles().items():
-            metrics.watch(kind, handle)
+        self._scorer = None if reranker is None else Scorer.of(reranker, () if encoder else names)
+        for use, handle in self.handles().items():
+            metrics.watch(use, handle)
 
-    def handles(self) -> dict[str, ModelHandle[Any]]:
-        """Returns a handle of each loaded model, by its use."""
-        found = {"encoder": self._vectors, "reranker": self._reranker}
-        return {use: pair.cutting for use, pair in found.items() if pair is not None}
-
-    def require_encoder(self) -> BgeEncoder:
-        """Returns the encoder.
+    @property
+    def embedder(self) -> Embedder:
+        """The embedding model.
 
         Raises:
             Refused: There is none.
         """
-        if self._encoder is None:
+        if self._embedder is None:
             raise Refused("no_model", "This server has no embedding model. Start it with --model.")
-        return self._encoder
+        return self._embedder
+
+    @property
+    def scorer(self) -> Scorer:
+        """The reranker.
+
+        Raises:
+            Refused: There is none.
+        """
+        if self._scorer is None:
+            raise Refused("no_model", "This server has no reranker. Start it with --reranker.")
+        return self._scorer
+
+    def handles(self) -> dict[str, ModelHandle[Any]]:
+        """Returns a handle of each loaded model, by its use: "encoder", "reranker"."""
+        found: dict[str, ModelHandle[Any]] = {}
+        if self._embedder is not None:
+            found["encoder"] = self._embedder.vectors.cutting
+        if self._scorer is not None:
+            found["reranker"] = self._scorer.logits.cutting
+        return found
+
+    def names(self) -> list[Name]:
+        """Returns the names of each model, in the order of `handles`."""
+        return [served.name for served in (self._embedder, self._scorer) if served is not None]
 
     async def embed(
         self,
@@ -192,9 +247,8 @@ class Models:
         Raises:
             Refused: The vectors can't be computed, or the server is busy.
         """
-        encoder = self.require_encoder()
-        assert self._vectors is not None
-        handle = self._vectors.choose(truncate=self._cuts(truncate))
+        encoder = self.embedder.encoder
+        handle = self.embedder.vectors.choose(truncate=self._cuts(truncate))
         full = handle.dimension
         if dimensions is not None and not 1 <= dimensions <= full:
             raise Refused(
@@ -222,8 +276,7 @@ class Models:
         method = handle.aencode_queries if side == "query" else handle.aencode_documents
         with self._working(side, len(texts), handle, field) as counts:
             found = await method(texts, dense=False, colbert=False)
-        assert found.sparse is not None
-        return found.sparse, counts
+        return found.sparse or [], counts
 
     async def score(
         self, query: str, texts: list[str], *, field: str, raw: bool, truncate: bool | None
@@ -243,9 +296,7 @@ class Models:
         Raises:
             Refused: The scores can't be computed, or the server is busy.
         """
-        if self._reranker is None:
-            raise Refused("no_model", "This server has no reranker. Start it with --reranker.")
-        handle = self._reranker.choose(truncate=self._cuts(truncate))
+        handle = self.scorer.logits.choose(truncate=self._cuts(truncate))
         with self._working("pair", len(texts), handle, field) as counts:
             logits = await handle.ascore(query, texts)
         return logits if raw else sigmoid(logits), counts
@@ -257,7 +308,7 @@ class Models:
 
         The instruction of the side is a part of each text.
         """
-        encoder = self.require_encoder()
+        encoder = self.embedder.encoder
         prompt = encoder.instruction(side)
         with self.admission.queued("tokenize", len(texts)):
             return await in_thread(lambda: [self._tokens(encoder, prompt.apply(text), with_special) for text in texts])
@@ -282,8 +333,7 @@ class Models:
         """Returns what `/info` says: TEI's fields, and in `bge` what this server adds."""
         limits = self.admission.limits
         use, handle = next(iter(self.handles().items()))
-        model, name = handle.backend, self.name or self.reranker_name
-        assert name is not None
+        model, name = handle.backend, self.names()[0]
         labels = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
         return {
             "model_id": name.shown,
@@ -306,11 +356,12 @@ class Models:
         }
 
     def _own_info(self) -> dict[str, Any]:
-        limits, encoder = self.admission.limits, self._encoder
+        limits = self.admission.limits
         found: dict[str, Any] = {
             "default_input_type": self.default_side,
             "limits": {
                 "texts": limits.max_texts,
+                "characters": limits.max_characters,
                 "body_bytes": limits.max_body_bytes,
                 "requests": limits.max_requests,
                 "queued_texts": limits.max_queued_texts,
@@ -319,20 +370,21 @@ class Models:
             "sparse": self._m3 is not None,
             "reranker": None,
         }
-        if encoder is not None and self.name is not None:
+        if self._embedder is not None:
+            encoder = self._embedder.encoder
             sides: tuple[Role, ...] = ("query", "document", "symmetric")
             prompts = {side: encoder.instruction(side) for side in sides}
             found["embeddings"] = {
-                "model": self.name.shown,
+                "model": self._embedder.name.shown,
                 "dimension": encoder.dimension,
                 "normalizes": encoder.normalizes,
                 "max_length": encoder.max_length,
                 "instructions": {side: {"before": one.prefix, "after": one.suffix} for side, one in prompts.items()},
             }
-        if self._reranker is not None and self.reranker_name is not None:
+        if self._scorer is not None:
             found["reranker"] = {
-                "model": self.reranker_name.shown,
-                "max_length": self._reranker.cutting.max_length,
+                "model": self._scorer.name.shown,
+                "max_length": self._scorer.logits.cutting.max_length,
             }
         return found
 
@@ -347,14 +399,13 @@ class Models:
             try:
                 yield counts
             except BgeError as error:
-                raise _refusal(error, handle, field, self._names()) from error
+                raise _refusal(error, handle, field, self._shown_names()) from error
         self._metrics.count(what, counts)
 
-    def _names(self) -> Mapping[str, str]:
+    def _shown_names(self) -> Mapping[str, str]:
         """Returns the shown name of each model by the name that its own messages use, which may be a path."""
-        named = (("encoder", self.name), ("reranker", self.reranker_name))
-        handles = self.handles()
-        return {handles[use].settings.model_name: name.shown for use, name in named if name is not None}
+        handles = self.handles().values()
+        return {handle.settings.model_name: name.shown for handle, name in zip(handles, self.names(), strict=True)}
 
 
 def _refusal(error: BgeError, handle: ModelHandle[Any], field: str, names: Mapping[str, str]) -> Refused:

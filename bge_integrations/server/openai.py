@@ -26,9 +26,8 @@ class EmbeddingsBody(Sided):
 
 async def embeddings(models: Models, body: EmbeddingsBody) -> Answer:
     """Answers `/v1/embeddings`."""
-    models.require_encoder()
-    assert models.name is not None
-    models.name.require(body.model)
+    name = models.embedder.name
+    name.require(body.model)
     texts = texts_of(body.input, "input", models.admission.limits)
     side = side_of(body, models.default_side)
     rows, counts = await models.embed(texts, side, field="input", dimensions=body.dimensions, truncate=body.truncate)
@@ -36,7 +35,7 @@ async def embeddings(models: Models, body: EmbeddingsBody) -> Answer:
     content = {
         "object": "list",
         "data": [{"object": "embedding", "index": place, "embedding": row} for place, row in enumerate(vectors)],
-        "model": models.name.shown,
+        "model": name.shown,
         "usage": {"prompt_tokens": counts.tokens, "total_tokens": counts.tokens},
     }
     return Answer.of(content, counts)
@@ -49,10 +48,12 @@ def in_base64(rows: NDArray[np.float32]) -> list[str]:
 
 def listed(models: Models) -> dict[str, Any]:
     """Returns what `/v1/models` says."""
-    names = [name for name in (models.name, models.reranker_name) if name is not None]
     return {
         "object": "list",
-        "data": [{"id": name.shown, "object": "model", "created": 0, "owned_by": "bge-integrations"} for name in names],
+        "data": [
+            {"id": name.shown, "object": "model", "created": 0, "owned_by": "bge-integrations"}
+            for name in models.names()
+        ],
     }
 
 
