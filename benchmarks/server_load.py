@@ -39,7 +39,7 @@ from benchmarks.stats import percentile
 from benchmarks.texts import make_mix
 from bge_integrations import BgeEncoder, BgeReranker
 
-_BATCH = 16
+_BATCH = 8
 _DISTINCT = 256
 _STARTING_S = 180.0
 
