@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,11 @@ from tests.corpora import digests
 STEPS = ("fsync", "replace", "unlink", "mkdir")
 
 
-def embed(source: Path, folder: Path, model: str) -> None:
+def embed(source: Path, folder: Path, model: str, worker: tuple[int, int] = (1, 1)) -> None:
     """Embeds the corpus in small slices and shards."""
     job._TEXTS_A_SLICE = 16
     with BgeEncoder(model) as encoder:
-        embed_corpus(source, folder, encoder, rows_per_shard=48, reject=True)
+        embed_corpus(source, folder, encoder, rows_per_shard=48, reject=True, worker=worker)
 
 
 def die_at(step: int) -> None:
@@ -105,7 +106,24 @@ def main(source: Path, place: Path, model: str, kills: int, seed: int) -> None:
         assert digests(folder) == wanted, "the files differ"
         complete += 1
         folder = place / f"killed-{complete}"
-    sys.stdout.write(json.dumps({"killed": killed, "runs": runs, "complete": complete, "steps": by_step}) + "\n")
+    lost = lose_workers(source, place, model, chance, seconds)
+    assert all(digests(folder) == wanted for folder in lost), "the files of several workers differ"
+    found = {"killed": killed, "runs": runs, "complete": complete, "steps": by_step, "lost": len(lost)}
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+def lose_workers(source: Path, place: Path, model: str, chance: random.Random, seconds: float) -> list[Path]:
+    """Starts two workers on a folder and kills one of them; three times. Returns the folders."""
+    folders = [place / f"lost-{number}" for number in range(3)]
+    for folder in folders:
+        workers = [child(partial(embed, source, folder, model, (number, 2))) for number in (1, 2)]
+        time.sleep(chance.uniform(0.1, 0.9) * seconds)
+        killed = chance.choice(workers)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(killed, signal.SIGKILL)
+        status = {number: os.waitpid(number, 0)[1] for number in workers}
+        assert all(status[number] == 0 for number in workers if number != killed), "the other worker failed"
+    return folders
 
 
 if __name__ == "__main__":

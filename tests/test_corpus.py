@@ -564,3 +564,4 @@ def test_killed_at_twenty_points_it_makes_the_same_files(lines: Path, bge_small_
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["killed"] >= 20
     assert found["complete"] >= 1
+    assert found["lost"] == 3

@@ -195,6 +195,7 @@ class _Run:
         self._work = folder / _WORK
         self._encoder = encoder
         self._shows = show_progress
+        self._worker: _Worker | None = None
 
     def run(self, number: int, workers: int) -> CorpusReport:
         """Does what is left to do."""
@@ -205,22 +206,28 @@ class _Run:
         with writing(self._folder):
             self._work.mkdir(parents=True, exist_ok=True)
         self._remove_litter()
-        with Claims(self._work) as claims:
-            plan = self._planned(claims)
-            if plan is None:  # others have finished
-                return self.run(number, workers)
-            settings = self._encoder.settings.replace(batch_tokens=plan.batch_tokens, show_progress=False)
-            with BgeEncoder.from_settings(settings) as encoder:
-                worker = _Worker(plan, self._folder, self._source, encoder, claims)
-                try:
-                    worker.run(_order(len(plan.shards), number, workers), shows=self._shows)
-                    self._finish(plan)
-                except (FileNotFoundError, CorpusWriteError):
-                    # Another worker has finished the folder, and removed what it does not need any more.
-                    if not (self._folder / MANIFEST).exists():
-                        raise
-        done = self._read(self._folder / MANIFEST) or plan
-        return self._report(done, worker)
+        try:
+            with Claims(self._work) as claims:
+                plan = self._planned(claims)
+                if plan is not None:
+                    self._do(plan, claims, _order(len(plan.shards), number, workers))
+        except (FileNotFoundError, CorpusWriteError):
+            # Another worker has finished the folder, and removed what it does not need any more.
+            if not (self._folder / MANIFEST).exists():
+                raise
+        done = self._read(self._folder / MANIFEST)
+        if done is None:
+            raise CorpusDataError(f"{self._folder} was removed while it was in use.")
+        remove(self._work)  # made again, if this worker came at the end
+        self._require_same(done)
+        return self._report(done)
+
+    def _do(self, plan: Plan, claims: Claims, order: Sequence[int]) -> None:
+        settings = self._encoder.settings.replace(batch_tokens=plan.batch_tokens, show_progress=False)
+        with BgeEncoder.from_settings(settings) as encoder:
+            self._worker = _Worker(plan, self._folder, self._source, encoder, claims)
+            self._worker.run(order, shows=self._shows)
+        self._finish(plan)
 
     def _planned(self, claims: Claims) -> Plan | None:
         """Returns the plan; the first worker makes it. `None`: others have finished meanwhile."""
@@ -311,7 +318,8 @@ class _Run:
                     with suppress(OSError):
                         remove(path)
 
-    def _report(self, plan: Plan, worker: _Worker | None = None) -> CorpusReport:
+    def _report(self, plan: Plan) -> CorpusReport:
+        worker = self._worker
         return CorpusReport(
             output=self._folder,
             rows=plan.rows,
@@ -389,18 +397,23 @@ class _Worker:
         """
         left = [number for number in order if not self._is_done(number)]
         todo = sum(self._plan.shards[number].new for number in left)
-        waiting = threading.Event()
         tokens, begin = self._encoder.stats().tokens, time.perf_counter()
-        with Progress(todo, shown=shows, title="Embedding") as progress, progress.whole():
-            while left:
-                self._compute(left)
-                before, left = len(left), [number for number in left if not self._is_done(number)]
-                if len(left) == before:  # other workers have them, or texts that they need
-                    waiting.wait(_POLL_S)
-                    if not self._work.exists():
-                        raise FileNotFoundError(self._work)
-        self.seconds = time.perf_counter() - begin
-        self.tokens = self._encoder.stats().tokens - tokens
+        try:
+            with Progress(todo, shown=shows, title="Embedding") as progress, progress.whole():
+                self._work_on(left)
+        finally:
+            self.seconds = time.perf_counter() - begin
+            self.tokens = self._encoder.stats().tokens - tokens
+
+    def _work_on(self, left: list[int]) -> None:
+        waiting = threading.Event()
+        while left:
+            self._compute(left)
+            before, left = len(left), [number for number in left if not self._is_done(number)]
+            if len(left) == before:  # other workers have them, or texts that they need
+                waiting.wait(_POLL_S)
+                if not self._work.exists():
+                    raise FileNotFoundError(self._work)
 
     def _is_done(self, number: int) -> bool:
         return (self._folder / shard_name(number)).exists()

@@ -47,6 +47,7 @@ _CHARACTERS_A_SHARD = 1 << 26
 _KEYS_A_QUERY = 500
 """Every SQLite takes 999 parameters in a statement."""
 _CACHE_KIB = 65536
+_TO_JSON = json.JSONEncoder(ensure_ascii=False).encode
 _OWN = ("id", "text", "text_sha256", "vector")
 _DOCUMENT = "document"
 
@@ -208,7 +209,7 @@ class _Survey:
             if not self._names.issuperset(row.others):
                 self._require_free(row.others, self._source.where(row.file, row.line))
                 self._names.update(row.others)
-            others = json.dumps(row.others, ensure_ascii=False)
+            others = _TO_JSON(row.others)
             try:
                 others.encode()
             except UnicodeEncodeError as error:
