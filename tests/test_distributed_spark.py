@@ -32,7 +32,7 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[1]
 PANDAS = ["A panda eats bamboo.", "Pandas live in China."]
-ROWS, PARTITIONS, BATCH, FAILURES = 160, 8, 5, 4
+ROWS, PARTITIONS, BATCH, FAILURES = 160, 8, 5, 3
 
 
 @pytest.fixture(scope="module")
