@@ -42,6 +42,7 @@ _WINDOWS = (12, 16, 8)
 """Words of a passage; later numbers are for more passages than the first ones give."""
 _OBJECT_STORE = 2 << 30
 _LOOK_EVERY = 0.5
+_WIDTH = 100
 
 
 def passages(count: int) -> list[str]:
@@ -246,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rounds=options.rounds,
     )
     found = measure(plan)
-    print_results(Console(), found)
+    print_results(Console(width=_WIDTH), found)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
