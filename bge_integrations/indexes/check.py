@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_integrations.backend.guarantees.logs import get_logger
+from bge_integrations.backend.model.pooling import cosines
 from bge_integrations.encoder import BgeEncoder, silent_encoder
 from bge_integrations.errors import FingerprintError, IndexMismatchError
 from bge_integrations.fingerprint import LEAST_COSINE, PROBES, Comparison, Fingerprint, lengths_differ, unlike
@@ -234,27 +235,27 @@ def _compared(
         many = " or ".join(map(str, sizes))
         return [f"its vectors have {many} dimensions, and those of the model have {now.shape[1]}"], None
     then = np.stack([document.vector for document in sample]).astype(np.float64)
-    cosines = _cosines(then, now)
+    similarities = _similarities(then, now)
     found = []
     if not rescales:
         found += lengths_differ(np.linalg.norm(then, axis=1), np.linalg.norm(now, axis=1))
-    if about := unlike(cosines, least, "documents"):
-        hints = [*_hints(texts, then, cosines, model, least)]
+    if about := unlike(similarities, least, "documents"):
+        hints = [*_hints(texts, then, similarities, model, least)]
         found.append("; ".join((about, *hints)))
-    return found, float(cosines.min())
+    return found, float(similarities.min())
 
 
-def _cosines(then: NDArray[np.float64], now: NDArray[np.float64]) -> NDArray[np.float64]:
-    products = np.linalg.norm(then, axis=1) * np.linalg.norm(now, axis=1)
-    found: NDArray[np.float64] = (then * now).sum(axis=1) / np.maximum(products, np.finfo(np.float64).tiny)
-    return found
+def _similarities(then: NDArray[np.float64], now: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns the cosine of each pair of rows; 0 for a vector without a direction."""
+    with np.errstate(invalid="ignore"):
+        return np.nan_to_num(cosines(then, now))
 
 
 def _hints(
-    texts: list[str], then: NDArray[np.float64], cosines: NDArray[np.float64], model: Model, least: float
+    texts: list[str], then: NDArray[np.float64], similarities: NDArray[np.float64], model: Model, least: float
 ) -> Iterator[str]:
     """Yields guesses why documents differ, each of which was tried out."""
-    low = cosines < least
+    low = similarities < least
     encoder = model.encoder
     if encoder is None:
         return
@@ -263,7 +264,7 @@ def _hints(
         if other == instruction:
             continue
         tried = silent_encoder(encoder, document_instruction=other).encode_documents(texts)
-        if (_cosines(then, tried.astype(np.float64)) >= least).all():
+        if (_similarities(then, tried.astype(np.float64)) >= least).all():
             yield f"they agree with the document instruction {other!r}; now it is {instruction!r}"
             return
     if low.all() or encoder.backend.tokenizer.is_estimate:

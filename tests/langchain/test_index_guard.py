@@ -160,6 +160,14 @@ def test_an_index_that_was_cut_elsewhere_is_told(minilm: str) -> None:
         guard(store, embeddings=HuggingFaceBgeEmbeddings(model_name=minilm))
 
 
+def test_vectors_of_zeros_do_not_fit(embeddings: HuggingFaceBgeEmbeddings) -> None:
+    store = InMemoryVectorStore.from_texts(CORPUS, embeddings)
+    for row in store.store.values():
+        row["vector"] = [0.0] * 384
+    with pytest.raises(IndexMismatchError, match=r"the vectors of 5 of 5 documents differ \(least cosine 0.0000"):
+        guard(store)
+
+
 def test_a_store_in_memory_is_compared_each_time(embeddings: HuggingFaceBgeEmbeddings, minilm: str) -> None:
     store = guard(InMemoryVectorStore(embeddings))
     store.add_texts(CORPUS)
