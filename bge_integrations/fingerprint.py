@@ -369,7 +369,7 @@ def _are_lengths(value: object) -> bool:
     return (
         isinstance(value, (list, tuple))
         and len(value) == len(PROBES)
-        and all(isinstance(one, (int, float)) and not isinstance(one, bool) and one >= 0 for one in value)
+        and all(isinstance(one, (int, float)) and not isinstance(one, bool) and 0 <= one < np.inf for one in value)
     )
 
 

@@ -216,6 +216,7 @@ def test_few_dimensions_are_stored_whole() -> None:
         ("dimension=0", "dimension in this fingerprint is 0, an int"),
         ("dimension=20", "the probe vectors in this fingerprint can't be read"),
         ("sketch=AAA", "the probe vectors in this fingerprint can't be read"),
+        ("lengths=[1, 1, 1, 1, 1, 1, 1, Infinity]", r"lengths in this fingerprint is \[1, 1.*inf\], a list"),
         ("lengths=[1]", r"lengths in this fingerprint is \[1\], a list"),
         ("max_length=true", "max_length in this fingerprint is True, a bool"),
     ],
