@@ -41,12 +41,14 @@ def outcomes(minilm: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return dict(zip(CHANGES, in_new_process("tests.langchain.stores", "check", folder, options), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", OPENERS)
 def test_a_store_that_is_reopened_fits_its_model(store: str, outcomes: dict[str, dict[str, str]]) -> None:
     assert outcomes["same"][store] == "fits"
     assert outcomes["precision"][store] == "fits"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", OPENERS)
 def test_a_store_that_is_reopened_refuses_other_settings(store: str, outcomes: dict[str, dict[str, str]]) -> None:
     instruction = outcomes["instruction"][store]
