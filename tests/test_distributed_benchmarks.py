@@ -108,7 +108,7 @@ def test_results_are_printed_and_saved(
     assert json.loads(file.read_text()) == found
     printed = capsys.readouterr().out
     assert "1,000 passages, mean 19.0 tokens, 2 cores" in printed
-    assert re.search(r"Ray, 2 actors +8\.0 +2,500 +0\.50 +1\.00 +7\.5 +0\.75\n", printed)
+    assert re.search(r"Ray, 2 actors +8\.0 +2,500 +0\.50 +1\.00 +7\.5 +0\.75\s", printed)
     with pytest.raises(SystemExit):
         distributed.main(["--actors", "3", "--cores", "2", "--workdir", str(tmp_path)])
     assert "--actors 3 need as many cores" in capsys.readouterr().err
