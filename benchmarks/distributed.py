@@ -214,16 +214,17 @@ def print_results(console: Console, found: dict[str, Any]) -> None:
     """Prints the table."""
     texts = found["texts"]
     title = f"{texts['texts']:,} passages, mean {texts['mean']:.1f} tokens, {found['cores']} cores"
-    table = make_table(title, "seconds", "tokens/s", "ratio", "spread")
+    table = make_table(title, "seconds", "tokens/s", "ratio", "spread", "processor seconds", "ratio")
     for name, result in found["results"].items():
-        seconds = statistics.median(result["seconds"])
-        cells = (
-            f"{seconds:.1f}",
+        table.add_row(
+            name,
+            f"{statistics.median(result['seconds']):.1f}",
             f"{result['tokens_per_s']:,.0f}",
             ratio_cell(result["ratio"]),
             f"{result['spread']:.2f}",
+            f"{statistics.median(result['processor_seconds']):.1f}",
+            ratio_cell(result["processor_ratio"]),
         )
-        table.add_row(name, *cells)
     console.print(table)
     told = f"Ray itself started in {found['start_of_ray']:.1f} s. Largest difference: {found['largest_difference']:.1e}"
     console.print(told, markup=False)

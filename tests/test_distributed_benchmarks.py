@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import time
@@ -66,7 +65,7 @@ def test_processor_time_of_other_processes_counts() -> None:
     work = "import time\nwhile time.process_time() < 1: pass\ninput()"
     with Clock() as clock, subprocess.Popen([sys.executable, "-c", work], stdin=subprocess.PIPE) as process:
         deadline = time.monotonic() + 120
-        while sum(psutil.Process(process.pid).cpu_times()[:2]) < 1 and time.monotonic() < deadline:
+        while sum(psutil.Process(process.pid).cpu_times()[:2]) < 0.9 and time.monotonic() < deadline:
             time.sleep(0.05)
         process.communicate(b"\n")
     assert clock.processor_seconds >= 0.9
@@ -108,7 +107,8 @@ def test_results_are_printed_and_saved(
     assert json.loads(file.read_text()) == found
     printed = capsys.readouterr().out
     assert "1,000 passages, mean 19.0 tokens, 2 cores" in printed
-    assert re.search(r"Ray, 2 actors +8\.0 +2,500 +0\.50 +1\.00 +7\.5 +0\.75\s", printed)
+    (row,) = [line.split() for line in printed.splitlines() if "Ray, 2 actors" in line]
+    assert row == ["Ray,", "2", "actors", "8.0", "2,500", "0.50", "1.00", "7.5", "0.75"]
     with pytest.raises(SystemExit):
         distributed.main(["--actors", "3", "--cores", "2", "--workdir", str(tmp_path)])
     assert "--actors 3 need as many cores" in capsys.readouterr().err
