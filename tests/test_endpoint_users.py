@@ -6,10 +6,12 @@ import asyncio
 import json
 import pickle
 import re
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import httpx
 import numpy as np
 import pytest
 from langchain_core.documents import Document
@@ -26,6 +28,7 @@ from bge_integrations.cli import app
 from bge_integrations.errors import EndpointError, EndpointMismatchError, SettingsError, TruncationWarning
 from tests.adapters import assert_close, everything_of
 from tests.checkpoints import make_checkpoint
+from tests.fake_engine import LONG
 from tests.model_server import Models, ModelServer, Reply, running
 from tests.server_process import Server
 from tests.server_process import running as serving
@@ -327,6 +330,30 @@ class TestOurServer:
         for key in (None, "wrong"):
             with pytest.raises(EndpointError, match="401"):
                 BgeEncoder(bge_small_en, endpoint=served.address, api_key=key)
+
+    def test_computes_queries_while_documents_fill_its_queue(self, bge_small_en: Path) -> None:
+        # Their computation takes seconds, that of the queries milliseconds.
+        documents = [f"text {place} " * 20 for place in range(8000)]
+        answers: list[httpx.Response] = []
+        with (
+            serving("--model", bge_small_en, "--max-texts", "8000", "--max-queued-texts", "8000") as served,
+            BgeEncoder(bge_small_en, endpoint=served.address, endpoint_options={"retries": 0}) as remote,
+            BgeEncoder(bge_small_en) as local,
+            httpx.Client(base_url=served.address) as client,
+        ):
+            asking = threading.Thread(
+                target=lambda: answers.append(client.post("/embed", json={"inputs": documents}, timeout=LONG))
+            )
+            asking.start()
+            while not answers and 'bge_texts_in_progress{queue="bulk"} 8000.0' not in client.get("/metrics").text:
+                pass
+            with pytest.raises(EndpointError, match="429"):
+                remote.encode_documents(TEXTS)
+            found = remote.encode_queries(TEXTS)
+            assert not answers
+            asking.join(LONG)
+            assert answers[0].status_code == 200
+            assert_close(found, local.encode_queries(TEXTS))
 
     def test_gives_bge_m3s_weights(self, bge_m3: Path) -> None:
         with (

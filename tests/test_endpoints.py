@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import pytest
 
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
 from bge_integrations.backend.engines.remote import connection
+from bge_integrations.backend.scheduler.job import PRIORITIES
 from bge_integrations.errors import (
     EndpointError,
     InputTypeError,
@@ -42,6 +44,8 @@ from tests.model_server import Api, Models, ModelServer, Reply, running, wait_un
 EN = "Represent this sentence for searching relevant passages: "
 KEY = "the-key-that-nobody-may-see"
 TEXTS = [f"the quick fox number {number} {'jumps ' * (number % 13)}" for number in range(60)]
+OURS = {"bge": {"embeddings": {"instructions": {"symmetric": {"before": "", "after": ""}}}}}
+"""What `/info` of `bge serve` says."""
 APIS: tuple[Api, ...] = ("tei", "openai", "infinity")
 
 
@@ -273,6 +277,59 @@ class TestBatches:
             query()
             documents()
         assert server.texts.index(f"{EN}now") == 2
+
+    def test_bge_serve_learns_the_priority(self, models: Models, bge_small_en: Path) -> None:
+        options = {"connections": 1}
+        with (
+            running(models, info=OURS) as server,
+            BgeEncoder(bge_small_en, endpoint=server.url, endpoint_options=options) as remote,
+        ):
+            server.forget()
+            server.may_go.clear()
+            # These wait together, and no request has texts of both.
+            calls = [_in_background(lambda: remote.encode(["first"]))]
+            wait_until(lambda: len(server.requests) == 1)
+            for encode, text in ((remote.encode_queries, "query"), (remote.encode_documents, "document")):
+                calls.append(_in_background(partial(encode, [text])))
+            scheduler = remote.backend.scheduler
+            wait_until(lambda: [scheduler.jobs_waiting(priority) for priority in PRIORITIES] == [1, 1])
+            server.may_go.set()
+            for call in calls:
+                call()
+        sent = [(content["inputs"], content["prompt_name"], content["priority"]) for _, content in server.requests]
+        assert sent == [
+            (["first"], "symmetric", "bulk"),
+            ([f"{EN}query"], "symmetric", "interactive"),
+            (["document"], "symmetric", "bulk"),
+        ]
+
+    def test_bge_serve_learns_the_priority_of_lexical_weights_too(self, bge_m3: Path) -> None:
+        with (
+            BgeM3Encoder(bge_m3) as local,
+            running(Models(m3=local), info=OURS) as server,
+            BgeM3Encoder(bge_m3, endpoint=server.url) as remote,
+        ):
+            for work, priority in (
+                (lambda: remote.encode_queries(["fox"], colbert=False), "interactive"),
+                (lambda: remote.encode_documents(["fox"], colbert=False), "bulk"),
+                (lambda: remote.score("fox", ["dog"], weights=(0.7, 0.3, 0)), "interactive"),
+                (lambda: remote.score_pairs([("fox", "dog")], weights=(0.7, 0.3, 0)), "bulk"),
+            ):
+                server.forget()
+                work()
+                assert {path for path, _ in server.requests} == {"/embed", "/embed_sparse"}
+                assert {content["priority"] for _, content in server.requests} == {priority}
+
+    def test_other_servers_get_no_fields_of_bge_serve(
+        self, any_server: ModelServer, models: Models, bge_small_en: Path
+    ) -> None:
+        with BgeEncoder(bge_small_en, endpoint=any_server.url) as remote:
+            remote.encode_queries(["query"])
+            remote.encode_documents(["document"])
+        usual = (
+            {"inputs", "normalize", "truncate"} if any_server.api == "tei" else {"input", "model", "encoding_format"}
+        )
+        assert all(content.keys() == usual for _, content in any_server.requests)
 
     def test_a_proxys_limit_on_the_size_of_requests_is_learned(self, models: Models, bge_small_en: Path) -> None:
         with (

@@ -18,6 +18,8 @@ import pytest
 
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
 from bge_integrations.backend.engines.interface import PendingRows, TokenBatch
+from bge_integrations.backend.scheduler import Priority
+from bge_integrations.backend.scheduler.job import PRIORITIES
 from bge_integrations.errors import EngineFailedError, SettingsError
 from bge_integrations.server import Limits, ServerApp, create_app
 from bge_integrations.server.errors import Refused
@@ -79,6 +81,12 @@ def reranker(bge_reranker_base: Path) -> Iterator[BgeReranker]:
 @pytest.fixture(scope="module")
 def client(encoder: BgeEncoder, reranker: BgeReranker) -> Client:
     return Client(create_app(encoder, reranker=reranker))
+
+
+@pytest.fixture(scope="module")
+def m3_app(bge_m3: Path) -> Iterator[ServerApp]:
+    with BgeM3Encoder(bge_m3) as m3:
+        yield create_app(m3=m3)
 
 
 class TestVectors:
@@ -235,7 +243,7 @@ class TestInfo:
         described = client.get("/openapi.json").json()
         assert set(
             described["paths"]["/embed"]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
-        ) >= {"inputs", "prompt_name", "normalize", "truncate"}
+        ) >= {"inputs", "prompt_name", "priority", "normalize", "truncate"}
 
 
 _OPENAI, _TEI, _RERANK = "/v1/embeddings", "/embed", "/v1/rerank"
@@ -267,6 +275,11 @@ class TestRefuses:
             (_OPENAI, {"input": ["a", "b" * 1_000_001]}, 413, "input[1] has 1,000,001 characters"),
             ("/tokenize", {"inputs": "a" * 300_000}, 413, "more than 262,144 characters"),
             (_OPENAI, ["a"], 400, "The body is a list, not an object"),
+            (_OPENAI, {"input": "a", "priority": "high"}, 400, "priority: Input should be 'interactive' or 'bulk'"),
+            (_TEI, {"inputs": "a", "priority": "high"}, 422, "priority: Input should be 'interactive' or 'bulk'"),
+            (_TEI, {"inputs": "a", "priority": 1}, 422, "priority: Input should be 'interactive' or 'bulk'"),
+            ("/embed_sparse", {"inputs": "a", "priority": ""}, 422, "priority: Input should be"),
+            ("/v2/embed", {"texts": ["a"], "priority": "Bulk"}, 400, "priority: Input should be"),
             (_TEI, {"inputs": ["a", False]}, 422, "inputs[1] is true or false"),
             (_TEI, {"inputs": [LONG_TEXT], "truncate": False}, 413, "inputs[0] is longer than the 64 tokens"),
             (_TEI, {"inputs": "a", "truncation_direction": "Left"}, 422, "cuts texts at the right end"),
@@ -469,8 +482,11 @@ class TestWhenBusy:
         assert (await _asked(app, body)).status_code == 200
         assert (app.admission.requests, app.admission.texts.total(), app.admission.buffered) == (0, 0, 0)
 
+    @pytest.mark.parametrize(
+        "more", [{"prompt_name": "query"}, {"prompt_name": "symmetric", "priority": "interactive"}]
+    )
     async def test_queries_have_room_beside_documents_and_go_first(
-        self, encoder: BgeEncoder, monkeypatch: pytest.MonkeyPatch
+        self, encoder: BgeEncoder, monkeypatch: pytest.MonkeyPatch, more: dict[str, str]
     ) -> None:
         app = create_app(encoder, limits=Limits(max_queued_texts=64))
         done: list[str] = []
@@ -483,11 +499,46 @@ class TestWhenBusy:
         with held(encoder, monkeypatch):
             asked = [asyncio.create_task(ask("documents", inputs=documents))]
             await _until(lambda: app.admission.texts["bulk"] == 60)
-            asked.append(asyncio.create_task(ask("query", inputs="q", prompt_name="query")))
+            asked.append(asyncio.create_task(ask("query", inputs="q", **more)))
             await _until(lambda: app.admission.texts["interactive"] == 1)
             assert (await _asked(app, {"inputs": ["a"] * 5})).status_code == 429
         await asyncio.gather(*asked)
         assert done == ["query", "documents"]
+
+    @pytest.mark.parametrize(
+        ("path", "field"),
+        [("/embed", "inputs"), ("/embed_sparse", "inputs"), (_OPENAI, "input"), ("/v2/embed", "texts")],
+    )
+    @pytest.mark.parametrize(
+        ("more", "priority"),
+        [
+            ({}, "bulk"),
+            ({"input_type": "symmetric"}, "bulk"),
+            ({"input_type": "query"}, "interactive"),
+            ({"input_type": "query", "priority": None}, "interactive"),
+            ({"input_type": "query", "priority": "bulk"}, "bulk"),
+            ({"input_type": "symmetric", "priority": "interactive"}, "interactive"),
+            ({"priority": "interactive"}, "interactive"),
+        ],
+    )
+    async def test_the_priority_says_the_queue_here_and_in_the_model(
+        self,
+        m3_app: ServerApp,
+        monkeypatch: pytest.MonkeyPatch,
+        path: str,
+        field: str,
+        more: dict[str, str],
+        priority: Priority,
+    ) -> None:
+        encoder = m3_app.models.embedder.encoder
+        scheduler = encoder.backend.scheduler
+        with held(encoder, monkeypatch):
+            asked = asyncio.create_task(_asked(m3_app, {field: ["fox", "dog"], **more}, path))
+            await _until(lambda: sum(map(scheduler.texts_in_flight, PRIORITIES)) == 2)
+            assert scheduler.texts_in_flight(priority) == 2
+            assert +m3_app.admission.texts == {priority: 2}
+        assert (await asked).status_code == 200
+        assert m3_app.admission.texts.total() == 0
 
     async def test_while_it_stops_new_requests_get_503_and_old_ones_are_finished(
         self, encoder: BgeEncoder, monkeypatch: pytest.MonkeyPatch

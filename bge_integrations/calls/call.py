@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -54,7 +55,7 @@ class Terms:
         model: The loaded model.
         settings: The user's settings.
         max_length: Maximum number of tokens per item, special tokens included.
-        priority: Interactive calls go before bulk calls and show no progress bar.
+        priority: Interactive calls go before bulk calls and show no progress bar. `with_priority` goes before it.
         item: The word for an item in messages.
         first: Index of the first item, if this call is part of a larger call.
         whole: The report of the larger call, which warns and shows progress once for all its parts.
@@ -190,7 +191,7 @@ class Call(Generic[Item, Result]):
         return Job(
             part.tokens,
             self.head,
-            priority=self.terms.priority,
+            priority=_chosen_priority.get() or self.terms.priority,
             prompt_length=self.prompt_length,
             options=self.options,
             batch_tokens=self.terms.settings.batch_tokens,
@@ -258,6 +259,22 @@ class _Queued:
 
     part: Slice[Any]
     job: Job
+
+
+@contextmanager
+def with_priority(priority: Priority) -> Iterator[None]:
+    """A block in which all calls have a priority, also calls that it awaits. Otherwise the method says it.
+
+    A server needs this: a client may wait for texts that it sends without a side.
+    """
+    token = _chosen_priority.set(priority)
+    try:
+        yield
+    finally:
+        _chosen_priority.reset(token)
+
+
+_chosen_priority: ContextVar[Priority | None] = ContextVar("bge_integrations_priority", default=None)
 
 
 def call_span(method: str, settings: ModelSettings) -> AbstractContextManager[dict[str, int]]:

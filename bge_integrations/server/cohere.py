@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, WithJsonSchema
 
 from bge_integrations.server.errors import COHERE, Refused
-from bge_integrations.server.inputs import Body, Sided, Text, Texts, list_of, side_of, text_of, texts_of
+from bge_integrations.server.inputs import Body, Queued, Text, Texts, list_of, side_of, text_of, texts_of
 from bge_integrations.server.limits import Limits
 from bge_integrations.server.models import Models
 from bge_integrations.server.openai import in_base64
@@ -32,7 +32,7 @@ class RerankBody(Body):
     rank_fields: list[str] | None = None
 
 
-class EmbedBody(Sided):
+class EmbedBody(Queued):
     """The body of `/v1/embed` and `/v2/embed`."""
 
     texts: Texts
@@ -76,6 +76,7 @@ async def embed(version: Version, models: Models, body: EmbedBody) -> Answer:
         texts,
         side_of(body, models.default_side),
         field="texts",
+        priority=body.priority,
         dimensions=body.output_dimension,
         truncate=None if body.truncate is None else body.truncate == "END",
     )

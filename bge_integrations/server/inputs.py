@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, WithJsonSchema
 
+from bge_integrations.backend.scheduler import Priority
 from bge_integrations.calls.inputs import check_text
 from bge_integrations.catalogue.instructions import DOCUMENT_PROMPT_NAMES, QUERY_PROMPT_NAMES, Role, read_role
 from bge_integrations.errors import InvalidInputError, SettingsError
@@ -49,6 +50,15 @@ class Sided(Body):
     input_type: str | None = None
     prompt_name: str | None = None
     task: str | None = None
+
+
+class Queued(Sided):
+    """A request for results of texts, which wait in the queue of queries or in that of documents.
+
+    Without `priority`, the side says the queue.
+    """
+
+    priority: Priority | None = None
 
 
 def read(kind: type[Body], content: object) -> Body:

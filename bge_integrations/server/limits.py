@@ -29,7 +29,8 @@ class Limits:
         max_body_bytes: Greatest size of a request's body.
         max_requests: Greatest number of requests at once.
         max_queued_texts: Greatest number of documents in progress, over all requests. Queries, and the pairs of
-            rerankers, have a second limit of the same size. A larger request is accepted if no other is in progress.
+            rerankers, have a second limit of the same size. The field `priority` of a request says otherwise. A larger
+            request is accepted if no other is in progress.
         max_buffered_bytes: Greatest size of all bodies in memory.
         body_seconds: Time in which the headers, and then the body, of a request must arrive. A client that reads
             nothing of its answer for this time loses its connection.

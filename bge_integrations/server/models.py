@@ -16,6 +16,8 @@ from bge_integrations import __version__
 from bge_integrations.backend.guarantees.interrupts import in_thread
 from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.backend.model.heads import unit_rows
+from bge_integrations.backend.scheduler import Priority
+from bge_integrations.calls.call import with_priority
 from bge_integrations.calls.handle import ModelHandle
 from bge_integrations.calls.lengths import LengthCounts, counted_lengths
 from bge_integrations.calls.scoring import sigmoid
@@ -227,6 +229,7 @@ class Models:
         side: Role,
         *,
         field: str,
+        priority: Priority | None = None,
         dimensions: int | None = None,
         normalize: bool | None = None,
         truncate: bool | None = None,
@@ -237,6 +240,7 @@ class Models:
             texts: Checked texts.
             side: Their side.
             field: The field that holds them, for messages.
+            priority: The queue in which they wait; `None`: that of their side.
             dimensions: Number of leading dimensions; `None`: as the encoder says.
             normalize: Whether the vectors get unit length; `None`: as the encoder says.
             truncate: Whether texts over the limit are cut; `None`: as the server says.
@@ -258,12 +262,12 @@ class Models:
                 place="dimensions",
             )
         method = {"query": handle.aencode_queries, "document": handle.aencode_documents, "symmetric": handle.aencode}
-        with self._working(side, len(texts), handle, field) as counts:
+        with self._working(side, len(texts), handle, field, priority) as counts:
             rows = (await method[side](texts))[:, : dimensions or encoder.dimension]
         return unit_rows(rows) if (encoder.normalizes if normalize is None else normalize) else rows, counts
 
     async def embed_sparse(
-        self, texts: list[str], side: Role, *, field: str, truncate: bool | None
+        self, texts: list[str], side: Role, *, field: str, priority: Priority | None = None, truncate: bool | None
     ) -> tuple[list[LexicalWeights], LengthCounts]:
         """Computes the lexical weights of bge-m3. Arguments and errors are those of `embed`.
 
@@ -274,7 +278,7 @@ class Models:
             raise Refused("no_model", "This server has no lexical weights. Start it with --m3 and a bge-m3 model.")
         handle = self._m3.choose(truncate=self._cuts(truncate))
         method = handle.aencode_queries if side == "query" else handle.aencode_documents
-        with self._working(side, len(texts), handle, field) as counts:
+        with self._working(side, len(texts), handle, field, priority) as counts:
             found = await method(texts, dense=False, colbert=False)
         return found.sparse or [], counts
 
@@ -392,10 +396,21 @@ class Models:
         return self.truncates if truncate is None else truncate
 
     @contextmanager
-    def _working(self, what: str, count: int, handle: ModelHandle[Any], field: str) -> Iterator[LengthCounts]:
-        """A block in which texts are computed. Errors become refusals, and what was computed is counted."""
-        queue = "bulk" if what in ("document", "symmetric") else "interactive"
-        with self.admission.queued(queue, count), counted_lengths() as counts:
+    def _working(
+        self, what: str, count: int, handle: ModelHandle[Any], field: str, priority: Priority | None = None
+    ) -> Iterator[LengthCounts]:
+        """A block in which texts are computed. Errors become refusals, and what was computed is counted.
+
+        Args:
+            what: Side of the texts, or "pair".
+            count: Number of texts.
+            handle: What computes them.
+            field: The field that holds them, for messages.
+            priority: The queue in which they wait, here and in the model; `None`: interactive for queries and pairs,
+                bulk for other texts.
+        """
+        queue: Priority = priority or ("bulk" if what in ("document", "symmetric") else "interactive")
+        with self.admission.queued(queue, count), with_priority(queue), counted_lengths() as counts:
             try:
                 yield counts
             except BgeError as error:

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_integrations.server.errors import OPENAI
-from bge_integrations.server.inputs import Sided, TextOrTexts, side_of, texts_of
+from bge_integrations.server.inputs import Queued, TextOrTexts, side_of, texts_of
 from bge_integrations.server.models import Models
-from bge_integrations.server.routes import Answer, Route
+from bge_integrations.server.routes import PRIORITY, Answer, Route
 
 
-class EmbeddingsBody(Sided):
+class EmbeddingsBody(Queued):
     """The body of `/v1/embeddings`."""
 
     input: TextOrTexts
@@ -30,7 +30,14 @@ async def embeddings(models: Models, body: EmbeddingsBody) -> Answer:
     name.require(body.model)
     texts = texts_of(body.input, "input", models.admission.limits)
     side = side_of(body, models.default_side)
-    rows, counts = await models.embed(texts, side, field="input", dimensions=body.dimensions, truncate=body.truncate)
+    rows, counts = await models.embed(
+        texts,
+        side,
+        field="input",
+        priority=body.priority,
+        dimensions=body.dimensions,
+        truncate=body.truncate,
+    )
     vectors = in_base64(rows) if body.encoding_format == "base64" else list(rows)
     content = {
         "object": "list",
@@ -63,7 +70,7 @@ ROUTES = (
         OPENAI,
         EmbeddingsBody,
         embeddings,
-        "Vectors of texts. input_type is query, document or symmetric.",
+        f"Vectors of texts. input_type is query, document or symmetric. {PRIORITY}",
         {
             "object": "list",
             "data": [{"object": "embedding", "index": 0, "embedding": [0.01, -0.02]}],

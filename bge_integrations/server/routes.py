@@ -11,6 +11,9 @@ from bge_integrations.server.errors import Api
 from bge_integrations.server.inputs import Body
 from bge_integrations.server.models import Models
 
+PRIORITY = "priority is interactive or bulk, by default as input_type says."
+"""What routes say about the field of `inputs.Queued`."""
+
 
 @dataclass(frozen=True)
 class Answer:

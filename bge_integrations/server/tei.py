@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from bge_integrations.server.errors import TEI, Refused
-from bge_integrations.server.inputs import Body, Sided, Text, TextOrTexts, Texts, list_of, side_of, text_of, texts_of
+from bge_integrations.server.inputs import (
+    Body,
+    Queued,
+    Sided,
+    Text,
+    TextOrTexts,
+    Texts,
+    list_of,
+    side_of,
+    text_of,
+    texts_of,
+)
 from bge_integrations.server.models import Models
-from bge_integrations.server.routes import Answer, Route
+from bge_integrations.server.routes import PRIORITY, Answer, Route
 
 _TOKENIZED_CHARACTERS = 2**18
 """Greatest number of characters of a request for tokens."""
@@ -18,7 +29,7 @@ class Truncating(Body):
     truncation_direction: str | None = None
 
 
-class EmbedBody(Sided, Truncating):
+class EmbedBody(Queued, Truncating):
     """The body of `/embed`."""
 
     inputs: TextOrTexts
@@ -26,7 +37,7 @@ class EmbedBody(Sided, Truncating):
     dimensions: int | None = None
 
 
-class EmbedSparseBody(Sided, Truncating):
+class EmbedSparseBody(Queued, Truncating):
     """The body of `/embed_sparse`."""
 
     inputs: TextOrTexts
@@ -56,6 +67,7 @@ async def embed(models: Models, body: EmbedBody) -> Answer:
         texts,
         side_of(body, models.default_side),
         field="inputs",
+        priority=body.priority,
         dimensions=body.dimensions,
         normalize=body.normalize,
         truncate=body.truncate,
@@ -68,7 +80,9 @@ async def embed_sparse(models: Models, body: EmbedSparseBody) -> Answer:
     _require_direction(models, body)
     texts = texts_of(body.inputs, "inputs", models.admission.limits)
     side = side_of(body, models.default_side)
-    found, counts = await models.embed_sparse(texts, side, field="inputs", truncate=body.truncate)
+    found, counts = await models.embed_sparse(
+        texts, side, field="inputs", priority=body.priority, truncate=body.truncate
+    )
     content = [[{"index": index, "value": value} for index, value in weights.items()] for weights in found]
     return Answer.of(content, counts)
 
@@ -119,14 +133,14 @@ def _require_direction(models: Models, body: Truncating) -> None:
 _VECTORS = [[0.01, -0.02]]
 
 ROUTES = (
-    Route("/embed", TEI, EmbedBody, embed, "Vectors of texts. prompt_name is query or document.", _VECTORS),
+    Route("/embed", TEI, EmbedBody, embed, f"Vectors of texts. prompt_name is query or document. {PRIORITY}", _VECTORS),
     Route("/", TEI, EmbedBody, embed, "The same as /embed, as clients of Inference Endpoints call it.", _VECTORS),
     Route(
         "/embed_sparse",
         TEI,
         EmbedSparseBody,
         embed_sparse,
-        "Lexical weights of bge-m3 by token id.",
+        f"Lexical weights of bge-m3 by token id. {PRIORITY}",
         [[{"index": 4, "value": 0.25}]],
     ),
     Route(

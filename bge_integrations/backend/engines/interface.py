@@ -20,6 +20,7 @@ __all__ = [
     "Head",
     "OutputChoice",
     "PendingRows",
+    "Priority",
     "Rows",
     "ScoringOptions",
     "ServedM3",
@@ -29,6 +30,9 @@ __all__ = [
 
 Rows = Literal["cls", "tokens", "pooled"]
 """The output of an engine for a text: its first row, all its rows, or what the checkpoint's own modules pool."""
+
+Priority = Literal["interactive", "bulk"]
+"""Interactive batches go before bulk batches: a user waits for a query, but not for one batch of an ingestion."""
 
 
 class EngineOutOfMemory(Exception):
@@ -108,6 +112,7 @@ class TokenBatch:
         first_lengths: Tokens of each pair before its second text, int64, shape [texts]; `None` for single texts.
         options: Inputs of decoders that score pairs, or the outputs of bge-m3 to ask a server for.
         written: The texts or pairs, for an engine that reads them instead of `ids`, which are empty then.
+        priority: The priority of all texts, for an engine that shares its server with others.
     """
 
     ids: NDArray[np.int32]
@@ -116,6 +121,7 @@ class TokenBatch:
     first_lengths: NDArray[np.int64] | None = None
     options: EngineOptions | None = None
     written: Written = ()
+    priority: Priority = "bulk"
 
     @cached
     def is_token(self) -> NDArray[np.bool_]:
@@ -155,6 +161,7 @@ class TokenBatch:
             None if self.first_lengths is None else self.first_lengths[start:stop],
             self.options,
             self.written[start:stop],
+            self.priority,
         )
 
     def of(self, texts: NDArray[np.int64], *, prompt_length: int) -> TokenBatch:

@@ -301,9 +301,9 @@ def _probed(request: LoadRequest, connection: Connection, server: _Server) -> tu
         if request.purpose == "scores":
             routes.scores(PROBE, [PROBE])
             return
-        width = routes.vectors([PROBE]).shape[1]
+        width = routes.vectors([PROBE], "interactive").shape[1]
         if request.purpose == "m3":
-            routes.weights([PROBE])
+            routes.weights([PROBE], "interactive")
 
     try:
         if server.info:

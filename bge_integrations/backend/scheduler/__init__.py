@@ -4,7 +4,8 @@ A `job` waits in a `queue`. `admission` limits the texts in flight, `policy` cho
 `worker` runs one engine, and `scheduler` connects these parts.
 """
 
-from bge_integrations.backend.scheduler.job import Job, Priority, TextFailedError
+from bge_integrations.backend.engines.interface import Priority
+from bge_integrations.backend.scheduler.job import Job, TextFailedError
 from bge_integrations.backend.scheduler.scheduler import Scheduler
 from bge_integrations.backend.scheduler.statistics import Meter, Statistics
 from bge_integrations.backend.scheduler.worker import EngineSlot

@@ -8,20 +8,17 @@ import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations.backend.engines.interface import EngineOptions, Head, Rows, TokenBatch
+from bge_integrations.backend.engines.interface import EngineOptions, Head, Priority, Rows, TokenBatch
 from bge_integrations.backend.guarantees.interrupts import Outcome, Ticket
 from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.backend.text.tokenizer import TokenizedTexts
 
 logger = get_logger(__name__)
-
-Priority = Literal["interactive", "bulk"]
-"""Interactive batches go before bulk batches: a user waits for a query, but not for one batch of an ingestion."""
 
 PRIORITIES: tuple[Priority, ...] = ("interactive", "bulk")
 
@@ -215,6 +212,7 @@ class Batch:
                 _of(job.tokens.first_lengths, positions),
                 job.options,
                 _written(job, positions),
+                self.priority,
             )
         firsts = [_of(job.tokens.first_lengths, positions) for job, positions in self.parts]
         return TokenBatch(
@@ -224,6 +222,7 @@ class Batch:
             np.concatenate([first for first in firsts if first is not None]) if firsts[0] is not None else None,
             job.options,
             tuple(text for job, positions in self.parts for text in _written(job, positions)),
+            self.priority,
         )
 
     def results(self, tokens: TokenBatch, rows: NDArray[np.float32], kind: Rows) -> list[NDArray[Any]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from bge_integrations.backend.scheduler.job import Batch, Job, Priority
+from bge_integrations.backend.engines.interface import Priority
+from bge_integrations.backend.scheduler.job import Batch, Job
 from bge_integrations.backend.scheduler.queue import Queue
 
 INTERACTIVE_BATCHES_IN_A_ROW = 4

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations.backend.scheduler.job import PRIORITIES, Batch, Job, Priority
+from bge_integrations.backend.engines.interface import Priority
+from bge_integrations.backend.scheduler.job import PRIORITIES, Batch, Job
 
 
 class Queue:

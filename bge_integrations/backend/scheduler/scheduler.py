@@ -11,13 +11,13 @@ import weakref
 from collections.abc import Callable, Sequence
 from queue import Empty
 
-from bge_integrations.backend.engines.interface import Engine
+from bge_integrations.backend.engines.interface import Engine, Priority
 from bge_integrations.backend.guarantees import forks
 from bge_integrations.backend.guarantees.forks import in_child, native_code, notice_fork
 from bge_integrations.backend.guarantees.interrupts import hand_over, is_interruptible, mailbox
 from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.backend.scheduler.admission import Admission
-from bge_integrations.backend.scheduler.job import PRIORITIES, Batch, Job, Priority
+from bge_integrations.backend.scheduler.job import PRIORITIES, Batch, Job
 from bge_integrations.backend.scheduler.policy import Turn, next_batch
 from bge_integrations.backend.scheduler.queue import Queue
 from bge_integrations.backend.scheduler.statistics import Meter

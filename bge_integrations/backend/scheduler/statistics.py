@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from bge_integrations.backend.engines.interface import Priority
 from bge_integrations.backend.guarantees.forks import ForkSafeLock
 from bge_integrations.backend.scheduler import telemetry
-from bge_integrations.backend.scheduler.job import Priority
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bge_integrations.backend.engines.interface import (
     Computed,
     OutputChoice,
+    Priority,
     Rows,
     ServedM3,
     TextsRefused,
@@ -77,13 +78,13 @@ class RemoteEngine:
     def _results(self, batch: TokenBatch) -> NDArray[np.float32]:
         written = batch.written
         if isinstance(batch.options, OutputChoice):
-            return self._m3(cast("Sequence[str]", written), batch.options)
+            return self._m3(cast("Sequence[str]", written), batch.options, batch.priority)
         if written and not isinstance(written[0], str):
             return self._scores(cast("Sequence[tuple[str, str]]", written))
-        return self._vectors(cast("Sequence[str]", written))
+        return self._vectors(cast("Sequence[str]", written), batch.priority)
 
-    def _vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        found = self._routes.vectors(texts)
+    def _vectors(self, texts: Sequence[str], priority: Priority) -> NDArray[np.float32]:
+        found = self._routes.vectors(texts, priority)
         if found.shape[1] != self._dimension:
             raise EndpointError(
                 f"{self._connection.address} gives vectors of {found.shape[1]} numbers, but gave {self._dimension} "
@@ -101,9 +102,9 @@ class RemoteEngine:
             found[own, 0] = self._routes.scores(query, [pairs[place][1] for place in own])
         return found
 
-    def _m3(self, texts: Sequence[str], choice: OutputChoice) -> NDArray[Any]:
-        dense = self._vectors(texts) if choice.dense else None
-        sparse = self._routes.weights(texts) if choice.sparse else None
+    def _m3(self, texts: Sequence[str], choice: OutputChoice, priority: Priority) -> NDArray[Any]:
+        dense = self._vectors(texts, priority) if choice.dense else None
+        sparse = self._routes.weights(texts, priority) if choice.sparse else None
         found = np.empty(len(texts), dtype=object)  # the head for bge-m3 takes objects
         for place in range(len(texts)):
             ids, weights = sparse[place] if sparse else _NOTHING[::-1]

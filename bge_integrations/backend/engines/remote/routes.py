@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_integrations.backend.engines.interface import Priority
 from bge_integrations.backend.engines.remote.connection import Answer, Connection
 from bge_integrations.errors import EndpointError
 from bge_integrations.settings import EndpointScores
@@ -30,8 +31,12 @@ class Routes(Protocol):
     api: str
     tokens: int | None
 
-    def vectors(self, texts: Sequence[str]) -> Floats:
+    def vectors(self, texts: Sequence[str], priority: Priority, /) -> Floats:
         """Returns one vector a text, float32, shape [texts, dimension]. Servers of `"tei"` do not normalise them.
+
+        Args:
+            texts: Texts.
+            priority: Their priority, for a server that has a queue for each.
 
         Raises:
             TextsRefused: The server refuses the texts.
@@ -43,8 +48,8 @@ class Routes(Protocol):
         """Returns one logit a passage, float32, shape [passages]. Raises the errors of `vectors`."""
         ...
 
-    def weights(self, texts: Sequence[str], /) -> list[Weights]:
-        """Returns the lexical weights of each text. Raises the errors of `vectors`."""
+    def weights(self, texts: Sequence[str], priority: Priority, /) -> list[Weights]:
+        """Returns the lexical weights of each text. Arguments and errors are those of `vectors`."""
         ...
 
 
@@ -58,15 +63,16 @@ class TeiRoutes:
 
         Args:
             connection: The connection.
-            plain_prompt: Name of the server's prompt that adds nothing. `None`: the server adds nothing by itself.
+            plain_prompt: Name of the prompt of `bge serve` that adds nothing. `None`: another server, which adds
+                nothing by itself and knows no priorities.
         """
         self._connection = connection
-        self._prompt = {} if plain_prompt is None else {"prompt_name": plain_prompt}
+        self._plain_prompt = plain_prompt
         self.tokens: int | None = None
 
-    def vectors(self, texts: Sequence[str]) -> Floats:
+    def vectors(self, texts: Sequence[str], priority: Priority) -> Floats:
         """See `Routes.vectors`."""
-        content = {"inputs": list(texts), "normalize": False, "truncate": True, **self._prompt}
+        content = {"inputs": list(texts), "normalize": False, "truncate": True, **self._own(priority)}
         found, answer = self._connection.post("/embed", content)
         self.tokens = _tokens_of_header(answer)
         return _matrix(self._connection, found, len(texts))
@@ -77,12 +83,17 @@ class TeiRoutes:
         found, _ = self._connection.post("/rerank", content)
         return _by_index(self._connection, found, len(passages), lambda row: row["score"])[:, 0]
 
-    def weights(self, texts: Sequence[str]) -> list[Weights]:
+    def weights(self, texts: Sequence[str], priority: Priority) -> list[Weights]:
         """See `Routes.weights`."""
-        found, _ = self._connection.post("/embed_sparse", {"inputs": list(texts), "truncate": True, **self._prompt})
+        content = {"inputs": list(texts), "truncate": True, **self._own(priority)}
+        found, _ = self._connection.post("/embed_sparse", content)
         if not isinstance(found, list) or len(found) != len(texts):
             raise _wrong_count(self._connection, found, len(texts))
         return [_weights(self._connection, row) for row in found]
+
+    def _own(self, priority: Priority) -> dict[str, str]:
+        """Returns the fields that only `bge serve` reads. Its prompt says nothing about who waits for the texts."""
+        return {} if self._plain_prompt is None else {"prompt_name": self._plain_prompt, "priority": priority}
 
 
 class OpenAiRoutes:
@@ -105,7 +116,7 @@ class OpenAiRoutes:
         self._scores = scores
         self.tokens: int | None = None
 
-    def vectors(self, texts: Sequence[str]) -> Floats:
+    def vectors(self, texts: Sequence[str], _priority: Priority) -> Floats:
         """See `Routes.vectors`."""
         content = {"model": self._model, "input": list(texts), "encoding_format": "float"}
         found, _ = self._connection.post(f"{self._prefix}/embeddings", content)
@@ -127,7 +138,7 @@ class OpenAiRoutes:
         given = _by_index(self._connection, rows, len(passages), lambda row: row["relevance_score"], np.float64)[:, 0]
         return (given if self._scores == "logits" else self._logits(given)).astype(np.float32)
 
-    def weights(self, _: Sequence[str]) -> list[Weights]:
+    def weights(self, _: Sequence[str], __: Priority) -> list[Weights]:
         """Refuses, for any texts: there is no such route."""
         raise EndpointError(
             f"{self._connection.address} has OpenAI's routes, of which none gives bge-m3's lexical weights; use `bge "
