@@ -17,7 +17,20 @@ else:
 
 WHOLE, SLIM = "bge-integrations", "bge-integrations-slim"
 LEFT_OUT = ("scikit-learn", "scipy", "sentence-transformers", "torch", "transformers")
-EXTRAS = ("langchain", "llama-index", "openvino", "prepare", "otel", "mteb", "ray", "spark", "daft", "all")
+EXTRAS = (
+    "langchain",
+    "llama-index",
+    "openvino",
+    "prepare",
+    "otel",
+    "mteb",
+    "corpus",
+    "serve",
+    "ray",
+    "spark",
+    "daft",
+    "all",
+)
 NEED_TORCH = (f"{WHOLE}[lora,mteb,train]",)
 """Extras that need torch. `all` of the slim distribution leaves them out."""
 PACKAGE, MAIN, LICENSE = "bge_integrations", "pyproject.toml", "LICENSE"
