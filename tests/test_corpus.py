@@ -547,7 +547,7 @@ class TestCommand:
         assert done.exit_code == 0, done.output
         assert json.loads(done.output)["rows"] == 150
         again = CliRunner().invoke(app, [*command, "--dtype", "float16", "--worker", "2/2"])
-        assert "150 rows with 100 different texts in 1 files" in again.output
+        assert "150 rows with 100 different texts in 1 files" in " ".join(again.output.split())
         wrong = CliRunner().invoke(app, [*command, "--worker", "two"])
         assert isinstance(wrong.exception, SettingsError)
         assert "worker='two' is no worker" in str(wrong.exception)
