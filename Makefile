@@ -87,7 +87,7 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo "Python 3.10 or newer is needed; name one with: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "Installing into $(VENV), once; it takes minutes. It is torch, transformers,"
 	@echo "sentence-transformers, OpenVINO, LangChain, LlamaIndex, the weights of MiniLM,"
-	@echo "and what tests and notebooks use: about 0.8 GB to download, 3 GB on disk."
+	@echo "and what tests and notebooks use: about 1.5 GB to download, 4.3 GB on disk."
 	@echo "With CUDA, which pip takes on Linux unless it knows an index of CPU builds,"
 	@echo "torch alone is several GB more."
 	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
