@@ -68,7 +68,8 @@ class Client:
 
 @pytest.fixture(scope="module")
 def encoder(bge_small_en: Path) -> Iterator[BgeEncoder]:
-    with BgeEncoder(bge_small_en) as encoder:
+    # With one thread there are no engines for documents alone, which tests that hold the engine would not see.
+    with BgeEncoder(bge_small_en, threads=1) as encoder:
         yield encoder
 
 
@@ -85,7 +86,7 @@ def client(encoder: BgeEncoder, reranker: BgeReranker) -> Client:
 
 @pytest.fixture(scope="module")
 def m3_app(bge_m3: Path) -> Iterator[ServerApp]:
-    with BgeM3Encoder(bge_m3) as m3:
+    with BgeM3Encoder(bge_m3, threads=1) as m3:
         yield create_app(m3=m3)
 
 
