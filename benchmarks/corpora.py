@@ -39,10 +39,11 @@ DOCUMENTS, CORPUS = "embed_documents", "embed_corpus"
 
 _WORDS = ("river", "stone", "engine", "garden", "violin", "ledger", "harbour", "query", "vector", "index", "bread")
 _PROGRAM = """
-import json, resource, sys
+import json, sys
+from benchmarks.fresh import memory_mib
 from bge_integrations.corpus import embed_corpus
 report = embed_corpus(*sys.argv[1:4])
-print(json.dumps([report.rows, report.seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+print(json.dumps([report.rows, report.seconds, memory_mib()["peak_mib"]]))
 """
 
 
