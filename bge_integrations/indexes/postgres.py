@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 __all__ = ["PostgresIndex", "open_postgres"]
 
 _READ = "SELECT cmetadata ->> :key FROM langchain_pg_collection WHERE name = :name"
-# `cmetadata` has the type json, which has no operator to merge.
+# `cmetadata` has the type json, which has no operator to merge. Without metadata it is the null of JSON, not of SQL.
 _WRITE = """
 UPDATE langchain_pg_collection
-SET cmetadata = (COALESCE(cmetadata::jsonb, '{}'::jsonb) || CAST(:added AS jsonb))::json
+SET cmetadata = (
+    CASE WHEN json_typeof(cmetadata) = 'object' THEN cmetadata::jsonb ELSE '{}'::jsonb END || CAST(:added AS jsonb)
+)::json
 WHERE name = :name
 """
 _COUNT = """

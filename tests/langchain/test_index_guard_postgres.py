@@ -20,6 +20,7 @@ from bge_integrations.indexes.location import open_index
 from bge_integrations.indexes.postgres import PostgresIndex
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings, guard
 from tests.adapters import CORPUS
+from tests.index_processes import in_new_process, run
 
 ADDRESS = "BGE_TEST_POSTGRES"
 """Variable with the address of a database of your own: postgresql+psycopg://…"""
@@ -120,3 +121,32 @@ def test_collections_are_opened_by_address(reopen: Open, embeddings: HuggingFace
         open_index(address)
     with pytest.raises(FingerprintError, match="has no collection or table 'three'"):
         open_index(address, collection="three")
+
+
+def test_a_collection_is_reopened_in_new_processes(address: str, minilm: str, tmp_path: Path) -> None:
+    options = [{"model_name": minilm}, {"model_name": minilm, "embed_instruction": "passage: "}]
+    given = [{"address": address, **one} for one in options]
+    module = "tests.langchain.test_index_guard_postgres"
+    in_new_process(module, "fill", tmp_path, given[:1])
+    same, other = in_new_process(module, "check", tmp_path, given)
+    assert same == {"processes": "fits"}
+    assert other["processes"].startswith("IndexMismatchError: the PostgreSQL collection 'processes' was made with")
+
+
+def in_this_process(collection: str, options: dict[str, Any], *, filled: bool) -> None:
+    """Guards a collection, and fills it if asked to."""
+    from langchain_postgres import PGVector
+
+    address = options.pop("address")
+    store = PGVector(HuggingFaceBgeEmbeddings(**options), connection=address, collection_name=collection)
+    guarded = guard(store)
+    if filled:
+        guarded.add_texts(CORPUS)
+
+
+if __name__ == "__main__":
+    run(
+        ["processes"],
+        lambda _, name, options: in_this_process(name, options, filled=True),
+        lambda _, name, options: in_this_process(name, options, filled=False),
+    )
