@@ -22,9 +22,10 @@ from pyarrow import dataset, parquet
 from typer.testing import CliRunner
 
 from bge_integrations import BgeEncoder
+from bge_integrations.backend.guarantees.files import own_name
 from bge_integrations.cli.app import app
 from bge_integrations.corpus import embed_corpus, files, job
-from bge_integrations.corpus.files import Claims, own_name
+from bge_integrations.corpus.files import Claims
 from bge_integrations.corpus.shards import ShardFile
 from bge_integrations.errors import CorpusDataError, CorpusWriteError, SettingsError, TruncationError
 from bge_integrations.fingerprint import Fingerprint

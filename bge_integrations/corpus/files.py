@@ -1,11 +1,10 @@
-"""Files that are there as a whole or not at all, and claims on work in a folder that several machines share."""
+"""Files of the output, and claims on work in a folder that several machines share."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import socket
 import threading
 import time
 import uuid
@@ -17,12 +16,10 @@ from typing import Any
 
 from typing_extensions import Self
 
-from bge_integrations.backend.guarantees.logs import get_logger
+from bge_integrations.backend.guarantees.files import WholeFile, is_of_a_dead_process, own_name
 from bge_integrations.errors import CorpusWriteError
 
-__all__ = ["Claims", "is_of_a_dead_process", "move", "own_name", "remove", "sync_folder", "write_file", "writing"]
-
-logger = get_logger(__name__)
+__all__ = ["Claims", "remove", "write_file", "writing"]
 
 HEARTBEAT_S = 5.0
 """A living worker touches its claims in this interval."""
@@ -36,37 +33,8 @@ def write_file(path: Path, content: bytes | memoryview) -> None:
     Raises:
         CorpusWriteError: It can't be written.
     """
-    unfinished = path.with_name(f"{path.name}.{threading.get_ident()}.{own_name()}.tmp")
-    with writing(path):
-        try:
-            with unfinished.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            move(unfinished, path)
-        except BaseException:
-            with suppress(OSError):
-                unfinished.unlink(missing_ok=True)
-            raise
-
-
-def move(source: Path, target: Path) -> None:
-    """Renames a file or folder, and makes the new name last."""
-    os.replace(source, target)
-    sync_folder(target.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder last. Windows can't open a folder for this."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:  # some network file systems refuse this
-        logger.info("%s can't be synchronised: %s", folder, error)
-    finally:
-        os.close(descriptor)
+    with writing(path), WholeFile(path) as file:
+        file.write(content)
 
 
 def remove(path: Path) -> None:
@@ -93,30 +61,6 @@ def writing(path: Path) -> Iterator[None]:
             f"{path} can't be written: {error.strerror or error}. Finished files stay as they are: remove the cause, "
             "and run the same command again."
         ) from error
-
-
-def own_name() -> str:
-    """Returns a name of this process among all that may share a folder."""
-    return f"{_host()}.{os.getpid()}"
-
-
-def is_of_a_dead_process(name: str) -> bool:
-    """Returns whether `own_name` gave this name to a process of this machine that has ended."""
-    host, _, process = name.rpartition(".")
-    # On Windows, `os.kill` would end the process.
-    if os.name == "nt" or host != _host() or not process.isdecimal():
-        return False
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _host() -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in socket.gethostname())
 
 
 class Claims:

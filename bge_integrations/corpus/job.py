@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_integrations._optional import require
+from bge_integrations.backend.guarantees.files import is_of_a_dead_process, move, own_name
 from bge_integrations.calls.progress import Progress
 from bge_integrations.catalogue.instructions import Role, read_role
-from bge_integrations.corpus.files import Claims, is_of_a_dead_process, move, own_name, remove, write_file, writing
+from bge_integrations.corpus.files import Claims, remove, write_file, writing
 from bge_integrations.corpus.plan import MANIFEST, OWN_FOLDER, PLAN, Dtype, Plan, Shard, Task, read_json, to_json
 from bge_integrations.corpus.shards import ShardFile, shard_bytes, shard_name
 from bge_integrations.corpus.source import CorpusSource

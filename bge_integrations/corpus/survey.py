@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bge_integrations.backend.guarantees.files import sync_folder
 from bge_integrations.calls.progress import Progress
-from bge_integrations.corpus.files import sync_folder, write_file, writing
+from bge_integrations.corpus.files import write_file, writing
 from bge_integrations.corpus.plan import (
     PLAN,
     Kind,
