@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Unpack
 
+from bge_integrations.backend.guarantees.interrupts import in_thread
 from bge_integrations.backend.model.pooling import NAMES_OF_SETTING
 from bge_integrations.backend.text.chunks import ChunkRuler
 from bge_integrations.calls.call import ITEMS_A_SLICE, Call
-from bge_integrations.calls.embedding import embedding_call, in_slices
+from bge_integrations.calls.embedding import embedding_call, handing, in_slices
 from bge_integrations.calls.handle import ModelHandle
 from bge_integrations.calls.inputs import check_text, slices_of_texts
+from bge_integrations.calls.outputs import VectorOutput, VectorStream
 from bge_integrations.catalogue.instructions import Instruction, Role, read_role
 from bge_integrations.errors import SettingsError
 from bge_integrations.fingerprint import PROBES, Fingerprint
@@ -74,15 +76,21 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
         self._fingerprint: Fingerprint | None = None
         self._calls: dict[Role, Call[str, NDArray[np.float32]]] = {}
 
-    def encode_queries(self, texts: Iterable[str]) -> NDArray[np.float32]:
+    def encode_queries(self, texts: Iterable[str], *, output: VectorOutput | None = None) -> NDArray[np.float32]:
         """Encodes short queries for the search of longer passages, each with the query instruction.
 
         Args:
-            texts: Queries. An iterator is read in slices, so its texts need not all fit into memory.
+            texts: Queries: any iterable. A list, an array or a column is checked completely before any work is done.
+                All others, such as generators and open files, are read and checked in slices of 4096 texts, so their
+                texts need not all fit into memory. Texts that are equal are computed once in a slice.
+            output: The place for the vectors. `None`: a new array. An array, such as a `numpy.memmap`: float32, of
+                shape [n, dimension], or with more rows if `texts` has no length. The path of a `.npy` file: it is
+                written slice by slice, and gets its name, or replaces an older file, when all vectors are in it.
 
         Returns:
-            C-contiguous float32 array of shape [n, dimension], rows in the order of the texts. The shape is
-            (0, dimension) for no texts.
+            Float32 array of shape [n, dimension], rows in the order of the texts: new and C-contiguous; or the rows of
+            `output` that were written; or the file, mapped into memory and read-only. The shape is (0, dimension) for
+            no texts.
 
         Raises:
             InputTypeError: `texts` is a bare `str`, or an element is not a `str`.
@@ -90,22 +98,27 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
             TruncationError: A text is over the limit, and `on_truncation` is `"error"`.
             NonFiniteOutputError: The model gave NaN or infinity.
             ModelClosedError: The encoder was closed.
+            SettingsError: `output` has another dtype or shape, is read-only, or is no name of a `.npy` file. This is
+                said before any work is done. If the number of texts is not known, the missing row is found at its text.
+            OutputWriteError: The file can't be written. It is then not there, or still the older one.
+            Exception: What the iterable of texts raised. After each error, the rows of an array before the failed slice
+                are complete, and a note on the error gives their number.
         """
-        return self._encode(texts, "query", "encode_queries")
+        return self._encode(texts, "query", "encode_queries", output)
 
-    def encode_documents(self, texts: Iterable[str]) -> NDArray[np.float32]:
+    def encode_documents(self, texts: Iterable[str], *, output: VectorOutput | None = None) -> NDArray[np.float32]:
         """Encodes documents (passages), each with the document instruction. Of BGE's models only llm-embedder has one.
 
         Arguments, result and errors are those of `encode_queries`.
         """
-        return self._encode(texts, "document", "encode_documents")
+        return self._encode(texts, "document", "encode_documents", output)
 
-    def encode(self, texts: Iterable[str]) -> NDArray[np.float32]:
+    def encode(self, texts: Iterable[str], *, output: VectorOutput | None = None) -> NDArray[np.float32]:
         """Encodes texts for a symmetric use (similarity, clustering, classification), without an instruction.
 
         Arguments, result and errors are those of `encode_queries`.
         """
-        return self._encode(texts, "symmetric", "encode")
+        return self._encode(texts, "symmetric", "encode", output)
 
     def encode_slices(
         self, slices: Iterable[Sequence[str]], take: Callable[[NDArray[np.float32]], None], *, role: Role = "document"
@@ -123,20 +136,21 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
         Raises:
             BgeError: As `encode_queries`. The index of a text counts the texts of all slices.
         """
-        call = in_slices(self._call(role), slices, take, dimension=self.dimension, normalizes=self.normalizes)
-        call.run((), "encode_slices")
+        in_slices(self._handing(role, take), slices).run((), "encode_slices")
 
-    async def aencode_queries(self, texts: Iterable[str]) -> NDArray[np.float32]:
+    async def aencode_queries(self, texts: Iterable[str], *, output: VectorOutput | None = None) -> NDArray[np.float32]:
         """Async form of `encode_queries`. It does not block the event loop. Cancelling it drops uncomputed texts."""
-        return await self._encode_async(texts, "query", "aencode_queries")
+        return await self._encode_async(texts, "query", "aencode_queries", output)
 
-    async def aencode_documents(self, texts: Iterable[str]) -> NDArray[np.float32]:
+    async def aencode_documents(
+        self, texts: Iterable[str], *, output: VectorOutput | None = None
+    ) -> NDArray[np.float32]:
         """Async form of `encode_documents`. It does not block the event loop. Cancelling it drops uncomputed texts."""
-        return await self._encode_async(texts, "document", "aencode_documents")
+        return await self._encode_async(texts, "document", "aencode_documents", output)
 
-    async def aencode(self, texts: Iterable[str]) -> NDArray[np.float32]:
+    async def aencode(self, texts: Iterable[str], *, output: VectorOutput | None = None) -> NDArray[np.float32]:
         """Async form of `encode`. It does not block the event loop. Cancelling it drops uncomputed texts."""
-        return await self._encode_async(texts, "symmetric", "aencode")
+        return await self._encode_async(texts, "symmetric", "aencode", output)
 
     def count_tokens(self, texts: Iterable[str], *, role: Role = "document") -> NDArray[np.int64]:
         """Counts the tokens of each text before truncation. The model itself does not run.
@@ -329,12 +343,32 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
             ruler = self._ruler = ChunkRuler(model.tokenizer, self.instruction("document"), self.max_length)
         return ruler
 
-    def _encode(self, texts: Iterable[str], role: Role, method: str) -> NDArray[np.float32]:
-        return self._call(role).run(texts, method)
+    def _encode(
+        self, texts: Iterable[str], role: Role, method: str, output: VectorOutput | None
+    ) -> NDArray[np.float32]:
+        if output is None:
+            return self._call(role).run(texts, method)
+        with VectorStream.to(output, self.dimension) as stream:
+            self._handing(role, stream.take, stream.expect).run(texts, method)
+            return stream.finish()
 
-    async def _encode_async(self, texts: Iterable[str], role: Role, method: str) -> NDArray[np.float32]:
+    async def _encode_async(
+        self, texts: Iterable[str], role: Role, method: str, output: VectorOutput | None
+    ) -> NDArray[np.float32]:
         await self._ready()
-        return await self._call(role).run_async(texts, method)
+        if output is None:
+            return await self._call(role).run_async(texts, method)
+        with VectorStream.to(output, self.dimension) as stream:
+            await self._handing(role, stream.take, stream.expect).run_async(texts, method)
+            return await in_thread(stream.finish)
+
+    def _handing(
+        self,
+        role: Role,
+        take: Callable[[NDArray[np.float32]], None],
+        expect: Callable[[int | None], None] = lambda _: None,
+    ) -> Call[str, None]:
+        return handing(self._call(role), take, expect, dimension=self.dimension, normalizes=self.normalizes)
 
     def _call(self, role: Role) -> Call[str, NDArray[np.float32]]:
         call, model = self._calls.get(role), self._loaded()

@@ -1,4 +1,4 @@
-"""Decides which values are texts, and words messages about other values. Imports nothing of the package."""
+"""Decides which values are texts, and words messages. Imports nothing of the package."""
 
 from __future__ import annotations
 
@@ -78,3 +78,8 @@ def shortened(value: object) -> str:
     """Returns the repr of a value, shortened if it is long."""
     written = repr(value)
     return written if len(written) <= _SHOWN_CHARACTERS else f"{written[: _SHOWN_CHARACTERS - 3]}..."
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Adds a sentence to an error that stays as it is otherwise. Python before 3.11 does not print it."""
+    error.__notes__ = [*getattr(error, "__notes__", ()), note]

@@ -59,7 +59,7 @@ class Terms:
         item: The word for an item in messages.
         first: Index of the first item, if this call is part of a larger call.
         whole: The report of the larger call, which warns and shows progress once for all its parts.
-        separate_slices: Whether each slice has batches of its own, and its lengths are checked when its turn comes.
+        separate_slices: Whether each slice has batches of its own.
     """
 
     model: LoadedModel
@@ -134,8 +134,9 @@ class Call(Generic[Item, Result]):
         output = self.output(count)
         lengths = LengthReport(terms.max_length, settings.on_truncation, terms.item, self.share.instruction_tokens)
         tokenised = self._tokenised(slices, lengths)
-        if settings.on_truncation == "error" and not terms.separate_slices:
-            # All lengths are checked first, so that nothing is computed in vain.
+        if settings.on_truncation == "error" and count is not None:
+            # All lengths are checked first, so that nothing is computed in vain. Without a count, the texts may not all
+            # fit into memory, and each slice is checked when its turn comes.
             tokenised = iter(await waiter.run(partial(list, tokenised)))
         # A thread that waits for a few texts and has nothing else to tokenise may compute them itself.
         may_lend = waiter.blocks and count is not None and count <= FEW_TEXTS

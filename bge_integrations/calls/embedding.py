@@ -50,36 +50,51 @@ def embedding_call(
     )
 
 
-def in_slices(
+def handing(
     call: Call[str, NDArray[np.float32]],
-    slices: Iterable[Sequence[str]],
     take: Callable[[NDArray[np.float32]], None],
+    expect: Callable[[int | None], None] = lambda _: None,
     *,
     dimension: int,
     normalizes: bool,
 ) -> Call[str, None]:
-    """Returns a call that computes given slices, each in batches of its own, and hands their vectors on.
+    """Returns a call that hands the vectors on, slice by slice, and keeps none.
 
     Args:
         call: What `embedding_call` returns.
-        slices: Texts, at least one a slice. The next slice is read while one is computed and another one waits.
         take: Function that gets the vectors of each slice, in their order.
+        expect: Function that gets the number of texts before any work is done; `None` if it is not known.
         dimension: Length of the vectors.
         normalizes: Whether the vectors get unit length.
+    """
+
+    def output(count: int | None) -> _Handed:
+        expect(count)
+        return _Handed(dimension, normalizes, take)
+
+    return Call(
+        terms=call.terms,
+        cut=call.cut,
+        tokenize=call.tokenize,
+        output=output,
+        head=call.head,
+        share=call.share,
+        prompt_length=call.prompt_length,
+    )
+
+
+def in_slices(call: Call[str, None], slices: Iterable[Sequence[str]]) -> Call[str, None]:
+    """Returns a call that computes given slices, each in batches of its own.
+
+    Args:
+        call: What `handing` returns.
+        slices: Texts, at least one a slice. The next slice is read while one is computed and another one waits.
     """
 
     def cut(_texts: Iterable[str], _method: str, _size: int) -> tuple[None, Iterator[list[str]]]:
         return None, _checked(slices)
 
-    return Call(
-        terms=replace(call.terms, separate_slices=True),
-        cut=cut,
-        tokenize=call.tokenize,
-        output=lambda _count: _Handed(dimension, normalizes, take),
-        head=call.head,
-        share=call.share,
-        prompt_length=call.prompt_length,
-    )
+    return replace(call, terms=replace(call.terms, separate_slices=True), cut=cut)
 
 
 def _checked(slices: Iterable[Sequence[str]]) -> Iterator[list[str]]:
@@ -99,7 +114,8 @@ class _Handed:
 
     def add(self, part: Slice[str], found: NDArray[np.float32]) -> None:
         """See `Output.add`."""
-        self._take(_finished(found, self._dimension, self._normalizes)[part.inverse])
+        kept = _finished(found, self._dimension, self._normalizes)
+        self._take(kept if part.is_distinct else kept[part.inverse])
 
     def value(self) -> None:
         """Returns nothing: all vectors were handed on."""
