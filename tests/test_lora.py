@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-import os
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -27,9 +25,9 @@ from bge_integrations.settings import EncoderSettings
 from bge_integrations.training import EmbedderTraining, Lora, M3Training, TrainingData, TrainingRow, train_embedder
 from tests.checkpoints import make_checkpoint, reference_vectors
 from tests.decoder_checkpoints import EMBEDDERS, last_token_vectors, make_embedder
+from tests.processes import Together
 from tests.test_decoders import as_query
 
-ROOT = Path(__file__).resolve().parents[1]
 _WORDS = ("fox", "dog", "plants", "sugar", "light", "water", "Paris", "capital", "France", "vector", "store", "Berlin")
 _LORA = Lora(rank=4, alpha=8, dropout=0.0)
 _QUICK = EmbedderTraining(
@@ -491,24 +489,16 @@ with open(f"{output}.{os.environ['RANK']}.json", "w") as file:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["m3", "lora"])
-def test_two_processes_train_together(kind: str, decoders: dict[str, Path], bge_m3: Path, tmp_path: Path) -> None:
+def test_two_processes_train_together(
+    kind: str, decoders: dict[str, Path], bge_m3: Path, tmp_path: Path, together: Together
+) -> None:
     """All processes have the same losses, also with cached gradients: the second run, and the only one of bge-m3."""
-    script = tmp_path / "run.py"
-    script.write_text(_IN_TWO_PROCESSES, encoding="utf-8")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]
     found = []
     runs = (1,) if kind == "m3" else (100_000, 1)
     for tokens in runs:
         output = tmp_path / f"{tokens}"
-        done = subprocess.run(
-            [*launch, kind, str(bge_m3 if kind == "m3" else decoders["bge-code-v1"]), str(output), str(tokens)],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        ended = together(_IN_TWO_PROCESSES, kind, bge_m3 if kind == "m3" else decoders["bge-code-v1"], output, tokens)
+        assert ended.codes == [0, 0], ended.said
         found += [json.loads((tmp_path / f"{tokens}.{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
     assert len(found[0]) == 3
     for one in found[1:]:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +37,7 @@ from bge_integrations.training.retromae.model import RetroMae
 from bge_integrations.training.retromae.subject import build_model
 from bge_integrations.training.trainer.starting import open_start
 from tests.checkpoints import Architecture, make_checkpoint
+from tests.processes import Together
 
 _WORDS = ("fox", "dog", "plants", "sugar", "light", "water", "Paris", "capital", "France", "vector", "store", "Berlin")
 _DRAWS = random.Random(0)
@@ -180,35 +178,21 @@ class TestTraining:
         assert losses[0] == losses[1] != losses[2]
 
     @pytest.mark.slow
-    def test_two_processes_go_on_where_they_stopped(self, bge_small_en: Path, tmp_path: Path) -> None:
-        script = tmp_path / "run.py"
-        script.write_text(_IN_TWO_PROCESSES, encoding="utf-8")
+    def test_two_processes_go_on_where_they_stopped(
+        self, bge_small_en: Path, tmp_path: Path, together: Together
+    ) -> None:
         (tmp_path / "texts.txt").write_text("\n".join(TEXTS), encoding="utf-8")
-        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
-            "OMP_NUM_THREADS": "1",
-            "GLOO_SOCKET_IFNAME": "lo",
-        }
         found = []
         for resume in ("killed", "resumed", "whole"):
             output = "whole" if resume == "whole" else "out"
-            done = subprocess.run(
-                [*launch, str(bge_small_en), str(tmp_path / "texts.txt"), str(tmp_path / output), resume],
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=300,
-                check=False,
-            )
+            ended = together(_IN_TWO_PROCESSES, bge_small_en, tmp_path / "texts.txt", tmp_path / output, resume)
             if resume == "killed":
-                assert done.returncode != 0
-                assert (tmp_path / "out.training" / "checkpoint-4").is_dir(), done.stderr
+                assert any(ended.codes)
+                assert (tmp_path / "out.training" / "checkpoint-4").is_dir(), ended.said
                 continue
-            assert done.returncode == 0, done.stderr
+            assert ended.codes == [0, 0], ended.said
             found.append([json.loads((tmp_path / f"{output}.{rank}.json").read_text("utf-8")) for rank in (0, 1)])
-            assert done.stderr.count("no head of masked language modelling") == 1
+            assert ended.said.count("no head of masked language modelling") == 1
         for one, other in found:
             assert one["losses"] == other["losses"]
             assert one["parts"] == other["parts"]

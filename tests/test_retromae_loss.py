@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -29,6 +26,7 @@ from bge_integrations.training.rows.batches import Epochs
 from bge_integrations.training.settings import RetroMaeTraining
 from bge_integrations.training.trainer.starting import open_start
 from tests.checkpoints import Architecture, make_checkpoint
+from tests.processes import Together
 
 _TEXTS = (
     "The quick brown fox jumps over the lazy dog while the vector store answers questions.",
@@ -232,8 +230,9 @@ import sys, torch, torch.distributed as dist
 from pathlib import Path
 from torch.nn.parallel import DistributedDataParallel
 from tests.test_retromae_loss import gradients, halves, made
-folder, result, rank = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-dist.init_process_group("gloo", init_method=f"file://{result}.meeting", rank=rank, world_size=2)
+folder, result = Path(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo")
+rank = dist.get_rank()
 model, batch, _ = made(folder)
 model.double().eval()
 wrapped = DistributedDataParallel(model, find_unused_parameters=True)
@@ -257,26 +256,11 @@ def halves(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     return found
 
 
-def test_two_processes_have_the_loss_and_the_gradient_of_one(tmp_path: Path) -> None:
+def test_two_processes_have_the_loss_and_the_gradient_of_one(tmp_path: Path, together: Together) -> None:
     folder = make_checkpoint(tmp_path / "it", hidden_size=16, heads=2)
-    script, result = tmp_path / "process.py", tmp_path / "result.pt"
-    script.write_text(_PROCESS, encoding="utf-8")
-    root = str(Path(__file__).resolve().parents[1])
-    processes = [
-        subprocess.Popen(
-            [sys.executable, script, folder, result, str(rank)],
-            env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        said = [process.communicate(timeout=120)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], said
+    result = tmp_path / "result.pt"
+    ended = together(_PROCESS, folder, result)
+    assert ended.codes == [0, 0], ended.said
     value, parts, found = torch.load(result)
     # One process computes the same two parts one after the other, with the same masks.
     batch = made(folder)[1]

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +35,7 @@ from bge_integrations.training import (
 )
 from bge_integrations.training.trainer.trainer import Watch, _arguments
 from tests.checkpoints import make_checkpoint
+from tests.processes import Together
 
 _WORDS = (
     *("fox", "dog", "plants", "sugar", "light", "water", "Paris", "capital", "France"),
@@ -240,31 +238,17 @@ class TestTraining:
         assert sorted(sizes) == [4, 4, 4, 4, 8, 8]
 
     @pytest.mark.slow
-    def test_processes_have_rows_of_one_source_and_all_of_them(self, bge_small_en: Path, tmp_path: Path) -> None:
-        script = tmp_path / "run.py"
-        script.write_text(_IN_TWO_PROCESSES, encoding="utf-8")
-        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
-            "OMP_NUM_THREADS": "1",
-            "GLOO_SOCKET_IFNAME": "lo",
-        }
-        done = subprocess.run(
-            [*launch, str(bge_small_en), str(tmp_path / "out")],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+    def test_processes_have_rows_of_one_source_and_all_of_them(
+        self, bge_small_en: Path, tmp_path: Path, together: Together
+    ) -> None:
+        ended = together(_IN_TWO_PROCESSES, bge_small_en, tmp_path / "out")
+        assert ended.codes == [0, 0], ended.said
         found = [json.loads((tmp_path / f"out.{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
         assert [one["steps"] for one in found] == [5, 5]
         assert found[0] == found[1]
         assert list(found[0]["validation"]) == ["2", "4", "5"]
         assert BgeEncoder(tmp_path / "out", device="cpu").encode_queries(["about 1"]).shape[0] == 1
-        assert done.stderr.count("fine-tuning needs about a thousand") == 1
+        assert ended.said.count("fine-tuning needs about a thousand") == 1
 
 
 _IN_TWO_PROCESSES = """

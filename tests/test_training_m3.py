@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import random
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +44,9 @@ from bge_integrations.training.verdict import held_out
 from tests.checkpoints import Architecture, make_checkpoint, reference_vectors
 from tests.checkpoints_of_pairs import reference_m3
 from tests.decoder_checkpoints import make_embedder
+from tests.processes import Together
 from tests.test_contrastive import column, layout
 
-ROOT = Path(__file__).resolve().parents[1]
 TEMPERATURE = 0.05
 _VOCABULARY, _WIDTH = 40, 6
 CLS, END, UNKNOWN = 1, 2, 3
@@ -296,8 +293,9 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.test_training_m3 import GROUPS, PASSAGES, QUERIES, TEMPERATURE, UNWEIGHTED, column, gradients, layout, tiny
 from bge_integrations.training.m3.loss import M3Loss
 from bge_integrations.training.machine.memory import Budget
-result, rank = sys.argv[1], int(sys.argv[2])
-dist.init_process_group("gloo", init_method=f"file://{result}.meeting", rank=rank, world_size=2)
+result = sys.argv[1]
+dist.init_process_group("gloo")
+rank = dist.get_rank()
 # The second passage of the first process is there in the second one too; the rows are 3 and 1.
 queries = [QUERIES[:3], QUERIES[3:]][rank]
 passages = [PASSAGES[:6], [PASSAGES[1], *PASSAGES[6:]]][rank]
@@ -320,24 +318,10 @@ dist.destroy_process_group()
 """
 
 
-def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
-    script, result = tmp_path / "process.py", tmp_path / "result.pt"
-    script.write_text(_PROCESS, encoding="utf-8")
-    processes = [
-        subprocess.Popen(
-            [sys.executable, script, result, str(rank)],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        said = [process.communicate(timeout=120)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], said
+def test_two_processes_have_the_gradient_of_one(tmp_path: Path, together: Together) -> None:
+    result = tmp_path / "result.pt"
+    ended = together(_PROCESS, result)
+    assert ended.codes == [0, 0], ended.said
     model = tiny()
     expected = loss_of(model, layout([*GROUPS[:3], [6, 7, 1]]), distils=True)
     expected.backward()  # type: ignore[no-untyped-call]

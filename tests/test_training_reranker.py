@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import random
 import shutil
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -33,6 +30,7 @@ from bge_integrations.training.reranking.start import open_reranker
 from tests.checkpoints import Architecture, make_checkpoint
 from tests.checkpoints_of_pairs import make_reranker, reference_scores
 from tests.decoder_checkpoints import make_embedder
+from tests.processes import Together
 
 _WORDS = (
     *("fox", "dog", "plants", "sugar", "light", "water", "Paris", "capital", "France"),
@@ -238,31 +236,16 @@ with open(f"{output}.{os.environ['RANK']}.json", "w") as file:
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_does(bge_reranker_base: Path, tmp_path: Path) -> None:
+def test_two_processes_train_as_one_does(bge_reranker_base: Path, tmp_path: Path, together: Together) -> None:
     start = tmp_path / "start"
     shutil.copytree(bge_reranker_base, start)
     config = json.loads((start / "config.json").read_text(encoding="utf-8"))
     without_dropout = {**config, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (start / "config.json").write_text(json.dumps(without_dropout), encoding="utf-8")
-    script = tmp_path / "run.py"
-    script.write_text(_IN_PROCESSES, encoding="utf-8")
     losses = []
     for processes in (1, 2):
-        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), str(script)]
-        done = subprocess.run(
-            [*launch, str(start), str(tmp_path / f"out-{processes}")],
-            env={
-                **os.environ,
-                "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
-                "OMP_NUM_THREADS": "1",
-                "GLOO_SOCKET_IFNAME": "lo",
-            },
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        ended = together(_IN_PROCESSES, start, tmp_path / f"out-{processes}", processes=processes)
+        assert ended.codes == [0] * processes, ended.said
         losses += [json.loads(file.read_text()) for file in sorted(tmp_path.glob(f"out-{processes}.*.json"))]
     alone, first, second = losses
     assert first == second

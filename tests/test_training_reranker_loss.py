@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +22,8 @@ from bge_integrations.training.reranking.start import RerankerStart, open_rerank
 from bge_integrations.training.rows.batches import Epochs, RowBatches
 from tests.checkpoints import Architecture
 from tests.checkpoints_of_pairs import make_reranker
+from tests.processes import Together
 
-ROOT = Path(__file__).resolve().parents[1]
 LONG = "the quick brown fox jumps over the lazy dog " * 20
 
 # Groups of four sizes.
@@ -223,8 +220,9 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.test_training_reranker_loss import ROWS, batch_of, gradients, opened
 from bge_integrations.training.machine.memory import Budget
 from bge_integrations.training.reranking.loss import GroupLoss, Groups
-result, folder, rank = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-dist.init_process_group("gloo", init_method=f"file://{result}.meeting", rank=rank, world_size=2)
+result, folder = sys.argv[1], Path(sys.argv[2])
+dist.init_process_group("gloo")
+rank = dist.get_rank()
 start, scorer = opened(folder)
 wrapped = DistributedDataParallel(scorer, broadcast_buffers=False)  # as the trainer does
 batch = batch_of(start, [ROWS[:4], ROWS[4:]][rank], uses_teacher=True)
@@ -243,26 +241,11 @@ dist.destroy_process_group()
 """
 
 
-def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
+def test_two_processes_have_the_gradient_of_one(tmp_path: Path, together: Together) -> None:
     folder = make_reranker(tmp_path / "mine", "bert")
-    script, result = tmp_path / "process.py", tmp_path / "result.pt"
-    script.write_text(_PROCESS, encoding="utf-8")
-    processes = [
-        subprocess.Popen(
-            [sys.executable, script, result, folder, str(rank)],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        said = [process.communicate(timeout=180)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    assert [process.returncode for process in processes] == [0, 0], said
+    result = tmp_path / "result.pt"
+    ended = together(_PROCESS, result, folder)
+    assert ended.codes == [0, 0], ended.said
     reference = Reference(folder)
     expected = reference.loss(distils=True)
     expected.backward()  # type: ignore[no-untyped-call]
