@@ -61,7 +61,7 @@ class Together:
     def __init__(self) -> None:
         self._parent: subprocess.Popen[str] | None = None
 
-    def __call__(self, source: str, *arguments: object, processes: int = 2, limit: float = 150) -> Ended:
+    def __call__(self, source: str, *arguments: object, processes: int = 2, limit: float = 240) -> Ended:
         """Runs a script in each process, with the variables that torchrun sets. If one fails, the others are killed.
 
         Args:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
+import signal
 import sys
-import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,9 +27,11 @@ from bge_integrations.evaluation.comparison import Comparison
 from bge_integrations.training import load_training_data
 from bge_integrations.training.rows.passages import load_passages
 from bge_integrations.training.verdict import Probe, Verdict
+from tests.processes import Together
 from tests.scripted_answers import texts_of
 
 _MODULE = """
+from tests.processes import Together
 from tests.scripted_answers import Counting, good
 from tests.scripted_models import ScriptedChat, ScriptedLLM
 
@@ -437,38 +438,39 @@ class TestImprove:
         assert re.search(r"The model is (not )?shown to be better|The model is worse", said)
 
 
-_KILLED = """
-import sys
+_IN_A_PROCESS = """
+import os, signal, sys, threading, time
+from pathlib import Path
 from bge_integrations.cli import main
-sys.argv = ["bge", *sys.argv[1:]]
+for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+    del os.environ[name]  # it is the only process
+os.chdir(sys.argv[1])
+sys.path.insert(0, sys.argv[1])
+how = sys.argv[2]
+sys.argv = ["bge", *sys.argv[3:]]
+os.dup2(os.open(f"{how}.txt", os.O_WRONLY | os.O_CREAT), 1)
+
+def kill():
+    while not list(Path().glob("tuned.training/checkpoint-*/trainer_state.json")):
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if how == "killed":
+    threading.Thread(target=kill, daemon=True).start()
 main()
 """
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_while_it_trains_goes_on(here: Path, bge_small_en: Path) -> None:
-    root = Path(__file__).parent.parent
-    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+def test_a_run_that_is_killed_while_it_trains_goes_on(here: Path, bge_small_en: Path, together: Together) -> None:
     given = ["improve", "docs.jsonl", "--llm", "scripted_here:chat", "-m", bge_small_en, "-o", "tuned", *QUICK[2:]]
-    command = [*map(str, given), "--device", "cpu", "--epochs", "12"]
-    run = subprocess.Popen([sys.executable, "-c", _KILLED, *command], env=environment, stdout=subprocess.DEVNULL)
-    try:
-        while not list(here.glob("tuned.training/checkpoint-*/trainer_state.json")):
-            assert run.poll() is None
-            time.sleep(0.05)
-    finally:
-        run.kill()
-        run.wait()
+    command = [*given, "--device", "cpu", "--epochs", 12]
+    killed = together(_IN_A_PROCESS, here, "killed", *command, processes=1)
+    assert killed.codes == [-signal.SIGKILL], killed.said
     assert not (here / "tuned").exists()
-    goes_on = subprocess.Popen(
-        [sys.executable, "-c", _KILLED, *command, "--resume", "--json"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        encoding="utf-8",
-    )
-    output, _ = goes_on.communicate(timeout=280)
-    assert goes_on.returncode == 0
-    found = json.loads(output)
+    goes_on = together(_IN_A_PROCESS, here, "resumed", *command, "--resume", "--json", processes=1)
+    assert goes_on.codes == [0], goes_on.said
+    found = json.loads((here / "resumed.txt").read_text(encoding="utf-8"))
     assert found["questions"]["calls"] == 0
     assert found["training"]["verdict"] is not None
 
