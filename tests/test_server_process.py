@@ -165,7 +165,7 @@ def test_a_place_that_is_taken_is_an_error(tmp_path: Path) -> None:
 
 
 def test_bge_m3_is_in_memory_once(bge_m3: Path, bge_reranker_base: Path) -> None:
-    found = loaded(str(bge_m3), str(bge_reranker_base), None, None, {"query_instruction": "q: "}, m3=True)
+    found = loaded(str(bge_m3), str(bge_reranker_base), {"query_instruction": "q: "}, m3=True)
     assert found["encoder"] is not None
     assert found["m3"] is not None
     assert found["reranker"] is not None

@@ -23,16 +23,7 @@ from bge_integrations.cli.embed import embed
 from bge_integrations.cli.indexes import check_index, fingerprint
 from bge_integrations.cli.measuring import evaluate, mteb
 from bge_integrations.cli.models import print_models
-from bge_integrations.cli.options import (
-    PRIVATE,
-    AllowPickleWeights,
-    AsJson,
-    CacheFolder,
-    HowToPool,
-    LocalFilesOnly,
-    Revision,
-    TrustRemoteCode,
-)
+from bge_integrations.cli.options import PRIVATE, AsJson, Loading, with_single_options
 from bge_integrations.cli.scores import described_scores, print_scores
 from bge_integrations.cli.serve import serve
 from bge_integrations.cli.terminal import READABLE, open_console, print_json, print_text
@@ -43,7 +34,7 @@ from bge_integrations.errors import BgeError
 if TYPE_CHECKING:
     from bge_integrations.backend.prepared.folder import Quantization
     from bge_integrations.prepare import PreparedPrecision
-    from bge_integrations.settings import Pooling, Purpose
+    from bge_integrations.settings import Purpose
 
 # Plain help: frames leave too little room for long options at 80 columns, and markup removes text in brackets.
 app = typer.Typer(
@@ -127,6 +118,7 @@ def info(as_json: AsJson = False) -> None:
 
 
 @app.command(epilog=PRIVATE)
+@with_single_options
 def demo(
     ask: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="Your own question. Repeat the option for more questions.")
@@ -135,12 +127,8 @@ def demo(
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Number of docstrings to index; 3000 unless given.")
     ] = None,
-    pooling: HowToPool = None,
-    revision: Revision = None,
-    cache_folder: CacheFolder = None,
-    local_files_only: LocalFilesOnly = False,
-    trust_remote_code: TrustRemoteCode = False,
-    allow_pickle_weights: AllowPickleWeights = False,
+    *,
+    loading: Loading,
 ) -> None:
     """Search the docstrings of Python's standard library through LangChain and through LlamaIndex."""
     from bge_integrations.cli.demo.run import run_demo
@@ -150,16 +138,12 @@ def demo(
         ask or None,
         limit,
         open_console(),
-        pooling=cast("Pooling | None", pooling),
-        revision=revision,
-        cache_folder=cache_folder,
-        local_files_only=local_files_only,
-        trust_remote_code=trust_remote_code,
-        allow_pickle_weights=allow_pickle_weights,
+        **loading.settings(),
     )
 
 
 @app.command(epilog=PRIVATE)
+@with_single_options
 def prepare(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id or folder.")],
     output: Annotated[
@@ -174,12 +158,8 @@ def prepare(
     calibration: Annotated[
         Path | None, typer.Option(help="For int8: a text file with one of your texts on each line.")
     ] = None,
-    pooling: HowToPool = None,
-    revision: Revision = None,
-    cache_folder: CacheFolder = None,
-    local_files_only: LocalFilesOnly = False,
-    trust_remote_code: TrustRemoteCode = False,
-    allow_pickle_weights: AllowPickleWeights = False,
+    *,
+    loading: Loading,
     as_json: AsJson = False,
 ) -> None:
     """Convert a model to a folder that loads offline and without torch."""
@@ -192,12 +172,7 @@ def prepare(
         purpose=cast("Purpose | None", purpose),
         quantization=cast("Quantization | None", quantization),
         calibration=read_calibration(calibration) if calibration else None,
-        pooling=cast("Pooling | None", pooling),
-        revision=revision,
-        cache_folder=cache_folder,
-        local_files_only=local_files_only,
-        trust_remote_code=trust_remote_code,
-        allow_pickle_weights=allow_pickle_weights,
+        **loading.settings(),
     )
     if as_json:
         print_json(dataclasses.asdict(manifest))
@@ -216,15 +191,12 @@ def prepare(
 
 
 @app.command(epilog=PRIVATE)
+@with_single_options
 def bench(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder, or folder made by `bge prepare`.")],
     seconds: Annotated[float, typer.Option(min=1, metavar="N", help="Approximate time to spend.")] = 120.0,
-    pooling: HowToPool = None,
-    revision: Revision = None,
-    cache_folder: CacheFolder = None,
-    local_files_only: LocalFilesOnly = False,
-    trust_remote_code: TrustRemoteCode = False,
-    allow_pickle_weights: AllowPickleWeights = False,
+    *,
+    loading: Loading,
     as_json: AsJson = False,
 ) -> None:
     """Compare engines and precisions on this machine, and recommend settings."""
@@ -235,12 +207,7 @@ def bench(
         model,
         seconds,
         tell=lambda text: print_text(progress, f"{text} …") if progress.is_terminal else None,
-        pooling=cast("Pooling | None", pooling),
-        revision=revision,
-        cache_folder=cache_folder,
-        local_files_only=local_files_only,
-        trust_remote_code=trust_remote_code,
-        allow_pickle_weights=allow_pickle_weights,
+        **loading.settings(),
     )
     if as_json:
         print_json(dataclasses.asdict(report))

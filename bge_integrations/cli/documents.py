@@ -7,21 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from bge_integrations.cli.options import (
-    AllowPickleWeights,
-    AsJson,
-    CacheFolder,
-    Device,
-    HowToPool,
-    LocalFilesOnly,
-    Revision,
-    TrainingDevice,
-    TrustRemoteCode,
-)
+from bge_integrations.cli.options import AsJson, Device, Instruction, Loading, TrainingDevice, with_single_options
 from bge_integrations.cli.terminal import open_console, print_json
 
 if TYPE_CHECKING:
-    from bge_integrations.settings import EncoderSettings, Pooling
+    from bge_integrations.settings import EncoderSettings
     from bge_integrations.training.queries import QuerySettings
 
 __all__ = ["improve", "make_queries"]
@@ -69,11 +59,9 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Start without a question
 NoCache = Annotated[
     bool, typer.Option("--no-cache", help="Compute all vectors; neither use nor keep those of other runs.")
 ]
-Instruction = Annotated[
-    str | None, typer.Option(metavar="TEXT", help="Text before each query; the model's own unless given.")
-]
 
 
+@with_single_options
 def make_queries(
     documents: Docs,
     llm: Llm,
@@ -113,12 +101,8 @@ def make_queries(
     no_cache: NoCache = False,
     instruction: Instruction = None,
     device: Device = None,
-    pooling: HowToPool = None,
-    revision: Revision = None,
-    cache_folder: CacheFolder = None,
-    local_files_only: LocalFilesOnly = False,
-    trust_remote_code: TrustRemoteCode = False,
-    allow_pickle_weights: AllowPickleWeights = False,
+    *,
+    loading: Loading,
     as_json: AsJson = False,
 ) -> None:
     """Make training questions from your documents with a chat model, and check them."""
@@ -131,12 +115,7 @@ def make_queries(
             model,
             query_instruction=instruction,
             device=device,
-            pooling=cast("Pooling | None", pooling),
-            revision=revision,
-            cache_folder=cache_folder,
-            local_files_only=local_files_only,
-            trust_remote_code=trust_remote_code,
-            allow_pickle_weights=allow_pickle_weights,
+            **loading.settings(),
         ),
         settings=_settings(kinds, examples, language, near=near, rank=rank, concurrency=concurrency, timeout=timeout),
         test=test,
@@ -157,6 +136,7 @@ def make_queries(
     make(plan)
 
 
+@with_single_options
 def improve(
     documents: Docs,
     llm: Llm,
@@ -198,12 +178,8 @@ def improve(
     no_cache: NoCache = False,
     instruction: Instruction = None,
     device: TrainingDevice = None,
-    pooling: HowToPool = None,
-    revision: Revision = None,
-    cache_folder: CacheFolder = None,
-    local_files_only: LocalFilesOnly = False,
-    trust_remote_code: TrustRemoteCode = False,
-    allow_pickle_weights: AllowPickleWeights = False,
+    *,
+    loading: Loading,
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune a model on questions made from your documents, from the questions to a verdict."""
@@ -221,12 +197,7 @@ def improve(
             model,
             query_instruction=instruction,
             device=device,
-            pooling=cast("Pooling | None", pooling),
-            revision=revision,
-            cache_folder=cache_folder,
-            local_files_only=local_files_only,
-            trust_remote_code=trust_remote_code,
-            allow_pickle_weights=allow_pickle_weights,
+            **loading.settings(),
         ),
         settings=_settings(kinds, examples, language, near=near, rank=rank, concurrency=concurrency, timeout=timeout),
         test=test,

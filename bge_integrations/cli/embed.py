@@ -8,20 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from bge_integrations.cli.options import (
-    AllowPickleWeights,
-    AsJson,
-    CacheFolder,
-    Device,
-    Endpoint,
-    EndpointKeyEnv,
-    EndpointModel,
-    HowToPool,
-    LocalFilesOnly,
-    Revision,
-    TrustRemoteCode,
-    of_server,
-)
+from bge_integrations.cli.options import AsJson, Computation, Loading, Server, Threads, TokensRead, with_single_options
 from bge_integrations.cli.terminal import open_console, print_json, print_text
 from bge_integrations.errors import SettingsError
 
@@ -29,13 +16,13 @@ if TYPE_CHECKING:
     from bge_integrations.catalogue.instructions import Role
     from bge_integrations.corpus import CorpusReport
     from bge_integrations.corpus.plan import Dtype
-    from bge_integrations.settings import EngineName, Pooling, Precision
 
 __all__ = ["embed"]
 
 _WORKER = re.compile(r"(\d+)/(\d+)")
 
 
+@with_single_options
 def embed(
     path: Annotated[
         Path,
@@ -68,22 +55,12 @@ def embed(
     rows_per_shard: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Rows of a file, at most; 16384 unless given.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="float32, bfloat16, float16, int8 or auto.")] = "auto",
-    engine: Annotated[str, typer.Option(help="openvino, torch, sentence-transformers or auto.")] = "auto",
-    device: Device = None,
-    max_length: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of a text that are read; as many as the model can unless given.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the usable cores unless given.")] = None,
-    pooling: HowToPool = None,
-    revision: Revision = None,
-    cache_folder: CacheFolder = None,
-    local_files_only: LocalFilesOnly = False,
-    trust_remote_code: TrustRemoteCode = False,
-    allow_pickle_weights: AllowPickleWeights = False,
-    endpoint: Endpoint = None,
-    endpoint_model: EndpointModel = None,
-    endpoint_key_env: EndpointKeyEnv = None,
+    *,
+    computation: Computation,
+    max_length: TokensRead = None,
+    threads: Threads = None,
+    loading: Loading,
+    server: Server,
     as_json: AsJson = False,
 ) -> None:
     """Embed a corpus into Parquet files. A run that was killed goes on where it was."""
@@ -96,18 +73,11 @@ def embed(
         output,
         EncoderSettings(
             model_name=model,
-            precision=cast("Precision", precision),
-            engine=cast("EngineName", engine),
-            device=device,
             max_length=max_length,
             threads=threads,
-            pooling=cast("Pooling | None", pooling),
-            revision=revision,
-            cache_folder=cache_folder,
-            local_files_only=local_files_only,
-            trust_remote_code=trust_remote_code,
-            allow_pickle_weights=allow_pickle_weights,
-            **of_server(endpoint, endpoint_model, endpoint_key_env),
+            **computation.settings(),
+            **loading.settings(),
+            **server.settings(),
         ),
         role=cast("Role", role),
         dtype=cast("Dtype", dtype),

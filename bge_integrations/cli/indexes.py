@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from bge_integrations.cli.options import (
-    AllowPickleWeights,
     AsJson,
-    CacheFolder,
-    Device,
-    Endpoint,
-    EndpointKeyEnv,
-    EndpointModel,
+    Computation,
+    Files,
     HowToPool,
-    LocalFilesOnly,
+    MaxLength,
+    OptionGroup,
     Revision,
-    TrustRemoteCode,
-    of_server,
+    Server,
+    with_single_options,
 )
 from bge_integrations.cli.outputs import require_writable
 from bge_integrations.cli.terminal import open_console, print_fields, print_json, print_text
@@ -43,26 +41,40 @@ _STATES = {
     "empty": "has no fingerprint and no documents, so there is nothing to compare",
 }
 
-Precision = Annotated[str, typer.Option(help="float32, bfloat16, float16, int8 or auto.")]
-Engine = Annotated[str, typer.Option(help="openvino, torch, sentence-transformers or auto.")]
-DocumentInstruction = Annotated[
-    str | None, typer.Option(metavar="TEXT", help="Text before each document; the model's own unless given.")
-]
-MaxLength = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Tokens of a text; the model's own limit unless given.")
-]
-Normalize = Annotated[
-    bool | None,
-    typer.Option("--normalize/--no-normalize", help="L2 normalisation; as the model was trained unless given."),
-]
-TruncateDim = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Leading dimensions to keep; all unless given.")
-]
 LeastCosine = Annotated[
     float, typer.Option(min=0, max=1, metavar="N", help="Least cosine of vectors that count as the same.")
 ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Vectors(OptionGroup):
+    """What vectors depend on."""
+
+    document_instruction: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Text before each document; the model's own unless given.")
+    ] = None
+    max_length: MaxLength = None
+    normalize: Annotated[
+        bool | None,
+        typer.Option("--normalize/--no-normalize", help="L2 normalisation; as the model was trained unless given."),
+    ] = None
+    truncate_dim: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Leading dimensions to keep; all unless given.")
+    ] = None
+    pooling: HowToPool = None
+    computation: Computation
+    revision: Revision = None
+    files: Files
+    server: Server
+
+    def encoder(self, model: str) -> BgeEncoder:
+        """Returns an encoder with these settings."""
+        from bge_integrations.encoder import BgeEncoder
+
+        return BgeEncoder(model, **self.settings())
+
+
+@with_single_options
 def fingerprint(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder, or folder made by `bge prepare`.")],
     output: Annotated[
@@ -74,22 +86,8 @@ def fingerprint(
         typer.Option(metavar="PATH", help="Fingerprint to compare with. Exit with 3 if the vectors differ."),
     ] = None,
     least_cosine: LeastCosine = 0.999,
-    document_instruction: DocumentInstruction = None,
-    max_length: MaxLength = None,
-    normalize: Normalize = None,
-    truncate_dim: TruncateDim = None,
-    pooling: HowToPool = None,
-    precision: Precision = "auto",
-    engine: Engine = "auto",
-    device: Device = None,
-    revision: Revision = None,
-    cache_folder: CacheFolder = None,
-    local_files_only: LocalFilesOnly = False,
-    trust_remote_code: TrustRemoteCode = False,
-    allow_pickle_weights: AllowPickleWeights = False,
-    endpoint: Endpoint = None,
-    endpoint_model: EndpointModel = None,
-    endpoint_key_env: EndpointKeyEnv = None,
+    *,
+    vectors: Vectors,
     as_json: AsJson = False,
 ) -> None:
     """Show what the vectors of a model depend on, and compare it with a fingerprint."""
@@ -98,23 +96,7 @@ def fingerprint(
     if output is not None:
         require_writable("--output", output, overwrite=force)
     before = Fingerprint.from_json(_content_of(compare)) if compare is not None else None
-    found = _encoder(
-        model,
-        document_instruction=document_instruction,
-        max_length=max_length,
-        normalize=normalize,
-        truncate_dim=truncate_dim,
-        pooling=pooling,
-        precision=precision,
-        engine=engine,
-        device=device,
-        revision=revision,
-        cache_folder=cache_folder,
-        local_files_only=local_files_only,
-        trust_remote_code=trust_remote_code,
-        allow_pickle_weights=allow_pickle_weights,
-        **of_server(endpoint, endpoint_model, endpoint_key_env),
-    ).fingerprint()
+    found = vectors.encoder(model).fingerprint()
     if output is not None:
         output.write_text(f"{found.to_json()}\n", encoding="utf-8")
     comparison = before.compare(found, least_cosine=least_cosine) if before else None
@@ -136,6 +118,7 @@ def fingerprint(
         raise typer.Exit(MISMATCH)
 
 
+@with_single_options
 def check_index(
     index: Annotated[
         str,
@@ -160,22 +143,8 @@ def check_index(
         bool, typer.Option("--record", help="Record the model in an index without a fingerprint that it fits.")
     ] = False,
     least_cosine: LeastCosine = 0.999,
-    document_instruction: DocumentInstruction = None,
-    max_length: MaxLength = None,
-    normalize: Normalize = None,
-    truncate_dim: TruncateDim = None,
-    pooling: HowToPool = None,
-    precision: Precision = "auto",
-    engine: Engine = "auto",
-    device: Device = None,
-    revision: Revision = None,
-    cache_folder: CacheFolder = None,
-    local_files_only: LocalFilesOnly = False,
-    trust_remote_code: TrustRemoteCode = False,
-    allow_pickle_weights: AllowPickleWeights = False,
-    endpoint: Endpoint = None,
-    endpoint_model: EndpointModel = None,
-    endpoint_key_env: EndpointKeyEnv = None,
+    *,
+    vectors: Vectors,
     as_json: AsJson = False,
 ) -> None:
     """Check whether a model fits a vector index. Exit with 0 if so, with 3 if not, with 1 if it can't be checked."""
@@ -186,24 +155,13 @@ def check_index(
         if model is None:
             _show_recorded(opened.name, opened.read(), as_json=as_json)
             return
-        encoder = _encoder(
-            model,
-            document_instruction=document_instruction,
-            max_length=max_length,
-            normalize=normalize,
-            truncate_dim=truncate_dim,
-            pooling=pooling,
-            precision=precision,
-            engine=engine,
-            device=device,
-            revision=revision,
-            cache_folder=cache_folder,
-            local_files_only=local_files_only,
-            trust_remote_code=trust_remote_code,
-            allow_pickle_weights=allow_pickle_weights,
-            **of_server(endpoint, endpoint_model, endpoint_key_env),
+        report = check(
+            opened,
+            Model.of(vectors.encoder(model)),
+            least_cosine=least_cosine,
+            documents=documents,
+            always_documents=True,
         )
-        report = check(opened, Model.of(encoder), least_cosine=least_cosine, documents=documents, always_documents=True)
         is_recorded = record and report.recorded is None and report.state in ("equal", "compatible")
         if is_recorded:
             opened.write(report.model.to_json())
@@ -218,12 +176,6 @@ def check_index(
             print_text(console, "the model is recorded now" if is_recorded else "it has no fingerprint")
     if report.state in ("different", "empty"):
         raise typer.Exit(MISMATCH if report.state == "different" else 1)
-
-
-def _encoder(model: str, **options: Any) -> BgeEncoder:  # noqa: ANN401 - the settings' own types
-    from bge_integrations.encoder import BgeEncoder
-
-    return BgeEncoder(model, **options)
 
 
 def _content_of(file: Path) -> str:

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from bge_integrations.cli.options import (
-    AllowPickleWeights,
     AsJson,
-    CacheFolder,
     Device,
+    Engine,
+    EngineOfMany,
+    Files,
     HowToPool,
-    LocalFilesOnly,
-    Revision,
-    TrustRemoteCode,
+    Loading,
+    MaxLength,
+    Precision,
+    with_single_options,
 )
 from bge_integrations.cli.terminal import open_console, print_json
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["evaluate", "mteb"]
 
 
+@with_single_options
 def mteb(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder, or folder made by `bge prepare`.")],
     benchmark: Annotated[
@@ -50,8 +50,8 @@ def mteb(
             help="Instructions: published (as the model's authors evaluated it), always (every query), never."
         ),
     ] = "published",
-    precision: Annotated[str, typer.Option(help="float32, bfloat16, float16, int8 or auto.")] = "auto",
-    engine: Annotated[str, typer.Option(help="openvino, torch, sentence-transformers or auto.")] = "auto",
+    precision: Precision = "auto",
+    engine: Engine = "auto",
     output: Annotated[
         str | None,
         typer.Option(
@@ -61,12 +61,8 @@ def mteb(
             help="Folder for results; mteb's own cache unless given. Tasks with a result are not run again.",
         ),
     ] = None,
-    pooling: HowToPool = None,
-    revision: Revision = None,
-    cache_folder: CacheFolder = None,
-    local_files_only: LocalFilesOnly = False,
-    trust_remote_code: TrustRemoteCode = False,
-    allow_pickle_weights: AllowPickleWeights = False,
+    *,
+    loading: Loading,
     as_json: AsJson = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown instead of a table.")] = False,
 ) -> None:
@@ -83,12 +79,7 @@ def mteb(
         results=output,
         precision=precision,
         engine=engine,
-        pooling=pooling,
-        revision=revision,
-        cache_folder=cache_folder,
-        local_files_only=local_files_only,
-        trust_remote_code=trust_remote_code,
-        allow_pickle_weights=allow_pickle_weights,
+        **loading.settings(),
     )
     if as_json:
         print_json(report.to_dict())
@@ -98,6 +89,7 @@ def mteb(
         print_mteb(report, open_console())
 
 
+@with_single_options
 def evaluate(
     data: Annotated[
         Path,
@@ -152,16 +144,12 @@ def evaluate(
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Compute everything; neither use nor keep results of other runs.")
     ] = False,
-    engine: Annotated[str, typer.Option(help="auto, openvino, torch or sentence-transformers.")] = "auto",
+    engine: EngineOfMany = "auto",
     device: Device = None,
-    max_length: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Tokens of a text; the model's own limit unless given.")
-    ] = None,
+    max_length: MaxLength = None,
     pooling: HowToPool = None,
-    cache_folder: CacheFolder = None,
-    local_files_only: LocalFilesOnly = False,
-    trust_remote_code: TrustRemoteCode = False,
-    allow_pickle_weights: AllowPickleWeights = False,
+    *,
+    files: Files,
     as_json: AsJson = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown instead of a table.")] = False,
 ) -> None:
@@ -175,10 +163,7 @@ def evaluate(
         "device": device,
         "max_length": max_length,
         "pooling": pooling,
-        "cache_folder": cache_folder,
-        "local_files_only": local_files_only,
-        "trust_remote_code": trust_remote_code,
-        "allow_pickle_weights": allow_pickle_weights,
+        **files.settings(),
     }
     plan = Plan(
         combinations=combine(model or [], precision or [], instruction or [], output or [], reranker or []),

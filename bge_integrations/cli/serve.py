@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated, TypedDict, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import typer
 
 from bge_integrations._optional import require
-from bge_integrations.cli.options import (
-    AllowPickleWeights,
-    CacheFolder,
-    Device,
-    HowToPool,
-    LocalFilesOnly,
-    Revision,
-    TrustRemoteCode,
-)
+from bge_integrations.cli.options import Computation, Instruction, Loading, Threads, TokensRead, with_single_options
 from bge_integrations.cli.terminal import open_console, print_text
 from bge_integrations.errors import SettingsError
 
@@ -24,11 +17,11 @@ if TYPE_CHECKING:
     from bge_integrations.encoder import BgeEncoder
     from bge_integrations.m3 import BgeM3Encoder
     from bge_integrations.reranker import BgeReranker
-    from bge_integrations.settings import EngineName, ModelOptions, Pooling, Precision
 
 __all__ = ["loaded", "serve"]
 
 
+@with_single_options
 def serve(
     model: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Hub id or folder of an embedding model, or of bge-m3.")
@@ -74,22 +67,12 @@ def serve(
         float | None, typer.Option(min=0.1, help="Time for a request to arrive; 60 seconds unless given.")
     ] = None,
     drain_seconds: Annotated[float, typer.Option(min=0, help="Time for requests in progress after SIGTERM.")] = 30.0,
-    precision: Annotated[str, typer.Option(help="float32, bfloat16, float16, int8 or auto.")] = "auto",
-    engine: Annotated[str, typer.Option(help="openvino, torch, sentence-transformers or auto.")] = "auto",
-    device: Device = None,
-    max_length: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of a text that are read; as many as the model can unless given.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the usable cores unless given.")] = None,
-    query_instruction: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Text before each query; the model's own unless given.")
-    ] = None,
-    pooling: HowToPool = None,
-    revision: Revision = None,
-    cache_folder: CacheFolder = None,
-    local_files_only: LocalFilesOnly = False,
-    trust_remote_code: TrustRemoteCode = False,
-    allow_pickle_weights: AllowPickleWeights = False,
+    *,
+    computation: Computation,
+    max_length: TokensRead = None,
+    threads: Threads = None,
+    query_instruction: Instruction = None,
+    loading: Loading,
 ) -> None:
     """Serve models over HTTP: OpenAI's, TEI's and Cohere's interfaces."""
     if model is None and reranker is None:
@@ -113,17 +96,12 @@ def serve(
         max_queued_texts=max_queued_texts,
         body_seconds=body_seconds,
     )
-    options: ModelOptions = {
-        "precision": cast("Precision", precision),
-        "engine": cast("EngineName", engine),
-        "device": device,
+    options = {
         "max_length": max_length,
         "threads": threads,
         "query_instruction": query_instruction,
-        "cache_folder": cache_folder,
-        "local_files_only": local_files_only,
-        "trust_remote_code": trust_remote_code,
-        "allow_pickle_weights": allow_pickle_weights,
+        **computation.settings(),
+        **loading.settings(),
     }
     console = open_console(stderr=True)
     # The address comes first, since a model may take minutes to load.
@@ -136,7 +114,7 @@ def serve(
                 style="yellow",
             )
         app = create_app(
-            **loaded(model, reranker, cast("Pooling | None", pooling), revision, options, m3=m3),
+            **loaded(model, reranker, options, m3=m3),
             names=name or (),
             api_key=key,
             default_input_type=side,
@@ -159,30 +137,25 @@ class Loaded(TypedDict):
     m3: BgeM3Encoder | None
 
 
-def loaded(
-    model: str | None,
-    reranker: str | None,
-    pooling: Pooling | None,
-    revision: str | None,
-    options: ModelOptions,
-    *,
-    m3: bool,
-) -> Loaded:
-    """Loads what is served. bge-m3 comes first, since an encoder of its own would lack the weights for words."""
+def loaded(model: str | None, reranker: str | None, options: Mapping[str, Any], *, m3: bool) -> Loaded:
+    """Loads what is served. bge-m3 comes first, since an encoder of its own would lack the weights for words.
+
+    Args:
+        model: Hub id or folder of the embedding model; `None`: none.
+        reranker: Hub id or folder of the reranker; `None`: none.
+        options: Settings of all models. `pooling`, `revision` and `query_instruction` are of the embedding model.
+        m3: Whether the embedding model is bge-m3, with its lexical weights.
+    """
     from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
 
-    own: ModelOptions = {**options, "revision": revision}
-    whole = BgeM3Encoder(model, **own) if model and m3 else None
+    of_m3 = {name: value for name, value in options.items() if name != "pooling"}
+    of_reranker = {name: value for name, value in of_m3.items() if name not in ("revision", "query_instruction")}
+    whole = BgeM3Encoder(model, **of_m3) if model and m3 else None
     return {
-        "encoder": BgeEncoder(model, pooling=pooling, **own) if model else None,
-        "reranker": BgeReranker(reranker, **_without_instruction(options)) if reranker else None,
+        "encoder": BgeEncoder(model, **options) if model else None,
+        "reranker": BgeReranker(reranker, **of_reranker) if reranker else None,
         "m3": whole,
     }
-
-
-def _without_instruction(options: ModelOptions) -> ModelOptions:
-    """Returns the options for a reranker, which has no instruction before queries."""
-    return cast("ModelOptions", {name: value for name, value in options.items() if name != "query_instruction"})
 
 
 def _key(variable: str | None) -> str | None:

@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated, cast
 
 import typer
 
 from bge_integrations.cli.options import (
-    AllowPickleWeights,
     AsJson,
-    CacheFolder,
     Device,
+    EngineOfMany,
+    Files,
     HowToPool,
-    LocalFilesOnly,
+    Instruction,
+    Loading,
+    MaxLength,
+    Precision,
     Resume,
     Revision,
     Seed,
     TensorBoard,
     TrainingDevice,
-    TrustRemoteCode,
+    with_single_options,
 )
 from bge_integrations.cli.terminal import open_console, print_json
-
-if TYPE_CHECKING:
-    from bge_integrations.settings import Pooling
 
 __all__ = ["mine", "pretrain", "train"]
 
 
+@with_single_options
 def mine(
     data: Annotated[
         Path,
@@ -76,18 +77,14 @@ def mine(
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Compute everything; neither use nor keep results of other runs.")
     ] = False,
-    precision: Annotated[str, typer.Option(help="float32, bfloat16, float16, int8 or auto.")] = "auto",
+    precision: Precision = "auto",
     teacher_precision: Annotated[str, typer.Option(metavar="P", help="Precision of the reranker.")] = "auto",
-    engine: Annotated[str, typer.Option(help="auto, openvino, torch or sentence-transformers.")] = "auto",
+    engine: EngineOfMany = "auto",
     device: Device = None,
-    max_length: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Tokens of a text; the model's own limit unless given.")
-    ] = None,
+    max_length: MaxLength = None,
     pooling: HowToPool = None,
-    cache_folder: CacheFolder = None,
-    local_files_only: LocalFilesOnly = False,
-    trust_remote_code: TrustRemoteCode = False,
-    allow_pickle_weights: AllowPickleWeights = False,
+    *,
+    files: Files,
     as_json: AsJson = False,
 ) -> None:
     """Add hard negatives to training data: passages near to a query that do not answer it."""
@@ -110,10 +107,7 @@ def mine(
         "device": device,
         "max_length": max_length,
         "pooling": pooling,
-        "cache_folder": cache_folder,
-        "local_files_only": local_files_only,
-        "trust_remote_code": trust_remote_code,
-        "allow_pickle_weights": allow_pickle_weights,
+        **files.settings(),
     }
     plan = MinePlan(
         data=data,
@@ -133,6 +127,7 @@ def mine(
     run(plan)
 
 
+@with_single_options
 def train(
     data: Annotated[
         Path,
@@ -229,9 +224,7 @@ def train(
     general: Annotated[
         Path | None, typer.Option(metavar="DATA", help="Data of another kind, to see what is forgotten.")
     ] = None,
-    instruction: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Text before each query; the model's own unless given.")
-    ] = None,
+    instruction: Instruction = None,
     prepare_as: Annotated[
         str | None,
         typer.Option("--prepare", metavar="P", help="Also make a prepared folder: float32, bfloat16 or int8."),
@@ -240,12 +233,8 @@ def train(
     seed: Seed = None,
     tensorboard: TensorBoard = False,
     device: TrainingDevice = None,
-    pooling: HowToPool = None,
-    revision: Revision = None,
-    cache_folder: CacheFolder = None,
-    local_files_only: LocalFilesOnly = False,
-    trust_remote_code: TrustRemoteCode = False,
-    allow_pickle_weights: AllowPickleWeights = False,
+    *,
+    loading: Loading,
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune an embedding model or a reranker on your own data, and see whether it helps on held-out questions."""
@@ -257,12 +246,7 @@ def train(
         model_name=model,
         device=device,
         query_instruction=instruction,
-        pooling=cast("Pooling | None", pooling),
-        revision=revision,
-        cache_folder=cache_folder,
-        local_files_only=local_files_only,
-        trust_remote_code=trust_remote_code,
-        allow_pickle_weights=allow_pickle_weights,
+        **loading.settings(),
     )
     job = Job(
         data=data,
@@ -312,6 +296,7 @@ def train(
         print_outcome(outcome, open_console())
 
 
+@with_single_options
 def pretrain(
     data: Annotated[
         Path,
@@ -352,10 +337,8 @@ def pretrain(
     tensorboard: TensorBoard = False,
     device: TrainingDevice = None,
     revision: Revision = None,
-    cache_folder: CacheFolder = None,
-    local_files_only: LocalFilesOnly = False,
-    trust_remote_code: TrustRemoteCode = False,
-    allow_pickle_weights: AllowPickleWeights = False,
+    *,
+    files: Files,
     as_json: AsJson = False,
 ) -> None:
     """Pre-train an encoder on plain texts by RetroMAE, as a start for `bge train`."""
@@ -368,10 +351,7 @@ def pretrain(
             model_name=model,
             device=device,
             revision=revision,
-            cache_folder=cache_folder,
-            local_files_only=local_files_only,
-            trust_remote_code=trust_remote_code,
-            allow_pickle_weights=allow_pickle_weights,
+            **files.settings(),
         ),
         output=output,
         settings=settings_of(
