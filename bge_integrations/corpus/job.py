@@ -255,7 +255,7 @@ class _Run:
             batch_tokens = (
                 self._encoder.settings.batch_tokens or self._encoder.backend.scheduler.engines[0].batch_tokens
             )
-            plan = survey(self._source, self._task, self._encoder, batch_tokens, place, show_progress=self._shows)
+            survey(self._source, self._task, self._encoder, batch_tokens, place, show_progress=self._shows)
             with writing(self._work):
                 try:
                     move(place, self._work / _ROWS)
@@ -268,7 +268,7 @@ class _Run:
         if found is None:
             raise CorpusDataError(f"{self._work} was removed while it was in use.")
         self._require_same(found)
-        return plan
+        return found
 
     def _require_same(self, plan: Plan) -> None:
         """Raises `SettingsError` if the folder was begun with another input, model or option."""

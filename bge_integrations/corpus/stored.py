@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
@@ -230,9 +229,7 @@ class StoredVectors:
         """Returns the object itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Calls `close`."""
         self.close()
 
@@ -279,7 +276,7 @@ class StoredVectors:
             return found, is_there
         keys = [text_key(text_digest(text)) for text in texts]
         with self._lock:
-            known = find_places(self._lookup(), list(dict.fromkeys(keys)))
+            known = self._places(keys)
             places = np.array([known.get(key, -1) for key in keys], dtype=np.int64)
             is_there = places >= 0
             shards, rows = places >> PLACE_BITS, places & ((1 << PLACE_BITS) - 1)
@@ -288,17 +285,17 @@ class StoredVectors:
                 found[own] = self._shard(number).take(rows[own])
         return found, is_there
 
-    def _lookup(self) -> sqlite3.Connection:
-        # A connection does not survive a fork.
-        if self._connection is None or self._connection[0] != os.getpid():
-            path = self.folder / OWN_FOLDER / LOOKUP
-            uri = f"file:{quote(str(path))}?mode=ro&immutable=1"
-            try:
-                connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
-            except sqlite3.Error as error:
-                raise CorpusDataError(f"{path} can't be read: {error}. Embed the corpus again.") from error
-            self._connection = os.getpid(), connection
-        return self._connection[1]
+    def _places(self, keys: Iterable[bytes]) -> dict[bytes, int]:
+        """Returns the places of the texts that are there."""
+        path = self.folder / OWN_FOLDER / LOOKUP
+        try:
+            # A connection does not survive a fork.
+            if self._connection is None or self._connection[0] != os.getpid():
+                uri = f"file:{quote(str(path))}?mode=ro&immutable=1"
+                self._connection = os.getpid(), sqlite3.connect(uri, uri=True, check_same_thread=False)
+            return find_places(self._connection[1], list(dict.fromkeys(keys)))
+        except sqlite3.Error as error:
+            raise CorpusDataError(f"{path} can't be read: {error}. Embed the corpus again.") from error
 
     def _shard(self, number: int) -> ShardFile:
         with self._lock:

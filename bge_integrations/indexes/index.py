@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from bge_integrations._optional import require
 from bge_integrations.errors import FingerprintError
 
-__all__ = ["Document", "Index", "chosen", "documents_of", "embedded_text", "spread"]
+__all__ = ["Document", "Index", "chosen", "documents_of", "embedded_text", "kept_open", "spread"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,34 @@ def documents_of(pairs: Iterable[tuple[object, object]]) -> list[Document]:
         for text, vector in pairs
         if isinstance(text, str) and vector is not None
     ]
+
+
+class Client(Protocol):
+    """What reaches a server or a file."""
+
+    def close(self) -> None:
+        """Gives back what it holds."""
+        ...
+
+
+@contextmanager
+def kept_open(client: Client, place: str) -> Iterator[None]:
+    """A block that looks for an index. If it raises, the client is closed.
+
+    Args:
+        client: The client.
+        place: What it reaches, for messages.
+
+    Raises:
+        FingerprintError: The block raised an error of the client.
+    """
+    try:
+        yield
+    except BaseException as error:
+        client.close()
+        if isinstance(error, FingerprintError) or not isinstance(error, Exception):
+            raise
+        raise FingerprintError(f"{place} can't be read: {error}") from error
 
 
 def chosen(collection: str | None, there: Sequence[str], place: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bge_integrations._optional import require_package
 from bge_integrations.errors import FingerprintError
 from bge_integrations.fingerprint import METADATA_KEY
-from bge_integrations.indexes.index import Document, Index, chosen, documents_of, embedded_text
+from bge_integrations.indexes.index import Document, Index, chosen, documents_of, embedded_text, kept_open
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -94,23 +94,20 @@ def open_milvus(location: str, collection: str | None) -> MilvusIndex:
         collection: The collection's name; `None`: the only one.
 
     Raises:
-        FingerprintError: As `chosen`, or the collection has no field of dense vectors.
+        FingerprintError: As `chosen` and `kept_open`, or the collection has no field of dense vectors.
         MissingExtraError: Milvus's client is not installed.
     """
     require_package("pymilvus", "pymilvus")
     from pymilvus import DataType, MilvusClient
 
     client = MilvusClient(location)
-    try:
+    with kept_open(client, location):
         name = chosen(collection, client.list_collections(), location)
         client.load_collection(name)
         fields = client.describe_collection(name)["fields"]
         vectors = [one["name"] for one in fields if one["type"] == DataType.FLOAT_VECTOR]
         if not vectors:
             raise FingerprintError(f"the Milvus collection {name!r} has no field of dense vectors.")
-    except FingerprintError:
-        client.close()
-        raise
     index = MilvusIndex(client, name, vectors[0])
     index.owns_client = True
     return index

@@ -89,15 +89,15 @@ class ParquetIndex(Index):
         vectors = self._vector_column or _vector_column(schema)
         if vectors is None or self._text_column not in schema.names:
             return []
-        opened = [parquet.ParquetFile(file) for file in self._files]
-        groups = [(file, group) for file in opened for group in range(file.num_row_groups)]
+        # Only the files of the sample are opened: a corpus can have more of them than a process may open.
+        groups = [(file, group) for file in self._files for group in range(parquet.read_metadata(file).num_row_groups)]
         chosen = [groups[place] for place in spread(len(groups), min(count, _READS))]
         each = -(-count // len(chosen)) if chosen else 0
         found: list[tuple[object, object]] = []
         for file, group in chosen:
             # The vectors of a whole group can be many megabytes; a batch is decoded by itself.
-            batches = file.iter_batches(each, row_groups=[group], columns=[self._text_column, vectors])
-            rows = next(batches, None)
+            with parquet.ParquetFile(file) as opened:
+                rows = next(opened.iter_batches(each, row_groups=[group], columns=[self._text_column, vectors]), None)
             if rows is not None:
                 found += zip(rows[self._text_column].to_pylist(), rows[vectors].to_pylist(), strict=True)
         return documents_of(found)

@@ -104,6 +104,7 @@ def open_postgres(address: str, collection: str | None) -> PostgresIndex:
         with engine.connect() as connection:
             names = [str(row[0]) for row in connection.execute(text("SELECT name FROM langchain_pg_collection"))]
     except (SQLAlchemyError, ImportError) as error:
-        # Without the address, which can hold a password.
-        raise FingerprintError(f"the collections of the database can't be read: {type(error).__name__}.") from None
+        # Without the address, which can hold a password. A driver that is missing is named.
+        reason = str(error) if isinstance(error, ImportError) else type(error).__name__
+        raise FingerprintError(f"the collections of the database can't be read: {reason}.") from None
     return PostgresIndex(engine, chosen(collection, names, place))

@@ -130,10 +130,11 @@ def _faiss(store: Any) -> Index:  # noqa: ANN401 - as above
     ids = store.index_to_docstore_id
 
     def sample(count: int) -> list[Document]:
-        rows = [sorted(ids)[place] for place in spread(len(ids), count)]
+        rows = sorted(ids)
+        chosen = [rows[place] for place in spread(len(rows), count)]
         return documents_of(
             (getattr(store.docstore.search(ids[row]), "page_content", None), store.index.reconstruct(row))
-            for row in rows
+            for row in chosen
         )
 
     return InMemory("the FAISS index", lambda: len(ids), sample, rescales=store._normalize_L2)

@@ -50,46 +50,6 @@ _CLIENT_LEFT = 499
 _AFTER_CLOSING_S = 5
 
 
-def create_app(
-    encoder: BgeEncoder | None = None,
-    *,
-    reranker: BgeReranker | None = None,
-    m3: BgeM3Encoder | None = None,
-    names: Sequence[str] = (),
-    api_key: str | None = None,
-    default_input_type: Role = "document",
-    truncate: bool = True,
-    limits: Limits | None = None,
-) -> ServerApp:
-    """Makes an ASGI application that serves loaded models.
-
-    Args:
-        encoder: Encoder for vectors. Its instructions, dimensions and normalisation are the server's.
-        reranker: Reranker.
-        m3: bge-m3, for lexical weights. Without `encoder`, it also gives the vectors.
-        names: Names of the encoder in requests, or of the reranker if there is no encoder. The first one is shown in
-            answers. By default, it is the hub id, or the last part of the folder.
-        api_key: Key that requests must send as `Authorization: Bearer …`. `None`: no key.
-        default_input_type: Side of texts for which a request names none: `"query"`, `"document"` or `"symmetric"`.
-        truncate: Whether texts over the limit are cut if a request does not say. Otherwise they are refused.
-        limits: Limits; `None`: the default ones.
-
-    Raises:
-        SettingsError: There is no model, or the key is empty.
-        MissingExtraError: The extra `serve` is not installed.
-    """
-    return ServerApp(
-        encoder,
-        reranker,
-        m3,
-        names=names,
-        api_key=api_key,
-        default_side=default_input_type,
-        truncates=truncate,
-        limits=limits or Limits(),
-    )
-
-
 class ServerApp:
     """An ASGI application that serves models.
 
@@ -101,29 +61,45 @@ class ServerApp:
 
     def __init__(
         self,
-        encoder: BgeEncoder | None,
-        reranker: BgeReranker | None,
-        m3: BgeM3Encoder | None,
+        encoder: BgeEncoder | None = None,
         *,
-        names: Sequence[str],
-        api_key: str | None,
-        default_side: Role,
-        truncates: bool,
-        limits: Limits,
+        reranker: BgeReranker | None = None,
+        m3: BgeM3Encoder | None = None,
+        names: Sequence[str] = (),
+        api_key: str | None = None,
+        default_input_type: Role = "document",
+        truncate: bool = True,
+        limits: Limits | None = None,
     ) -> None:
-        """See `create_app`."""
+        """Shares the models of the given objects.
+
+        Args:
+            encoder: Encoder for vectors. Its instructions, dimensions and normalisation are the server's.
+            reranker: Reranker.
+            m3: bge-m3, for lexical weights. Without `encoder`, it also gives the vectors.
+            names: Names of the encoder in requests, or of the reranker if there is no encoder. The first one is shown
+                in answers. By default, it is the hub id, or the last part of the folder.
+            api_key: Key that requests must send as `Authorization: Bearer …`. `None`: no key.
+            default_input_type: Side of texts for which a request names none: `"query"`, `"document"` or `"symmetric"`.
+            truncate: Whether texts over the limit are cut if a request does not say. Otherwise they are refused.
+            limits: Limits; `None`: the default ones.
+
+        Raises:
+            SettingsError: There is no model, or the key is empty.
+            MissingExtraError: The extra `serve` is not installed.
+        """
         if api_key is not None and not api_key.strip():
             raise SettingsError("api_key is empty, so every request would pass; give a key, or None for no key.")
         self.closing = False
-        self.admission = Admission(limits)
+        self.admission = Admission(limits or Limits())
         self._metrics = Metrics(self.admission)
         self.models = Models(
             encoder,
             reranker,
             m3,
             names=names,
-            default_side=read_default_side(default_side),
-            truncates=truncates,
+            default_side=read_default_side(default_input_type),
+            truncates=truncate,
             admission=self.admission,
             metrics=self._metrics,
         )
@@ -249,6 +225,9 @@ class ServerApp:
             OPENAI if path.startswith("/v1/") else COHERE if path.startswith("/v2/") else TEI
         )
         return _json(api.body(refused), status=api.status(refused), headers=refused.headers())
+
+
+create_app = ServerApp
 
 
 def _left(_: Request, __: Exception) -> Response:

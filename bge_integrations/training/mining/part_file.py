@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 
 from typing_extensions import Self
 
@@ -68,9 +67,7 @@ class PartFile:
         """Returns the object itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Closes the file, which stays."""
         if self._file is not None:
             self._file.close()
