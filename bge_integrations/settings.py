@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, TypedDict, get_args
+from typing import Any, ClassVar, Literal, TypedDict, cast, get_args
 from urllib.parse import urlsplit
 
 from typing_extensions import Self, TypeIs
@@ -327,6 +327,11 @@ class ModelSettings:
             raise SettingsError(f"token is {kind_of(self.token)}; give a text, True, False or None.")
         self._check_device()
         self._check_endpoint()
+
+    @classmethod
+    def of(cls, model: str | os.PathLike[str] | Self) -> Self:
+        """Returns settings as they are, and the default ones for a hub id or a folder."""
+        return model if isinstance(model, cls) else cls(model_name=os.fspath(cast("str", model)))
 
     def _check_positive(self, *names: str) -> None:
         for name in names:

@@ -166,7 +166,7 @@ def embed_corpus(
 def _opened(encoder: BgeEncoder | EncoderSettings | str | os.PathLike[str]) -> BgeEncoder:
     if isinstance(encoder, BgeEncoder):
         return encoder
-    return BgeEncoder.from_settings(encoder) if isinstance(encoder, EncoderSettings) else BgeEncoder(encoder)
+    return BgeEncoder.from_settings(EncoderSettings.of(encoder))
 
 
 def _checked_worker(worker: tuple[int, int]) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -48,11 +47,10 @@ class BgeModel(Adapter):
 
     model_name: str = setting("model_name")
 
-    def __init__(self, model_name: str | os.PathLike[str] | None = None, **kwargs: Any) -> None:  # noqa: ANN401 - the fields' own types
+    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - the fields' own types
         """Checks the settings, then loads the model or shares a loaded one.
 
         Args:
-            model_name: Hub id or local folder. `None`: the default of the field.
             **kwargs: The fields above, and any argument of the corresponding sentence-transformers class.
 
         Raises:
@@ -60,8 +58,7 @@ class BgeModel(Adapter):
             SettingsError: An argument is unknown, invalid or not supported.
             BgeError: Loading fails; see `bge_integrations.BgeEncoder`.
         """
-        named = {} if model_name is None else {"model_name": model_name}
-        super().__init__(**self._to_fields({**named, **kwargs}))
+        super().__init__(**self._to_fields(kwargs))
         self._load()
 
     @classmethod

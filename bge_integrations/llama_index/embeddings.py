@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.bridge.pydantic import Field
@@ -23,6 +23,10 @@ from bge_integrations.llama_index.base import DEFAULT_TEXTS_PER_CALL, BgeModel
 from bge_integrations.llama_index.batches import CheckedBatches
 from bge_integrations.llama_index.query_cache import QueryCollections
 from bge_integrations.settings import EncoderSettings, text_setting
+
+if TYPE_CHECKING:
+    import os
+
 
 _DROPPED = {
     "tokenizer_name": "the checkpoint's own tokenizer is used",
@@ -68,6 +72,20 @@ class HuggingFaceBgeEmbedding(EncoderAdapter, BgeModel, CheckedBatches, BaseEmbe
     sentence_transformer_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="Further arguments of SentenceTransformer(...), such as prompts."
     )
+
+    def __init__(self, model_name: str | os.PathLike[str] = "BAAI/bge-small-en", **kwargs: Any) -> None:  # noqa: ANN401 - the fields' own types
+        """Checks the settings, then loads the model or shares a loaded one.
+
+        Args:
+            model_name: Hub id or local folder.
+            **kwargs: The fields above, and any argument of `SentenceTransformer(...)`.
+
+        Raises:
+            pydantic.ValidationError: The value of a field has the wrong type.
+            SettingsError: An argument is unknown, invalid or not supported.
+            BgeError: Loading fails; see `bge_integrations.BgeEncoder`.
+        """
+        super().__init__(model_name=model_name, **kwargs)
 
     def __getattribute__(self, name: str) -> Any:  # noqa: ANN401 - any attribute
         """Returns the model's own limit for a `max_length` that is not set.

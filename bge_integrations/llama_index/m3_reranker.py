@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from llama_index.core.bridge.pydantic import Field
@@ -34,6 +36,20 @@ class BgeM3Rerank(BgeM3Model, ScoringPostprocessor):
         description="Weights of the dense, the lexical and the token-wise (ColBERT) score. A score of weight 0 is not "
         "computed.",
     )
+
+    def __init__(self, model_name: str | os.PathLike[str] = "BAAI/bge-m3", **kwargs: Any) -> None:  # noqa: ANN401 - the fields' own types
+        """Checks the settings, then loads the model or shares a loaded one.
+
+        Args:
+            model_name: Hub id or local folder.
+            **kwargs: The fields above, and arguments of `SentenceTransformer(...)`.
+
+        Raises:
+            pydantic.ValidationError: The value of a field has the wrong type.
+            SettingsError: An argument is unknown, invalid or not supported.
+            BgeError: Loading fails; see `bge_integrations.BgeM3Encoder`.
+        """
+        super().__init__(model_name=model_name, **kwargs)
 
     def _rate(self, query: str, passages: Sequence[str]) -> NDArray[np.float32]:
         return self.encoder.score(query, passages, weights=self.weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -44,6 +45,21 @@ class BgeRerank(RerankerAdapter, ScoringPostprocessor):
     cross_encoder_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="Further arguments of CrossEncoder(...), such as model_kwargs."
     )
+
+    def __init__(self, model_name: str | os.PathLike[str] | None = None, **kwargs: Any) -> None:  # noqa: ANN401 - the fields' own types
+        """Checks the settings, then loads the model or shares a loaded one.
+
+        Args:
+            model_name: Hub id or local folder. `model` is another name of this argument.
+            **kwargs: The fields above, and arguments of `CrossEncoder(...)`.
+
+        Raises:
+            pydantic.ValidationError: The value of a field has the wrong type.
+            SettingsError: An argument is unknown, invalid or not supported.
+            BgeError: Loading fails; see `bge_integrations.BgeReranker`.
+        """
+        named = {} if model_name is None else {"model_name": model_name}
+        super().__init__(**named, **kwargs)
 
     def _rate(self, query: str, passages: Sequence[str]) -> NDArray[np.float32]:
         return self.reranker.score(query, passages)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from llama_index.core.base.embeddings.base_sparse import BaseSparseEmbedding
 from llama_index.core.bridge.pydantic import Field
@@ -46,6 +47,20 @@ class BgeSparseEmbedding(BgeM3Model, CheckedBatches, BaseSparseEmbedding):
         le=2048,
     )
     show_progress: bool = setting("show_progress")
+
+    def __init__(self, model_name: str | os.PathLike[str] = "BAAI/bge-m3", **kwargs: Any) -> None:  # noqa: ANN401 - the fields' own types
+        """Checks the settings, then loads the model or shares a loaded one.
+
+        Args:
+            model_name: Hub id or local folder.
+            **kwargs: The fields above, and arguments of `SentenceTransformer(...)`.
+
+        Raises:
+            pydantic.ValidationError: The value of a field has the wrong type.
+            SettingsError: An argument is unknown, invalid or not supported.
+            BgeError: Loading fails; see `bge_integrations.BgeM3Encoder`.
+        """
+        super().__init__(model_name=model_name, **kwargs)
 
     def sparse_doc_fn(self, texts: list[str]) -> tuple[list[list[int]], list[list[float]]]:
         """Embeds texts for `QdrantVectorStore(sparse_doc_fn=...)`.

@@ -39,6 +39,7 @@ from bge_integrations.training.settings import (
     RerankerTraining,
     RetroMaeTraining,
 )
+from bge_integrations.training.trainer.run import RunOptions
 from bge_integrations.training.trainer.work import TrainingResult
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "QuestionKind",
     "RerankerTraining",
     "RetroMaeTraining",
+    "RunOptions",
     "Split",
     "TrainingData",
     "TrainingResult",

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from typing_extensions import Unpack
 
-from bge_integrations._optional import require
-from bge_integrations.backend.checkpoint.digests import key_of
-from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.backend.model.heads import unit_rows
 from bge_integrations.backend.model.pooling import NAMES_OF_CATALOGUE, NAMES_OF_SETTING
 from bge_integrations.calls.inputs import check_texts
@@ -29,26 +26,20 @@ from bge_integrations.evaluation.vectors import Floats, unique_vectors
 from bge_integrations.settings import EncoderSettings, Pooling
 from bge_integrations.texts import kind_of
 from bge_integrations.training.settings import DistillationTraining
-from bge_integrations.training.trainer.saving import require_free
+from bge_integrations.training.trainer.run import Run, RunOptions
 from bge_integrations.training.trainer.work import (
     TrainingResult,
     about_weights,
     base_model,
     budget_of,
     computed_in,
-    events_folder,
-    launched,
-    prepare_work,
     shown_name,
-    work_folder,
 )
 
 if TYPE_CHECKING:
     from bge_integrations.training.trainer.starting import Start
 
 __all__ = ["distil_embedder"]
-
-logger = get_logger(__name__)
 
 _VECTORS = "teacher.npy"
 """File beside the checkpoints with the teacher's vectors, so that a killed run goes on with the same ones."""
@@ -65,10 +56,7 @@ def distil_embedder(
     queries: Iterable[str] | None = None,
     pooling: Pooling | None = None,
     cache: EvaluationCache | None = None,
-    show_progress: bool = False,
-    resume: bool = False,
-    report_to: str = "none",
-    on_log: Callable[[int, dict[str, float]], None] | None = None,
+    **run: Unpack[RunOptions],
 ) -> TrainingResult:
     """Trains a model to give the vectors of a teacher, and writes a folder that sentence-transformers loads.
 
@@ -91,10 +79,7 @@ def distil_embedder(
         queries: Queries. Each side puts its own instruction before them. `None`: no queries.
         pooling: The pooling of the trained model; `None`: as `model` has it.
         cache: Keeps vectors of a teacher of this package for the next time; `None`: they are computed.
-        show_progress: Whether to show progress bars.
-        resume: Whether to go on where a killed run with equal texts, models and settings stopped.
-        report_to: "none" or "tensorboard", as for `train_embedder`.
-        on_log: Function that takes a step and what is logged of it.
+        **run: `resume`, `show_progress`, `report_to` and `on_log`; see `RunOptions`.
 
     Returns:
         What was trained.
@@ -106,22 +91,16 @@ def distil_embedder(
         BgeError: A model can't be loaded.
     """
     chosen = settings or DistillationTraining()
-    target = Path(output).expanduser()
-    require_free(target)
+    begun = Run.of(output, **run)
     learned = _Texts.of(texts, queries)
-    events = events_folder(report_to, target)
-    require("accelerate", extra="train")
     from bge_integrations.training.trainer.starting import open_start
 
-    start_settings = model if isinstance(model, EncoderSettings) else EncoderSettings(model_name=os.fspath(model))
+    start_settings = EncoderSettings.of(model)
     if pooling is not None:
         start_settings = start_settings.replace(pooling=pooling)
     start = open_start(start_settings, attention_dropout=chosen.attention_dropout)
     chosen = dataclasses.replace(chosen, precision=computed_in(chosen.precision, start))
-    if launched()[0] == 0:
-        for warning in about_weights(start, start_settings.model_name):
-            logger.warning(warning)
-    work = work_folder(target)
+    begun.warn(about_weights(start, start_settings.model_name))
     with _opened(teacher) as opened:
         facts = {
             "texts": learned.digest,
@@ -131,13 +110,13 @@ def distil_embedder(
             "instruction": [start.asked.prefix, start.asked.suffix],
             "settings": dataclasses.asdict(chosen),
         }
-        checkpoint = prepare_work(work, key_of(facts), resume=resume)
-        wanted = _wanted(opened, learned, work, resume=resume, cache=cache, show_progress=show_progress)
+        checkpoint = begun.checkpoint(facts)
+        wanted = _wanted(opened, learned, begun, cache)
     name = _name(teacher)
     from bge_integrations.training.embedders.subject import about_memory, embedder_subject
     from bge_integrations.training.losses.imitation import ImitationLoss
     from bge_integrations.training.rows.batches import TargetCollator
-    from bge_integrations.training.trainer.trainer import Task, Watch, run_task
+    from bge_integrations.training.trainer.trainer import Task, run_task
 
     collator = TargetCollator(
         [*(start.asked.apply(text) for text in learned.queries), *learned.documents],
@@ -162,16 +141,7 @@ def distil_embedder(
         "data": {"name": "texts", "rows": len(learned), "digest": learned.digest},
         "settings": dataclasses.asdict(chosen),
     }
-    watch = Watch(
-        work=work,
-        output=target,
-        record=record,
-        checkpoint=checkpoint,
-        every=chosen.save_every,
-        show_progress=show_progress,
-        events=events,
-        on_log=on_log,
-    )
+    watch = begun.watch(record, checkpoint, chosen.save_every)
     return run_task(embedder_subject(start, chosen.precision), task, chosen, watch)
 
 
@@ -247,23 +217,21 @@ def _name(teacher: object) -> str:
     return type(teacher).__name__ if held is None else shown_name(held.settings.model_name)
 
 
-def _wanted(
-    teacher: object, texts: _Texts, work: Path, *, resume: bool, cache: EvaluationCache | None, show_progress: bool
-) -> Floats:
+def _wanted(teacher: object, texts: _Texts, run: Run, cache: EvaluationCache | None) -> Floats:
     """Returns the teacher's vectors with unit length, of queries and then of documents."""
-    kept = work / _VECTORS
-    if not (resume and kept.is_file()):
+    kept = run.work / _VECTORS
+    if not (run.resume and kept.is_file()):
         searcher = as_searcher(teacher, cache=cache)
         if not isinstance(searcher, VectorSearcher):
             raise SettingsError(f"teacher={teacher!r} gives no vectors.")
-        with Progress(len(texts), shown=show_progress, title="Embedding") as progress, progress.whole():
+        with Progress(len(texts), shown=run.show_progress, title="Embedding") as progress, progress.whole():
             found = [
                 unit_rows(unique_vectors(embed, side))
                 for embed, side in ((searcher.queries, texts.queries), (searcher.documents, texts.documents))
                 if side
             ]
         # Several processes can train together, and each one does this.
-        unfinished = work / f"{os.getpid()}.npy"
+        unfinished = run.work / f"{os.getpid()}.npy"
         np.save(unfinished, np.concatenate(found))
         unfinished.replace(kept)
     vectors: Floats = np.load(kept, mmap_mode="r")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from typing_extensions import Unpack
 
 from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.settings import EncoderSettings
@@ -13,6 +14,7 @@ from bge_integrations.training.fine_tuning import Kind, Trained, fine_tune
 from bge_integrations.training.machine.memory import decoder_shape
 from bge_integrations.training.rows.data import TrainingData
 from bge_integrations.training.settings import EmbedderTraining
+from bge_integrations.training.trainer.run import Run, RunOptions
 from bge_integrations.training.trainer.work import TrainingResult, budget_of
 
 if TYPE_CHECKING:
@@ -28,10 +30,7 @@ def train_embedder(
     *,
     settings: EmbedderTraining | None = None,
     validation: RetrievalData | None = None,
-    resume: bool = False,
-    show_progress: bool = False,
-    report_to: str = "none",
-    on_log: Callable[[int, dict[str, float]], None] | None = None,
+    **run: Unpack[RunOptions],
 ) -> TrainingResult:
     """Fine-tunes a model, and writes a folder that sentence-transformers and this package load.
 
@@ -44,11 +43,7 @@ def train_embedder(
         output: The folder to make. It must be empty or not there.
         settings: How to train; `None`: the defaults.
         validation: Data to evaluate on while training. The best checkpoint becomes the model.
-        resume: Whether to go on where a killed run with equal data and settings stopped.
-        show_progress: Whether to show a progress bar.
-        report_to: "none", or "tensorboard". Its files are in a folder beside the output whose name ends in ".runs", and
-            stay there; each run has a folder of its own. Nothing is sent to anyone.
-        on_log: Function that takes a step and what is logged of it.
+        **run: `resume`, `show_progress`, `report_to` and `on_log`; see `RunOptions`.
 
     Returns:
         What was trained.
@@ -58,18 +53,8 @@ def train_embedder(
         MissingExtraError: accelerate, peft or tensorboard is not installed and needed.
         BgeError: The model can't be loaded.
     """
-    return fine_tune(
-        Kind("vectors", _trained),
-        data,
-        model,
-        output,
-        settings or EmbedderTraining(),
-        validation=validation,
-        resume=resume,
-        show_progress=show_progress,
-        report_to=report_to,
-        on_log=on_log,
-    )
+    kind, chosen = Kind("vectors", _trained), settings or EmbedderTraining()
+    return fine_tune(kind, data, model, chosen, validation, Run.of(output, **run))
 
 
 def _trained(start: Start, chosen: EmbedderTraining, validation: RetrievalData | None) -> Trained:

@@ -6,12 +6,8 @@ import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bge_integrations._optional import require
-from bge_integrations.backend.checkpoint.digests import key_of
-from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.errors import SettingsError
 from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.settings import EncoderSettings, Purpose
@@ -19,18 +15,15 @@ from bge_integrations.texts import shortened
 from bge_integrations.training.rows.data import TrainingData
 from bge_integrations.training.settings import EmbedderTraining
 from bge_integrations.training.trainer.checks import advice
-from bge_integrations.training.trainer.saving import require_free
+from bge_integrations.training.trainer.run import Run
 from bge_integrations.training.trainer.work import (
     TrainingResult,
     about_weights,
     base_model,
     computed_in,
-    events_folder,
     launched,
-    prepare_work,
     require_figures,
     shown_name,
-    work_folder,
 )
 
 if TYPE_CHECKING:
@@ -39,8 +32,6 @@ if TYPE_CHECKING:
     from bge_integrations.training.trainer.trainer import Subject
 
 __all__ = ["Kind", "Trained", "fine_tune"]
-
-logger = get_logger(__name__)
 
 _LEAST_QUERY = 8
 """Tokens of a query that must fit beside its instruction."""
@@ -80,24 +71,15 @@ def fine_tune(
     kind: Kind,
     data: TrainingData,
     model: str | os.PathLike[str] | EncoderSettings,
-    output: str | os.PathLike[str],
     chosen: EmbedderTraining,
-    *,
     validation: RetrievalData | None,
-    resume: bool,
-    show_progress: bool,
-    report_to: str,
-    on_log: Callable[[int, dict[str, float]], None] | None,
+    run: Run,
 ) -> TrainingResult:
     """Fine-tunes a model. See `train_embedder` for the arguments and errors."""
-    target = Path(output).expanduser()
-    require_free(target)
     require_figures(chosen.patience, validation)
-    events = events_folder(report_to, target)
-    require("accelerate", extra="train")
     from bge_integrations.training.trainer.starting import open_start
 
-    start_settings = model if isinstance(model, EncoderSettings) else EncoderSettings(model_name=os.fspath(model))
+    start_settings = EncoderSettings.of(model)
     start = open_start(start_settings, attention_dropout=chosen.attention_dropout, purpose=kind.purpose)
     chosen = _completed(chosen, start)
     _require_room(start, data, chosen)
@@ -106,21 +88,18 @@ def fine_tune(
             f"example_rows={chosen.example_rows} puts examples before queries, but {shown_name(start.source[0])} takes "
             "none; 'BAAI/bge-en-icl' does."
         )
-    rank, processes = launched()
-    warnings = [*advice(data, chosen, processes=processes), *about_weights(start, start_settings.model_name)]
-    for warning in [*warnings, *_about_template(start, start_settings), *kind.advice(start, chosen)]:
-        if rank == 0:
-            logger.warning(warning)
-    work = work_folder(target)
+    run.warn(advice(data, chosen, processes=launched()[1]))
+    run.warn(about_weights(start, start_settings.model_name))
+    run.warn([*_about_template(start, start_settings), *kind.advice(start, chosen)])
     facts = {
         "data": data.digest,
         "model": start.identity,
         "instruction": [start.asked.prefix, start.asked.suffix],
         "settings": chosen.as_plain(),
     }
-    checkpoint = prepare_work(work, key_of(facts), resume=resume)
+    checkpoint = run.checkpoint(facts)
     from bge_integrations.training.embedders.task import contrastive_task
-    from bge_integrations.training.trainer.trainer import Watch, run_task
+    from bge_integrations.training.trainer.trainer import run_task
 
     record = {
         "base_model": base_model(start),
@@ -130,17 +109,7 @@ def fine_tune(
         "data": {"name": data.name, "rows": len(data.rows), "digest": data.digest},
         "settings": chosen.as_plain(),
     }
-    watch = Watch(
-        work=work,
-        output=target,
-        record=record,
-        checkpoint=checkpoint,
-        every=chosen.evaluate_every,
-        patience=chosen.patience,
-        show_progress=show_progress,
-        events=events,
-        on_log=on_log,
-    )
+    watch = run.watch(record, checkpoint, chosen.evaluate_every, chosen.patience)
     trained = kind.make(start, chosen, validation)
     with contrastive_task(start, data, chosen, trained.loss, trained.on_step) as task:
         return run_task(trained.subject, task, chosen, watch)

@@ -4,38 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bge_integrations._optional import require
-from bge_integrations.backend.checkpoint.digests import key_of
-from bge_integrations.backend.guarantees.logs import get_logger
+from typing_extensions import Unpack
+
 from bge_integrations.errors import SettingsError
 from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.settings import RerankerSettings
 from bge_integrations.training.rows.data import TrainingData
 from bge_integrations.training.settings import RerankerTraining
 from bge_integrations.training.trainer.checks import reranker_advice
-from bge_integrations.training.trainer.saving import require_free
+from bge_integrations.training.trainer.run import Run, RunOptions
 from bge_integrations.training.trainer.work import (
     TrainingResult,
     about_weights,
     computed_in,
-    events_folder,
-    launched,
-    prepare_work,
     require_figures,
     shown_name,
-    work_folder,
 )
 
 if TYPE_CHECKING:
     from bge_integrations.training.reranking.start import RerankerStart
 
 __all__ = ["train_reranker"]
-
-logger = get_logger(__name__)
 
 
 def train_reranker(
@@ -45,10 +36,7 @@ def train_reranker(
     *,
     settings: RerankerTraining | None = None,
     validation: RetrievalData | None = None,
-    resume: bool = False,
-    show_progress: bool = False,
-    report_to: str = "none",
-    on_log: Callable[[int, dict[str, float]], None] | None = None,
+    **run: Unpack[RunOptions],
 ) -> TrainingResult:
     """Trains a cross-encoder, and writes a folder that `BgeReranker` and sentence-transformers' CrossEncoder load.
 
@@ -66,10 +54,7 @@ def train_reranker(
         settings: How to train; `None`: the defaults.
         validation: Data to evaluate on while training, with candidates, see `with_candidates`. The best checkpoint
             becomes the model.
-        resume: Whether to go on where a killed run with equal data and settings stopped.
-        show_progress: Whether to show a progress bar.
-        report_to: "none" or "tensorboard", as for `train_embedder`.
-        on_log: Function that takes a step and what is logged of it.
+        **run: `resume`, `show_progress`, `report_to` and `on_log`; see `RunOptions`.
 
     Returns:
         What was trained.
@@ -81,20 +66,17 @@ def train_reranker(
         BgeError: The model can't be loaded.
     """
     chosen = settings or RerankerTraining()
-    target = Path(output).expanduser()
-    require_free(target)
+    begun = Run.of(output, **run)
     require_figures(chosen.patience, validation)
     if validation is not None and not validation.candidates:
         raise SettingsError(
             f"validation={validation.name!r} has no candidates to order. Make them with with_candidates(validation, "
             "embedder)."
         )
-    events = events_folder(report_to, target)
     warnings = reranker_advice(data, chosen)
-    require("accelerate", extra="train")
     from bge_integrations.training.reranking.start import open_reranker
 
-    start_settings = model if isinstance(model, RerankerSettings) else RerankerSettings(model_name=os.fspath(model))
+    start_settings = RerankerSettings.of(model)
     start = open_reranker(start_settings, attention_dropout=chosen.attention_dropout, seed=chosen.seed)
     _require_room(chosen, start)
     name = shown_name(start_settings.model_name)
@@ -104,16 +86,13 @@ def train_reranker(
             "some thousand rows, or several epochs. A reranker, such as 'BAAI/bge-reranker-base', needs less."
         )
     chosen = dataclasses.replace(chosen, precision=computed_in(chosen.precision, start))
-    if launched()[0] == 0:
-        for warning in [*warnings, *about_weights(start, start_settings.model_name)]:
-            logger.warning(warning)
-    work = work_folder(target)
+    begun.warn([*warnings, *about_weights(start, start_settings.model_name)])
     plain = dataclasses.asdict(chosen)
     facts = {"data": data.digest, "model": start.identity, "instruction": start.instruction, "settings": plain}
-    checkpoint = prepare_work(work, key_of({**facts, "max_length": start.max_length}), resume=resume)
+    checkpoint = begun.checkpoint({**facts, "max_length": start.max_length})
     from bge_integrations.training.reranking.scorer import PairScorer
     from bge_integrations.training.reranking.task import reranker_subject, reranker_task
-    from bge_integrations.training.trainer.trainer import Watch, run_task
+    from bge_integrations.training.trainer.trainer import run_task
 
     record = {
         "kind": "reranker",
@@ -124,17 +103,7 @@ def train_reranker(
         "data": {"name": data.name, "rows": len(data.rows), "digest": data.digest},
         "settings": plain,
     }
-    watch = Watch(
-        work=work,
-        output=target,
-        record=record,
-        checkpoint=checkpoint,
-        every=chosen.evaluate_every,
-        patience=chosen.patience,
-        show_progress=show_progress,
-        events=events,
-        on_log=on_log,
-    )
+    watch = begun.watch(record, checkpoint, chosen.evaluate_every, chosen.patience)
     scorer = PairScorer(start.classifier, start.encoder)
     return run_task(
         reranker_subject(start, scorer, chosen.precision, validation),

@@ -150,7 +150,7 @@ def judge(
     Raises:
         BgeError: A model can't be loaded.
     """
-    settings = start if isinstance(start, EncoderSettings) else EncoderSettings(model_name=os.fspath(start))
+    settings = EncoderSettings.of(start)
     trained = EncoderSettings(model_name=os.fspath(tuned), device=settings.device, on_truncation="ignore")
     with (
         BgeEncoder.from_settings(settings.replace(on_truncation="ignore")) as before,

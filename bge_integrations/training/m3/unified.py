@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from typing_extensions import Unpack
 
 from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.settings import EncoderSettings
 from bge_integrations.training.fine_tuning import Kind, Trained, fine_tune
 from bge_integrations.training.rows.data import TrainingData
 from bge_integrations.training.settings import M3Training
+from bge_integrations.training.trainer.run import Run, RunOptions
 from bge_integrations.training.trainer.work import TrainingResult, budget_of
 
 if TYPE_CHECKING:
@@ -26,10 +28,7 @@ def train_m3(
     *,
     settings: M3Training | None = None,
     validation: RetrievalData | None = None,
-    resume: bool = False,
-    show_progress: bool = False,
-    report_to: str = "none",
-    on_log: Callable[[int, dict[str, float]], None] | None = None,
+    **run: Unpack[RunOptions],
 ) -> TrainingResult:
     """Fine-tunes the three outputs of bge-m3 together, and writes a folder that is laid out like bge-m3.
 
@@ -48,10 +47,7 @@ def train_m3(
         validation: Data to evaluate on while training, by the weighted mean of the three scores that
             `BgeM3Encoder.score` gives. The best checkpoint becomes the model. All queries are compared with all
             documents token by token, in the first process.
-        resume: Whether to go on where a killed run with equal data and settings stopped.
-        show_progress: Whether to show a progress bar.
-        report_to: "none" or "tensorboard", as for `train_embedder`.
-        on_log: Function that takes a step and what is logged of it.
+        **run: `resume`, `show_progress`, `report_to` and `on_log`; see `RunOptions`.
 
     Returns:
         What was trained.
@@ -62,18 +58,8 @@ def train_m3(
         MissingExtraError: accelerate or tensorboard is not installed and needed.
         BgeError: The model can't be loaded.
     """
-    return fine_tune(
-        Kind("m3", _trained, _advice),
-        data,
-        model,
-        output,
-        settings or M3Training(),
-        validation=validation,
-        resume=resume,
-        show_progress=show_progress,
-        report_to=report_to,
-        on_log=on_log,
-    )
+    kind, chosen = Kind("m3", _trained, _advice), settings or M3Training()
+    return fine_tune(kind, data, model, chosen, validation, Run.of(output, **run))
 
 
 def _advice(start: Start, chosen: M3Training) -> list[str]:

@@ -84,7 +84,7 @@ def judge_m3(
     Raises:
         BgeError: A model can't be loaded.
     """
-    settings = start if isinstance(start, EncoderSettings) else EncoderSettings(model_name=os.fspath(start))
+    settings = EncoderSettings.of(start)
     trained = EncoderSettings(model_name=os.fspath(tuned), device=settings.device)
     with _opened(settings) as before, _opened(trained) as after:
         reports = _reports(before, after, data, (_ALL, *_SINGLE))

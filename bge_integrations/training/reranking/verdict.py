@@ -83,10 +83,10 @@ def judge_reranker(
     Raises:
         BgeError: A model can't be loaded.
     """
-    finds = embedder if isinstance(embedder, EncoderSettings) else EncoderSettings(model_name=os.fspath(embedder))
+    finds = EncoderSettings.of(embedder)
     named = {"the trained reranker": RerankerSettings(model_name=os.fspath(tuned), device=finds.device)}
     if start is not None:
-        given = start if isinstance(start, RerankerSettings) else RerankerSettings(model_name=os.fspath(start))
+        given = RerankerSettings.of(start)
         named["the reranker that it was trained from"] = given
     with ExitStack() as stack:
         encoder = stack.enter_context(BgeEncoder.from_settings(finds.replace(on_truncation="ignore")))

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from bge_integrations._optional import require
-from bge_integrations.backend.checkpoint.digests import key_of
+from typing_extensions import Unpack
+
 from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.settings import EncoderSettings
 from bge_integrations.training.retromae.pieces import Pieces, make_pieces
 from bge_integrations.training.retromae.texts import TextSource
 from bge_integrations.training.retromae.tokens import tokens_of
 from bge_integrations.training.settings import RetroMaeTraining
-from bge_integrations.training.trainer.saving import require_free
+from bge_integrations.training.trainer.run import Run, RunOptions
 from bge_integrations.training.trainer.work import (
+    OnLog,
     TrainingResult,
     about_weights,
     base_model,
     budget_of,
     computed_in,
-    events_folder,
-    launched,
-    prepare_work,
     require_new,
     shown_name,
-    work_folder,
 )
 
 if TYPE_CHECKING:
@@ -48,10 +44,7 @@ def pretrain_retromae(
     *,
     settings: RetroMaeTraining | None = None,
     keep_head: bool = False,
-    resume: bool = False,
-    show_progress: bool = False,
-    report_to: str = "none",
-    on_log: Callable[[int, dict[str, float]], None] | None = None,
+    **run: Unpack[RunOptions],
 ) -> TrainingResult:
     """Pre-trains an encoder on texts without labels, and writes a folder from which `train_embedder` starts.
 
@@ -77,11 +70,8 @@ def pretrain_retromae(
         settings: How to train; `None`: the defaults.
         keep_head: Whether to keep the head of masked language modelling, so that transformers' `AutoModelForMaskedLM`
             reads the folder too.
-        resume: Whether to go on where a killed run with equal texts, model and settings stopped.
-        show_progress: Whether to show progress bars.
-        report_to: "none" or "tensorboard", as for `train_embedder`.
-        on_log: Function that takes a step and what is logged of it; `encoder_loss` and `decoder_loss` are the two parts
-            of the loss.
+        **run: `resume`, `show_progress`, `report_to` and `on_log`; see `RunOptions`. `encoder_loss` and `decoder_loss`,
+            the two parts of the loss, are logged too.
 
     Returns:
         What was trained.
@@ -95,35 +85,29 @@ def pretrain_retromae(
         BgeError: The model can't be loaded.
     """
     chosen = settings or RetroMaeTraining()
-    target = Path(output).expanduser()
-    require_free(target)
-    work = work_folder(target)
-    require_new(work, resume=resume)
+    begun = Run.of(output, **run)
+    require_new(begun.work, resume=begun.resume)
     source = TextSource.of(data)
-    events = events_folder(report_to, target)
-    require("accelerate", extra="train")
     from bge_integrations.training.retromae.batches import PieceCollator
     from bge_integrations.training.retromae.subject import build_model, retromae_subject
     from bge_integrations.training.rows.batches import Epochs
     from bge_integrations.training.trainer.starting import open_start
-    from bge_integrations.training.trainer.trainer import Task, Watch, run_task
+    from bge_integrations.training.trainer.trainer import Task, run_task
 
-    start_settings = model if isinstance(model, EncoderSettings) else EncoderSettings(model_name=os.fspath(model))
+    start_settings = EncoderSettings.of(model)
     name = start_settings.model_name
     start = open_start(start_settings, attention_dropout=chosen.attention_dropout)
     chosen = dataclasses.replace(chosen, precision=computed_in(chosen.precision, start))
-    is_main = launched()[0] == 0
-    trained = build_model(start, chosen, _budget(start, chosen), shown_name(name), warns=is_main)
-    for warning in [*about_weights(start, name), *_about_pooling(start, name)] if is_main else ():
-        logger.warning(warning)
-    work.mkdir(parents=True, exist_ok=True)
+    trained = build_model(start, chosen, _budget(start, chosen), shown_name(name), warns=begun.is_main)
+    begun.warn([*about_weights(start, name), *_about_pooling(start, name)])
+    begun.work.mkdir(parents=True, exist_ok=True)
     tokens = tokens_of(start, chosen.length, name)
-    pieces = make_pieces(source, tokens, work, show_progress=show_progress and is_main)
-    if is_main and pieces.facts.cut:
+    pieces = make_pieces(source, tokens, begun.work, show_progress=begun.show_progress and begun.is_main)
+    if begun.is_main and pieces.facts.cut:
         cut, texts = pieces.facts.cut, pieces.facts.texts
         logger.info(f"{cut:,} of {texts:,} texts were cut into pieces of at most {tokens.limit} tokens.")
     facts = {"texts": pieces.facts.digest, "model": start.identity, "settings": chosen.as_plain()}
-    checkpoint = prepare_work(work, key_of({**facts, "kind": "retromae"}), resume=resume)
+    checkpoint = begun.checkpoint({**facts, "kind": "retromae"})
     epochs = Epochs()
     collator = PieceCollator(
         pieces,
@@ -141,16 +125,8 @@ def pretrain_retromae(
         about_memory=_about_memory(trained.budget),
         about_zero="Each word can be told from the others: the texts are too short or nearly equal. Give other texts.",
     )
-    watch = Watch(
-        work=work,
-        output=target,
-        record=_record(start, name, source, pieces, chosen),
-        checkpoint=checkpoint,
-        every=chosen.save_every,
-        show_progress=show_progress,
-        events=events,
-        on_log=_with_parts(on_log, trained),
-    )
+    logged = dataclasses.replace(begun, on_log=_with_parts(begun.on_log, trained))
+    watch = logged.watch(_record(start, name, source, pieces, chosen), checkpoint, chosen.save_every)
     return run_task(retromae_subject(trained, start, keep_head=keep_head), task, chosen, watch)
 
 
@@ -194,9 +170,7 @@ def _record(start: Start, name: str, source: TextSource, pieces: Pieces, chosen:
     }
 
 
-def _with_parts(
-    on_log: Callable[[int, dict[str, float]], None] | None, model: RetroMae
-) -> Callable[[int, dict[str, float]], None] | None:
+def _with_parts(on_log: OnLog | None, model: RetroMae) -> OnLog | None:
     """Adds the parts of a step's loss to what is logged of it."""
     if on_log is None:
         return None

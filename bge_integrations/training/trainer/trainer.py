@@ -26,7 +26,7 @@ from bge_integrations.training.rows.batches import Epochs, RowBatches
 from bge_integrations.training.settings import TrainingSettings
 from bge_integrations.training.trainer.callbacks import METRIC, Bar, Cards, Guard, Notes, Steps, TensorBoard
 from bge_integrations.training.trainer.saving import write_record
-from bge_integrations.training.trainer.work import TrainingResult
+from bge_integrations.training.trainer.work import OnLog, TrainingResult
 
 __all__ = ["Subject", "Task", "Watch", "run_task"]
 
@@ -106,7 +106,7 @@ class Watch:
     patience: int | None = None
     show_progress: bool = False
     events: Path | None = None
-    on_log: Callable[[int, dict[str, float]], None] | None = None
+    on_log: OnLog | None = None
 
 
 def run_task(subject: Subject, task: Task, chosen: TrainingSettings, watch: Watch) -> TrainingResult:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Loaded",
+    "OnLog",
     "TrainingResult",
     "about_weights",
     "base_model",
@@ -40,6 +41,9 @@ __all__ = [
     "shown_name",
     "work_folder",
 ]
+
+OnLog = Callable[[int, dict[str, float]], None]
+"""Function that takes a step and what is logged of it."""
 
 _CHECKPOINTS = ".training"
 _RUNS = ".runs"
