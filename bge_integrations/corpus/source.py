@@ -6,15 +6,24 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bge_integrations._optional import require
-from bge_integrations.errors import CorpusDataError, EvaluationDataError, SettingsError
-from bge_integrations.evaluation.formats import Fault, json_records, plain_or_zipped, table_records
+from bge_integrations.errors import CorpusDataError, SettingsError
+from bge_integrations.evaluation.formats import (
+    ROWS_A_BATCH,
+    Fault,
+    is_saved_dataset,
+    json_records,
+    parquet_batches,
+    parquet_schema,
+    plain_or_zipped,
+    read_errors_as,
+    table_records,
+)
 from bge_integrations.texts import about_surrogate, is_text, kind_of, lone_surrogate, plain, shortened
 
 if TYPE_CHECKING:
@@ -27,11 +36,8 @@ _TABLES = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t"}
 _PARQUET = ".parquet"
 _DATA = (*_LINES, *_TABLES, _PARQUET)
 TEXT_ENDINGS = (".txt", ".md", ".markdown")
-_SAVED = ("dataset_info.json", "dataset_dict.json")
-"""Files by which a folder of the library datasets is known."""
 _IDS = ("_id", "id")
 _TITLE, _TEXT, _PAGE_CONTENT = "title", "text", "page_content"
-_ROWS_A_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -121,8 +127,8 @@ class CorpusSource:
         """
         place = Path(os.path.expanduser(path))
         given = None if text_columns is None else tuple(text_columns)
-        with as_corpus_error():
-            if place.is_dir() and any((place / name).is_file() for name in _SAVED):
+        with read_errors_as(CorpusDataError):
+            if is_saved_dataset(place):
                 return _of_dataset(place, given, id_column)
             files, kind = _files(place)
             if kind == "texts":
@@ -135,7 +141,7 @@ class CorpusSource:
             if kind == _PARQUET:
                 schema = _schema_of(files)
                 columns = _Columns.of(schema.names, given, id_column, str(files[0]))
-                read = partial(_of_batches, columns, schema, _parquet_batches)
+                read = partial(_of_batches, columns, schema, parquet_batches)
                 return cls(place, files, "row", columns.others_of(schema), columns.texts, columns.id, read)
             first = next((row for file in files for _, row in _records(file) if not isinstance(row, Fault)), {})
             columns = _Columns.of(list(first), given, id_column, str(files[0]))
@@ -147,7 +153,7 @@ class CorpusSource:
         Raises:
             CorpusDataError: A file can't be read.
         """
-        with as_corpus_error():
+        with read_errors_as(CorpusDataError):
             for number, file in enumerate(self.files):
                 yield from self._read(file, number)
 
@@ -180,15 +186,6 @@ def text_files(folder: Path) -> list[Path]:
         and file.is_file()
         and not any(part.startswith(".") for part in file.relative_to(folder).parts)
     )
-
-
-@contextmanager
-def as_corpus_error() -> Iterator[None]:
-    """Readers are shared with evaluation, but the user embeds a corpus."""
-    try:
-        yield
-    except EvaluationDataError as error:
-        raise CorpusDataError(str(error)) from error
 
 
 def text_fault(value: object) -> str | None:
@@ -342,28 +339,13 @@ def _whole_text(folder: Path, file: Path, number: int) -> Iterator[Row | Broken]
 def _schema_of(files: Sequence[Path]) -> pa.Schema:
     """Returns the columns of .parquet files, which have to be the same in all of them."""
     require("pyarrow", extra="corpus")
-    from pyarrow import ArrowException, parquet
-
     schema = None
     for file in files:
-        try:
-            found = parquet.read_schema(file).remove_metadata()
-        except (ArrowException, OSError) as error:
-            raise CorpusDataError(f"{file} can't be read: {error}. Save or fetch it again.") from error
+        found = parquet_schema(file).remove_metadata()
         if schema is not None and not schema.equals(found):
             raise CorpusDataError(f"{file} has other columns than {files[0]}. Give them one by one.")
         schema = found
     return schema
-
-
-def _parquet_batches(file: Path) -> Iterator[pa.RecordBatch]:
-    from pyarrow import ArrowException, parquet
-
-    try:
-        with parquet.ParquetFile(file) as opened:
-            yield from opened.iter_batches(batch_size=_ROWS_A_BATCH)
-    except (ArrowException, OSError) as error:
-        raise CorpusDataError(f"{file} can't be read: {error}. Save or fetch it again.") from error
 
 
 def _of_dataset(place: Path, texts: Sequence[str] | None, id_: str | None) -> CorpusSource:
@@ -382,7 +364,7 @@ def _of_dataset(place: Path, texts: Sequence[str] | None, id_: str | None) -> Co
     columns = _Columns.of(schema.names, texts, id_, str(place))
 
     def batches(_file: Path) -> Iterator[pa.RecordBatch]:
-        for table in data.with_format("arrow").iter(batch_size=_ROWS_A_BATCH):
+        for table in data.with_format("arrow").iter(batch_size=ROWS_A_BATCH):
             yield from table.combine_chunks().to_batches()
 
     read = partial(_of_batches, columns, schema, batches)

@@ -19,7 +19,7 @@ from bge_integrations.evaluation.searchers import Output
 from bge_integrations.evaluation.statistics import holm
 from bge_integrations.m3 import BgeM3Encoder, M3Weights
 from bge_integrations.settings import EncoderSettings, ModelOptions, ModelSettings
-from bge_integrations.training.verdict import Verdict, probe
+from bge_integrations.training.verdict import Verdict, by_group, plain, probe
 
 __all__ = ["M3Verdict", "judge_m3"]
 
@@ -54,11 +54,7 @@ class M3Verdict(Verdict):
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
-        outputs = {
-            name: {key: value for key, value in one.to_dict().items() if key != "differences"}
-            for name, one in self.outputs.items()
-        }
-        return {**super().to_dict(), "outputs": outputs}
+        return {**super().to_dict(), "outputs": {name: plain(one) for name, one in self.outputs.items()}}
 
 
 def judge_m3(
@@ -93,14 +89,13 @@ def judge_m3(
     compared = {output: compare(*pair, _METRIC) for output, pair in reports.items()}
     main = compared.pop(_ALL)
     adjusted = holm([one.p for one in compared.values()])
-    one, other = (report.by_group(_METRIC) for report in reports[_ALL])
     return M3Verdict(
         *reports[_ALL],
         main,
         found,
         general=None if of_general is None else compare(*of_general, _METRIC),
         groups={
-            **{group: (one[group], other[group]) for group in one},
+            **by_group(*reports[_ALL]),
             **{f"{output} alone": (single.before, single.after) for output, single in compared.items()},
         },
         outputs={name: replace(one, p=p) for (name, one), p in zip(compared.items(), adjusted, strict=True)},

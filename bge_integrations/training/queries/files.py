@@ -13,7 +13,7 @@ from typing import Any
 from bge_integrations.corpus.source import TEXT_ENDINGS, text_files
 from bge_integrations.corpus.splitters import Cut, cut_by_characters
 from bge_integrations.errors import EvaluationDataError, SettingsError, TrainingDataError
-from bge_integrations.evaluation.formats import json_lines, plain_or_zipped
+from bge_integrations.evaluation.formats import json_lines, plain_or_zipped, read_errors_as
 from bge_integrations.texts import is_text, shortened
 from bge_integrations.training.queries.documents import Passage, hashed, read_passages
 from bge_integrations.training.rows.passages import load_passages
@@ -80,14 +80,12 @@ def _rows(file: Path) -> Iterator[Mapping[str, Any]]:
 
 def _from_langchain(file: Path) -> list[Passage]:
     found = []
-    try:
+    with read_errors_as(TrainingDataError):
         for place, row in json_lines(file):
             text = row.get(_PAGE_CONTENT)
             if not is_text(text):
                 raise TrainingDataError(f"{place}: {_PAGE_CONTENT} is {shortened(text)}; write a text.")
             found.append(SimpleNamespace(page_content=text, metadata=row.get("metadata") or {}, id=row.get("id")))
-    except EvaluationDataError as error:  # the reader is shared with evaluation
-        raise TrainingDataError(str(error)) from error
     return list(read_passages(found).all)
 
 
@@ -105,6 +103,8 @@ def _from_texts(folder: Path, characters: int) -> list[Passage]:
             text = file.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise TrainingDataError(f"{file} is no text in UTF-8: {error.reason} at byte {error.start}.") from error
+        except OSError as error:
+            raise TrainingDataError(f"{file} can't be read: {error.strerror or error}.") from error
         if file.suffix not in cuts:
             cuts[file.suffix] = cut_by_characters(characters, file)
         for part in cuts[file.suffix](text):

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 
+from typing_extensions import Unpack
+
 from bge_integrations.backend.guarantees.interrupts import in_thread
-from bge_integrations.evaluation.cache import EvaluationCache
-from bge_integrations.evaluation.data import RetrievalData
-from bge_integrations.training.queries.plan import MadeQueries, QueryPlan
-from bge_integrations.training.queries.settings import QuerySettings
-from bge_integrations.training.rows.data import TrainingData
+from bge_integrations.training.queries.plan import MadeQueries, QueryOptions, QueryPlan
 
 __all__ = ["amake_queries", "make_queries"]
 
 
-def make_queries(
-    documents: object,
-    llm: object,
-    *,
-    encoder: object | None = None,
-    settings: QuerySettings | None = None,
-    test: TrainingData | RetrievalData | None = None,
-    cache: EvaluationCache | None = None,
-    part: str | os.PathLike[str] | None = None,
-    show_progress: bool = False,
-) -> MadeQueries:
+def make_queries(documents: object, llm: object, **options: Unpack[QueryOptions]) -> MadeQueries:
     """Makes questions from documents with a chat model, to train on.
 
     Each passage is one call, with all kinds of question that are about one passage. Kinds of several passages are a
@@ -45,14 +32,7 @@ def make_queries(
             they are indexed. Nothing is cut here. The passages are the texts that the framework embeds.
         llm: A chat model of LangChain or LlamaIndex, or a function from a prompt to the answer. One that is not `async`
             is called from several threads, unless `settings.concurrency` is 1.
-        encoder: The model that training starts from: a `BgeEncoder`, a `BgeM3Encoder`, or embeddings of LangChain or
-            LlamaIndex. `None`: nothing is compared by vectors, and the report says so.
-        settings: What is asked for, and how the answers are checked; `None`: the defaults.
-        test: Questions to judge by later. A made question that shares five words in a row with one of them is refused.
-        cache: Keeps vectors of encoders of this package on disk; `None`: nothing is kept.
-        part: A file that keeps the answers. They are used again for equal passages, prompts and chat models. The file
-            stays at the end.
-        show_progress: Whether to show progress bars.
+        **options: `encoder`, `settings`, `test`, `cache`, `part` and `show_progress`; see `QueryOptions`.
 
     Raises:
         SettingsError: An argument is wrong, or `part` is a file of another kind.
@@ -61,30 +41,10 @@ def make_queries(
         OSError: `part` can't be read or written.
         BgeError: Embedding fails.
     """
-    return QueryPlan(
-        documents,
-        llm,
-        encoder=encoder,
-        settings=settings,
-        test=test,
-        cache=cache,
-        part=part,
-        show_progress=show_progress,
-    ).run()
+    return QueryPlan(documents, llm, **options).run()
 
 
-async def amake_queries(
-    documents: object,
-    llm: object,
-    *,
-    encoder: object | None = None,
-    settings: QuerySettings | None = None,
-    test: TrainingData | RetrievalData | None = None,
-    cache: EvaluationCache | None = None,
-    part: str | os.PathLike[str] | None = None,
-    show_progress: bool = False,
-) -> MadeQueries:
+async def amake_queries(documents: object, llm: object, **options: Unpack[QueryOptions]) -> MadeQueries:
     """Async form of `make_queries`. An `async` function is called on the running event loop."""
-    make = partial(QueryPlan, encoder=encoder, settings=settings, test=test, cache=cache, part=part)
-    plan = await in_thread(partial(make, documents, llm, show_progress=show_progress), own=True)
+    plan = await in_thread(partial(QueryPlan, documents, llm, **options), own=True)
     return await plan.arun()

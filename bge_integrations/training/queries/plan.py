@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypedDict
 
 from bge_integrations.backend.guarantees.interrupts import in_thread
 from bge_integrations.calls.progress import Progress
@@ -31,7 +32,7 @@ from bge_integrations.training.queries.sorting import Sorting
 from bge_integrations.training.queries.store import AnswerStore
 from bge_integrations.training.rows.data import TrainingData, TrainingRow
 
-__all__ = ["MadeQueries", "QueryPlan"]
+__all__ = ["MadeQueries", "QueryOptions", "QueryPlan"]
 
 _FORMAT = "1"
 """Version of the key of kept answers. A change of it makes every run ask again."""
@@ -58,6 +59,28 @@ class MadeQueries:
     report: QueryReport
 
 
+class QueryOptions(TypedDict, total=False):
+    """What questions are made with, beside the documents and the chat model.
+
+    Attributes:
+        encoder: The model that training starts from: a `BgeEncoder`, a `BgeM3Encoder`, or embeddings of LangChain or
+            LlamaIndex. `None`: nothing is compared by vectors, and the report says so.
+        settings: What is asked for, and how the answers are checked; `None`: the defaults.
+        test: Questions to judge by later. A made question that shares five words in a row with one of them is refused.
+        cache: Keeps vectors of encoders of this package on disk; `None`: nothing is kept.
+        part: A file that keeps the answers. They are used again for equal passages, prompts and chat models. The file
+            stays at the end.
+        show_progress: Whether to show progress bars.
+    """
+
+    encoder: object | None
+    settings: QuerySettings | None
+    test: TrainingData | RetrievalData | None
+    cache: EvaluationCache | None
+    part: str | os.PathLike[str] | None
+    show_progress: bool
+
+
 class QueryPlan:
     """What will be asked of a chat model. Nothing is asked before `run`.
 
@@ -82,13 +105,13 @@ class QueryPlan:
 
         Args:
             documents: See `make_queries`.
-            llm: See there.
-            encoder: See there.
-            settings: See there.
-            test: See there.
-            cache: See there.
-            part: See there.
-            show_progress: See there.
+            llm: See `make_queries`.
+            encoder: See `QueryOptions`, as for the rest.
+            settings: As above.
+            test: As above.
+            cache: As above.
+            part: As above.
+            show_progress: As above.
 
         Raises:
             SettingsError: An argument is wrong, or `part` is a file of another kind.

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bge_integrations._optional import require
 from bge_integrations.backend.checkpoint.digests import file_identity
-from bge_integrations.errors import EvaluationDataError, SettingsError, TrainingDataError
-from bge_integrations.evaluation.formats import plain_or_zipped
+from bge_integrations.errors import SettingsError, TrainingDataError
+from bge_integrations.evaluation.formats import (
+    is_saved_dataset,
+    parquet_batches,
+    parquet_schema,
+    plain_or_zipped,
+    read_errors_as,
+)
 from bge_integrations.texts import is_text, kind_of, plain
 from bge_integrations.training.rows.data import text_fault
 from bge_integrations.training.rows.passages import read_passages
@@ -20,8 +25,6 @@ from bge_integrations.training.rows.passages import read_passages
 __all__ = ["TextSource"]
 
 _ENDINGS = (".jsonl", ".jsonl.gz", ".txt", ".txt.gz", ".parquet")
-_SAVED = ("dataset_info.json", "dataset_dict.json")
-"""Files by which a folder of the library datasets is known."""
 _SPLIT = "train"
 _FIELD = "text"
 
@@ -77,7 +80,7 @@ class TextSource:
         Raises:
             TrainingDataError: One is no text, or a file can't be read; the file, the line and the field are named.
         """
-        with _as_training_error():
+        with read_errors_as(TrainingDataError):
             for place, value in self.read():
                 if is_text(value) and (not value or value.isspace()):
                     continue
@@ -86,17 +89,8 @@ class TextSource:
                 yield plain(value)
 
 
-@contextmanager
-def _as_training_error() -> Iterator[None]:
-    """Readers are shared with evaluation, but the user trains."""
-    try:
-        yield
-    except EvaluationDataError as error:
-        raise TrainingDataError(str(error)) from error
-
-
 def _from_path(path: Path) -> TextSource:
-    if path.is_dir() and any((path / name).is_file() for name in _SAVED):
+    if is_saved_dataset(path):
         datasets = require("datasets", extra="train")
         return TextSource.of(datasets.load_from_disk(str(path)))
     files = _files(path)
@@ -150,17 +144,8 @@ def _of_file(file: Path) -> Iterator[_Value]:
 
 def _of_parquet(file: Path) -> Iterator[_Value]:
     require("datasets", extra="train")  # which installs pyarrow
-    from pyarrow import ArrowException, parquet
-
-    try:
-        opened = parquet.ParquetFile(file)
-        names = opened.schema_arrow.names
-        if _FIELD not in names:
-            raise TrainingDataError(f"{file} has no column {_FIELD!r}; it has {', '.join(names)}. Rename one of them.")
-        number = 0
-        for batch in opened.iter_batches(batch_size=1000, columns=[_FIELD]):
-            for value in batch.column(0).to_pylist():
-                yield f"{file}, row {number}: {_FIELD}", value
-                number += 1
-    except (ArrowException, OSError) as error:
-        raise TrainingDataError(f"{file} can't be read: {error}. Save or fetch it again.") from error
+    names = parquet_schema(file).names
+    if _FIELD not in names:
+        raise TrainingDataError(f"{file} has no column {_FIELD!r}; it has {', '.join(names)}. Rename one of them.")
+    values = (value for batch in parquet_batches(file, [_FIELD]) for value in batch.column(0).to_pylist())
+    yield from ((f"{file}, row {number}: {_FIELD}", value) for number, value in enumerate(values))

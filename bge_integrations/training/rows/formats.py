@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -11,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bge_integrations.errors import EvaluationDataError, SettingsError, TrainingDataError
+from bge_integrations.errors import SettingsError, TrainingDataError
 from bge_integrations.evaluation.data import RetrievalData
 from bge_integrations.evaluation.formats import (
     json_lines,
     load_retrieval_data,
     plain_or_zipped,
+    read_errors_as,
     table_lines,
     text_lines,
 )
@@ -69,7 +69,7 @@ def load_training_data(path_or_dataset: str | os.PathLike[str] | object, *, spli
         SettingsError: The argument is neither a path nor a dataset.
     """
     if isinstance(path_or_dataset, (str, os.PathLike)):
-        with _as_training_error():
+        with read_errors_as(TrainingDataError):
             return _from_path(Path(os.path.expanduser(os.fspath(path_or_dataset))), split)
     if hasattr(path_or_dataset, "relevant_docs"):
         return _from_question_dataset(path_or_dataset)
@@ -78,7 +78,7 @@ def load_training_data(path_or_dataset: str | os.PathLike[str] | object, *, spli
 
 def _from_question_dataset(dataset: Any) -> TrainingData:  # noqa: ANN401 - LlamaIndex's EmbeddingQAFinetuneDataset
     qrels = {query: dict.fromkeys(map(str, ids), 1) for query, ids in dataset.relevant_docs.items()}
-    with _as_training_error():
+    with read_errors_as(TrainingDataError):
         data = RetrievalData(dataset.queries, dataset.corpus, qrels, name="dataset")
         return _from_retrieval_data(data, are_documents=False)
 
@@ -120,15 +120,6 @@ class _Reading:
     def data(self, name: str, corpus: Mapping[str, str] | None = None) -> TrainingData:
         notes = (f"These columns were not read: {', '.join(self.unread)}.",) if self.unread else ()
         return TrainingData(self.rows, name, corpus, self.places, notes)
-
-
-@contextlib.contextmanager
-def _as_training_error() -> Iterator[None]:
-    """Readers are shared with evaluation, but the user trains."""
-    try:
-        yield
-    except EvaluationDataError as error:
-        raise TrainingDataError(str(error)) from error
 
 
 def _from_path(path: Path, split: str) -> TrainingData:

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from bge_integrations.errors import EvaluationDataError, TrainingDataError
-from bge_integrations.evaluation.formats import json_lines, plain_or_zipped, text_lines
+from bge_integrations.errors import TrainingDataError
+from bge_integrations.evaluation.formats import json_lines, plain_or_zipped, read_errors_as, text_lines
 from bge_integrations.texts import is_text
 from bge_integrations.training.rows.data import text_fault
 
@@ -37,13 +37,11 @@ def load_passages(path: str | os.PathLike[str]) -> tuple[list[str], dict[str, se
     place = Path(os.path.expanduser(path))
     texts: list[str] = []
     documents: dict[str, set[str]] = {}
-    try:
+    with read_errors_as(TrainingDataError):
         for text, document in _passages(place):
             texts.append(text)
             if document is not None:
                 documents.setdefault(text, set()).add(document)
-    except EvaluationDataError as error:  # readers are shared with evaluation
-        raise TrainingDataError(str(error)) from error
     if not texts:
         raise TrainingDataError(f"{place} has no passages.")
     return texts, documents

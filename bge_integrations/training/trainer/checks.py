@@ -61,7 +61,7 @@ def advice(data: TrainingData, chosen: EmbedderTraining, *, processes: int = 1) 
         )
     hopeless = _without_negatives(data.rows, chosen, processes)
     if hopeless:
-        found.append(_about(hopeless, data, chosen))
+        found.append(_about(hopeless, data, _why_without(data.rows[hopeless[0]], chosen)))
     return [*found, *_few_negatives(data.rows, chosen)]
 
 
@@ -85,14 +85,7 @@ def reranker_advice(data: TrainingData, chosen: RerankerTraining) -> list[str]:
             if not chosen.easy_negatives
             else "no passage of another row of their file can be one"
         )
-        said = (
-            f"{len(hopeless)} of {len(data.rows)} rows of {data.name} have no negatives ({where} is the first): they "
-            f"have none of their own, and {reason}."
-        )
-        remedy = "Add negatives with mine_hard_negatives, or `bge mine`"
-        if len(hopeless) == len(data.rows):
-            raise SettingsError(f"{said} The loss would always be 0. {remedy}; or change the setting.")
-        found.append(f"{said} Their loss is always 0. {remedy}, or leave these rows out.")
+        found.append(_about(hopeless, data, f" ({where} is the first): they have none of their own, and {reason}."))
     without_hard = sum(not row.neg for row in data.rows)
     if 2 * without_hard > len(data.rows) and chosen.easy_negatives:
         found.append(
@@ -192,14 +185,21 @@ def _without_negatives(rows: Sequence[TrainingRow], chosen: EmbedderTraining, pr
     return found
 
 
-def _about(hopeless: Sequence[int], data: TrainingData, chosen: EmbedderTraining) -> str:
+def _about(hopeless: Sequence[int], data: TrainingData, reason: str) -> str:
     """Returns the warning about rows without negatives.
 
     Raises:
         SettingsError: These are all rows.
     """
-    row = data.rows[hopeless[0]]
-    reason = (
+    said = f"{len(hopeless)} of {len(data.rows)} rows of {data.name} have no negatives{reason}"
+    remedy = "Add negatives with mine_hard_negatives, or `bge mine`"
+    if len(hopeless) == len(data.rows):
+        raise SettingsError(f"{said} The loss would always be 0. {remedy}; or change the setting.")
+    return f"{said} Their loss is always 0. {remedy}, or leave these rows out."
+
+
+def _why_without(row: TrainingRow, chosen: EmbedderTraining) -> str:
+    own, others = (
         "negatives of their own are not drawn (negatives=0)" if row.neg else "they have none of their own",
         "a batch has one row (batch_size=1)"
         if chosen.batch_size == 1
@@ -207,11 +207,7 @@ def _about(hopeless: Sequence[int], data: TrainingData, chosen: EmbedderTraining
         if row.no_in_batch_neg
         else "all passages of the other rows answer their query",
     )
-    said = f"{len(hopeless)} of {len(data.rows)} rows of {data.name} have no negatives: {reason[0]}, and {reason[1]}."
-    remedy = "Add negatives with mine_hard_negatives, or `bge mine`"
-    if len(hopeless) == len(data.rows):
-        raise SettingsError(f"{said} The loss would always be 0. {remedy}; or change the setting.")
-    return f"{said} Their loss is always 0. {remedy}, or leave these rows out."
+    return f": {own}, and {others}."
 
 
 def _few_negatives(rows: Sequence[TrainingRow], chosen: EmbedderTraining) -> list[str]:
