@@ -2,56 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from bge_integrations.cli.options import AsJson, Device, Instruction, Loading, TrainingDevice, with_single_options
+from bge_integrations.cli.options import (
+    AsJson,
+    Device,
+    Instruction,
+    Loading,
+    OptionGroup,
+    TrainingDevice,
+    with_single_options,
+)
 from bge_integrations.cli.terminal import open_console, print_json
 
 if TYPE_CHECKING:
-    from bge_integrations.settings import EncoderSettings
-    from bge_integrations.training.queries import QuerySettings
+    from bge_integrations.cli.queries import Making
+    from bge_integrations.training.queries.settings import Language
 
 __all__ = ["improve", "make_queries"]
 
-Docs = Annotated[
-    Path,
-    typer.Argument(
-        metavar="DOCS",
-        help="Passages: a .jsonl file with text (and title, document) or of LangChain documents, a .txt file with a "
-        "passage a line, or a BEIR folder. Or a folder with .txt and .md files, which are cut into passages.",
-    ),
-]
-Llm = Annotated[
-    str,
-    typer.Option(
-        metavar="SPEC",
-        help="Chat model: PROVIDER:MODEL for LangChain's init_chat_model, such as openai:gpt-4.1-mini, or MODULE:NAME "
-        "for a chat model of LangChain or LlamaIndex, a function of a prompt, or a function that makes one.",
-    ),
-]
-StartModel = Annotated[
-    str, typer.Option("--model", "-m", metavar="MODEL", help="Hub id or folder of the model to start from.")
-]
-Kinds = Annotated[
-    str | None,
-    typer.Option(
-        metavar="K=N,…",
-        help="Questions of each kind for a passage; question=1,keywords=1,task=1,several=0.5 unless given.",
-    ),
-]
-InLanguage = Annotated[str, typer.Option(help="en, zh, or auto: that of each passage.")]
-Examples = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Text file with a question of your users on each line, for style.")
-]
-Near = Annotated[
-    float, typer.Option(min=0, max=1, metavar="N", help="Cosine from which two questions count as the same.")
-]
-Rank = Annotated[int, typer.Option(min=1, metavar="N", help="The start must find the passage within this rank.")]
-Concurrency = Annotated[int, typer.Option(min=1, metavar="N", help="Calls of the chat model at once.")]
-Timeout = Annotated[float, typer.Option(min=0.1, metavar="S", help="Seconds of a call, at most.")]
 Characters = Annotated[
     int, typer.Option("--passage-length", min=1, metavar="N", help="Characters of a passage that is cut from a text.")
 ]
@@ -61,24 +34,76 @@ NoCache = Annotated[
 ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Source(OptionGroup):
+    """What questions are made from, and with what."""
+
+    documents: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DOCS",
+            help="Passages: a .jsonl file with text (and title, document) or of LangChain documents, a .txt file with "
+            "a passage a line, or a BEIR folder. Or a folder with .txt and .md files, which are cut into passages.",
+        ),
+    ]
+    llm: Annotated[
+        str,
+        typer.Option(
+            metavar="SPEC",
+            help="Chat model: PROVIDER:MODEL for LangChain's init_chat_model, such as openai:gpt-4.1-mini, or "
+            "MODULE:NAME for a chat model of LangChain or LlamaIndex, a function of a prompt, or a function that makes "
+            "one.",
+        ),
+    ]
+    model: Annotated[
+        str, typer.Option("--model", "-m", metavar="MODEL", help="Hub id or folder of the model to start from.")
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions(OptionGroup):
+    """What questions are asked for."""
+
+    kinds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K=N,…",
+            help="Questions of each kind for a passage; question=1,keywords=1,task=1,several=0.5 unless given.",
+        ),
+    ] = None
+    language: Annotated[str, typer.Option(help="en, zh, or auto: that of each passage.")] = "auto"
+    examples: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Text file with a question of your users on each line, for style."),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits(OptionGroup):
+    """What is kept, and how the chat model is called."""
+
+    near: Annotated[
+        float, typer.Option(min=0, max=1, metavar="N", help="Cosine from which two questions count as the same.")
+    ] = 0.9
+    rank: Annotated[int, typer.Option(min=1, metavar="N", help="The start must find the passage within this rank.")] = (
+        20
+    )
+    concurrency: Annotated[int, typer.Option(min=1, metavar="N", help="Calls of the chat model at once.")] = 4
+    timeout: Annotated[float, typer.Option(min=0.1, metavar="S", help="Seconds of a call, at most.")] = 120.0
+
+
 @with_single_options
 def make_queries(
-    documents: Docs,
-    llm: Llm,
-    model: StartModel,
+    *,
+    source: Source,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="PATH", help="File for the questions, such as queries.jsonl.")
     ],
-    kinds: Kinds = None,
-    language: InLanguage = "auto",
-    examples: Examples = None,
+    questions: Questions,
     test: Annotated[
         Path | None, typer.Option(metavar="DATA", help="Questions to judge by later; those like them are refused.")
     ] = None,
-    near: Near = 0.9,
-    rank: Rank = 20,
-    concurrency: Concurrency = 4,
-    timeout: Timeout = 120.0,
+    limits: Limits,
     characters: Characters = 1000,
     passages: Annotated[
         Path | None,
@@ -101,27 +126,14 @@ def make_queries(
     no_cache: NoCache = False,
     instruction: Instruction = None,
     device: Device = None,
-    *,
     loading: Loading,
     as_json: AsJson = False,
 ) -> None:
     """Make training questions from your documents with a chat model, and check them."""
-    from bge_integrations.cli.queries import Making, QueriesPlan, make
+    from bge_integrations.cli.queries import QueriesPlan, make
 
-    making = Making(
-        documents=documents,
-        llm=llm,
-        start=_start(
-            model,
-            query_instruction=instruction,
-            device=device,
-            **loading.settings(),
-        ),
-        settings=_settings(kinds, examples, language, near=near, rank=rank, concurrency=concurrency, timeout=timeout),
-        test=test,
-        characters=characters,
-        keep=not no_cache,
-    )
+    start = {"query_instruction": instruction, "device": device, **loading.settings()}
+    making = _making(source, questions, limits, start, test=test, characters=characters, keep=not no_cache)
     plan = QueriesPlan(
         making=making,
         output=output,
@@ -138,9 +150,8 @@ def make_queries(
 
 @with_single_options
 def improve(
-    documents: Docs,
-    llm: Llm,
-    model: StartModel,
+    *,
+    source: Source,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="PATH", help="Folder to create.")],
     test: Annotated[
         Path | None,
@@ -149,13 +160,8 @@ def improve(
     general: Annotated[
         Path | None, typer.Option(metavar="DATA", help="Data of another kind, to see what is forgotten.")
     ] = None,
-    kinds: Kinds = None,
-    language: InLanguage = "auto",
-    examples: Examples = None,
-    near: Near = 0.9,
-    rank: Rank = 20,
-    concurrency: Concurrency = 4,
-    timeout: Timeout = 120.0,
+    questions: Questions,
+    limits: Limits,
     characters: Characters = 1000,
     negatives: Annotated[int, typer.Option(min=1, metavar="N", help="Negatives of a question.")] = 7,
     relative_margin: Annotated[
@@ -178,32 +184,18 @@ def improve(
     no_cache: NoCache = False,
     instruction: Instruction = None,
     device: TrainingDevice = None,
-    *,
     loading: Loading,
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune a model on questions made from your documents, from the questions to a verdict."""
     from bge_integrations.cli.improve import ImprovePlan, print_improved
     from bge_integrations.cli.improve import improve as run
-    from bge_integrations.cli.queries import Making
     from bge_integrations.cli.train_options import settings_of
     from bge_integrations.training import EmbedderTraining
     from bge_integrations.training.mining.choice import MiningSettings
 
-    making = Making(
-        documents=documents,
-        llm=llm,
-        start=_start(
-            model,
-            query_instruction=instruction,
-            device=device,
-            **loading.settings(),
-        ),
-        settings=_settings(kinds, examples, language, near=near, rank=rank, concurrency=concurrency, timeout=timeout),
-        test=test,
-        characters=characters,
-        keep=not no_cache,
-    )
+    start = {"query_instruction": instruction, "device": device, **loading.settings()}
+    making = _making(source, questions, limits, start, test=test, characters=characters, keep=not no_cache)
     training = settings_of(
         None,
         epochs=epochs,
@@ -237,16 +229,31 @@ def improve(
         print_improved(improved, open_console())
 
 
-def _start(model: str, **options: Any) -> EncoderSettings:  # noqa: ANN401 - fields of the settings
+def _making(
+    source: Source,
+    questions: Questions,
+    limits: Limits,
+    start: dict[str, Any],
+    *,
+    test: Path | None,
+    characters: int,
+    keep: bool,
+) -> Making:
+    from bge_integrations.cli.queries import Making, read_examples, read_kinds_option
     from bge_integrations.settings import EncoderSettings
-
-    return EncoderSettings(model_name=model, on_truncation="ignore", **options)
-
-
-def _settings(kinds: str | None, examples: Path | None, language: str, **options: Any) -> QuerySettings:  # noqa: ANN401
-    from bge_integrations.cli.queries import read_examples, read_kinds_option
     from bge_integrations.training.queries import QuerySettings
 
-    return QuerySettings(
-        kinds=read_kinds_option(kinds), examples=read_examples(examples), language=cast("Any", language), **options
+    return Making(
+        documents=source.documents,
+        llm=source.llm,
+        start=EncoderSettings(model_name=source.model, on_truncation="ignore", **start),
+        settings=QuerySettings(
+            kinds=read_kinds_option(questions.kinds),
+            examples=read_examples(questions.examples),
+            language=cast("Language", questions.language),
+            **vars(limits),
+        ),
+        test=test,
+        characters=characters,
+        keep=keep,
     )

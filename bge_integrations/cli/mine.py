@@ -11,12 +11,13 @@ from rich.console import Console
 
 from bge_integrations._optional import require_package
 from bge_integrations.cli.evaluate.command import usual_cache
-from bge_integrations.cli.outputs import require_writable
+from bge_integrations.cli.options import reranker_settings
+from bge_integrations.cli.outputs import require_rows_file, require_writable
 from bge_integrations.cli.terminal import open_console, plain_table, print_json, print_table, print_text
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.errors import SettingsError
 from bge_integrations.reranker import BgeReranker
-from bge_integrations.settings import EncoderSettings, RerankerOptions, RerankerSettings
+from bge_integrations.settings import EncoderSettings
 from bge_integrations.training import draw_mining_chart, load_training_data, mine_hard_negatives, score_with_teacher
 from bge_integrations.training.mining.choice import MiningSettings
 from bge_integrations.training.mining.negatives import Mined
@@ -24,8 +25,6 @@ from bge_integrations.training.mining.words import require_words
 from bge_integrations.training.rows.passages import load_passages
 
 __all__ = ["MinePlan", "mine", "read_ranks", "run_mining"]
-
-_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +68,7 @@ class MinePlan:
             SettingsError: A file is there already, its folder does not exist, or the output has an unknown ending.
             MissingExtraError: matplotlib or bm25s is needed, and not installed.
         """
-        if not self.output.name.endswith(_ENDINGS):
-            raise SettingsError(f"--output {self.output} must end with one of {', '.join(_ENDINGS)}.")
+        require_rows_file("--output", self.output)
         for option, file in (("--output", self.output), ("--report", self.report), ("--chart", self.chart)):
             if file is not None:
                 require_writable(option, file, overwrite=self.overwrite)
@@ -123,7 +121,7 @@ def run_mining(plan: MinePlan) -> Mined:
     data = load_training_data(plan.data)
     passages, documents = (None, None) if plan.corpus is None else load_passages(plan.corpus)
     encoder_settings = EncoderSettings(model_name=plan.model, **{**plan.options, "on_truncation": "ignore"})
-    teacher_settings = None if plan.teacher is None else _teacher_settings(plan.teacher, plan)
+    teacher = None if plan.teacher is None else reranker_settings(plan.teacher, plan.options, plan.teacher_precision)
     progress = open_console(stderr=True)
     cache = usual_cache() if plan.keep else None
     with BgeEncoder.from_settings(encoder_settings) as encoder:
@@ -138,8 +136,8 @@ def run_mining(plan: MinePlan) -> Mined:
             show_progress=progress.is_terminal,
         )
     result = mined.data
-    if teacher_settings is not None:
-        with BgeReranker.from_settings(teacher_settings) as reranker:
+    if teacher is not None:
+        with BgeReranker.from_settings(teacher) as reranker:
             result = score_with_teacher(result, reranker, cache=cache, show_progress=progress.is_terminal)
     result.save(plan.output)
     plan.part.unlink(missing_ok=True)
@@ -166,12 +164,3 @@ def _print(mined: Mined, plan: MinePlan, console: Console) -> None:
     for name, file in (("report", plan.report), ("chart", plan.chart)):
         if file is not None:
             print_text(console, f"{name}: {file}")
-
-
-def _teacher_settings(name: str, plan: MinePlan) -> RerankerSettings:
-    # A limit is meant for texts, not for pairs.
-    shared = {key: plan.options[key] for key in RerankerOptions.__annotations__ if key in plan.options}
-    return RerankerSettings(
-        model_name=name,
-        **{**shared, "max_length": None, "precision": plan.teacher_precision, "on_truncation": "ignore"},
-    )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, get_type_hints
 
 import typer
 from typing_extensions import Self, TypeIs
 
-from bge_integrations.settings import description
+from bge_integrations.settings import RerankerOptions, RerankerSettings, description
 
 __all__ = [
     "PRIVATE",
@@ -35,6 +35,7 @@ __all__ = [
     "Threads",
     "TokensRead",
     "TrainingDevice",
+    "reranker_settings",
     "with_single_options",
 ]
 
@@ -68,7 +69,7 @@ TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write logs for
 
 @dataclass(frozen=True, kw_only=True)
 class OptionGroup:
-    """Options that are settings of a model, in the order of the help. A field is an option or a further group."""
+    """Options that several commands have, in the order of the help. A field is an option or a further group."""
 
     @classmethod
     def options(cls) -> Iterator[inspect.Parameter]:
@@ -77,7 +78,7 @@ class OptionGroup:
             if _is_group(hint):
                 yield from hint.options()
             else:
-                default = getattr(cls, name)
+                default = getattr(cls, name, inspect.Parameter.empty)
                 yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 
     @classmethod
@@ -87,7 +88,7 @@ class OptionGroup:
         return cls(**{name: hint.taken_from(options) if _is_group(hint) else options.pop(name) for name, hint in hints})
 
     def settings(self) -> dict[str, Any]:
-        """Returns the values as keywords of a model's settings, which check them."""
+        """Returns the values as keywords of settings, which check them."""
         found: dict[str, Any] = {}
         for name, value in vars(self).items():
             found |= value.settings() if isinstance(value, OptionGroup) else {name: value}
@@ -156,6 +157,20 @@ class Server(OptionGroup):
         options = {"model": self.endpoint_model, "api_key_env": self.endpoint_key_env}
         given = {name: value for name, value in options.items() if value is not None}
         return {"endpoint": self.endpoint, "endpoint_options": given}
+
+
+def reranker_settings(model: str, options: Mapping[str, Any], precision: str) -> RerankerSettings:
+    """Returns the settings of a reranker that is used beside an encoder.
+
+    Args:
+        model: Hub id or folder.
+        options: Settings of the encoder; those that concern files, engine and device hold for the reranker too.
+        precision: Precision of the reranker.
+    """
+    # A limit is meant for texts, not for pairs.
+    shared = {name: options[name] for name in RerankerOptions.__annotations__ if name in options}
+    own = {"max_length": None, "precision": precision, "on_truncation": "ignore"}
+    return RerankerSettings(model_name=model, **{**shared, **own})
 
 
 def with_single_options(command: Callable[..., None]) -> Callable[..., None]:

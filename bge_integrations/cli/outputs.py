@@ -6,7 +6,15 @@ from pathlib import Path
 
 from bge_integrations.errors import SettingsError
 
-__all__ = ["require_writable"]
+__all__ = ["require_rows_file", "require_writable"]
+
+_ROWS = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
+
+
+def require_rows_file(option: str, file: Path) -> None:
+    """Raises `SettingsError` if training data can't be written to a file of this name."""
+    if not file.name.endswith(_ROWS):
+        raise SettingsError(f"{option} {file} must end with one of {', '.join(_ROWS)}.")
 
 
 def require_writable(option: str, file: Path, *, overwrite: bool) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from bge_integrations.cli.evaluate.command import usual_cache
 from bge_integrations.cli.llm import load_llm
-from bge_integrations.cli.outputs import require_writable
+from bge_integrations.cli.outputs import require_rows_file, require_writable
 from bge_integrations.cli.terminal import open_console, print_json, print_text
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.errors import SettingsError
@@ -23,7 +23,6 @@ from bge_integrations.training.queries.files import load_documents, save_passage
 
 __all__ = ["Making", "QueriesPlan", "confirm", "make", "read_examples", "read_kinds_option"]
 
-_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 _ASKS_FROM = 100
 """Calls from which the command asks before it starts."""
 
@@ -106,8 +105,7 @@ class QueriesPlan:
         Raises:
             SettingsError: A file is there already, its folder does not exist, or the output has an unknown ending.
         """
-        if not self.output.name.endswith(_ENDINGS):
-            raise SettingsError(f"--output {self.output} must end with one of {', '.join(_ENDINGS)}.")
+        require_rows_file("--output", self.output)
         for option, file in (("--output", self.output), ("--passages", self.passages_file), ("--report", self.report)):
             if file is not None:
                 require_writable(option, file, overwrite=self.overwrite)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bge_integrations.cli.evaluate.combinations import Combination
+from bge_integrations.cli.options import reranker_settings
 from bge_integrations.encoder import BgeEncoder
 from bge_integrations.errors import BgeError, EvaluationDataError, SettingsError
 from bge_integrations.evaluation.cache import EvaluationCache
@@ -20,7 +21,7 @@ from bge_integrations.evaluation.report import RetrievalReport, load_reports
 from bge_integrations.evaluation.retrieval import evaluate_retrieval
 from bge_integrations.m3 import BgeM3Encoder
 from bge_integrations.reranker import BgeReranker
-from bge_integrations.settings import EncoderSettings, ModelOptions, ModelSettings, RerankerOptions, RerankerSettings
+from bge_integrations.settings import EncoderSettings, ModelOptions, ModelSettings
 
 __all__ = ["Gate", "Plan", "Results", "run_evaluation"]
 
@@ -143,7 +144,9 @@ class _Runner:
         self._names = {key: _name(key, self.labels) for one in plan.combinations for key in (one, one.searched)}
         self._encoders = {one: _encoder_settings(one, plan.options) for one in plan.combinations}
         self._rerankers = {
-            one.reranker: _reranker_settings(one.reranker, plan) for one in plan.combinations if one.reranker
+            one.reranker: reranker_settings(one.reranker, plan.options, plan.reranker_precision)
+            for one in plan.combinations
+            if one.reranker
         }
         self._open_rerankers: dict[str, BgeReranker] = {}
         self._searched: dict[Combination, RetrievalReport] = {}
@@ -207,15 +210,6 @@ def _encoder_settings(one: Combination, options: Mapping[str, Any]) -> ModelSett
     if one.output == "dense":
         return EncoderSettings(model_name=name, **given)
     return ModelSettings(model_name=name, **{key: given[key] for key in given if key in ModelOptions.__annotations__})
-
-
-def _reranker_settings(name: str, plan: Plan) -> RerankerSettings:
-    # A limit is meant for texts, not for pairs.
-    shared = {key: plan.options[key] for key in RerankerOptions.__annotations__ if key in plan.options}
-    return RerankerSettings(
-        model_name=name,
-        **{**shared, "max_length": None, "precision": plan.reranker_precision, "on_truncation": "ignore"},
-    )
 
 
 def _labels(combinations: Sequence[Combination]) -> dict[str, str]:
