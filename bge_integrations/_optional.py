@@ -51,10 +51,6 @@ def _is_distribution(name: str) -> bool:
 def require_package(module: str, package: str) -> None:
     """Imports a module of a package that no extra installs.
 
-    Args:
-        module: Module name.
-        package: Name of the package for pip.
-
     Raises:
         MissingExtraError: The module is not installed.
     """

@@ -383,10 +383,5 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
 
 
 def silent_encoder(encoder: BgeEncoder, **options: Unpack[EncoderOptions]) -> BgeEncoder:
-    """Returns an encoder on the same model that cuts long texts in silence and shows no progress.
-
-    Args:
-        encoder: The encoder.
-        **options: Settings to change.
-    """
+    """Returns an encoder on the same model that cuts long texts in silence and shows no progress."""
     return BgeEncoder.from_settings(encoder.settings.replace(on_truncation="ignore", show_progress=False, **options))

@@ -21,14 +21,7 @@ if TYPE_CHECKING:
 
 
 class EncodingSettings(NamedTuple):
-    """The settings in an adapter's fields.
-
-    Attributes:
-        common: Settings of documents and queries.
-        loading: Prompts by name.
-        document: Keywords only for documents.
-        query: Keywords only for queries.
-    """
+    """The settings in an adapter's fields."""
 
     common: EncoderSettings
     loading: LoadingKwargs

@@ -18,12 +18,6 @@ def build_encoders(
 ) -> tuple[BgeEncoder, BgeEncoder]:
     """Returns the encoders for documents and for queries. They share one model. With equal settings they are the same.
 
-    Args:
-        settings: Settings of both encoders.
-        loading: Prompts by name.
-        document: Keywords only for documents.
-        query: Keywords only for queries.
-
     Raises:
         SettingsError: Neither the checkpoint nor the user's `prompts` has a prompt of this name.
         BgeError: Loading fails.

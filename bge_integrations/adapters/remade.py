@@ -41,13 +41,7 @@ Model = TypeVar("Model")
 
 @dataclass(frozen=True, eq=False)
 class Made(Generic[Settings, Model]):
-    """The model that an adapter made from its fields. It is replaced, never changed: copies of the adapter share it.
-
-    Attributes:
-        fields: Copy of the fields at that time.
-        settings: Settings read from these fields.
-        model: Model made from these settings.
-    """
+    """The model that an adapter made from its fields. It is replaced, never changed: copies of the adapter share it."""
 
     fields: Stored
     settings: Settings

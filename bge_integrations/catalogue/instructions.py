@@ -122,12 +122,7 @@ def _catalogued(role: Role, spec: ModelSpec, task: str | None, examples: Sequenc
 
 
 def example_text(spec: ModelSpec, example: Example) -> str:
-    """Returns an example as it stands before a query.
-
-    Args:
-        spec: A model that takes examples.
-        example: Task, query and response.
-    """
+    """Returns an example as it stands before a query."""
     return _filled(spec.example_template or "", *example) + "\n\n"
 
 

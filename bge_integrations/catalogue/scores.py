@@ -198,11 +198,7 @@ def published_scores(model: str | os.PathLike[str], *, metric: Metric = "card") 
 
 
 def published_source(model: str | os.PathLike[str]) -> Source | None:
-    """Returns where the scores of a model were published, or `None` for a model without published scores.
-
-    Args:
-        model: As in `published_scores`.
-    """
+    """Returns where the scores of a model were published, or `None` for a model without published scores."""
     entry = _entry(model)
     if entry is None:
         return None

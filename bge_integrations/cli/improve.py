@@ -34,17 +34,7 @@ REPORT = "improvement.md"
 
 @dataclass(frozen=True, kw_only=True)
 class ImprovePlan:
-    """What the command does.
-
-    Attributes:
-        making: What questions are made from, and with what model.
-        output: The folder to make.
-        mining: How negatives are mined.
-        training: How the model is trained.
-        general: Path of retrieval data of another kind; `None`: none.
-        resume: Whether to go on where an earlier run stopped.
-        yes: Whether to start without a question.
-    """
+    """What the command does."""
 
     making: Making
     output: Path
@@ -95,15 +85,7 @@ class ImprovePlan:
 
 @dataclass(frozen=True)
 class Improved:
-    """What came of it.
-
-    Attributes:
-        made: The questions.
-        parts: How they were divided.
-        outcome: The training and the verdict.
-        own_test: Whether the verdict is by questions that the user has given.
-        report: File with the report as Markdown.
-    """
+    """What came of it."""
 
     made: MadeQueries
     parts: Parts
@@ -128,12 +110,7 @@ class Improved:
 
 
 def about_verdict(verdict: Verdict | None, *, own_test: bool) -> str:
-    """Returns what a verdict means, in words.
-
-    Args:
-        verdict: The verdict; `None`: there was none.
-        own_test: Whether it is by questions that the user has given, not by questions that were made.
-    """
+    """Returns what a verdict means, in words."""
     if verdict is None:
         return "There is no verdict, since there were no questions to judge by."
     found = verdict.comparison
@@ -155,10 +132,6 @@ def about_verdict(verdict: Verdict | None, *, own_test: bool) -> str:
 
 def improve(plan: ImprovePlan, console: Console) -> Improved:
     """Runs all of it.
-
-    Args:
-        plan: What to do.
-        console: Where progress goes.
 
     Raises:
         BgeError: An option or the documents are wrong, or a model fails. What is finished is kept in the work folder.

@@ -29,23 +29,7 @@ __all__ = ["MinePlan", "mine", "read_ranks", "run_mining"]
 
 @dataclass(frozen=True, kw_only=True)
 class MinePlan:
-    """What the command does.
-
-    Attributes:
-        data: File or folder of the training data.
-        model: Hub id or folder of the encoder.
-        output: File for the data with negatives.
-        settings: What is mined.
-        corpus: File or folder of passages; `None`: those of the data.
-        teacher: Hub id or folder of a reranker that scores the result; `None`: no scores.
-        teacher_precision: The reranker's precision.
-        report: File for the report as Markdown; `None`: none.
-        chart: File for a picture; `None`: none.
-        options: Settings of the encoder; of these, the reranker takes those that concern files, engine and device.
-        overwrite: Whether files that are there are replaced.
-        keep: Whether results are kept for the next run.
-        as_json: Whether to print JSON.
-    """
+    """What the command does."""
 
     data: Path
     model: str

@@ -30,18 +30,7 @@ def run(
     results: str | None,
     **settings: Any,  # noqa: ANN401 - the settings' own types
 ) -> MtebReport:
-    """Loads a model, and runs tasks with it. Progress goes to a console.
-
-    Args:
-        model: Hub id or folder.
-        progress: Console for progress.
-        benchmark: Name of the benchmark.
-        tasks: Names of tasks, separated by commas.
-        data: Folder with local data.
-        policy: Policy for instructions.
-        results: Folder for results.
-        **settings: Further settings of the encoder.
-    """
+    """Loads a model, and runs tasks with it. Progress goes to a console."""
     from bge_integrations.evaluation.mteb import as_mteb_model, run_mteb
     from bge_integrations.evaluation.mteb.policy import read_policy
     from bge_integrations.evaluation.mteb.run import choose_tasks

@@ -20,11 +20,6 @@ def require_rows_file(option: str, file: Path) -> None:
 def require_writable(option: str, file: Path, *, overwrite: bool) -> None:
     """Checks that a file can be written, before anything is computed.
 
-    Args:
-        option: The option that names it.
-        file: The file.
-        overwrite: Whether a file that is there is replaced.
-
     Raises:
         SettingsError: It is there already, it is a folder, or its folder does not exist.
     """

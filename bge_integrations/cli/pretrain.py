@@ -22,17 +22,7 @@ __all__ = ["Outcome", "Plan", "print_outcome", "run_pretraining", "settings_of"]
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What `bge pretrain` does.
-
-    Attributes:
-        data: Path of the texts.
-        start: Settings with which the start is found.
-        output: The folder to make.
-        settings: How to pre-train.
-        keep_head: Whether the folder keeps the head of masked language modelling.
-        resume: Whether to go on where a killed run stopped.
-        report_to: "none" or "tensorboard".
-    """
+    """What `bge pretrain` does."""
 
     data: Path
     start: EncoderSettings
@@ -72,10 +62,6 @@ class Outcome:
 
 def run_pretraining(plan: Plan, console: Console) -> Outcome | None:
     """Pre-trains and saves.
-
-    Args:
-        plan: What to do.
-        console: Where progress goes.
 
     Returns:
         What came of it; `None` in all processes but the first, if several train together.

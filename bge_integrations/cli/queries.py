@@ -29,17 +29,7 @@ _ASKS_FROM = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Making:
-    """What questions are made from, and with what.
-
-    Attributes:
-        documents: File or folder.
-        llm: The chat model, as `load_llm` reads it.
-        start: Settings of the start model.
-        settings: What is asked for.
-        test: Path of questions to judge by; `None`: none.
-        characters: Characters of a passage that is cut from a text.
-        keep: Whether vectors are kept for the next run.
-    """
+    """What questions are made from, and with what."""
 
     documents: Path
     llm: str
@@ -54,13 +44,7 @@ class Making:
         return None if self.test is None else load_retrieval_data(self.test)
 
     def plan(self, encoder: BgeEncoder, part: Path, *, show_progress: bool) -> QueryPlan:
-        """Reads the documents, and loads the chat model.
-
-        Args:
-            encoder: The start model.
-            part: The file that keeps answers.
-            show_progress: Whether to show progress bars.
-        """
+        """Reads the documents, and loads the chat model."""
         return QueryPlan(
             load_documents(self.documents, self.characters),
             load_llm(self.llm),
@@ -75,19 +59,7 @@ class Making:
 
 @dataclass(frozen=True, kw_only=True)
 class QueriesPlan:
-    """What the command does.
-
-    Attributes:
-        making: What questions are made from.
-        output: File for the questions with their passages.
-        passages: File for the passages; `None`: beside the output, if they were cut from texts.
-        report: File for the report as Markdown; `None`: none.
-        answers: File that keeps the answers; `None`: beside the output.
-        only_estimate: Whether to stop after the estimate.
-        yes: Whether to start without a question.
-        overwrite: Whether files that are there are replaced.
-        as_json: Whether to print JSON.
-    """
+    """What the command does."""
 
     making: Making
     output: Path
@@ -154,11 +126,6 @@ def make(plan: QueriesPlan) -> None:
 
 def confirm(estimate: Estimate, console: Console, *, yes: bool) -> None:
     """Tells what a run takes, and asks whether to start where it is much.
-
-    Args:
-        estimate: What it takes.
-        console: Where it is told.
-        yes: Whether to start without a question.
 
     Raises:
         SettingsError: Nobody can be asked.

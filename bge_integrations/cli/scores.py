@@ -43,10 +43,6 @@ def print_scores(console: Console, models: Sequence[str]) -> None:
     """Prints a table of averages for each benchmark, one line a model, and notes on them below.
 
     A model without a score for every task of a benchmark is named in the notes.
-
-    Args:
-        console: Console to print to.
-        models: Hub ids of models with published scores.
     """
     incomplete: dict[str, list[str]] = {}
     for benchmark in BENCHMARKS.values():
@@ -62,11 +58,7 @@ def print_scores(console: Console, models: Sequence[str]) -> None:
 
 
 def described_scores(models: Sequence[str]) -> dict[str, Any]:
-    """Returns every figure as plain data for JSON.
-
-    Args:
-        models: Hub ids of models with published scores.
-    """
+    """Returns every figure as plain data for JSON."""
     return {
         "benchmarks": {
             name: {"aliases": benchmark.aliases, "groups": benchmark.groups} for name, benchmark in BENCHMARKS.items()

@@ -52,24 +52,7 @@ _LEAST_ROWS = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What `bge train` does.
-
-    Attributes:
-        data: Path of the data.
-        start: Settings with which the start is found.
-        output: The folder to make.
-        settings: How to train, and what: a reranker is trained with its own settings.
-        validation: Path of retrieval data to choose the checkpoint by; `None`: a part of the data.
-        test: Path of retrieval data to judge by; `None`: a part of the data.
-        general: Path of retrieval data of another kind; `None`: none.
-        prepared: Precision of a prepared folder beside the output; `None`: none.
-        resume: Whether to go on where a killed run stopped.
-        report_to: "none" or "tensorboard".
-        distil_from: A teacher whose vectors are learned, in place of the contrastive training; `None`: none.
-        merge: Shares of the trained model that are tried when it is averaged with its start; empty: no merging.
-        embedder: Settings of the embedding model that finds a reranker's candidates; `None`: there is no reranker.
-        candidates: Passages of each query that a reranker is judged on.
-    """
+    """What `bge train` does."""
 
     data: Path
     start: EncoderSettings
@@ -138,10 +121,6 @@ class Outcome:
 
 def run_training(job: Job, console: Console) -> Outcome | None:
     """Trains, judges and saves.
-
-    Args:
-        job: What to do.
-        console: Where progress goes.
 
     Returns:
         What came of it; `None` in all processes but the first, if several train together.

@@ -96,10 +96,6 @@ def embedder_of(
 def lora_of(rank: int | None, *, merge: bool) -> Lora | None:
     """Returns the adapter for the rank of `--lora`.
 
-    Args:
-        rank: The rank; `None`: no adapter.
-        merge: Whether the saved model is whole.
-
     Raises:
         SettingsError: There is nothing to merge.
     """

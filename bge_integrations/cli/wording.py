@@ -38,10 +38,6 @@ def in_options(message: str, options: Mapping[str, str]) -> str:
     `precision='int4'` becomes `--precision int4`, `allow_pickle_weights=True` becomes `--allow-pickle-weights`, and
     `leave revision=None` becomes `leave out --revision`. A name without a value is replaced only if it has an
     underscore, since it can be an ordinary word. A setting without an option is not changed.
-
-    Args:
-        message: Error message.
-        options: Options by setting.
     """
     names = "|".join(map(re.escape, {**_ENVIRONMENT, **options}))
     pattern = rf"(leave )?(?<![\w.-])({names})(?:=({_VALUE}))?(?![\w=])"

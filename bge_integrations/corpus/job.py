@@ -368,13 +368,7 @@ class _Slice:
 
 
 class _Worker:
-    """Computes vectors, and writes shards.
-
-    Attributes:
-        computed: Texts that were computed.
-        tokens: Their tokens.
-        seconds: The time of it.
-    """
+    """Computes vectors, and writes shards."""
 
     def __init__(self, plan: Plan, folder: Path, source: CorpusSource, encoder: BgeEncoder, claims: Claims) -> None:
         self.computed = 0

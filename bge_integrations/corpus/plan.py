@@ -54,17 +54,7 @@ texts are sent."""
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What the user asked for. A run goes on only with the same.
-
-    Attributes:
-        role: Role of the texts.
-        dtype: Type of the stored numbers.
-        chunk: Whether texts are cut into chunks.
-        text_columns: Columns that were given; `None`: found.
-        id_column: The column that was given; `None`: found.
-        reject: Whether broken rows are put aside.
-        rows_per_shard: Rows of a shard, at most.
-    """
+    """What the user asked for. A run goes on only with the same."""
 
     role: Role
     dtype: Dtype

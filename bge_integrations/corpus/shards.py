@@ -85,20 +85,10 @@ def _leaves(schema: pa.Schema, names: Sequence[str]) -> list[str]:
 
 
 class ShardFile:
-    """A shard that is there.
-
-    Attributes:
-        path: The file.
-        rows: The number of rows.
-    """
+    """A shard that is there."""
 
     def __init__(self, path: Path, dimension: int, dtype: Dtype) -> None:
         """Opens a shard.
-
-        Args:
-            path: The file.
-            dimension: Length of its vectors.
-            dtype: Type of its numbers.
 
         Raises:
             CorpusDataError: It is damaged.

@@ -116,11 +116,6 @@ class CorpusSource:
     ) -> CorpusSource:
         """Looks at what is there. Of the rows, at most the first one is read.
 
-        Args:
-            path: See `embed_corpus`.
-            text_columns: See `embed_corpus`.
-            id_column: See `embed_corpus`.
-
         Raises:
             CorpusDataError: There is no such file, its format is unknown, or it has no such column.
             MissingExtraError: pyarrow or datasets is not installed and needed.

@@ -106,11 +106,7 @@ class _Mark:
 
 
 class _Target(Protocol):
-    """A store that is filled.
-
-    Attributes:
-        inner: The store itself, not an index around it.
-    """
+    """A store that is filled."""
 
     @property
     def inner(self) -> Any:  # noqa: ANN401 - no framework is imported

@@ -370,10 +370,6 @@ def parquet_schema(file: Path) -> pa.Schema:
 def parquet_batches(file: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
     """Yields the rows of a Parquet file, some at a time. It needs pyarrow.
 
-    Args:
-        file: The file.
-        columns: The columns to read; `None`: all.
-
     Raises:
         EvaluationDataError: The file can't be read.
     """

@@ -20,12 +20,7 @@ def held_by(it: object | None) -> ModelHandle[Any] | None:
 
 @dataclass(frozen=True)
 class Work:
-    """What loaded models have computed so far; `None` where no model of this package takes part.
-
-    Attributes:
-        tokens: Tokens.
-        truncated: Texts and pairs that were cut.
-    """
+    """What loaded models have computed so far; `None` where no model of this package takes part."""
 
     tokens: int | None = None
     truncated: int | None = None

@@ -116,12 +116,6 @@ def score_pairs(
 ) -> NDArray[np.float32]:
     """Scores pairs of query and document. Each different text is encoded once, documents block by block.
 
-    Args:
-        queries: Encodes queries.
-        documents: Encodes documents.
-        pairs: The pairs, no pair twice.
-        weights: The weights of the scores.
-
     Returns:
         float32, shape [pairs].
     """

@@ -36,13 +36,7 @@ Measure = Callable[[Sequence[int], Sequence[int]], float]
 
 @dataclass(frozen=True)
 class Metric:
-    """A measure of rankings, cut at a depth.
-
-    Attributes:
-        name: Its name, such as "ndcg@10".
-        depth: The number of documents that it looks at.
-        measure: The computation.
-    """
+    """A measure of rankings, cut at a depth."""
 
     name: str
     depth: int

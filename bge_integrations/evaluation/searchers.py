@@ -52,13 +52,7 @@ class Searcher(Protocol):
 
 @dataclass(frozen=True)
 class VectorSearcher:
-    """Compares the vectors of queries and documents, all with all.
-
-    Attributes:
-        queries: Embeds queries.
-        documents: Embeds documents.
-        similarity: What is compared: the cosine, or the inner product.
-    """
+    """Compares the vectors of queries and documents, all with all."""
 
     queries: Embed
     documents: Embed
@@ -106,11 +100,7 @@ class QuerySearcher:
 
 @dataclass(frozen=True)
 class RunSearcher:
-    """Takes the documents that a report has found.
-
-    Attributes:
-        report: The report.
-    """
+    """Takes the documents that a report has found."""
 
     report: RetrievalReport
 

@@ -15,10 +15,6 @@ _METHODS = ("encode", "embed_documents", "get_text_embedding_batch")
 def embed(embedder: object, texts: list[str]) -> Floats:
     """Returns the vectors of texts, each different text embedded once.
 
-    Args:
-        embedder: An encoder, embeddings of LangChain or LlamaIndex, or a function from texts to vectors.
-        texts: The texts.
-
     Returns:
         float32, shape [texts, dimension].
 

@@ -31,14 +31,7 @@ class InMemory(Index):
         return self._rescales
 
     def __init__(self, name: str, count: Callable[[], int], sample: Sample, *, rescales: bool = False) -> None:
-        """Looks at an index.
-
-        Args:
-            name: What it is.
-            count: Returns the number of documents.
-            sample: Returns a sample of documents.
-            rescales: Whether the store may change the length of vectors.
-        """
+        """Looks at an index."""
         self.name = name
         self._rescales = rescales
         self._count, self._sample = count, sample

@@ -94,10 +94,6 @@ class Client(Protocol):
 def kept_open(client: Client, place: str) -> Iterator[None]:
     """A block that looks for an index. If it raises, the client is closed.
 
-    Args:
-        client: The client.
-        place: What it reaches, for messages.
-
     Raises:
         FingerprintError: The block raised an error of the client.
     """

@@ -26,13 +26,7 @@ class LanceIndex(Index):
     """A table of LanceDB."""
 
     def __init__(self, table: Table, vector_key: str = "vector", text_key: str = "text") -> None:
-        """Looks at a table.
-
-        Args:
-            table: The table.
-            vector_key: The column of the vectors.
-            text_key: The column of the texts.
-        """
+        """Looks at a table."""
         self._table = table
         self._vector_key, self._text_key = vector_key, text_key
         self.name = f"the LanceDB table {table.name!r}"

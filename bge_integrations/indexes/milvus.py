@@ -17,11 +17,7 @@ __all__ = ["MilvusIndex", "open_milvus"]
 
 
 class MilvusIndex(Index):
-    """A collection of Milvus.
-
-    Attributes:
-        owns_client: Whether `close` closes the client.
-    """
+    """A collection of Milvus."""
 
     def __init__(
         self,
@@ -31,15 +27,7 @@ class MilvusIndex(Index):
         text_field: str = "text",
         before_creation: Callable[[Mapping[str, str]], None] | None = None,
     ) -> None:
-        """Looks at a collection.
-
-        Args:
-            client: The client.
-            collection: The collection's name.
-            vector_field: The field of the dense vectors.
-            text_field: The field of the texts.
-            before_creation: Takes properties for a collection that is made later.
-        """
+        """Looks at a collection."""
         self._client = client
         self._collection = collection
         self._vector_field, self._text_field = vector_field, text_field

@@ -40,12 +40,7 @@ class PostgresIndex(Index):
     """A collection of langchain-postgres's `PGVector`."""
 
     def __init__(self, engine: Engine, collection: str) -> None:
-        """Looks at a collection.
-
-        Args:
-            engine: A blocking engine of SQLAlchemy.
-            collection: The collection's name.
-        """
+        """Looks at a collection."""
         self._engine = engine
         self._collection = collection
         self.name = f"the PostgreSQL collection {collection!r}"
@@ -84,10 +79,6 @@ class PostgresIndex(Index):
 
 def open_postgres(address: str, collection: str | None) -> PostgresIndex:
     """Opens a collection of langchain-postgres's `PGVector`.
-
-    Args:
-        address: Address of the database: postgresql://… for SQLAlchemy.
-        collection: The collection's name; `None`: the only one.
 
     Raises:
         FingerprintError: As `chosen`, or the database can't be reached, or it has no such tables.

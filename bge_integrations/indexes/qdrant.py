@@ -17,11 +17,7 @@ __all__ = ["QdrantIndex", "open_qdrant"]
 
 
 class QdrantIndex(Index):
-    """A collection of Qdrant.
-
-    Attributes:
-        owns_client: Whether `close` closes the client.
-    """
+    """A collection of Qdrant."""
 
     def __init__(
         self, client: QdrantClient, collection: str, vector_name: str = "", text_key: str = "page_content"

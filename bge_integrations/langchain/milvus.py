@@ -23,11 +23,7 @@ QUERY_WITHOUT_WORDS = DOCUMENT_WITHOUT_WORDS + 1
 
 @dataclass(frozen=True)
 class BgeMilvusSparseEmbeddings(BaseSparseEmbedding):  # type: ignore[misc]  # its stubs can't be read
-    """Lexical weights in the form that langchain-milvus' `Milvus` needs; see `BgeSparseEmbeddings.for_milvus`.
-
-    Attributes:
-        embeddings: Embeddings that compute the weights.
-    """
+    """Lexical weights in the form that langchain-milvus' `Milvus` needs; see `BgeSparseEmbeddings.for_milvus`."""
 
     embeddings: BgeSparseEmbeddings
 

@@ -80,11 +80,6 @@ def read(kind: type[Body], content: object) -> Body:
 def texts_of(value: object, field: str, limits: Limits) -> list[str]:
     """Returns the texts of a field: of a list, or one text.
 
-    Args:
-        value: The field's value.
-        field: The field's name, for messages.
-        limits: The limits of a request.
-
     Raises:
         Refused: The value is no text or list of texts, the list is empty or too long, or a text is too long.
     """
@@ -115,11 +110,6 @@ def list_of(value: object, field: str, limits: Limits) -> list[str]:
 
 def text_of(value: object, place: str, limits: Limits) -> str:
     """Returns a text.
-
-    Args:
-        value: The value.
-        place: Its place in the request, for messages.
-        limits: The limits of a request.
 
     Raises:
         Refused: The value is not a text, has a lone surrogate, or is too long.

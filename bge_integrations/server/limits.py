@@ -155,11 +155,7 @@ class Admission:
 
 
 class Buffer:
-    """The memory that one body takes.
-
-    Attributes:
-        size: Bytes so far.
-    """
+    """The memory that one body takes."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission

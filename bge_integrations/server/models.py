@@ -136,12 +136,7 @@ class Embedder:
 
 @dataclass(frozen=True)
 class Scorer:
-    """The served reranker.
-
-    Attributes:
-        logits: Handles that give logits.
-        name: Its names.
-    """
+    """The served reranker."""
 
     logits: Pair[BgeReranker]
     name: Name

@@ -35,16 +35,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Route:
-    """A route that takes JSON.
-
-    Attributes:
-        path: Its path.
-        api: The interface that it belongs to.
-        body: The fields of its body.
-        answer: Function that answers a request.
-        about: What it does, in one sentence.
-        example: An example of the answer.
-    """
+    """A route that takes JSON."""
 
     path: str
     api: Api

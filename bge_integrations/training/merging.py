@@ -195,14 +195,7 @@ def _has_heads(settings: EncoderSettings) -> bool:
 
 @dataclass(frozen=True)
 class _Shape:
-    """What models must have in common, for a mean to make sense.
-
-    Attributes:
-        modules: Classes of the modules, in their order, with the pooling.
-        architecture: The kind of transformer.
-        tensors: Shapes of the weights by name.
-        vocabulary: Ids of the tokens.
-    """
+    """What models must have in common, for a mean to make sense."""
 
     modules: list[str]
     architecture: str

@@ -116,12 +116,7 @@ def plain(comparison: Comparison) -> dict[str, Any]:
 
 
 def held_out(part: TrainingData, everything: TrainingData) -> RetrievalData:
-    """Returns a part's questions with all passages of the data as the corpus, so that finding the right one is hard.
-
-    Args:
-        part: A part of `everything`, such as its test part.
-        everything: The data before they were split.
-    """
+    """Returns a part's questions with all passages of the data as the corpus, so that finding the right one is hard."""
     corpus = dict(everything.corpus or {})
     known = set(corpus.values())
     corpus |= {f"passage-{number}": text for number, text in enumerate(everything.passages()) if text not in known}
@@ -181,13 +176,7 @@ def _reports(
 
 
 def probe(before: BgeEncoder, after: BgeEncoder, texts: Sequence[str] | None = None) -> Probe:
-    """Compares how two models see general texts.
-
-    Args:
-        before: The start.
-        after: The trained model.
-        texts: The texts; `None`: the package's own.
-    """
+    """Compares how two models see general texts."""
     if texts is None:
         content = (files("bge_integrations") / "data" / "calibration.txt").read_text(encoding="utf-8")
         texts = [line for line in content.splitlines() if line.strip()]

@@ -41,10 +41,6 @@ def fetch(request: LoadRequest, *, weights: bool = True) -> Path:
     The files go to the request's cache folder, else to `SENTENCE_TRANSFORMERS_HOME`, else to huggingface_hub's own
     cache. transformers and sentence-transformers use that cache too, so nothing is fetched twice.
 
-    Args:
-        request: The load request.
-        weights: Whether the weights are needed too.
-
     Raises:
         ModelNotFoundError: No such model or revision, or no access to it.
         ModelNotCachedError: The model is not in the cache, and the hub can't be reached or must not be asked.

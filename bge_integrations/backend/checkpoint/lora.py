@@ -36,10 +36,6 @@ def base_of(folder: Path) -> tuple[str, str | None] | None:
 def require_runnable(name: str, folder: Path) -> None:
     """Refuses an adapter that can't be run here, or that would run code which it names.
 
-    Args:
-        name: The model's name as the user wrote it.
-        folder: Folder of the adapter's configuration.
-
     Raises:
         MissingExtraError: peft is not installed.
         UnsupportedModelError: The adapter changes more than weights.

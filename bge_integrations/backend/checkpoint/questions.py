@@ -8,20 +8,12 @@ from bge_integrations.errors import UnsupportedModelError
 
 
 def trained_question(spec: ModelSpec | None) -> str | None:
-    """Returns the question that a model was trained with; `None` if it is unknown.
-
-    Args:
-        spec: The catalogue's row; `None` for a model that is not a BGE model.
-    """
+    """Returns the question that a model was trained with; `None` if it is unknown."""
     return spec.reranker_prompt if spec else None
 
 
 def require_question(name: str, question: str | None) -> str:
     """Returns the question; refuses a decoder without one.
-
-    Args:
-        name: The model's name as the user wrote it.
-        question: The user's question, or the question that the model was trained with.
 
     Raises:
         UnsupportedModelError: `question` is `None`.

@@ -122,11 +122,6 @@ def inside(folder: Path, name: object, named_by: Path) -> Path:
 def require_weights(module: Module, config: Mapping[str, Any], rules: WeightRules) -> None:
     """Refuses a module whose weights are missing, damaged or not allowed.
 
-    Args:
-        module: The module to check.
-        config: Content of the transformer's config.json.
-        rules: The user's settings for weights.
-
     Raises:
         UnsafeWeightsError: Pickled weights that the user has not allowed, or a file outside the folder.
         ModelNotFoundError: No weights, or only some of them.

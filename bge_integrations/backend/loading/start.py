@@ -30,11 +30,6 @@ STARTERS: Mapping[str, Callable[[Sources], Started | None]] = {
 def start(request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None) -> Started:
     """Starts the requested engine, or the fastest that can run the model.
 
-    Args:
-        request: The load request.
-        checkpoint: The model's files, already checked by `vet`.
-        spec: The catalogue's row; `None` for a model that is not a BGE model.
-
     Raises:
         EngineNotAvailableError: The requested engine, or every engine, can't run the model with these settings.
         MissingExtraError: A package that is needed is not installed.

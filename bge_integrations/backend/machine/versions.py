@@ -15,11 +15,7 @@ _MODULES = {"llama-index-core": "llama_index.core"}
 
 
 def version_of(distribution: str) -> str | None:
-    """Returns a package's version, from its metadata or else from its imported module; `None` if neither has it.
-
-    Args:
-        distribution: Name of the package on the package index.
-    """
+    """Returns a package's version, from its metadata or else from its imported module; `None` if neither has it."""
     if distribution == _OWN:
         return __version__
     try:

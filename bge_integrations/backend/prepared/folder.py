@@ -64,13 +64,7 @@ _CONTENT = object_with(
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Cosine similarity of a rounded model's vectors to the float32 vectors, measured while it was prepared.
-
-    Attributes:
-        texts: Number of compared texts.
-        mean_cosine: Mean of the cosines.
-        least_cosine: Least of the cosines.
-    """
+    """Cosine similarity of a rounded model's vectors to the float32 vectors, measured while it was prepared."""
 
     texts: int
     mean_cosine: float
@@ -116,14 +110,7 @@ class Manifest:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedModel:
-    """A model as OpenVINO runs it.
-
-    Attributes:
-        manifest: Description of the model.
-        graph: Graph that engines are compiled from, also later and in forked processes.
-        tokenizer: The model's tokenizer.
-        heads: Weights on top of the encoder; empty for vectors.
-    """
+    """A model as OpenVINO runs it."""
 
     manifest: Manifest
     graph: ov.Model

@@ -21,12 +21,6 @@ __all__ = ["load_source"]
 def load_source(request: LoadRequest, checkpoint: Checkpoint, spec: ModelSpec | None, precision: str) -> Source:
     """Loads a checkpoint for the purpose of a request.
 
-    Args:
-        request: The load request.
-        checkpoint: The model's files, already checked by `vet`.
-        spec: The catalogue's row; `None` for a model that is not a BGE model.
-        precision: Precision of the weights in memory: "float32", "bfloat16" or "float16".
-
     Raises:
         MissingExtraError: A library that loads it is not installed.
         ModelLoadError: The files can't be read.

@@ -83,12 +83,6 @@ class CallSettings:
 def require_same_texts(name: str, module: Transformer, tokenizer: TextTokenizer, limit: int) -> None:
     """Compares how texts are read.
 
-    Args:
-        name: Name of the model, for messages.
-        module: The library's transformer module, with its tokenizer.
-        tokenizer: Our copy of the tokenizer.
-        limit: Tokens per text.
-
     Raises:
         UnsupportedModelError: A text is read differently.
     """
@@ -115,13 +109,6 @@ def require_same_pairs(
 ) -> None:
     """Compares how pairs of texts are read, each behind a short query.
 
-    Args:
-        name: Name of the model, for messages.
-        module: The library's transformer module, with its tokenizer.
-        tokenize: Our function that turns pairs into ids.
-        limit: Tokens per pair.
-        second_type: Token type of the second texts.
-
     Raises:
         UnsupportedModelError: A pair is read differently.
     """
@@ -139,11 +126,6 @@ def require_same_pairs(
 
 def require_same_contents(name: str, original: Any, tokenizer: TextTokenizer) -> None:  # noqa: ANN401
     """Compares how a decoder's tokenizer reads texts without adding special tokens.
-
-    Args:
-        name: Name of the model, for messages.
-        original: Tokenizer of transformers.
-        tokenizer: Our copy of the tokenizer.
 
     Raises:
         UnsupportedModelError: A text is read differently.

@@ -28,18 +28,7 @@ _PILOT_TEXTS = 16
 
 @dataclass
 class Runner:
-    """A loaded combination, its work in a round, and its measurements.
-
-    Attributes:
-        combination: Engine and precision.
-        encoder: Encoder with the loaded model.
-        texts: Texts of a round.
-        tokens: Number of tokens of these texts.
-        queries_a_round: Number of queries of a round. They are embedded one at a time.
-        documents_s: Seconds for the texts, by round.
-        queries_s: Seconds of each query.
-        vectors: Vectors of the texts.
-    """
+    """A loaded combination, its work in a round, and its measurements."""
 
     combination: Combination
     encoder: BgeEncoder

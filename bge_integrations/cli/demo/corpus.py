@@ -108,9 +108,6 @@ def collect() -> tuple[Entry, ...]:
 def to_passage(doc: str) -> str:
     """Turn the first paragraphs of a docstring into running text, cut at the end of a paragraph or a sentence.
 
-    Args:
-        doc: The docstring, indented or not.
-
     Returns:
         At most `MAX_CHARACTERS`; an empty string if there are fewer than three words.
     """

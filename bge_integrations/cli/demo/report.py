@@ -19,14 +19,7 @@ _SHOWN_SIGNATURE = 40  # characters; a longer one is left out
 
 
 def print_header(console: Console, models: Models, indexed: int, known: int) -> None:
-    """Say which model runs how, and on what.
-
-    Args:
-        console: Where to print.
-        models: The model in use.
-        indexed: Docstrings that are searched.
-        known: All that there are.
-    """
+    """Say which model runs how, and on what."""
     if models.is_fallback:
         missing = f"The hub can't be reached, and {DEFAULT_MODEL} is not in the cache."
         print_text(console, missing, style="bold yellow")

@@ -17,13 +17,7 @@ _FIRST = parse_metric("hit@1")
 
 @dataclass(frozen=True)
 class Answered:
-    """A question with what one framework answered.
-
-    Attributes:
-        question: The question.
-        hits: The answers, best first.
-        seconds: From the question to the answers, embedding and search included.
-    """
+    """A question with what one framework answered."""
 
     question: Question
     hits: tuple[Hit, ...]
@@ -42,14 +36,7 @@ class Answered:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """What one framework found, and how long it took.
-
-    Attributes:
-        name: "LangChain" or "LlamaIndex".
-        embedding_seconds: Time that the model took for the passages.
-        storing_seconds: Time to store them.
-        answered: The questions, in the order asked.
-    """
+    """What one framework found, and how long it took."""
 
     name: str
     embedding_seconds: float

@@ -21,14 +21,7 @@ __all__ = ["Shown", "evaluate", "usual_cache"]
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """What becomes of the results.
-
-    Attributes:
-        style: How they are printed.
-        worst: The number of queries to print for each comparison.
-        save: File for the reports; `None`: none.
-        chart: File for a picture; `None`: none.
-    """
+    """What becomes of the results."""
 
     style: Literal["table", "json", "markdown"] = "table"
     worst: int = 0
@@ -65,13 +58,6 @@ class Shown:
 
 def evaluate(path: Path, split: str, plan: Plan, shown: Shown, *, keep: bool) -> bool:
     """Evaluates, and shows what was found.
-
-    Args:
-        path: The data.
-        split: The split.
-        plan: What is run.
-        shown: What becomes of the results.
-        keep: Whether results are kept for the next run.
 
     Returns:
         Whether no run has dropped too far.

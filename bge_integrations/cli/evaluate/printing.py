@@ -20,13 +20,7 @@ _TEXT_COLUMNS = ("model", "precision", "output", "instruction", "reranker")
 
 
 def print_results(results: Results, console: Console, *, worst: int) -> None:
-    """Prints the table, the comparisons in words, the groups, and the queries that lost most.
-
-    Args:
-        results: What was found.
-        console: Where to print.
-        worst: The number of queries to show for each comparison.
-    """
+    """Prints the table, the comparisons in words, the groups, and the queries that lost most."""
     data = results.data
     print_text(console, f"{data.name}: {len(data.queries):,} queries, {len(data.corpus):,} documents\n", style="bold")
     _print_rows(console, _rows(results))

@@ -103,9 +103,5 @@ def with_data(meta: Any, digest: str) -> Any:  # noqa: ANN401 - mteb's ModelMeta
     """Returns a description under which results belong to local data.
 
     mteb 2.26 loads a complete result even if the revision of its data has changed, so the revision alone is not enough.
-
-    Args:
-        meta: Description of the model.
-        digest: Digest of the data.
     """
     return meta.model_copy(update={"experiment_kwargs": {**meta.experiment_kwargs, "data": digest}})

@@ -158,12 +158,6 @@ def choose_tasks(
 ) -> Work:
     """Returns the tasks that `run_mteb` runs with equal arguments. It loads no model and no data.
 
-    Args:
-        model: Name of the model.
-        benchmark: As for `run_mteb`.
-        tasks: As for `run_mteb`.
-        data: As for `run_mteb`.
-
     Raises:
         SettingsError: As for `run_mteb`.
         EvaluationDataError: There is no local data for a task.

@@ -36,13 +36,7 @@ _ROLES: tuple[Role, ...] = ("query", "document", "symmetric")
 
 
 class MtebEncoder:
-    """An encoder for mteb. `as_mteb_model` describes it.
-
-    Attributes:
-        encoder: The encoder.
-        policy: The policy for instructions.
-        mteb_model_meta: mteb's description of the model.
-    """
+    """An encoder for mteb. `as_mteb_model` describes it."""
 
     def __init__(self, encoder: object, policy: str = "published") -> None:
         """Takes an encoder, or an object that holds one.
@@ -124,12 +118,7 @@ class MtebEncoder:
 
 
 class MtebReranker:
-    """A reranker for mteb. `as_mteb_reranker` describes it.
-
-    Attributes:
-        reranker: The reranker.
-        mteb_model_meta: mteb's description of the model.
-    """
+    """A reranker for mteb. `as_mteb_reranker` describes it."""
 
     def __init__(self, reranker: object) -> None:
         """Takes a reranker, or an object that holds one.
@@ -181,13 +170,7 @@ class _Corpus:
 
 
 class MtebSearch:
-    """A search with bge-m3 for mteb. `as_mteb_search` describes it.
-
-    Attributes:
-        m3: The encoder.
-        output: What is compared.
-        mteb_model_meta: mteb's description of the model.
-    """
+    """A search with bge-m3 for mteb. `as_mteb_search` describes it."""
 
     def __init__(self, m3: BgeM3Encoder, output: Output = "mixed") -> None:
         """Takes an encoder.

@@ -43,11 +43,7 @@ class RowExamples:
         self._epochs = epochs
 
     def of(self, batch: Sequence[Shown]) -> list[str]:
-        """Returns the examples before each query of a batch. None of them has the query or an answer to it.
-
-        Args:
-            batch: The rows of the batch.
-        """
+        """Returns the examples before each query of a batch. None of them has the query or an answer to it."""
         return [self._before(place, batch) for place in range(len(batch))]
 
     def _before(self, place: int, batch: Sequence[Shown]) -> str:

@@ -30,11 +30,6 @@ _NAME = "default"
 def add_adapter(start: Start, lora: Lora, seed: int) -> None:
     """Adds an adapter to a model, and freezes everything else.
 
-    Args:
-        start: The model, changed in place.
-        lora: The adapter.
-        seed: Of its random matrices.
-
     Raises:
         MissingExtraError: peft is not installed.
         SettingsError: The model has an adapter already, or there are no such layers.
@@ -65,13 +60,7 @@ def add_adapter(start: Start, lora: Lora, seed: int) -> None:
 
 
 def adapted_subject(subject: Subject, start: Start, lora: Lora) -> Subject:
-    """Returns what is trained of a model with an adapter. Checkpoints have the adapter alone.
-
-    Args:
-        subject: The model, as it is trained without an adapter.
-        start: The model with its adapter.
-        lora: The adapter.
-    """
+    """Returns what is trained of a model with an adapter. Checkpoints have the adapter alone."""
 
     def finish(folder: Path) -> None:
         if lora.merge:

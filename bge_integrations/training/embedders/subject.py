@@ -27,13 +27,7 @@ _ELSEWHERE = 256
 
 
 def embedder_subject(start: Start, precision: str, validation: RetrievalData | None = None) -> Subject:
-    """Returns a model that sentence-transformers has loaded, to be trained.
-
-    Args:
-        start: The model. Its folders get its instruction as a prompt.
-        precision: Of the computation.
-        validation: Data to evaluate on; `None`: none.
-    """
+    """Returns a model that sentence-transformers has loaded, to be trained."""
     model = start.model
     set_prompts(model, start.asked)
     return Subject(

@@ -28,15 +28,7 @@ def contrastive_task(
     loss: BudgetedLoss,
     on_step: Callable[[int], None] | None = None,
 ) -> Iterator[Task]:
-    """Gives the task, and closes the guide afterwards.
-
-    Args:
-        start: The model.
-        data: Rows.
-        chosen: How they are trained on.
-        loss: What is learnt of a column of queries, a column of passages and their `Layout`.
-        on_step: As of `Task`.
-    """
+    """Gives the task, and closes the guide afterwards."""
     epochs = Epochs()
     rows = list(data.rows)
     guide = BgeEncoder(chosen.guide, on_truncation="ignore") if chosen.guide else None

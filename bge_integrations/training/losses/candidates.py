@@ -23,13 +23,7 @@ class Candidates:
     """
 
     def __init__(self, layout: Layout, *, distillation: Distillation | None = None, guide_margin: float = 0.0) -> None:
-        """Gathers what the processes know of their passages.
-
-        Args:
-            layout: Of this process's batch.
-            distillation: See `loss`.
-            guide_margin: A passage is no negative if the guide's cosine is above that of the positive less this.
-        """
+        """Gathers what the processes know of their passages."""
         self._layout = layout
         self._distillation = distillation
         self._guide_margin = guide_margin

@@ -44,16 +44,7 @@ class ContrastiveLoss(BudgetedLoss):
         guide_margin: float = 0.0,
         budget: Budget = DEFAULT_BUDGET,
     ) -> None:
-        """Describes the loss.
-
-        Args:
-            model: The model.
-            temperature: Divisor of the cosines.
-            distillation: How a teacher's scores act; see `Candidates.loss`.
-            matryoshka_dims: The loss is the mean over these lengths of the vectors; empty: only the full length.
-            guide_margin: A passage is no negative if the guide's cosine is above that of the positive less this.
-            budget: Tokens of a forward pass, and tokens whose activations may be in memory.
-        """
+        """Describes the loss."""
         super().__init__(model, budget=budget)
         self.temperature = temperature
         self.distillation = distillation

@@ -24,11 +24,6 @@ class M3Model(nn.Module):
     The three outputs of a text are the rows of one matrix, so that all of them are handed on, gathered from other
     processes and cached as one tensor. The first token, [CLS], has no token vector and no lexical weight. Its row has
     the dense vector instead.
-
-    Attributes:
-        encoder: A SentenceTransformer of a transformer and one pooling.
-        sparse: From a hidden state to a lexical weight.
-        colbert: From a hidden state to a token vector.
     """
 
     def __init__(self, encoder: Any, heads: Heads) -> None:  # noqa: ANN401 - a SentenceTransformer
@@ -112,11 +107,7 @@ class TokenRows:
         return self.lengths.cumsum(0) - self.lengths
 
     def chosen(self, texts: Tensor) -> TokenRows:
-        """Returns the rows of some texts.
-
-        Args:
-            texts: int64, places of the texts.
-        """
+        """Returns the rows of some texts, by their places (int64)."""
         lengths = self.lengths[texts]
         shift = self.starts[texts] - (lengths.cumsum(0) - lengths)
         places = torch.arange(int(lengths.sum()), device=lengths.device) + shift.repeat_interleave(lengths)
@@ -139,12 +130,7 @@ class TokenRows:
 
 
 def new_heads(width: int, seed: int) -> Heads:
-    """Returns heads with random weights, as torch makes them and bge-m3 began.
-
-    Args:
-        width: Of the hidden states, and of the token vectors.
-        seed: Of the weights.
-    """
+    """Returns heads with random weights, as torch makes them and bge-m3 began."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = {SPARSE: nn.Linear(width, 1), COLBERT: nn.Linear(width, width)}

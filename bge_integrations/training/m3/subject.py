@@ -29,14 +29,7 @@ __all__ = ["m3_subject", "outputs"]
 
 
 def m3_subject(model: M3Model, start: Start, precision: str, validation: RetrievalData | None = None) -> Subject:
-    """Returns bge-m3, to be trained.
-
-    Args:
-        model: The encoder of `start` with its heads.
-        start: The model. Its folders get its instruction as a prompt.
-        precision: Of the computation.
-        validation: Data to evaluate on; `None`: none.
-    """
+    """Returns bge-m3, to be trained."""
     inside = embedder_subject(start, precision)
 
     def write(folder: Path) -> None:
@@ -66,14 +59,7 @@ def m3_subject(model: M3Model, start: Start, precision: str, validation: Retriev
 
 @torch.no_grad()
 def outputs(model: M3Model, start: Start, texts: Sequence[str], *, precision: str = "float32") -> M3Output:
-    """Returns what `BgeM3Encoder` gives for texts, of the model as it is now.
-
-    Args:
-        model: The model.
-        start: What it was made of.
-        texts: Texts, with their instructions; at least one.
-        precision: Of the computation.
-    """
+    """Returns what `BgeM3Encoder` gives for texts, of the model as it is now."""
     ids = start.tokenize(list(texts), start.max_length)
     order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
     found: dict[int, tuple[Floats, LexicalWeights, Floats]] = {}

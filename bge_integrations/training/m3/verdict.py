@@ -70,13 +70,6 @@ def judge_m3(
     Each model encodes each text once. All queries are compared with all documents token by token, which takes long for
     a large corpus. "All together" is the weighted mean of `BgeM3Encoder.score`.
 
-    Args:
-        start: Hub id or folder of the start, or settings of it.
-        tuned: The trained folder.
-        data: Questions that were not trained on.
-        general: Labelled data of another kind, to see what is forgotten.
-        texts: General texts for the probe; `None`: the package's own.
-
     Raises:
         BgeError: A model can't be loaded.
     """

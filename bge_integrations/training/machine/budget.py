@@ -27,12 +27,7 @@ _ELSEWHERE = 4096
 
 
 class BudgetedLoss(CachedLossMixin, nn.Module):
-    """A loss of the vectors of a batch. `loss_of` says which one.
-
-    Attributes:
-        model: The model that is trained.
-        budget: How much is computed at once.
-    """
+    """A loss of the vectors of a batch. `loss_of` says which one."""
 
     def __init__(
         self,

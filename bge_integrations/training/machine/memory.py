@@ -108,15 +108,7 @@ def decoder_shape(config: Any) -> EncoderShape | None:  # noqa: ANN401 - a confi
 def fitting_budget(
     shape: EncoderShape | None, *, precision: str, device: str, memory: int, cls_only: bool = False
 ) -> Budget:
-    """Returns a budget for a model of a shape on a device.
-
-    Args:
-        shape: The encoder's shape; `None` if it is unknown.
-        precision: Of the computation.
-        device: The kind of device.
-        memory: Bytes of memory that the device has.
-        cls_only: Whether the last layer computes first rows only.
-    """
+    """Returns a budget for a model of a shape on a device."""
     if shape is None:
         return DEFAULT_BUDGET
     part, most = (_GPU_PART_OF_MEMORY, _GPU_MINI_BATCH) if device == "cuda" else (_CPU_PART_OF_MEMORY, _CPU_MINI_BATCH)

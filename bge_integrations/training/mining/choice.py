@@ -84,13 +84,7 @@ class Negative:
 
 @dataclass(frozen=True)
 class Nearest:
-    """A passage near to the query that was left out.
-
-    Attributes:
-        place: The place of its text among the passages.
-        score: Its cosine with the query.
-        reason: Why it was left out.
-    """
+    """A passage near to the query that was left out."""
 
     place: int
     score: float
@@ -143,27 +137,14 @@ class Chooser:
     """Chooses negatives by rules, ranks and margins."""
 
     def __init__(self, pool: Pool, groups: Groups, settings: MiningSettings) -> None:
-        """Takes what all rows share.
-
-        Args:
-            pool: The passages.
-            groups: The positives of equal queries.
-            settings: What is mined.
-        """
+        """Takes what all rows share."""
         self._pool = pool
         self._groups = groups
         self._settings = settings
         self._rules = TextRules(pool.texts)
 
     def choose(self, number: int, row: TrainingRow, found: Found, words: Sequence[int]) -> RowResult:
-        """Chooses the negatives of a row.
-
-        Args:
-            number: The row's number.
-            row: The row.
-            found: What the search by vectors has found for its query.
-            words: Places of what the search by words has found, best first.
-        """
+        """Chooses the negatives of a row."""
         settings, places = self._settings, self._pool.places
         positives = [found.wanted[places[text]] for text in row.pos]
         given = [found.wanted[places[text]] for text in row.neg]

@@ -80,21 +80,12 @@ class TextRules:
     """Compares passages with positives: near-duplicates, and texts that contain each other."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        """Takes the passages, positives among them.
-
-        Args:
-            texts: The passages by place.
-        """
+        """Takes the passages, positives among them."""
         self._texts = texts
         self._verdict = lru_cache(maxsize=_KEPT_VERDICTS)(self._compare)
 
     def reason(self, place: int, positives: Sequence[int]) -> Reason | None:
-        """Returns why a passage can't be a negative, or `None`.
-
-        Args:
-            place: The place of the passage.
-            positives: The places of the positives.
-        """
+        """Returns why a passage can't be a negative, or `None`."""
         return next((found for positive in positives if (found := self._verdict(place, positive))), None)
 
     def _compare(self, place: int, positive: int) -> Reason | None:

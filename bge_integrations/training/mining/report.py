@@ -199,16 +199,7 @@ def make_report(
     model: str,
     seconds: float,
 ) -> MiningReport:
-    """Sums up the results of all rows.
-
-    Args:
-        data: The data before mining.
-        pool: The passages.
-        results: The result of each row.
-        settings: What was asked for.
-        model: The encoder's name.
-        seconds: How long it took.
-    """
+    """Sums up the results of all rows."""
     totals = [len(result.given) + len(result.negatives) for result in results]
     left_out: Counter[Reason] = Counter()
     distances: Counter[int] = Counter()

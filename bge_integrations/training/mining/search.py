@@ -78,11 +78,6 @@ class Found:
 def embedders(encoder: object, prompts: Sequence[str | None], cache: EvaluationCache | None) -> Embedders:
     """Returns how an encoder embeds queries with some prompts, and passages.
 
-    Args:
-        encoder: See `mine_hard_negatives`.
-        prompts: The prompts; `None`: the encoder's own instruction.
-        cache: Keeps vectors; `None`: nothing is kept.
-
     Raises:
         SettingsError: It is no encoder, or it can't have other prompts.
     """

@@ -59,10 +59,6 @@ def read_answer(text: str, wanted: Mapping[str, int]) -> Answer:
     An item is an object with a kind and a query. The kind may be missing, and a text stands for an object, if only one
     kind is asked for.
 
-    Args:
-        text: The answer.
-        wanted: The number of questions of each kind that is asked for.
-
     Returns:
         Its items; none for the empty list, which says that there is nothing to ask.
 

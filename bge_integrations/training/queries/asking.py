@@ -30,13 +30,7 @@ Result = TypeVar("Result")
 
 
 class Asking:
-    """Asks a chat model.
-
-    Attributes:
-        caller: Makes the calls, and counts them.
-        failed: Passages that got no answer.
-        unusable: The number of answers that could not be used.
-    """
+    """Asks a chat model."""
 
     def __init__(
         self,
@@ -46,15 +40,7 @@ class Asking:
         kinds: Mapping[str, QuestionKind],
         passages: Sequence[Passage],
     ) -> None:
-        """Takes what every call needs.
-
-        Args:
-            chat: The chat model.
-            settings: How many calls run at once, and how often an answer is asked for.
-            rules: Checks of questions by their text.
-            kinds: The kinds by name.
-            passages: The passages.
-        """
+        """Takes what every call needs."""
         self.caller = Caller(chat, settings)
         self.failed: list[Failed] = []
         self.unusable = 0
@@ -65,11 +51,6 @@ class Asking:
 
     async def all(self, tasks: Mapping[str, Task], store: AnswerStore, *, show_progress: bool) -> None:
         """Asks for everything.
-
-        Args:
-            tasks: What is asked, by the key of the answer.
-            store: Keeps each answer at once.
-            show_progress: Whether to show a progress bar.
 
         Raises:
             ChatModelError: The chat model fails on one passage after the other.

@@ -61,26 +61,14 @@ _MENTIONS = re.compile(
 
 @dataclass(frozen=True)
 class Rules:
-    """What a question's text must be like.
-
-    Attributes:
-        language: See `QuerySettings`.
-        copied_words: See `QuerySettings`.
-        examples: Questions of users, which must not be repeated.
-    """
+    """What a question's text must be like."""
 
     language: Language
     copied_words: int
     examples: Sequence[str]
 
     def fault(self, query: str, kind: QuestionKind, texts: Sequence[str]) -> tuple[Reason, str] | None:
-        """Returns the first reason to refuse a question, with the details, or `None`.
-
-        Args:
-            query: The question.
-            kind: Its kind.
-            texts: Its passages.
-        """
+        """Returns the first reason to refuse a question, with the details, or `None`."""
         if fault := text_fault(query):
             return "form", f"the query {fault}"
         if is_refusal(query):

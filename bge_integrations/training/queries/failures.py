@@ -56,12 +56,7 @@ class Caller:
     """Calls a chat model, waits and tries again where a failure passes, and stops a run that has no prospect."""
 
     def __init__(self, chat: Chat, settings: QuerySettings) -> None:
-        """Takes what every call needs.
-
-        Args:
-            chat: The chat model.
-            settings: How long to wait, and how often to try.
-        """
+        """Takes what every call needs."""
         self._chat = chat
         self._settings = settings
         self._open_at = 0.0

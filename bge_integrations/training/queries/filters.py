@@ -27,13 +27,7 @@ LOOKED_AT = 200
 
 @dataclass(frozen=True)
 class Question:
-    """A question.
-
-    Attributes:
-        query: Its text.
-        kind: The name of its kind.
-        passages: Places of the passages that answer it.
-    """
+    """A question."""
 
     query: str
     kind: str
@@ -56,13 +50,7 @@ class Repeat:
 def like_test(
     questions: Sequence[Question], passages: Sequence[Passage], test: TrainingData | RetrievalData
 ) -> dict[int, str]:
-    """Returns what questions share with test questions, by the question's place: five words in a row, or everything.
-
-    Args:
-        questions: The questions.
-        passages: The passages.
-        test: Questions to judge by.
-    """
+    """Returns what questions share with test questions, by the question's place: five words in a row, or everything."""
     known = test if isinstance(test, TrainingData) else _as_rows(test)
     rows = [
         TrainingRow(one.query, tuple(passages[place].text for place in one.passages), id=str(number))

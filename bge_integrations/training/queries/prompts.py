@@ -20,14 +20,7 @@ __all__ = ["Task", "again", "make_task", "prompt_language"]
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked of the chat model in one call.
-
-    Attributes:
-        passages: Places of the passages that it is about.
-        wanted: The number of questions of each kind, by the kind's name.
-        prompt: The prompt.
-        language: The prompt's language.
-    """
+    """What is asked of the chat model in one call."""
 
     passages: tuple[int, ...]
     wanted: Mapping[str, int]

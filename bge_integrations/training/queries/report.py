@@ -47,12 +47,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Failed:
-    """Passages that the chat model gave no answer for.
-
-    Attributes:
-        passages: Their ids.
-        error: The failure in words.
-    """
+    """Passages that the chat model gave no answer for."""
 
     passages: tuple[str, ...]
     error: str

@@ -30,13 +30,7 @@ class Sorting:
     """
 
     def __init__(self, passages: Sequence[Passage], rules: Rules, kinds: Mapping[str, QuestionKind]) -> None:
-        """Starts without questions.
-
-        Args:
-            passages: The passages.
-            rules: Checks of questions by their text.
-            kinds: The kinds by name.
-        """
+        """Starts without questions."""
         self.questions: list[Question] = []
         self.rejected: list[Rejected] = []
         self.made = dict.fromkeys(kinds, 0)
@@ -69,13 +63,7 @@ class Sorting:
     def compare(
         self, settings: QuerySettings, how: Embedders | None, test: TrainingData | RetrievalData | None
     ) -> None:
-        """Compares the questions with test questions, with each other, and with all passages.
-
-        Args:
-            settings: The limits.
-            how: Embeds queries and passages; `None`: only texts are compared.
-            test: Questions to judge by; `None`: none.
-        """
+        """Compares the questions with test questions, with each other, and with all passages."""
         if test is not None:
             self._refuse("test", like_test(self.questions, self._passages, test))
         same = repeats([one.query for one in self.questions], settings.examples, settings.near, how)

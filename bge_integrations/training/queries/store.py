@@ -43,9 +43,6 @@ class AnswerStore:
     def __init__(self, path: Path | None) -> None:
         """Reads what is there.
 
-        Args:
-            path: The file; `None`: nothing is kept.
-
         Raises:
             SettingsError: The file was not written by this class, so that it must not be changed.
             OSError: The file can't be read or written.

@@ -60,10 +60,6 @@ def script_share(text: str, script: str) -> float:
 def copied(text: str, source: str) -> tuple[str, float]:
     """Returns what a text has copied.
 
-    Args:
-        text: The text.
-        source: The text that it may have copied from.
-
     Returns:
         The longest run of pieces that both have, and the share of the text that lies in common runs of three words or
         more. A single term, such as the name of a function, is no run.

@@ -79,12 +79,7 @@ class GroupLoss(BudgetedLoss):
         *,
         budget: Budget = DEFAULT_BUDGET,
     ) -> None:
-        """Describes the loss.
-
-        Args:
-            model: The model.
-            budget: Tokens of a forward pass, and tokens whose activations may be in memory.
-        """
+        """Describes the loss."""
         super().__init__(model, budget=budget)
         self._signs = _Signs()
 

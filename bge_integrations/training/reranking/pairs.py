@@ -78,19 +78,7 @@ class PairCollator:
         uses_teacher: bool = False,
         teacher_margin: float | None = None,
     ) -> None:
-        """Describes the batches.
-
-        Args:
-            rows: All rows.
-            reader: Reads pairs.
-            negatives: Negatives of a row, at most.
-            easy_negatives: Part of them that are passages of other rows.
-            max_length: Tokens of a pair, at most.
-            seed: Of what is drawn.
-            epochs: The current epoch.
-            uses_teacher: Whether the rows' scores are handed on.
-            teacher_margin: Which negatives the scores leave out, as in `EmbedderTraining`.
-        """
+        """Describes the batches."""
 
         def doubted(row: TrainingRow) -> frozenset[str]:
             return frozenset() if teacher_margin is None else doubted_negatives(row, teacher_margin)

@@ -27,14 +27,7 @@ __all__ = ["reranker_subject", "reranker_task"]
 def reranker_subject(
     start: RerankerStart, scorer: PairScorer, precision: str, validation: RetrievalData | None = None
 ) -> Subject:
-    """Returns a reranker to be trained. Its folders are those of a CrossEncoder that gives logits, as `BgeReranker`.
-
-    Args:
-        start: The model. Its folders get its instruction as the default prompt.
-        scorer: Its forward pass.
-        precision: Of the computation.
-        validation: Data with candidates to evaluate on; `None`: none.
-    """
+    """Returns a reranker to be trained. Its folders are those of a CrossEncoder that gives logits, as `BgeReranker`."""
     model = start.model
     model.activation_fn = nn.Identity()
     model.prompts = {"query": start.instruction} if start.instruction else {}
@@ -51,14 +44,7 @@ def reranker_subject(
 
 
 def reranker_task(start: RerankerStart, scorer: PairScorer, data: TrainingData, chosen: RerankerTraining) -> Task:
-    """Returns what a reranker learns from rows.
-
-    Args:
-        start: The model.
-        scorer: Its forward pass.
-        data: The rows.
-        chosen: How they are trained on.
-    """
+    """Returns what a reranker learns from rows."""
     epochs = Epochs()
     loss = GroupLoss(scorer, budget=budget_of(start, chosen))
     collator = PairCollator(

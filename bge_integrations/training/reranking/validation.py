@@ -27,14 +27,7 @@ class PairValidation:
     """Orders the candidates of each query with the model as it is now, as it does it later: cut at its own limit."""
 
     def __init__(self, data: RetrievalData, scorer: PairScorer, start: RerankerStart, *, is_half: bool) -> None:
-        """Takes what is evaluated.
-
-        Args:
-            data: Data with candidates.
-            scorer: The model.
-            start: How the model reads pairs.
-            is_half: Whether it computes in bfloat16.
-        """
+        """Takes what is evaluated."""
         self._data = data
         self._scorer = scorer
         self._start = start

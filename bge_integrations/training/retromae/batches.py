@@ -28,16 +28,7 @@ class PieceCollator:
     def __init__(
         self, pieces: Pieces, table: WordTable, *, masking: float, pad_id: int, seed: int, epochs: Epochs
     ) -> None:
-        """Describes the batches.
-
-        Args:
-            pieces: All pieces.
-            table: Of their vocabulary.
-            masking: The part of the tokens that the encoder must tell.
-            pad_id: Token id of padding.
-            seed: Of what is drawn.
-            epochs: The current epoch.
-        """
+        """Describes the batches."""
         self._pieces = pieces
         self._table = table
         self._masking = masking

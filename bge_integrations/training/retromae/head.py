@@ -19,14 +19,7 @@ __all__ = ["NAMES", "MlmHead", "stored_head"]
 
 @dataclass(frozen=True)
 class HeadNames:
-    """Names of a head's weights in transformers' model.
-
-    Attributes:
-        model_class: transformers' class of the encoder with the head.
-        dense: The linear map.
-        norm: The layer normalisation.
-        bias: The bias of the logits.
-    """
+    """Names of a head's weights in transformers' model."""
 
     model_class: str
     dense: str = "lm_head.dense"
@@ -88,12 +81,7 @@ class MlmHead(nn.Module):
 
 
 def stored_head(files: Iterable[Path], names: HeadNames) -> dict[str, Tensor]:
-    """Returns the weights of a head that a model's files have, by their names in `MlmHead`.
-
-    Args:
-        files: The files that the encoder was read from.
-        names: Of its architecture.
-    """
+    """Returns the weights of a head that a model's files have, by their names in `MlmHead`."""
     wanted = {names.stored(name): name for name in ("dense.weight", "dense.bias", "norm.weight", "norm.bias", "bias")}
     found = {}
     for file in files:

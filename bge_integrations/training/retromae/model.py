@@ -51,15 +51,7 @@ class RetroMae(nn.Module):
         decoder_masking: float,
         budget: Budget,
     ) -> None:
-        """Takes the encoder, and makes a decoder with new weights.
-
-        Args:
-            transformer: sentence-transformers' module with the encoder.
-            shape: The encoder's shape.
-            head: The head.
-            decoder_masking: The chance of a word to be hidden from a position of the decoder.
-            budget: How much is computed at once.
-        """
+        """Takes the encoder, and makes a decoder with new weights."""
         super().__init__()
         config = transformer.auto_model.config
         self.transformer = transformer
@@ -76,11 +68,7 @@ class RetroMae(nn.Module):
         self._decoder_masking = decoder_masking
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Returns the loss: the mean over the masked tokens plus the mean over the decoder's, of all processes.
-
-        Args:
-            batch: As `PieceCollator` gives it.
-        """
+        """Returns the loss: the mean over the masked tokens plus the mean over the decoder's, of all processes."""
         lengths = batch["attention_mask"].sum(1).tolist()
         device = batch["input_ids"].device
         # A process has the mean over its own tokens; trainers average the gradients of processes.

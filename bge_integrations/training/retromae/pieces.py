@@ -54,11 +54,7 @@ class Facts:
 
 
 class Pieces:
-    """Pieces by number.
-
-    Attributes:
-        facts: What is known of them.
-    """
+    """Pieces by number."""
 
     def __init__(self, folder: Path, facts: Facts) -> None:
         """Opens the files of a folder."""
@@ -81,12 +77,6 @@ def make_pieces(source: TextSource, tokens: Tokens, folder: Path, *, show_progre
     """Writes the pieces of all texts into files, or takes those that are there already.
 
     Of processes that train together, one writes, and the others wait for it.
-
-    Args:
-        source: The texts.
-        tokens: How they become token ids.
-        folder: The folder for the files, which exists.
-        show_progress: Whether to show a bar.
 
     Raises:
         TrainingDataError: A text is wrong, or there is none.

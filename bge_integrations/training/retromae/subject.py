@@ -36,13 +36,6 @@ _FURTHER = "retromae.safetensors"
 def build_model(start: Start, chosen: RetroMaeTraining, budget: Budget, name: str, *, warns: bool) -> RetroMae:
     """Puts an encoder, its head and a new decoder together. The head is the checkpoint's own if it has one.
 
-    Args:
-        start: The model to start from.
-        chosen: How to train.
-        budget: How much is computed at once.
-        name: The model's name, for messages.
-        warns: Whether to warn of a new head.
-
     Raises:
         UnsupportedModelError: It is no encoder of BERT's or XLM-RoBERTa's kind.
     """
@@ -76,13 +69,7 @@ def build_model(start: Start, chosen: RetroMaeTraining, budget: Budget, name: st
 
 
 def retromae_subject(model: RetroMae, start: Start, *, keep_head: bool) -> Subject:
-    """Returns a model that is pre-trained. Its folders have CLS pooling, normalisation and its instruction.
-
-    Args:
-        model: The model.
-        start: What it was made of.
-        keep_head: Whether the trained folder keeps the head.
-    """
+    """Returns a model that is pre-trained. Its folders have CLS pooling, normalisation and its instruction."""
     transformer = model.transformer
     pooling = Pooling(transformer.get_embedding_dimension(), "cls")
     embedder = SentenceTransformer(modules=[transformer, pooling, Normalize()], device=str(start.model.device))

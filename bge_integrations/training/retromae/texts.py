@@ -50,9 +50,6 @@ class TextSource:
     def of(cls, data: str | os.PathLike[str] | Iterable[str] | object) -> TextSource:
         """Looks at what is there, and reads no text.
 
-        Args:
-            data: See `pretrain_retromae`.
-
         Raises:
             TrainingDataError: There is no such file, or its format is unknown.
             SettingsError: It is neither a path, nor a data set, nor texts.

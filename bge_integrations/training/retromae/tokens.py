@@ -57,11 +57,6 @@ class Tokens:
 def tokens_of(start: Start, length: int | None, name: str) -> Tokens:
     """Returns how a model's tokenizer makes pieces.
 
-    Args:
-        start: The model.
-        length: Tokens of a piece, at most; `None`: as many as the model reads.
-        name: The model's name, for errors.
-
     Raises:
         UnsupportedModelError: It does not put one special token before a text and one after it, or has no mask.
     """

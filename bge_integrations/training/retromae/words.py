@@ -52,10 +52,6 @@ class WordTable:
     def of(cls, tokenizer: Any, name: str) -> WordTable:  # noqa: ANN401 - a tokenizer of transformers
         """Makes the table of a tokenizer.
 
-        Args:
-            tokenizer: A fast tokenizer of transformers.
-            name: The model's name, for errors.
-
         Raises:
             UnsupportedModelError: It has no mask, or marks words in another way than WordPiece and SentencePiece.
         """

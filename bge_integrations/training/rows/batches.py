@@ -267,15 +267,7 @@ class TargetCollator:
     def __init__(
         self, texts: Sequence[str], vectors: NDArray[np.float32], tokenize: Tokenize, *, length: int, pad_id: int
     ) -> None:
-        """Describes the batches.
-
-        Args:
-            texts: All texts, with their instructions.
-            vectors: A vector of each text.
-            tokenize: Gives token ids.
-            length: Tokens of a text, at most.
-            pad_id: Token id of padding.
-        """
+        """Describes the batches."""
         self._texts = texts
         self._vectors = vectors
         self._tokenize = tokenize
@@ -312,12 +304,7 @@ class _Column:
 
 
 def padded_column(texts: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tensor]:
-    """Returns token ids padded on the right, and their mask, shape [texts, tokens of the longest].
-
-    Args:
-        texts: Token ids of each text.
-        pad_id: Token id of padding.
-    """
+    """Returns token ids padded on the right, and their mask, shape [texts, tokens of the longest]."""
     width = max(map(len, texts))
     ids = torch.full((len(texts), width), pad_id)
     mask = torch.zeros((len(texts), width), dtype=torch.int64)

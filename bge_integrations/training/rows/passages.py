@@ -25,9 +25,6 @@ def load_passages(path: str | os.PathLike[str]) -> tuple[list[str], dict[str, se
 
     Files may end in .gz. As in BEIR, a passage is its title, a blank and its text. Passages without text are left out.
 
-    Args:
-        path: The file or folder.
-
     Returns:
         The passages, and the ids of the documents that a passage is from by its text.
 

@@ -210,11 +210,7 @@ class TensorBoard(_OfLogs):
     """Writes event files for TensorBoard, with the names that transformers' own trainer gives."""
 
     def __init__(self, folder: Path) -> None:
-        """Opens the files of this run, in the main process only.
-
-        Args:
-            folder: The folder for them.
-        """
+        """Opens the files of this run, in the main process only."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer: Any = SummaryWriter(str(folder))

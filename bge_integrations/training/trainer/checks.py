@@ -35,11 +35,6 @@ def row_groups(rows: Sequence[TrainingRow], *, same_source: bool) -> dict[tuple[
 def advice(data: TrainingData, chosen: EmbedderTraining, *, processes: int = 1) -> list[str]:
     """Returns warnings about data and settings, each with a remedy.
 
-    Args:
-        data: Rows.
-        chosen: How they are trained on, with a temperature.
-        processes: Number of processes that train together.
-
     Raises:
         SettingsError: There is nothing to learn: fewer than two rows, or no row has a negative. Or scores are missing.
     """
@@ -67,10 +62,6 @@ def advice(data: TrainingData, chosen: EmbedderTraining, *, processes: int = 1) 
 
 def reranker_advice(data: TrainingData, chosen: RerankerTraining) -> list[str]:
     """Returns warnings about data and settings for a reranker, each with a remedy.
-
-    Args:
-        data: Rows.
-        chosen: How they are trained on.
 
     Raises:
         SettingsError: There is nothing to learn, since no row has a negative. Or scores are missing.

@@ -43,16 +43,7 @@ class RunOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Run:
-    """A run whose output can be written.
-
-    Attributes:
-        output: The folder to make.
-        work: The folder beside it for checkpoints.
-        events: The folder for TensorBoard's files; `None`: none are written.
-        resume: See `RunOptions`.
-        show_progress: See `RunOptions`.
-        on_log: See `RunOptions`.
-    """
+    """A run whose output can be written."""
 
     output: Path
     work: Path
@@ -107,14 +98,7 @@ class Run:
     def watch(
         self, record: Mapping[str, Any], checkpoint: Path | None, every: int | None, patience: int | None = None
     ) -> Watch:
-        """Returns what is seen and kept of the run.
-
-        Args:
-            record: Plain data about the training, for the cards of checkpoints.
-            checkpoint: The checkpoint to go on with; `None`: the start.
-            every: See `Watch`.
-            patience: See `Watch`.
-        """
+        """Returns what is seen and kept of the run."""
         from bge_integrations.training.trainer.trainer import Watch
 
         return Watch(

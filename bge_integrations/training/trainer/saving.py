@@ -36,12 +36,7 @@ def require_free(output: Path) -> None:
 
 
 def write_model(model: Any, output: Path) -> None:  # noqa: ANN401
-    """Writes weights, modules and tokenizer. The library's card is left out: it embeds texts, and asks the hub.
-
-    Args:
-        model: The SentenceTransformer.
-        output: The folder; it need not be there.
-    """
+    """Writes weights, modules and tokenizer. The library's card is left out: it embeds texts, and asks the hub."""
     output.mkdir(parents=True, exist_ok=True)
     with quiet_transformers():
         model.save_pretrained(str(output), create_model_card=False)
@@ -60,23 +55,13 @@ def set_prompts(model: Any, asked: Instruction) -> None:  # noqa: ANN401
 
 
 def write_record(output: Path, record: Mapping[str, Any]) -> None:
-    """Writes the record of a training, and the card that is made of it.
-
-    Args:
-        output: The folder.
-        record: Plain data about the training.
-    """
+    """Writes the record of a training, and the card that is made of it."""
     (output / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     write_card(output, record)
 
 
 def write_card(output: Path, record: Mapping[str, Any]) -> None:
-    """Writes README.md: the base model in its header, the data, the settings, and the figures before and after.
-
-    Args:
-        output: The folder.
-        record: As for `write_record`.
-    """
+    """Writes README.md: the base model in its header, the data, the settings, and the figures before and after."""
     base, data, settings = record["base_model"], record.get("data"), record.get("settings", {})
     library, pipeline, tags = _HEADERS[record.get("kind", "embedder")]
     lines = ["---", *([f"base_model: {base}"] if base else []), f"library_name: {library}"]

@@ -60,26 +60,14 @@ class QueryTemplates:
         return self.spec is not None and bool(self.spec.example_template)
 
     def example(self, prompt: str | None, query: str, answer: str) -> str:
-        """Returns an example as it stands before a query, for a model that takes examples.
-
-        Args:
-            prompt: The prompt of the example's row.
-            query: Its query.
-            answer: A passage that answers it.
-        """
+        """Returns an example as it stands before a query, for a model that takes examples."""
         if self.spec is None:
             return ""
         task = prompt or self.settings.task or self.spec.default_task or ""
         return example_text(self.spec, (task, query, answer))
 
     def fitting(self, query: str, around: Instruction, length: int) -> str:
-        """Returns as much of the start of a query as fits between the text around it.
-
-        Args:
-            query: The query.
-            around: What is around it.
-            length: Tokens of all, at most.
-        """
+        """Returns as much of the start of a query as fits between the text around it."""
         return fitting_start(self.tokenizer, around.prefix, query, around.suffix, min(length, self.max_length))
 
     def tokens(self, around: Instruction) -> int:

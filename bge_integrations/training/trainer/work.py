@@ -146,10 +146,6 @@ def prepare_work(work: Path, key: str, *, resume: bool) -> Path | None:
 def require_new(work: Path, *, resume: bool) -> list[Path]:
     """Returns the checkpoints in a folder, after a check that there are none for a run that starts.
 
-    Args:
-        work: The folder.
-        resume: Whether a run goes on.
-
     Raises:
         SettingsError: There are checkpoints, and `resume` is `False`.
     """
@@ -161,9 +157,6 @@ def require_new(work: Path, *, resume: bool) -> list[Path]:
 
 def require_device(device: str | Sequence[str] | None) -> None:
     """Checks that a process can train on a device, before anything is loaded.
-
-    Args:
-        device: As in the settings of a model.
 
     Raises:
         SettingsError: There are several, or it is a GPU other than the first. transformers' trainer would take the
@@ -186,10 +179,6 @@ def require_device(device: str | Sequence[str] | None) -> None:
 
 def require_figures(patience: int | None, validation: object | None) -> None:
     """Checks that a training that may stop early is evaluated.
-
-    Args:
-        patience: Evaluations without a better one before it stops; `None`: it does not stop early.
-        validation: Data to evaluate on; `None`: none.
 
     Raises:
         SettingsError: It is not.
