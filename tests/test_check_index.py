@@ -20,6 +20,7 @@ from bge_integrations.cli import app
 from bge_integrations.errors import FingerprintError, IndexMismatchError
 from bge_integrations.fingerprint import METADATA_KEY, PROBES, Fingerprint
 from bge_integrations.indexes.check import Model, check
+from bge_integrations.indexes.index import connected
 from bge_integrations.indexes.location import open_index
 from bge_integrations.indexes.parquet import ParquetIndex
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
@@ -125,7 +126,7 @@ def test_of_several_collections_one_must_be_named(tmp_path: Path) -> None:
     ("location", "words"),
     [
         ("nowhere", "there is no index 'nowhere'"),
-        ("http://127.0.0.1:1", "can be any server; name its kind"),
+        ("http://user:hunter2@127.0.0.1:1", "http://127.0.0.1:1 can be any server; name its kind"),
         ("postgresql+psycopg://user:hunter2@127.0.0.1:1/db", "the collections of the database can't be read"),
     ],
 )
@@ -134,6 +135,27 @@ def test_places_that_can_not_be_opened(location: str, words: str) -> None:
         open_index(location)
     assert "hunter2" not in str(raised.value)
     assert raised.value.__cause__ is None
+
+
+def test_a_client_is_closed_if_no_index_is_found_through_it() -> None:
+    class Client:
+        closed = 0
+
+        def close(self) -> None:
+            self.closed += 1
+
+    client = Client()
+    with pytest.raises(FingerprintError) as raised, connected(lambda _: client, "http://user:hunter2@host/a"):
+        raise OSError("http://user:hunter2@host/a does not answer")
+    assert str(raised.value) == "http://host/a can't be opened: http://host/a does not answer"
+    with pytest.raises(FingerprintError, match=r"^none$"), connected(lambda _: client, "place"):
+        raise FingerprintError("none")
+    with pytest.raises(KeyboardInterrupt), connected(lambda _: client, "place"):
+        raise KeyboardInterrupt
+    assert client.closed == 3
+    with connected(lambda _: client, "place") as kept:
+        assert kept is client
+    assert client.closed == 3
 
 
 def _write(file: Path, minilm: str, *, instruction: str = "", recorded: bool = True, texts: list[str] = CORPUS) -> None:
@@ -170,6 +192,21 @@ def test_parquet_files_of_two_models_are_told(minilm: str, tmp_path: Path) -> No
     _write(tmp_path / "b.parquet", minilm, instruction="passage: ")
     with pytest.raises(IndexMismatchError, match=r"vectors of 2 models or settings: .* of a.parquet, b.parquet differ"):
         ParquetIndex(tmp_path).read()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit for open files")
+def test_more_parquet_files_than_a_process_may_open(minilm: str, tmp_path: Path) -> None:
+    import resource
+
+    _write(tmp_path / "000.parquet", minilm)
+    for number in range(1, 100):
+        shutil.copy(tmp_path / "000.parquet", tmp_path / f"{number:03d}.parquet")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/dev/fd"))) + 40, limits[1]))
+    try:
+        assert len(ParquetIndex(tmp_path).sample(32)) == 16
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_parquet_files_can_not_be_recorded_afterwards(minilm: str, tmp_path: Path) -> None:

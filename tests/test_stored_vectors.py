@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -130,6 +131,12 @@ class TestStoredVectors:
         (tmp_path / "_corpus").mkdir()
         with pytest.raises(CorpusDataError, match="is not finished: run `bge embed` again"):
             StoredVectors(tmp_path)
+
+    def test_a_damaged_lookup_is_named(self, folder: Path, tmp_path: Path) -> None:
+        shutil.copytree(folder, tmp_path / "copy")
+        (tmp_path / "copy" / "_corpus" / "lookup.sqlite").write_bytes(b"no database" * 1000)
+        with pytest.raises(CorpusDataError, match=r"lookup\.sqlite can't be read: .*\. Embed the corpus again\."):
+            StoredVectors(tmp_path / "copy").find(TEXTS)
 
     def test_pickles_carry_the_path(self, folder: Path) -> None:
         stored = pickle.loads(pickle.dumps(StoredVectors(folder)))

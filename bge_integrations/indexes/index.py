@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 from bge_integrations._optional import require
 from bge_integrations.errors import FingerprintError
 
-__all__ = ["Document", "Index", "chosen", "documents_of", "embedded_text", "kept_open", "spread"]
+__all__ = ["Document", "Index", "chosen", "connected", "documents_of", "embedded_text", "spread", "without_credentials"]
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*@")
 
 
 @dataclass(frozen=True)
@@ -90,20 +93,36 @@ class Client(Protocol):
         ...
 
 
+SomeClient = TypeVar("SomeClient", bound=Client)
+
+
+def without_credentials(address: str) -> str:
+    """Returns an address without the user and the password in it, for messages."""
+    return _CREDENTIALS.sub("", address)
+
+
 @contextmanager
-def kept_open(client: Client, place: str) -> Iterator[None]:
-    """A block that looks for an index. If it raises, the client is closed.
+def connected(connect: Callable[[str], SomeClient], location: str) -> Iterator[SomeClient]:
+    """A block that looks for an index through a new client, which stays open unless the block raises.
+
+    Args:
+        connect: Makes the client.
+        location: The address or the path that it is made for.
 
     Raises:
-        FingerprintError: The block raised an error of the client.
+        FingerprintError: There is no connection, or the block raised an error of the client.
     """
-    try:
-        yield
-    except BaseException as error:
-        client.close()
-        if isinstance(error, FingerprintError) or not isinstance(error, Exception):
+    with ExitStack() as stack:
+        try:
+            client = connect(location)
+            stack.callback(client.close)
+            yield client
+        except FingerprintError:
             raise
-        raise FingerprintError(f"{place} can't be read: {error}") from error
+        except Exception as error:
+            message = f"{location} can't be opened: {error}"
+            raise FingerprintError(without_credentials(message)) from None
+        stack.pop_all()
 
 
 def chosen(collection: str | None, there: Sequence[str], place: str) -> str:

@@ -11,7 +11,7 @@ from bge_integrations._optional import require
 from bge_integrations.errors import FingerprintError
 from bge_integrations.indexes import chroma, lance, parquet
 from bge_integrations.indexes.files import FILE_NAME, FileBeside, InMemory
-from bge_integrations.indexes.index import Document, Index, documents_of, spread
+from bge_integrations.indexes.index import Document, Index, documents_of, spread, without_credentials
 from bge_integrations.indexes.milvus import open_milvus
 from bge_integrations.indexes.postgres import open_postgres
 from bge_integrations.indexes.qdrant import open_qdrant
@@ -43,7 +43,9 @@ def open_index(location: str, *, collection: str | None = None, server: str | No
         return open_postgres(location, collection)
     if location.startswith(_WEB):
         if server not in get_args(Server):
-            raise FingerprintError(f"{location} can be any server; name its kind: server='qdrant' or server='milvus'.")
+            raise FingerprintError(
+                f"{without_credentials(location)} can be any server; name its kind: server='qdrant' or server='milvus'."
+            )
         return open_qdrant(location, collection) if server == "qdrant" else open_milvus(location, collection)
     path = Path(os.path.expanduser(location))
     if not path.exists():

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 from bge_integrations._optional import require_package
 from bge_integrations.errors import FingerprintError
 from bge_integrations.fingerprint import METADATA_KEY
-from bge_integrations.indexes.index import Document, Index, chosen, documents_of, embedded_text, kept_open
+from bge_integrations.indexes.index import (
+    Document,
+    Index,
+    chosen,
+    connected,
+    documents_of,
+    embedded_text,
+    without_credentials,
+)
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -82,15 +90,14 @@ def open_milvus(location: str, collection: str | None) -> MilvusIndex:
         collection: The collection's name; `None`: the only one.
 
     Raises:
-        FingerprintError: As `chosen` and `kept_open`, or the collection has no field of dense vectors.
+        FingerprintError: As `chosen` and `connected`, or the collection has no field of dense vectors.
         MissingExtraError: Milvus's client is not installed.
     """
     require_package("pymilvus", "pymilvus")
     from pymilvus import DataType, MilvusClient
 
-    client = MilvusClient(location)
-    with kept_open(client, location):
-        name = chosen(collection, client.list_collections(), location)
+    with connected(MilvusClient, location) as client:
+        name = chosen(collection, client.list_collections(), without_credentials(location))
         client.load_collection(name)
         fields = client.describe_collection(name)["fields"]
         vectors = [one["name"] for one in fields if one["type"] == DataType.FLOAT_VECTOR]

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 from bge_integrations._optional import require_package
 from bge_integrations.errors import FingerprintError
 from bge_integrations.fingerprint import METADATA_KEY
-from bge_integrations.indexes.index import Document, Index, chosen, documents_of, embedded_text, kept_open
+from bge_integrations.indexes.index import (
+    Document,
+    Index,
+    chosen,
+    connected,
+    documents_of,
+    embedded_text,
+    without_credentials,
+)
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -123,18 +131,17 @@ def open_qdrant(location: str, collection: str | None) -> QdrantIndex:
         collection: The collection's name; `None`: the only one.
 
     Raises:
-        FingerprintError: As `chosen` and `kept_open`, or another process has the folder open.
+        FingerprintError: As `chosen` and `connected`, for example if another process has the folder open.
         MissingExtraError: Qdrant's client is not installed.
     """
     require_package("qdrant_client", "qdrant-client")
     from qdrant_client import QdrantClient
 
-    try:
-        client = QdrantClient(location) if "://" in location else QdrantClient(path=location)
-    except RuntimeError as error:  # of portalocker's lock
-        raise FingerprintError(f"{location} can't be opened: {error}") from error
-    with kept_open(client, location):
+    def connect(location: str) -> QdrantClient:
+        return QdrantClient(location) if "://" in location else QdrantClient(path=location)
+
+    with connected(connect, location) as client:
         names = [one.name for one in client.get_collections().collections]
-        index = QdrantIndex(client, chosen(collection, names, location))
+        index = QdrantIndex(client, chosen(collection, names, without_credentials(location)))
     index.owns_client = True
     return index
