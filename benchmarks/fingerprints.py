@@ -10,7 +10,6 @@ model still finds in the unchanged index.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
+from benchmarks.command import parser_of
 from benchmarks.docstrings.corpus import collect
 from bge_integrations import BgeEncoder
 from bge_integrations.backend.model.pooling import cosines
@@ -46,7 +46,7 @@ _NOISES = (0.001, 0.01, 0.1)
 
 def main() -> None:
     """Prints one line a change."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("benchmarks.fingerprints", __doc__)
     parser.add_argument("model", help="folder of an embedder with safetensors weights")
     parser.add_argument("--documents", type=int, default=2000, help="documents of the index")
     given = parser.parse_args()

@@ -6,8 +6,6 @@ saves everything as JSON.
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import statistics
 import tempfile
@@ -24,6 +22,7 @@ from rich.console import Console
 from torch import Tensor
 
 from benchmarks import machine
+from benchmarks.command import WORKDIR, parser_of, save
 from benchmarks.isolation import isolate
 from benchmarks.noise import Reference, judge
 from benchmarks.shapes import SHAPES
@@ -78,7 +77,7 @@ class Plan:
     batch_size: int = 32
     steps: int = 3
     rounds: int = 5
-    workdir: Path = Path(tempfile.gettempdir()) / "bge-integrations-benchmarks"
+    workdir: Path = WORKDIR
 
 
 def measure(plan: Plan) -> dict[str, Any]:
@@ -317,7 +316,7 @@ def print_results(console: Console, results: Mapping[str, Any]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the options, measures, prints and saves."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pretraining", description=__doc__)
+    parser = parser_of("benchmarks.pretraining", __doc__)
     parser.add_argument("--model", default=MINILM, help=f"{MINILM}, a BERT among {', '.join(SHAPES)}, or a folder")
     parser.add_argument("--mix", default="mixed", help="queries, short, mixed or long")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
@@ -335,9 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = measure(plan)
     print_results(console, results)
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
-        console.print(f"saved as {options.output}", markup=False)
+        save(results, options.output, console)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ nothing was trained on. Prints a table and the paired comparisons, and saves eve
 
 from __future__ import annotations
 
-import argparse
-import json
 import shutil
 import statistics
 import tempfile
@@ -21,6 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import machine
+from benchmarks.command import WORKDIR, parser_of, save
 from benchmarks.docstrings.corpus import collect
 from benchmarks.isolation import isolate
 from benchmarks.questions import QUESTIONS
@@ -64,7 +63,7 @@ class Plan:
     contrastive: EmbedderTraining
     seeds: Sequence[int]
     texts: Path | None = None
-    workdir: Path = Path(tempfile.gettempdir()) / "bge-integrations-benchmarks"
+    workdir: Path = WORKDIR
 
 
 def measure(plan: Plan, console: Console) -> dict[str, Any]:
@@ -191,7 +190,7 @@ def print_results(console: Console, results: Mapping[str, Any]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the options, measures, prints and saves."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pretraining_gain", description=__doc__)
+    parser = parser_of("benchmarks.pretraining_gain", __doc__)
     parser.add_argument("--model", default=MINILM, help="minilm or a folder")
     parser.add_argument("--texts", type=Path, help="further texts to pre-train on: .jsonl, .txt or a BEIR folder")
     parser.add_argument("--steps", type=int, default=500, help="steps of RetroMAE")
@@ -225,9 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = measure(plan, console)
     print_results(console, results)
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
-        console.print(f"saved as {options.output}", markup=False)
+        save(results, options.output, console)
 
 
 if __name__ == "__main__":

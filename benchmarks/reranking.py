@@ -6,12 +6,9 @@ Scores are compared with sentence-transformers' first; who gives others is left 
 
 from __future__ import annotations
 
-import argparse
 import gc
 import importlib
-import json
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +21,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from benchmarks import machine
+from benchmarks.command import add_workdir, parser_of, save
 from benchmarks.isolation import isolate
 from benchmarks.lineup import reason
 from benchmarks.noise import Reference, judge
@@ -286,11 +284,7 @@ def print_results(console: Console, results: Mapping[str, Any]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the options, measures, prints and saves."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.reranking",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("benchmarks.reranking", __doc__)
     add = parser.add_argument
     add("--shape", choices=("tiny", "base", "large"), default="base", help="of bge-reranker-base or -large")
     add("--model", type=Path, help="a folder with a reranker of your own, instead of --shape")
@@ -299,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--warm-up", type=float, default=8.0, help="seconds that each works before anything counts")
     add("--contenders", help=f"by commas: {', '.join(contender.name for contender in CONTENDERS)}")
     add("--output", type=Path, help="save what was measured as JSON")
-    add("--workdir", type=Path, default=Path(tempfile.gettempdir()) / "bge-integrations-benchmarks")
+    add_workdir(parser, "models")
     options = parser.parse_args(arguments)
     names = options.contenders.split(",") if options.contenders else [contender.name for contender in CONTENDERS]
     unknown = set(names) - {contender.name for contender in CONTENDERS}
@@ -322,8 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     print_results(console, results)
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
+        save(results, options.output)
 
 
 if __name__ == "__main__":

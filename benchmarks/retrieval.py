@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import random
 import tempfile
 import time
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from benchmarks import machine
+from benchmarks.command import parser_of, save
 from benchmarks.docstrings.corpus import Entry, collect
 from benchmarks.noise import Reference, judge
 from benchmarks.questions import KINDS, QUESTIONS, Question
@@ -94,9 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ),
     }
     print_results(console, results)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
-    console.print(f"saved as {options.output}", markup=False)
+    save(results, options.output, console)
     if options.charts:
         console.print(f"drawn: {draw(results, options.charts).name}", markup=False)
 
@@ -296,11 +294,7 @@ def load_m3(name: str, texts: Sequence[str]) -> BgeM3Encoder:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.retrieval",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("benchmarks.retrieval", __doc__)
     add = parser.add_argument
     add("--model", help=f"folder or hub id; unless given, {FALLBACK_MODEL} of the package {FALLBACK_PACKAGE}")
     add("--reranker", help="folder or hub id of a reranker; none is used unless given")

