@@ -246,6 +246,8 @@ class TestTensorBoard:
         monkeypatch.setitem(sys.modules, "tensorboard", None)
         with pytest.raises(MissingExtraError, match=r"tensorboard is not installed.*pip install tensorboard"):
             train_embedder(data, "missing", tmp_path / "out", report_to="tensorboard")
+        with pytest.raises(TypeError, match="unexpected keyword argument 'resumes'"):
+            train_embedder(data, "missing", tmp_path / "out", resumes=True)  # type: ignore[call-arg]
         with pytest.raises(SettingsError, match="report_to='wandb' is unknown; choose 'none' or 'tensorboard'"):
             train_embedder(data, "missing", tmp_path / "out", report_to="wandb")
 
