@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bge_integrations._optional import require
+from bge_integrations.corpus.tables import ROWS_A_BATCH, parquet_batches, parquet_schema
 from bge_integrations.errors import CorpusDataError, SettingsError
 from bge_integrations.evaluation.formats import (
-    ROWS_A_BATCH,
     Fault,
     is_saved_dataset,
     json_records,
-    parquet_batches,
-    parquet_schema,
     plain_or_zipped,
     read_errors_as,
     table_records,

@@ -7,36 +7,27 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bge_integrations.errors import BgeError, EvaluationDataError
+from bge_integrations.errors import BgeError, CorpusDataError, EvaluationDataError
 from bge_integrations.evaluation.data import RetrievalData
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 __all__ = [
-    "ROWS_A_BATCH",
     "Fault",
     "is_saved_dataset",
     "json_lines",
     "json_records",
     "load_retrieval_data",
-    "parquet_batches",
-    "parquet_schema",
     "plain_or_zipped",
     "read_errors_as",
     "table_lines",
     "table_records",
     "text_lines",
 ]
-
-ROWS_A_BATCH = 1024
-"""Rows of a table that are in memory at once."""
 
 _HEADERS = ("query-id", "query_id", "qid", "queryid")
 
@@ -355,50 +346,16 @@ def text_lines(file: Path, *, decoding: str = "strict") -> Iterator[str]:
         raise EvaluationDataError(f"{file} can't be read as UTF-8 text: {error}. Save or fetch it again.") from error
 
 
-def parquet_schema(file: Path) -> pa.Schema:
-    """Returns the columns of a Parquet file. It needs pyarrow.
-
-    Raises:
-        EvaluationDataError: The file can't be read.
-    """
-    from pyarrow import parquet
-
-    with _as_unreadable(file):
-        return parquet.read_schema(file)
-
-
-def parquet_batches(file: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Yields the rows of a Parquet file, some at a time. It needs pyarrow.
-
-    Raises:
-        EvaluationDataError: The file can't be read.
-    """
-    from pyarrow import parquet
-
-    with _as_unreadable(file), parquet.ParquetFile(file) as opened:
-        yield from opened.iter_batches(batch_size=ROWS_A_BATCH, columns=columns)
-
-
-@contextmanager
-def _as_unreadable(file: Path) -> Iterator[None]:
-    from pyarrow import ArrowException
-
-    try:
-        yield
-    except (ArrowException, OSError) as error:
-        raise EvaluationDataError(f"{file} can't be read: {error}. Save or fetch it again.") from error
-
-
 @contextmanager
 def read_errors_as(kind: type[BgeError]) -> Iterator[None]:
-    """A block whose readers are shared with evaluation, though the user does something else.
+    """A block whose readers are shared with evaluation and corpora, though the user does something else.
 
     Args:
-        kind: The error that is raised in place of `EvaluationDataError`.
+        kind: The error that is raised in place of theirs.
     """
     try:
         yield
-    except EvaluationDataError as error:
+    except (CorpusDataError, EvaluationDataError) as error:
         raise kind(str(error)) from error
 
 

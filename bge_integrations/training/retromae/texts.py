@@ -10,11 +10,10 @@ from typing import Any
 
 from bge_integrations._optional import require
 from bge_integrations.backend.checkpoint.digests import file_identity
+from bge_integrations.corpus.tables import parquet_batches, parquet_schema
 from bge_integrations.errors import SettingsError, TrainingDataError
 from bge_integrations.evaluation.formats import (
     is_saved_dataset,
-    parquet_batches,
-    parquet_schema,
     plain_or_zipped,
     read_errors_as,
 )
