@@ -89,6 +89,10 @@ def test_without_a_model_the_record_is_shown(filled: Path, minilm: str) -> None:
     shown = bge("check-index", filled / "chroma")
     assert "max length 256" in shown
     assert "document instruction ''" in shown
+    for option in (["--max-length", "64"], ["--record"], ["--no-normalize"]):  # else a check without MODEL would pass
+        run = CliRunner().invoke(app, ["check-index", str(filled / "chroma"), *option])
+        assert run.exit_code == 1
+        assert "but no MODEL" in str(run.exception)
 
 
 def test_an_index_without_a_record_is_checked_by_its_documents_and_recorded_if_asked(

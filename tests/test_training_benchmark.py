@@ -386,7 +386,7 @@ class TestRerankerOfMiniLM:
         positives = {text for row in train.rows for text in row.pos}
         assert positives == {"card arrival", "exchange rate", "lost card"}
         assert len(train.rows) == 9
-        assert all(row.neg and not left_out & {*row.pos} for row in train.rows)
+        assert all(row.neg and not left_out & {*row.pos, *row.neg} for row in train.rows)
         assert not {row.query for row in train.rows} & {*held_out.queries.values(), *known.queries.values()}
 
     def test_a_row_without_a_topic_is_named(self, tmp_path: Path) -> None:

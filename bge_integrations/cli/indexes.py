@@ -23,6 +23,7 @@ from bge_integrations.cli.options import (
 )
 from bge_integrations.cli.outputs import require_writable
 from bge_integrations.cli.terminal import open_console, print_fields, print_json, print_text
+from bge_integrations.errors import SettingsError
 
 if TYPE_CHECKING:
     from bge_integrations.encoder import BgeEncoder
@@ -151,6 +152,9 @@ def check_index(
     from bge_integrations.indexes.check import Model, check
     from bge_integrations.indexes.location import open_index
 
+    if model is None and (record or vectors != Vectors.by_default()):
+        # Such as a variable of a script that is empty: nothing would be compared, and the check would pass.
+        raise SettingsError("options of a model were given, but no MODEL. Name it after INDEX.")
     with closing(open_index(index, collection=collection, server=server)) as opened:
         if model is None:
             _show_recorded(opened.name, opened.read(), as_json=as_json)

@@ -87,6 +87,11 @@ class OptionGroup:
         hints = get_type_hints(cls, include_extras=True).items()
         return cls(**{name: hint.taken_from(options) if _is_group(hint) else options.pop(name) for name, hint in hints})
 
+    @classmethod
+    def by_default(cls) -> Self:
+        """Returns the group when no option of it is given. Each option needs a default."""
+        return cls.taken_from({option.name: option.default for option in cls.options()})
+
     def settings(self) -> dict[str, Any]:
         """Returns the values as keywords of settings, which check them."""
         found: dict[str, Any] = {}

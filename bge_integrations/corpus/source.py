@@ -225,7 +225,7 @@ class _Columns:
             if value is None or (is_text(value) and not value.strip()):
                 continue
             if fault := text_fault(value):
-                return "", f"{name} {fault}"
+                return "", f"has a fault in {name}, which {fault}"
             parts.append(plain(value))
         if not parts:
             return "", f"has no text in {' and '.join(self.texts)}."
