@@ -14,6 +14,7 @@
 | `retrieval`, `searches`, `retrieval_report` | the command `python -m benchmarks.retrieval`: who finds the answers |
 | `training`, `trainers` | the command `python -m benchmarks.training`: speed and memory of fine-tuning |
 | `reranker_training` | the command of that name: makes a cross-encoder of MiniLM, and judges it |
+| `topics` | customers' messages and their topics (Banking77), for `reranker_training` |
 | `training_inputs`, `step_clock` | the rows and the model that all train, and what times the steps |
 | `questions`, `docstrings` | the 216 labelled questions, and the documentation that answers them |
 | `m3_stand_in` | what takes bge-m3's place where it can't be had |
