@@ -14,8 +14,7 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from contextvars import copy_context
 from functools import partial
 from queue import Empty, Queue, SimpleQueue
@@ -73,30 +72,38 @@ class Ticket(Generic[Result]):
 
     def __init__(self) -> None:
         self._box: SimpleQueue[Outcome[Result]] | Queue[Outcome[Result]] = mailbox()
-        self._wake: Callable[[], object] | None = None
+        self._arrived: asyncio.Future[None] | None = None
 
     def give(self, outcome: Outcome[Result]) -> None:
         """Gives the outcome, from any thread."""
-        self._box.put(outcome)
-        if self._wake is not None:
-            self._wake()
+        give_all([(self, outcome)])
 
     def wait(self) -> Result:
         """Blocks this thread until the outcome arrives; returns the result or raises the error."""
-        outcome = None
-        while outcome is None:
-            with suppress(Empty):
+        while True:
+            try:
                 outcome = self._box.get(timeout=_POLL_S)
-        return outcome.take()
+            except Empty:
+                continue
+            return outcome.take()
 
     async def arrival(self) -> Result:
         """Waits as `wait` does, without blocking the event loop."""
-        loop = asyncio.get_running_loop()
-        arrived: asyncio.Future[None] = loop.create_future()
-        self._wake = partial(_in_loop, loop, partial(_mark_done, arrived))
-        if self._box.empty():  # else the outcome came before `_wake` was set
+        arrived = self._arrived = asyncio.get_running_loop().create_future()
+        if self._box.empty():  # else the outcome came before `_arrived` was set
             await arrived
         return self._box.get_nowait().take()
+
+
+def give_all(outcomes: Iterable[tuple[Ticket[Any], Outcome[Any]]]) -> None:
+    """Gives the outcomes of several tickets, from any thread. Each event loop is woken once for all of its tickets."""
+    arrived: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for ticket, outcome in outcomes:
+        ticket._box.put(outcome)
+        if ticket._arrived is not None:
+            arrived.setdefault(ticket._arrived.get_loop(), []).append(ticket._arrived)
+    for loop, futures in arrived.items():
+        _wake(loop, futures)
 
 
 def hand_over(work: Callable[[], object]) -> None:
@@ -161,16 +168,17 @@ def _threads_are_greenlets() -> bool:
     return not isinstance(_thread.start_new_thread, BuiltinFunctionType)
 
 
-def _in_loop(loop: asyncio.AbstractEventLoop, action: Callable[[], None]) -> None:
+def _wake(loop: asyncio.AbstractEventLoop, futures: list[asyncio.Future[None]]) -> None:
     try:
-        loop.call_soon_threadsafe(action)
-    except RuntimeError:  # the loop is closed, so nothing waits for the result
+        loop.call_soon_threadsafe(_mark_done, futures)
+    except RuntimeError:  # the loop is closed, so nothing waits for the results
         logger.debug("an event loop was closed before a result arrived")
 
 
-def _mark_done(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+def _mark_done(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
 
 
 Task = Callable[[], object]
