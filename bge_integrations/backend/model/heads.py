@@ -25,7 +25,10 @@ _NORM_FLOOR = np.float32(1e-12)  # as torch.nn.functional.normalize
 
 def unit_rows(rows: Floats) -> Floats:
     """Returns the rows with L2 norm 1, shape [n, width]."""
-    normalized: Floats = rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), _NORM_FLOOR)
+    # The same numbers as `np.linalg.norm`, which takes three times as long for one row.
+    squares: Floats = np.add.reduce(rows * rows, axis=-1, keepdims=True)
+    norms: Floats = np.maximum(np.sqrt(squares), _NORM_FLOOR)
+    normalized: Floats = rows / norms
     return normalized
 
 

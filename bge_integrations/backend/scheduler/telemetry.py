@@ -21,7 +21,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -75,17 +75,20 @@ def record(amounts: Mapping[str, float], attributes: Mapping[str, str]) -> None:
                 _histogram(name).record(value, attributes)
 
 
-@contextmanager
-def span(name: str, attributes: Mapping[str, str]) -> Iterator[dict[str, int]]:
+def span(name: str, attributes: Mapping[str, str]) -> AbstractContextManager[dict[str, int]]:
     """Wraps a call in a span, which records an error of the call.
 
-    Yields:
-        A dictionary. Its content becomes attributes of the span when the call ends.
+    Returns:
+        A context manager, which gives a dictionary. Its content becomes attributes of the span when the call ends.
     """
-    later: dict[str, int] = {}
     if "opentelemetry.trace" not in sys.modules:
-        yield later
-        return
+        return nullcontext({})
+    return _recorded_span(name, attributes)
+
+
+@contextmanager
+def _recorded_span(name: str, attributes: Mapping[str, str]) -> Iterator[dict[str, int]]:
+    later: dict[str, int] = {}
     opened, current = _opened_span(name, attributes)
     try:
         yield later
