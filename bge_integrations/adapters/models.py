@@ -54,15 +54,15 @@ class EncoderAdapter(EncoderFields, Adapter):
         return self.encoder.fingerprint()
 
     def _role_encoders(self) -> tuple[BgeEncoder, BgeEncoder]:
-        made = self._made = Made.again(self._made, self._stored(), self._settings, lambda said: build_encoders(*said))
-        return made.model
+        encoders: tuple[BgeEncoder, BgeEncoder] = self._model()
+        return encoders
 
     async def _role_encoders_async(self) -> tuple[BgeEncoder, BgeEncoder]:
-        await self._loaded_async()
-        return self._role_encoders()
+        encoders: tuple[BgeEncoder, BgeEncoder] = await self._model_async()
+        return encoders
 
-    def _load(self) -> None:
-        self._role_encoders()
+    def _make(self, settings: EncodingSettings) -> tuple[BgeEncoder, BgeEncoder]:
+        return build_encoders(*settings)
 
     def _settings(self) -> EncodingSettings:
         raise NotImplementedError
@@ -76,15 +76,15 @@ class M3Adapter(Adapter):
     @property
     def encoder(self) -> BgeM3Encoder:
         """The encoder for all of bge-m3's outputs."""
-        made = self._made = Made.again(self._made, self._stored(), self._settings, BgeM3Encoder.from_settings)
-        return made.model
+        encoder: BgeM3Encoder = self._model()
+        return encoder
 
     async def _encoder_async(self) -> BgeM3Encoder:
-        await self._loaded_async()
-        return self.encoder
+        encoder: BgeM3Encoder = await self._model_async()
+        return encoder
 
-    def _load(self) -> None:
-        _ = self.encoder
+    def _make(self, settings: ModelSettings) -> BgeM3Encoder:
+        return BgeM3Encoder.from_settings(settings)
 
     def _settings(self) -> ModelSettings:
         raise NotImplementedError
@@ -98,8 +98,8 @@ class RerankerAdapter(RerankerFields, Adapter):
     @property
     def reranker(self) -> BgeReranker:
         """The underlying reranker."""
-        made = self._made = Made.again(self._made, self._stored(), self._settings, BgeReranker.from_settings)
-        return made.model
+        reranker: BgeReranker = self._model()
+        return reranker
 
     @property
     def client(self) -> Any:  # noqa: ANN401 - a library's class
@@ -107,11 +107,11 @@ class RerankerAdapter(RerankerFields, Adapter):
         return self.reranker.client
 
     async def _reranker_async(self) -> BgeReranker:
-        await self._loaded_async()
-        return self.reranker
+        reranker: BgeReranker = await self._model_async()
+        return reranker
 
-    def _load(self) -> None:
-        _ = self.reranker
+    def _make(self, settings: RerankerSettings) -> BgeReranker:
+        return BgeReranker.from_settings(settings)
 
     def _settings(self) -> RerankerSettings:
         raise NotImplementedError

@@ -105,20 +105,37 @@ class Adapter(ModelFields):
     def _check(self) -> None:
         """Raises `SettingsError` for settings that are wrong for every model. It runs during validation."""
 
-    # Not marked as abstract: llama-index traces methods that override an abstract one, with their arguments.
     def _load(self) -> None:
         """Makes the model of the current fields, if it is not made yet."""
-        raise NotImplementedError
+        self._model()
 
+    # Not marked as abstract: llama-index traces methods that override an abstract one, with their arguments.
     def _settings(self) -> object:
         """Returns the settings in the current fields."""
         raise NotImplementedError
 
-    async def _loaded_async(self) -> None:
-        """Async form of `_load`, which can take long after unpickling or a change."""
-        # No variable here holds the previous model, since the event loop's thread would then release it.
-        if self._made is None or self._made.fields != self._stored():
+    def _make(self, settings: Any) -> Any:  # noqa: ANN401 - each subclass names the types
+        """Makes the model from the settings."""
+        raise NotImplementedError
+
+    def _model(self) -> Any:  # noqa: ANN401 - as above
+        """Returns the model of the current fields."""
+        before = self._made
+        made = Made.again(before, self._stored(), self._settings, self._make)
+        if made is not before:  # an assignment to a private attribute of pydantic is slow
+            self._made = made
+        return made.model
+
+    async def _model_async(self) -> Any:  # noqa: ANN401 - as above
+        """Async form of `_model`, which can take long after unpickling or a change."""
+        if not self._is_current():
             await in_thread(self._load, own=True)
+        return self._model()
+
+    def _is_current(self) -> bool:
+        # No variable of `_model_async` holds the previous model, since the event loop's thread would then release it.
+        made = self._made
+        return made is not None and made.fields == self._stored()
 
     def _stored(self) -> Stored:
         return self.__dict__, self.model_fields_set
