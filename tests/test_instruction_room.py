@@ -15,7 +15,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
-from bge_integrations.backend.text.templates import tokenize_within
+from bge_integrations.backend.text.templates import Frame
 from bge_integrations.backend.text.tokenizer import TextTokenizer
 from bge_integrations.errors import SettingsError, TruncationError, TruncationWarning
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
@@ -160,7 +160,7 @@ class TestLittleRoom:
         rust.pre_tokenizer = ByteLevel(add_prefix_space=False)
         tokenizer = TextTokenizer(rust, pad_id=0)
         around, texts = len("<query>" + "</query>"), ["鰻鱼", "ǽon", "fox"]
-        found = tokenize_within(tokenizer, "<query>", texts, "</query>", around + 1)
+        found = Frame(tokenizer, "<query>", "</query>", around + 1).tokenize(texts)
         assert found.lengths.tolist() == [around + 1] * 3
         for index, text in enumerate(texts):
             expected = rust.encode("<query>").ids + rust.encode(text).ids[:1] + rust.encode("</query>").ids

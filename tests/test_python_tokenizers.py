@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bge_integrations import BgeEncoder, BgeReranker
-from bge_integrations.backend.text.templates import tokenize_within
+from bge_integrations.backend.text.templates import Frame
 from bge_integrations.errors import (
     EngineNotAvailableError,
     MissingEmbeddingError,
@@ -88,7 +88,7 @@ def test_truncation_is_counted(vietnamese: Path, encoder: BgeEncoder) -> None:
         BgeEncoder(vietnamese, on_truncation="error").encode(TEXTS)
     # Splitters count them too.
     assert encoder.chunk_length("thuong trang") >= len(counts[3]) // 60
-    tokens = tokenize_within(encoder.backend.tokenizer, "an ", [TEXTS[3]], " chao", 20)
+    tokens = Frame(encoder.backend.tokenizer, "an ", " chao", 20).tokenize([TEXTS[3]])
     plain = AutoTokenizer.from_pretrained(vietnamese)
     ids = tokens.ids.tolist()
     assert len(ids) == 20

@@ -8,20 +8,21 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from math import isnan
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bge_integrations.backend.engines.interface import EngineOptions, Head, TextsRefused
 from bge_integrations.backend.model.lookups import missing_embedding
-from bge_integrations.backend.scheduler import Job, Priority, TextFailedError
+from bge_integrations.backend.scheduler import Job, Priority, TextFailedError, Unread
 from bge_integrations.backend.scheduler.telemetry import span
-from bge_integrations.backend.text.templates import Share
+from bge_integrations.backend.text.templates import Frame, Share
 from bge_integrations.backend.text.tokenizer import TokenizedTexts
-from bge_integrations.calls.inputs import FEW_TEXTS
+from bge_integrations.calls.inputs import FEW_TEXTS, are_short, check_texts
 from bge_integrations.calls.lengths import LengthReport, Slice
-from bge_integrations.calls.progress import Progress, warn_user
+from bge_integrations.calls.progress import Progress, counts_for_another, warn_user
 from bge_integrations.calls.waiting import Blocking, OnLoop, Waiter, run_blocking
 from bge_integrations.errors import (
     DeviceMemoryError,
@@ -84,6 +85,19 @@ class Output(Protocol[Result_co]):
         ...
 
 
+@dataclass(frozen=True)
+class Few:
+    """The way of few short texts, whose results are rows of an array.
+
+    Attributes:
+        frame: What surrounds and limits the texts.
+        head: The computation of the rows that the caller gets. A row that is not finite has NaN in its first place.
+    """
+
+    frame: Frame
+    head: Head
+
+
 @dataclass(frozen=True, kw_only=True)
 class Call(Generic[Item, Result]):
     """Takes texts, or pairs of texts, through tokenizer, queue and engine.
@@ -98,6 +112,7 @@ class Call(Generic[Item, Result]):
         share: The share of each item's tokens that the user's texts cannot use.
         prompt_length: Leading tokens that pooling leaves out.
         options: Further inputs of the engine.
+        few: The way of few short texts; `None` if they go in slices as all others do.
     """
 
     terms: Terms
@@ -108,16 +123,50 @@ class Call(Generic[Item, Result]):
     share: Share
     prompt_length: int = 0
     options: EngineOptions | None = None
+    few: Few | None = None
 
     def run(self, items: Iterable[Item], method: str) -> Result:
         """Computes the results; see `compute`."""
         with call_span(method, self.terms.settings) as attributes:
+            texts = self._few_texts(items, method)
+            if texts is not None:
+                return run_blocking(self._compute_few(texts, attributes, Blocking()))
             return run_blocking(self.compute(items, method, attributes, Blocking()))
 
     async def run_async(self, items: Iterable[Item], method: str) -> Result:
         """Does the same as `run` without blocking the event loop."""
         with call_span(method, self.terms.settings) as attributes:
+            texts = self._few_texts(items, method)
+            if texts is not None:
+                return await self._compute_few(texts, attributes, OnLoop())
             return await self.compute(items, method, attributes, OnLoop(items))
+
+    def _few_texts(self, items: Iterable[Any], method: str) -> _FewTexts | None:
+        """Checks few short texts; `None` for other items, and for texts whose progress is shown."""
+        terms, few = self.terms, self.few
+        if few is None or terms.separate_slices or terms.whole is not None or not are_short(items):
+            return None
+        if (terms.settings.show_progress and terms.priority == "bulk") or counts_for_another():
+            return None
+        self.share.check(terms.settings, terms.max_length)
+        texts = check_texts(items, method)
+        return _FewTexts(self, few, texts) if texts else None
+
+    async def _compute_few(self, texts: _FewTexts, attributes: dict[str, int], waiter: Waiter) -> Result:
+        """Computes few texts. The engine's thread tokenises them, together with those of other callers."""
+        scheduler, part = self.terms.model.scheduler, texts.part
+        job = self._job(texts, texts.head)
+        try:
+            scheduler.submit(job, self.terms.settings.max_queued_texts, may_lend=waiter.blocks)
+            found = await self._answer(job, part, waiter)
+        finally:
+            if not job.is_over:
+                scheduler.cancel(job)
+        if any(map(isnan, found[:, 0].tolist())):
+            self._require_finite(part, ~np.isnan(found[:, 0]))
+        self._report(texts.lengths, attributes)
+        texts.lengths.warn()
+        return cast("Result", found if part.is_distinct else found[part.inverse])
 
     async def compute(self, items: Iterable[Item], method: str, attributes: dict[str, int], waiter: Waiter) -> Result:
         """Computes the results. If the call is interrupted or cancelled, its queued texts are dropped.
@@ -132,7 +181,7 @@ class Call(Generic[Item, Result]):
         self.share.check(settings, terms.max_length)
         count, slices = await waiter.run(partial(self.cut, items, method, ITEMS_A_SLICE))
         output = self.output(count)
-        lengths = LengthReport(terms.max_length, settings.on_truncation, terms.item, self.share.instruction_tokens)
+        lengths = self.lengths()
         tokenised = self._tokenised(slices, lengths)
         if settings.on_truncation == "error" and count is not None:
             # All lengths are checked first, so that nothing is computed in vain. Without a count, the texts may not all
@@ -145,14 +194,13 @@ class Call(Generic[Item, Result]):
         with Progress(count, shown=is_shown, unit=terms.item) as progress:
             try:
                 while (part := await waiter.run(partial(next, tokenised, None))) is not None:
-                    job = self._job(part, progress)
+                    job = self._job_of_slice(part, progress)
                     queued.append(_Queued(part, job))  # before `submit`, so that an interrupt in between cancels it
                     terms.model.scheduler.submit(job, settings.max_queued_texts, may_lend=may_lend)
                     # One slice is computed while the next one is tokenised.
                     if len(queued) > 1:
                         await self._collect(queued, output, waiter)
-                lengths.add_to(attributes)
-                lengths.count_for_caller()
+                self._report(lengths, attributes)
                 if terms.whole is not None:
                     terms.whole.include(lengths)
                 else:
@@ -164,16 +212,30 @@ class Call(Generic[Item, Result]):
                     terms.model.scheduler.cancel(given_up.job)
         return output.value()
 
+    def lengths(self) -> LengthReport:
+        """Returns an empty report."""
+        settings = self.terms.settings
+        return LengthReport(
+            self.terms.max_length, settings.on_truncation, self.terms.item, self.share.instruction_tokens
+        )
+
+    @staticmethod
+    def _report(lengths: LengthReport, attributes: dict[str, int]) -> None:
+        lengths.add_to(attributes)
+        lengths.count_for_caller()
+
     def _tokenised(self, slices: Iterator[list[Item]], lengths: LengthReport) -> Iterator[Slice[Item]]:
         start = self.terms.first
         for items in slices:
-            part = Slice(start, items, self.tokenize)
-            self._require_embeddings(part)
+            part = Slice(start, items)
+            part.take_over(self.tokenize(part.distinct))
+            self.require_embeddings(part)
             part.cut = lengths.add(part)
             start += len(items)
             yield part
 
-    def _require_embeddings(self, part: Slice[Item]) -> None:
+    def require_embeddings(self, part: Slice[Any]) -> None:
+        """Raises `MissingEmbeddingError` if the model has no embedding for a token."""
         terms = self.terms
         missing = missing_embedding(part.tokens, terms.model.facts, terms.model.tokenizer)
         if missing is not None:
@@ -184,54 +246,72 @@ class Call(Generic[Item, Result]):
                 index,
             )
 
-    def _job(self, part: Slice[Item], progress: Progress) -> Job:
+    def _job_of_slice(self, part: Slice[Item], progress: Progress) -> Job:
         def count(positions: NDArray[np.int64]) -> None:
             repeats = part.repeats[positions]
             progress.add(int(repeats.sum()), int(repeats @ part.tokens.lengths[positions]))
 
+        return self._job(part.tokens, self.head, truncated=part.cut, on_batch=count if progress.counts else None)
+
+    def _job(
+        self,
+        content: TokenizedTexts | Unread,
+        head: Head,
+        *,
+        truncated: int = 0,
+        on_batch: Callable[[NDArray[np.int64]], None] | None = None,
+    ) -> Job:
         return Job(
-            part.tokens,
-            self.head,
+            content,
+            head,
             priority=_chosen_priority.get() or self.terms.priority,
             prompt_length=self.prompt_length,
             options=self.options,
             batch_tokens=self.terms.settings.batch_tokens,
             max_texts=self.terms.settings.batch_size,
             shares_batches=not self.terms.separate_slices,
-            truncated=part.cut,
-            on_batch=count if progress.counts else None,
+            truncated=truncated,
+            on_batch=on_batch,
         )
 
     async def _collect(self, queued: deque[_Queued], output: Output[Result], waiter: Waiter) -> None:
         """Waits for the oldest slice and stores its results."""
         part, job = queued[0].part, queued[0].job
+        found = await self._answer(job, part, waiter)
+        queued.popleft()
+        await waiter.run(partial(self._store, part, found, output))
+
+    async def _answer(self, job: Job, part: Slice[Any], waiter: Waiter) -> NDArray[Any]:
+        """Waits for the results of a job."""
         try:
-            found = await waiter.answer(job.answer)
+            return await waiter.answer(job.answer)
         except TextFailedError as failure:
             raise self._named(failure, part) from failure.__cause__
         finally:
             for note in job.notes:
                 warn_user(f"{self.terms.model.device} {note}", RuntimeWarning)
-        queued.popleft()
-        await waiter.run(partial(self._store, part, found, output))
 
     def _store(self, part: Slice[Any], found: NDArray[Any], output: Output[Result]) -> None:
-        finite = self.head.is_finite(found)
-        if not finite.all():
-            first, settings = part.first_index(np.flatnonzero(~finite)), self.terms.settings
-            if settings.endpoint is not None:
-                raise NonFiniteOutputError(
-                    f"{settings.endpoint} gave NaN or infinity for {self.terms.item} {first}. The server's model may "
-                    "compute in float16, or be damaged.",
-                    first,
-                )
+        self._require_finite(part, self.head.is_finite(found))
+        output.add(part, found)
+
+    def _require_finite(self, part: Slice[Any], finite: NDArray[np.bool_]) -> None:
+        """Raises `NonFiniteOutputError` if the results of a distinct item are not finite."""
+        if finite.all():
+            return
+        first, settings = part.first_index(np.flatnonzero(~finite)), self.terms.settings
+        if settings.endpoint is not None:
             raise NonFiniteOutputError(
-                f"{settings.model_name} gave NaN or infinity for {self.terms.item} {first} (precision "
-                f"{settings.precision!r}). With float16 try precision='bfloat16' or 'float32'; with float32 the "
-                "checkpoint itself is damaged.",
+                f"{settings.endpoint} gave NaN or infinity for {self.terms.item} {first}. The server's model may "
+                "compute in float16, or be damaged.",
                 first,
             )
-        output.add(part, found)
+        raise NonFiniteOutputError(
+            f"{settings.model_name} gave NaN or infinity for {self.terms.item} {first} (precision "
+            f"{settings.precision!r}). With float16 try precision='bfloat16' or 'float32'; with float32 the "
+            "checkpoint itself is damaged.",
+            first,
+        )
 
     def _named(self, failure: TextFailedError, part: Slice[Any]) -> Exception:
         """Returns the error that names the item on which the engine failed."""
@@ -252,6 +332,32 @@ class Call(Generic[Item, Result]):
             "engine='sentence-transformers'.",
             index,
         )
+
+
+class _FewTexts:
+    """Few texts of a call for the queue; see `Unread`.
+
+    Attributes:
+        part: The texts as a slice.
+        lengths: The report about their lengths.
+        head: The computation of their results.
+    """
+
+    def __init__(self, call: Call[Any, Any], few: Few, items: list[str]) -> None:
+        self.part: Slice[str] = Slice(call.terms.first, items)
+        self.lengths = call.lengths()
+        self.frame = few.frame
+        self.head = few.head
+        self.texts = self.part.distinct
+        around = len(few.frame.prefix) + len(few.frame.suffix)
+        self.characters = sum(map(len, self.texts)) + len(self.texts) * around
+        self._check = call.require_embeddings
+
+    def check(self, tokens: TokenizedTexts) -> int:
+        """See `Unread.check`."""
+        self.part.take_over(tokens)
+        self._check(self.part)
+        return self.lengths.add(self.part)
 
 
 @dataclass(frozen=True)

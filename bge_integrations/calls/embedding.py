@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_integrations.backend.engines.interface import Head, TokenBatch
 from bge_integrations.backend.model.heads import unit_rows
-from bge_integrations.backend.text.templates import tokenize_within
+from bge_integrations.backend.text.templates import Frame
 from bge_integrations.backend.text.written import write_within
-from bge_integrations.calls.call import Call, Terms
+from bge_integrations.calls.call import Call, Few, Terms
 from bge_integrations.calls.inputs import check_text, slices_of_texts
 from bge_integrations.calls.lengths import Slice
 from bge_integrations.catalogue.instructions import Instruction
+
+if TYPE_CHECKING:
+    from bge_integrations.backend.loading.model import LoadedModel
 
 _FIRST_ROWS = 1024
 
@@ -33,21 +38,31 @@ def embedding_call(
     """
     model = terms.model
     served = model.served
+    frame = Frame(model.tokenizer, instruction.prefix, instruction.suffix, terms.max_length)
     return Call(
         terms=terms,
         cut=slices_of_texts,
-        tokenize=partial(
-            partial(write_within, cuts_at=served.cuts_at) if served else tokenize_within,
-            model.tokenizer,
-            instruction.prefix,
-            suffix=instruction.suffix,
-            max_length=terms.max_length,
-        ),
+        tokenize=partial(write_within, frame, cuts_at=served.cuts_at) if served else frame.tokenize,
         output=partial(Vectors, dimension, normalizes),
         head=model.vector_head,
         share=model.share(instruction.prefix, instruction.suffix),
         prompt_length=model.prompt_length(instruction.prefix),
+        few=None if served else Few(frame, _finishing_head(model, dimension, normalizes)),
     )
+
+
+def _finishing_head(model: LoadedModel, dimension: int, normalizes: bool) -> Head:
+    """Returns a head whose results are what the caller gets. A vector that is not finite becomes NaN."""
+    is_finite = model.vector_head.is_finite
+
+    def apply(batch: TokenBatch, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        found = model.vectors(batch, rows)
+        finite = is_finite(found)
+        if not finite.all():
+            found = np.where(finite[:, None], found, np.float32(np.nan))
+        return _finished(found, dimension, normalizes)
+
+    return Head(apply, lambda count: np.empty((count, dimension), dtype=np.float32), is_finite)
 
 
 def handing(

@@ -140,6 +140,8 @@ def check_texts(texts: Iterable[str], method: str) -> list[str]:
 
 def _require_ordered(items: Iterable[object], method: str, of: _Kind) -> None:
     """Refuses what has no items, or gives labels or characters in place of them."""
+    if type(items) is list:
+        return
     if isinstance(items, (str, bytes, bytearray)):
         raise InputTypeError(
             f"{method} takes a list of {of.name}, but was given one {type(items).__name__}; write {method}([text])[0]."

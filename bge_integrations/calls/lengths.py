@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_integrations.backend.guarantees.forks import cached
 from bge_integrations.backend.text.tokenizer import TokenizedTexts
 from bge_integrations.calls.progress import warn_user
 from bge_integrations.errors import TruncationError, TruncationWarning
@@ -25,21 +26,36 @@ class Slice(Generic[Item]):
     Attributes:
         start: Index of the first item in the call.
         count: Number of items.
-        inverse: For each item, its position among the distinct items, int64, shape [items].
+        distinct: The distinct items, until they are tokenised.
         is_distinct: Whether all items are distinct.
-        tokens: The tokens of the distinct items.
+        tokens: The tokens of the distinct items, as soon as they are tokenised.
         cut: Number of truncated items.
     """
 
-    def __init__(self, start: int, items: Sequence[Item], tokenize: Callable[[list[Item]], TokenizedTexts]) -> None:
+    tokens: TokenizedTexts
+
+    def __init__(self, start: int, items: Sequence[Item]) -> None:
         places: dict[Item, int] = {}
-        indices = (places.setdefault(item, len(places)) for item in items)
+        self._places = [places.setdefault(item, len(places)) for item in items]
         self.start = start
-        self.inverse = np.fromiter(indices, np.int64, len(items))
         self.count = len(items)
+        self.distinct: list[Item] = list(places)
         self.is_distinct = len(places) == len(items)
-        self.tokens = tokenize(list(places))
         self.cut = 0
+
+    def take_over(self, tokens: TokenizedTexts) -> None:
+        """Keeps the tokens of the distinct items, in place of the items."""
+        self.tokens, self.distinct = tokens, []
+
+    @cached
+    def inverse(self) -> NDArray[np.int64]:
+        """For each item, its position among the distinct items, int64, shape [items]."""
+        return np.array(self._places, dtype=np.int64)
+
+    def of_items(self, numbers: NDArray[np.int64]) -> list[int]:
+        """Returns a number of each item, from those of the distinct items."""
+        listed: list[int] = numbers.tolist()
+        return listed if self.is_distinct else [listed[place] for place in self._places]
 
     @property
     def repeats(self) -> NDArray[np.int64]:
@@ -85,21 +101,27 @@ class LengthReport:
         Raises:
             TruncationError: An item exceeds the limit, and `on_truncation` is "error".
         """
-        lengths = part.tokens.full_lengths[part.inverse]
-        cut = np.flatnonzero(lengths > self._limit)
-        if len(cut) and self._on_truncation == "error":
-            first = int(cut[0])
-            raise TruncationError(
-                f"{self._item.capitalize()} {part.start + first} has {lengths[first]} tokens, the limit is "
-                f"{self._limit}{self._about_instruction()}; {self._remedy('split it')}, or set on_truncation='warn'.",
-                part.start + first,
-            )
-        longest = int(np.argmax(lengths))
-        self._longest = max(self._longest, (int(lengths[longest]), -(part.start + longest), self._item))
-        self.cut += len(cut)
+        # Plain numbers: most calls have one text.
+        tokens, lengths = part.of_items(part.tokens.lengths), part.of_items(part.tokens.full_lengths)
+        longest, cut = max(lengths), 0
+        if longest > self._limit:
+            cut = sum(length > self._limit for length in lengths)
+            if self._on_truncation == "error":
+                raise self._too_long(part.start, lengths)
+        self._longest = max(self._longest, (longest, -(part.start + lengths.index(longest)), self._item))
+        self.cut += cut
         self.items += len(lengths)
-        self.tokens += int(part.tokens.lengths[part.inverse].sum())
-        return len(cut)
+        self.tokens += sum(tokens)
+        return cut
+
+    def _too_long(self, start: int, lengths: Sequence[int]) -> TruncationError:
+        """Returns the error about the first truncated item."""
+        first = next(place for place, length in enumerate(lengths) if length > self._limit)
+        return TruncationError(
+            f"{self._item.capitalize()} {start + first} has {lengths[first]} tokens, the limit is "
+            f"{self._limit}{self._about_instruction()}; {self._remedy('split it')}, or set on_truncation='warn'.",
+            start + first,
+        )
 
     def include(self, part: LengthReport) -> None:
         """Adds the counts of another report, which covers a part of the call."""

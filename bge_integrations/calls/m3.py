@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bge_integrations.backend.engines.interface import Head, OutputChoice, TokenBatch
 from bge_integrations.backend.model.facts import ModelFacts
 from bge_integrations.backend.model.heads import M3Row, m3_rows, unit_rows
-from bge_integrations.backend.text.templates import tokenize_within
+from bge_integrations.backend.text.templates import Frame
 from bge_integrations.backend.text.tokenizer import TokenizedTexts
 from bge_integrations.backend.text.written import write_within
 from bge_integrations.calls.call import Call, Terms
@@ -67,16 +67,17 @@ def m3_call(terms: Terms, wanted: Wanted, instruction: str) -> Call[str, M3Outpu
         instruction: Text before each text.
     """
     model, options = terms.model, None
-    tokenize: Callable[..., TokenizedTexts] = tokenize_within
+    frame = Frame(model.tokenizer, instruction, "", terms.max_length)
+    tokenize: Callable[[Sequence[str]], TokenizedTexts] = frame.tokenize
     rows: Callable[[TokenBatch, NDArray[np.float32]], NDArray[np.object_]] = partial(_rows_of, model, wanted)
     if model.served:
         require_served(model.request.endpoint, wanted)
-        tokenize, rows = partial(write_within, cuts_at=model.served.cuts_at), _served_rows
+        tokenize, rows = partial(write_within, frame, cuts_at=model.served.cuts_at), _served_rows
         options = OutputChoice(dense=wanted.dense, sparse=wanted.sparse)
     return Call(
         terms=terms,
         cut=slices_of_texts,
-        tokenize=partial(tokenize, model.tokenizer, instruction, suffix="", max_length=terms.max_length),
+        tokenize=tokenize,
         output=partial(M3Rows, model.facts, wanted),
         head=Head(rows, _room, _are_finite),
         share=model.share(instruction),

@@ -109,6 +109,11 @@ class Progress:
         uninterrupted(attempt)
 
 
+def counts_for_another() -> bool:
+    """Whether the bar of a larger call counts what is computed in this context; see `Progress.whole`."""
+    return _whole_call.get() is not None
+
+
 _whole_call: ContextVar[Progress | None] = ContextVar("bge_integrations_whole_call", default=None)
 
 

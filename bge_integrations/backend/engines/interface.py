@@ -180,9 +180,11 @@ class TokenBatch:
         return padded
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Head:
     """The computation of results from an engine's rows, one result per text.
+
+    Texts of several callers with the same head are computed at once.
 
     Attributes:
         apply: Function that computes the results of a batch from its rows. The first axis of the results is the texts.

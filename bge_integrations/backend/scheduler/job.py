@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,15 @@ from numpy.typing import NDArray
 from bge_integrations.backend.engines.interface import EngineOptions, Head, Priority, Rows, TokenBatch
 from bge_integrations.backend.guarantees.interrupts import Outcome, Ticket
 from bge_integrations.backend.guarantees.logs import get_logger
+from bge_integrations.backend.text.templates import Frame, tokenize_together
 from bge_integrations.backend.text.tokenizer import TokenizedTexts
 
 logger = get_logger(__name__)
+
+_CHARACTERS_A_TOKEN = 4
+"""Of English, for an estimate."""
+_ONLY = np.zeros(1, dtype=np.int64)
+"""The positions of a single text."""
 
 PRIORITIES: tuple[Priority, ...] = ("interactive", "bulk")
 
@@ -37,15 +44,36 @@ class TextFailedError(Exception):
         self.out_of_memory = out_of_memory
 
 
+class Unread(Protocol):
+    """Texts of a call that are tokenised when an engine is about to take them, together with those of other calls.
+
+    Attributes:
+        frame: What surrounds and limits the texts.
+        texts: The texts, at least one.
+        characters: Number of characters of the texts.
+    """
+
+    frame: Frame
+    texts: list[str]
+    characters: int
+
+    def check(self, tokens: TokenizedTexts) -> int:
+        """Returns the number of truncated texts. Raises an error if the texts must not be computed."""
+        ...
+
+
 class Job:
     """Texts of one call in the queue. A job ends exactly once: with results, with an error, or cancelled.
 
     Attributes:
         priority: The queue in which the job waits.
+        unread: The texts, if they are not tokenised yet.
+        tokens: The tokens. A job with unread texts lacks this attribute.
         texts: Number of texts.
+        kind: What texts of other jobs must have in common with these texts to share a batch; see `may_run_with`.
         answer: The results, one per text, or the error. A forked child gives no answer to a job of its parent.
         notes: Warnings for the caller, complete when the job ends.
-        waiting_tokens: Tokens that no engine has taken yet.
+        waiting_tokens: Tokens that no engine has taken yet. An estimate, as long as the texts are unread.
         queued_at: Time of creation in seconds, from `time.perf_counter`.
         process: Id of the process that created the job.
         on_end: Callback that runs once when the job ends, before the caller gets the answer.
@@ -53,7 +81,7 @@ class Job:
 
     def __init__(
         self,
-        tokens: TokenizedTexts,
+        content: TokenizedTexts | Unread,
         head: Head,
         *,
         priority: Priority,
@@ -68,7 +96,7 @@ class Job:
         """Describes the work.
 
         Args:
-            tokens: The texts.
+            content: The tokens of the texts, or texts that are not tokenised yet.
             head: Computation of results from an engine's rows, run in the engine's thread.
             priority: The queue in which the job waits.
             prompt_length: Leading tokens of each text that come from an instruction.
@@ -79,30 +107,49 @@ class Job:
             truncated: Number of truncated texts, for the statistics.
             on_batch: Callback that gets the positions of each finished batch, in another thread.
         """
-        self.tokens = tokens
         self.head = head
         self.priority: Priority = priority
         self.prompt_length = prompt_length
         self.options = options
         self.batch_tokens = batch_tokens
         self.max_texts = max_texts
+        self.kind = (prompt_length, options, batch_tokens, max_texts)
         self._shares_batches = shares_batches
         self.truncated = truncated
-        self.texts = len(tokens.lengths)
         self.answer: Ticket[NDArray[Any]] = Ticket()
         self.notes: list[str] = []
         self.on_end: Callable[[Job], None] | None = None
         self._on_batch = on_batch
         self._results: NDArray[Any] | None = None
-        # Longest first: neighbours have nearly equal lengths, and the batch that needs most memory runs first.
-        self._order = np.argsort(-tokens.lengths, kind="stable")
         self._taken = 0
         self._finished = 0
         self._ending = threading.Lock()
         self._is_over = False
-        self.waiting_tokens = int(tokens.lengths.sum())
         self.queued_at = time.perf_counter()
         self.process = os.getpid()
+        self.unread: Unread | None = None
+        if isinstance(content, TokenizedTexts):
+            self._take_over(content)
+        else:
+            self.unread, self.texts = content, len(content.texts)
+            self.waiting_tokens = content.characters // _CHARACTERS_A_TOKEN + 1
+
+    def _take_over(self, tokens: TokenizedTexts) -> None:
+        self.tokens, self.unread = tokens, None
+        self.texts = len(tokens.lengths)
+        # Longest first: neighbours have nearly equal lengths, and the batch that needs most memory runs first.
+        self._order = _ONLY if self.texts == 1 else np.argsort(-tokens.lengths, kind="stable")
+        self.waiting_tokens = int(tokens.lengths.sum())
+
+    def read(self, tokens: TokenizedTexts) -> None:
+        """Takes over the tokens of the unread texts. The job ends with an error if they must not be computed."""
+        if self.unread is None:
+            raise AssertionError("only unread texts are read")
+        try:
+            self.truncated = self.unread.check(tokens)
+        except Exception as error:
+            self.fail(error)
+        self._take_over(tokens)
 
     @property
     def waiting_texts(self) -> int:
@@ -121,20 +168,26 @@ class Job:
 
     def may_run_with(self, other: Job) -> bool:
         """Whether texts of both jobs may share a batch."""
-        if self is not other and not (self._shares_batches and other._shares_batches):
-            return False
-        mine, theirs = ((job.prompt_length, job.options, job.batch_tokens, job.max_texts) for job in (self, other))
-        return mine == theirs
+        if self is other:
+            return True
+        return self._shares_batches and other._shares_batches and self.kind == other.kind
 
     def take(self, count: int) -> NDArray[np.int64]:
         """Takes up to `count` further texts and returns their positions."""
         positions = self._order[self._taken : self._taken + count]
         self._taken += len(positions)
-        self.waiting_tokens -= int(self.tokens.lengths[positions].sum())
+        if self._taken == self.texts:
+            self.waiting_tokens = 0
+        else:
+            self.waiting_tokens -= int(self.tokens.lengths[positions].sum())
         return positions
 
-    def finish(self, positions: NDArray[np.int64], results: NDArray[Any]) -> None:
-        """Stores the results of some texts. The job ends when all results are stored."""
+    def finish(self, positions: NDArray[np.int64], results: NDArray[Any]) -> Outcome[NDArray[Any]] | None:
+        """Stores the results of some texts.
+
+        Returns:
+            The outcome for `answer`, if all results are stored now.
+        """
         if self._on_batch is not None and not self._is_over:
             try:
                 self._on_batch(positions)
@@ -143,34 +196,63 @@ class Job:
                 self._on_batch = None
         with self._ending:  # several engines may finish parts of the job at the same time
             if self._is_over:
-                return
-            if self._results is None:
-                self._results = self.head.empty(self.texts)
-            self._results[positions] = results
+                return None
+            if self.texts == 1:
+                self._results = results.copy()
+            else:
+                if self._results is None:
+                    self._results = self.head.empty(self.texts)
+                self._results[positions] = results
             self._finished += len(positions)
-            is_complete = self._finished == self.texts
-        if is_complete:
-            self._end(Outcome(self._results))
+            if self._finished < self.texts:
+                return None
+            outcome = Outcome(self._results)
+            on_end = self._close()
+        try:
+            on_end(self)
+        except BaseException:
+            self.answer.give(outcome)
+            raise
+        return outcome
 
     def fail(self, error: BaseException) -> None:
         """Ends the job with an error."""
-        self._end(Outcome(error=error))
-
-    def cancel(self) -> None:
-        """Ends the job without results, because its caller has stopped waiting."""
-        self._end(Outcome(error=CancelledError()))
-
-    def _end(self, outcome: Outcome[NDArray[Any]]) -> None:
         with self._ending:
             if self._is_over:
                 return
-            self._is_over = True
-            on_end, self.on_end, self._results = self.on_end, None, None
+            on_end = self._close()
         try:
-            if on_end is not None:
-                on_end(self)
+            on_end(self)
         finally:
-            self.answer.give(outcome)
+            self.answer.give(Outcome(error=error))
+
+    def cancel(self) -> None:
+        """Ends the job without results, because its caller has stopped waiting."""
+        self.fail(CancelledError())
+
+    def _close(self) -> Callable[[Job], None]:
+        """Marks the job as ended, and returns the function to call then."""
+        on_end, self.on_end, self._results, self._is_over = self.on_end, None, None, True
+        return on_end or _do_nothing
+
+
+def _do_nothing(_: Job) -> None: ...
+
+
+def read_together(jobs: Sequence[Job]) -> None:
+    """Tokenises the unread texts of several jobs in one call of the tokenizer. Jobs with an error end with it."""
+    unread = [(job, job.unread) for job in jobs if job.unread is not None]
+    try:
+        found = tokenize_together([(texts.frame, texts.texts) for _, texts in unread])
+    except BaseException as error:  # a tokenizer may raise any error
+        if len(unread) > 1:
+            for job, _ in unread:
+                read_together([job])
+        else:
+            unread[0][0].fail(error)
+        return
+    for (job, _), tokens in zip(unread, found, strict=True):
+        job.read(tokens)
 
 
 @dataclass(eq=False)
@@ -227,14 +309,20 @@ class Batch:
 
     def results(self, tokens: TokenBatch, rows: NDArray[np.float32], kind: Rows) -> list[NDArray[Any]]:
         """Returns the results of each part, which its job's head computes from the engine's rows for `tokens()`."""
-        if len(self.parts) == 1:
-            return [self.parts[0][0].head.apply(tokens, rows)]
-        row_ends = np.cumsum(tokens.lengths) if kind == "tokens" else np.arange(1, self.texts + 1)
-        results, start = [], 0
-        for job, positions in self.parts:
-            stop = start + len(positions)
-            own_rows = rows[row_ends[start - 1] if start else 0 : row_ends[stop - 1]]
-            results.append(job.head.apply(tokens.part(start, stop), own_rows))
+        results: list[NDArray[Any]] = []
+        start = 0
+        for head, parts in groupby(self.parts, key=_head_of):
+            sizes = [len(positions) for _, positions in parts]
+            stop = start + sum(sizes)
+            if stop - start == len(tokens.lengths):
+                found = head.apply(tokens, rows)
+            else:
+                ends = np.cumsum(tokens.lengths) if kind == "tokens" else np.arange(1, self.texts + 1)
+                found = head.apply(tokens.part(start, stop), rows[ends[start - 1] if start else 0 : ends[stop - 1]])
+            first = 0
+            for size in sizes:
+                results.append(found[first : first + size])
+                first += size
             start = stop
         return results
 
@@ -248,6 +336,10 @@ class Batch:
             second += [(job, positions[room:])] if len(positions) > room else []
             room = max(room - len(positions), 0)
         return Batch(first), Batch(second)
+
+
+def _head_of(part: tuple[Job, NDArray[np.int64]]) -> Head:
+    return part[0].head
 
 
 def _written(job: Job, positions: NDArray[np.int64]) -> tuple[Any, ...]:

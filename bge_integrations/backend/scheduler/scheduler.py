@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from queue import Empty
 
 from bge_integrations.backend.engines.interface import Engine, Priority
@@ -67,7 +68,7 @@ class Scheduler:
         ]
         self._is_running = False
         self._mail = mailbox()
-        self._queue = Queue()
+        self._queue = Queue(partial(_count_truncated, self._meter))
         self._admissions: dict[Priority, Admission] = {priority: Admission() for priority in PRIORITIES}
         self._last_interactive = -float("inf")
         self._stuck: EngineFailedError | None = None
@@ -224,8 +225,7 @@ class Scheduler:
                 job, limit = self._mail.get_nowait()
             except Empty:
                 break
-            if job.truncated:
-                self._meter.add(truncated_texts=job.truncated)
+            _count_truncated(self._meter, job)
             job.on_end = self._job_has_ended
             self._admissions[job.priority].ask(job, limit)
         self._admit()
@@ -300,6 +300,11 @@ class Scheduler:
             first_batch_tokens=first.engine.batch_tokens if first.engine else 0,
             since_interactive=self._clock() - self._last_interactive,
         )
+
+
+def _count_truncated(meter: Meter, job: Job) -> None:
+    if job.truncated:
+        meter.add(truncated_texts=job.truncated)
 
 
 _schedulers: weakref.WeakSet[Scheduler] = weakref.WeakSet()

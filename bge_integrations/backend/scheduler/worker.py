@@ -11,11 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty
-from typing import Protocol
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
 
 from bge_integrations.backend.engines.interface import Engine, EngineOutOfMemory, PendingRows, TokenBatch
 from bge_integrations.backend.guarantees.forks import watched
-from bge_integrations.backend.guarantees.interrupts import mailbox
+from bge_integrations.backend.guarantees.interrupts import Outcome, Ticket, give_all, mailbox
 from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.backend.scheduler.job import Batch, TextFailedError
 from bge_integrations.backend.scheduler.statistics import Meter
@@ -249,8 +251,14 @@ class Worker:
             queue_seconds=batch.waited(done.start),
             engine_seconds=seconds,
         )
-        for (job, positions), own in zip(batch.parts, results, strict=True):
-            job.finish(positions, own)
+        outcomes: list[tuple[Ticket[NDArray[Any]], Outcome[NDArray[Any]]]] = []
+        try:
+            for (job, positions), own in zip(batch.parts, results, strict=True):
+                outcome = job.finish(positions, own)
+                if outcome is not None:
+                    outcomes.append((job.answer, outcome))
+        finally:
+            give_all(outcomes)
         self.in_hand.remove(batch)
         self._board.batch_has_ended(batch, seconds)
 

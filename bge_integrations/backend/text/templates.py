@@ -82,34 +82,68 @@ def share_of(tokenizer: TextTokenizer, prefix: str, suffix: str = "") -> Share:
     return Share(instruction=around, instruction_tokens=tokens, fixed_tokens=tokenizer.special_tokens)
 
 
-def tokenize_within(
-    tokenizer: TextTokenizer, prefix: str, texts: Sequence[str], suffix: str, max_length: int
-) -> TokenizedTexts:
-    """Turns texts into ids. Only the texts are cut, never the prefix or the suffix.
+@dataclass(frozen=True)
+class Frame:
+    """What surrounds and limits the texts of a call. Only the texts are cut, never the prefix or the suffix.
 
-    Args:
+    Attributes:
         tokenizer: The model's tokenizer.
         prefix: Text before each text.
-        texts: At least one text.
         suffix: Text after each text.
         max_length: Maximum number of tokens per text, everything included; at least `Share.least`.
     """
-    tokens = tokenizer.tokenize([f"{prefix}{text}{suffix}" for text in texts], max_length)
+
+    tokenizer: TextTokenizer
+    prefix: str
+    suffix: str
+    max_length: int
+
+    def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
+        """Turns at least one text into ids."""
+        return tokenize_together([(self, texts)])[0]
+
+
+def tokenize_together(calls: Sequence[tuple[Frame, Sequence[str]]]) -> list[TokenizedTexts]:
+    """Turns the texts of several calls into ids, in one call of their tokenizer.
+
+    Args:
+        calls: The texts of each call, at least one, and their frame. All frames have the same tokenizer.
+    """
+    written = [f"{frame.prefix}{text}{frame.suffix}" for frame, texts in calls for text in texts]
+    limits = [frame.max_length for frame, texts in calls for _ in texts]
+    tokens = calls[0][0].tokenizer.tokenize(written, limits)
+    if len(calls) == 1:
+        return [_refitted(*calls[0], tokens)]
+    found, start, first = [], 0, 0
+    for frame, texts in calls:
+        stop = start + len(texts)
+        full_lengths, lengths = tokens.full_lengths[start:stop], tokens.lengths[start:stop]
+        last = first + int(lengths.sum())
+        found.append(_refitted(frame, texts, TokenizedTexts(tokens.ids[first:last], full_lengths, lengths)))
+        start, first = stop, last
+    return found
+
+
+def _refitted(frame: Frame, texts: Sequence[str], tokens: TokenizedTexts) -> TokenizedTexts:
+    """Restores what truncation has cut of prefix and suffix."""
+    tokenizer, prefix, suffix, max_length = frame.tokenizer, frame.prefix, frame.suffix, frame.max_length
+    if not (prefix if tokenizer.truncation_side == "left" else suffix):
+        return tokens
     too_long = np.flatnonzero(tokens.full_lengths > max_length).tolist()
-    if too_long and prefix and tokenizer.truncation_side == "left":
+    if not too_long:
+        return tokens
+    if tokenizer.truncation_side == "left":
         return _with_start(tokenizer, prefix, tokens, too_long)
-    if too_long and suffix and tokenizer.truncation_side == "right":
-        cut = list(texts)
-        for index in too_long:
-            cut[index] = fitting_start(tokenizer, prefix, texts[index], suffix, max_length)
-        shorter = tokenizer.tokenize([f"{prefix}{text}{suffix}" for text in cut], max_length)
-        pieces = np.split(shorter.ids, np.cumsum(shorter.lengths)[:-1])
-        for index in too_long:
-            if not cut[index]:
-                pieces[index] = _with_first_tokens(tokenizer, pieces[index], prefix, texts[index], suffix, max_length)
-        lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
-        return TokenizedTexts(np.concatenate(pieces), tokens.full_lengths, lengths)
-    return tokens
+    cut = list(texts)
+    for index in too_long:
+        cut[index] = fitting_start(tokenizer, prefix, texts[index], suffix, max_length)
+    shorter = tokenizer.tokenize([f"{prefix}{text}{suffix}" for text in cut], max_length)
+    pieces = np.split(shorter.ids, np.cumsum(shorter.lengths)[:-1])
+    for index in too_long:
+        if not cut[index]:
+            pieces[index] = _with_first_tokens(tokenizer, pieces[index], prefix, texts[index], suffix, max_length)
+    lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
+    return TokenizedTexts(np.concatenate(pieces), tokens.full_lengths, lengths)
 
 
 def _with_start(

@@ -198,28 +198,30 @@ class TextTokenizer:
         normalized = self._backend.normalized(text)
         return len(normalized if self.word_marks else normalized.replace(" ", ""))
 
-    def tokenize(self, texts: Sequence[str], max_length: int) -> TokenizedTexts:
+    def tokenize(self, texts: Sequence[str], max_length: int | Sequence[int]) -> TokenizedTexts:
         """Turns texts into ids, and truncates each text to `max_length` tokens. Special tokens are never cut.
 
         Args:
             texts: At least one text, instruction included.
-            max_length: Maximum number of tokens per text, special tokens included; more than `special_tokens`.
+            max_length: Maximum number of tokens per text, special tokens included; more than `special_tokens`. A
+                sequence has a number for each text.
         """
-        room = max_length - self.special_tokens
+        limits = [max_length] * len(texts) if isinstance(max_length, int) else max_length
+        special_tokens = self.special_tokens
         ids: list[NDArray[np.int32]] = []
-        full_lengths = np.full(len(texts), self.special_tokens, dtype=np.int64)
+        full_lengths: list[int] = []
         # One by one, so that other threads can run in between.
         for index, encodings in groupby(self._backend.encode(texts), key=itemgetter(0)):
             content: list[int] = []
+            full_length, room = special_tokens, limits[index] - special_tokens
             for _, encoding in encodings:
-                full_lengths[index] += len(encoding)
+                full_length += len(encoding)
                 self._keep(content, encoding, room)
             whole = [*self._prefix_ids, *content, *self._suffix_ids]
             ids.append(np.array(whole or [self.pad_id], dtype=np.int32))
-        full_lengths = _at_least_one(full_lengths)
-        return TokenizedTexts(
-            ids=np.concatenate(ids), full_lengths=full_lengths, lengths=np.minimum(full_lengths, max_length)
-        )
+            full_lengths.append(full_length)
+        counted = _at_least_one(np.array(full_lengths, dtype=np.int64))
+        return TokenizedTexts(ids=np.concatenate(ids), full_lengths=counted, lengths=np.minimum(counted, max_length))
 
     def _keep(self, kept: list[int], encoding: Encoded, room: int) -> None:
         """Adds further ids of a text to the kept ids, as far as there is room."""

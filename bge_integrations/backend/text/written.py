@@ -10,25 +10,21 @@ from collections.abc import Sequence
 import numpy as np
 
 from bge_integrations.backend.text.pairs import Pair, PairTokenizer
-from bge_integrations.backend.text.templates import fitting_part
-from bge_integrations.backend.text.tokenizer import TextTokenizer, TokenizedTexts
+from bge_integrations.backend.text.templates import Frame, fitting_part
+from bge_integrations.backend.text.tokenizer import TokenizedTexts
 
 _NO_IDS = np.empty(0, dtype=np.int32)
 
 
-def write_within(
-    tokenizer: TextTokenizer, prefix: str, texts: Sequence[str], suffix: str, max_length: int, *, cuts_at: int | None
-) -> TokenizedTexts:
+def write_within(frame: Frame, texts: Sequence[str], *, cuts_at: int | None) -> TokenizedTexts:
     """Writes texts with their instruction. Only the texts are cut, never the prefix or the suffix.
 
     Args:
-        tokenizer: The model's tokenizer.
-        prefix: Text before each text.
+        frame: What surrounds and limits the texts.
         texts: At least one text.
-        suffix: Text after each text.
-        max_length: Maximum number of tokens per text, everything included; at least `Share.least`.
         cuts_at: Number of tokens to which the server cuts a longer text at its end. `None`: it does not cut.
     """
+    tokenizer, prefix, suffix, max_length = frame.tokenizer, frame.prefix, frame.suffix, frame.max_length
     written = [f"{prefix}{text}{suffix}" for text in texts]
     full_lengths = tokenizer.count(written)
     # The server cuts between tokens, but a text can only be cut between characters. So the server cuts if it can.
