@@ -7,7 +7,7 @@ import itertools
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
@@ -96,6 +96,51 @@ def summarize(numbers: Mapping[str, Numbers]) -> dict[str, dict[str, Any]]:
     return results
 
 
+def ask_from_threads(query: Callable[[str], Any], queries: Sequence[str], threads: int, seconds: float) -> float:
+    """Has threads ask one query after the other, no two the same; returns queries a second of all of them.
+
+    Args:
+        query: Answers one.
+        queries: The queries, which are told apart by a number.
+        threads: Number of threads.
+        seconds: How long each may ask.
+    """
+    stop = time.perf_counter() + seconds
+
+    def ask(first: int) -> int:
+        return sum(1 for text in _until(stop, queries, first, threads) if query(text) is not None)
+
+    with ThreadPoolExecutor(threads) as pool:
+        start = time.perf_counter()
+        answered = sum(pool.map(ask, range(threads)))
+    return answered / (time.perf_counter() - start)
+
+
+async def ask_from_coroutines(
+    query: Callable[[str], Awaitable[Any]], queries: Sequence[str], coroutines: int, seconds: float
+) -> float:
+    """Does the same as `ask_from_threads` with coroutines of one event loop."""
+    stop = time.perf_counter() + seconds
+
+    async def ask(first: int) -> int:
+        answered = 0
+        for text in _until(stop, queries, first, coroutines):
+            await query(text)
+            answered += 1
+        return answered
+
+    start = time.perf_counter()
+    answered = sum(await asyncio.gather(*map(ask, range(coroutines))))
+    return answered / (time.perf_counter() - start)
+
+
+def _until(stop: float, queries: Sequence[str], first: int, step: int) -> Iterator[str]:
+    for number in itertools.count(first, step):
+        if time.perf_counter() >= stop:
+            return
+        yield f"{number} {queries[number % len(queries)]}"
+
+
 class _Asking:
     """One contender under load."""
 
@@ -115,8 +160,12 @@ class _Asking:
         alone = self._embed()
         beside, asked = self._ask_beside()
         return {
-            "threads_per_s": [self._ask_from_threads()],
-            "coroutines_per_s": [asyncio.run(self._ask_from_coroutines())],
+            "threads_per_s": [ask_from_threads(self._loaded.query, self._queries, THREADS, self._seconds)],
+            "coroutines_per_s": [
+                asyncio.run(
+                    ask_from_coroutines(_required(self._loaded.aquery), self._queries, COROUTINES, self._seconds)
+                )
+            ],
             "alone_s": [alone],
             "beside_s": [beside],
             "query_s": asked,
@@ -127,32 +176,6 @@ class _Asking:
         start = time.perf_counter()
         self._loaded.documents(self._documents)
         return time.perf_counter() - start
-
-    def _ask_from_threads(self) -> float:
-        stop = time.perf_counter() + self._seconds
-
-        def ask(first: int) -> int:
-            return sum(1 for query in self._until(stop, first) if self._loaded.query(query) is not None)
-
-        with ThreadPoolExecutor(THREADS) as pool:
-            start = time.perf_counter()
-            answered = sum(pool.map(ask, range(THREADS)))
-        return answered / (time.perf_counter() - start)
-
-    async def _ask_from_coroutines(self) -> float:
-        aquery = _required(self._loaded.aquery)
-        stop = time.perf_counter() + self._seconds
-
-        async def ask(first: int) -> int:
-            answered = 0
-            for query in self._until(stop, first):
-                await aquery(query)
-                answered += 1
-            return answered
-
-        start = time.perf_counter()
-        answered = sum(await asyncio.gather(*map(ask, range(COROUTINES))))
-        return answered / (time.perf_counter() - start)
 
     def _ask_beside(self) -> tuple[float, list[float]]:
         taken: list[float] = []
@@ -180,12 +203,6 @@ class _Asking:
             worst = max(worst, time.perf_counter() - start - _TICK_S)
         await embedding
         return worst
-
-    def _until(self, stop: float, first: int) -> Iterator[str]:
-        for number in itertools.count(first, COROUTINES):
-            if time.perf_counter() >= stop:
-                return
-            yield f"{number} {self._queries[number % len(self._queries)]}"
 
 
 def _required(method: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
