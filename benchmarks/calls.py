@@ -65,9 +65,9 @@ class StandIn:
 class Calls:
     """One model and the queries that it is asked."""
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, queries: Sequence[str]) -> None:
         self.embeddings = HuggingFaceBgeEmbeddings(model_name=str(model), device="cpu", on_truncation="ignore")
-        self.queries = make_mix("queries", _QUERIES, model).texts
+        self.queries = queries
         self._backend = self.embeddings.encoder.backend
         self._prefix = self.embeddings.query_encoder.instruction("query").prefix
         self.embeddings.embed_query("the first one")
@@ -163,7 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--workdir", type=Path, default=default, help="where the random model is kept for the next run")
     given = parser.parse_args(arguments)
     isolate(given.workdir.resolve())
-    calls = Calls(given.model or checkpoint(SHAPES["tiny"], given.workdir.resolve()))
+    model = given.model or checkpoint(SHAPES["tiny"], given.workdir.resolve())
+    calls = Calls(model, make_mix("queries", _QUERIES, model).texts)
     results: dict[str, Any] = {
         "machine": machine.facts(),
         "alone": alone(calls, given.rounds),
