@@ -3,18 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from bge_integrations.backend.engines import architecture as names
 from bge_integrations.backend.engines.architecture import EncoderShape, layer_weight
 from bge_integrations.backend.engines.interface import TokenBatch
+from bge_integrations.backend.engines.torch.kernel_choice import fastest_operations
 from bge_integrations.backend.engines.torch.layout import EqualLengths, Layout, OneBlock
+from bge_integrations.backend.engines.torch.operations import Norm, Operations, TorchOperations
 
 _QKV = (names.QUERY, names.KEY, names.VALUE)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of a forward pass, on the device. They are views of one tensor, so that one copy brings them there.
+
+    Attributes:
+        ids: Token ids of all texts, int32, shape [tokens].
+        positions: Their rows in the position table, int32, shape [tokens].
+        ends: 0 and the end of each text among the tokens, int32, shape [texts + 1].
+        longest: At least the tokens of the longest text.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    ends: torch.Tensor
+    longest: int
+
+    @classmethod
+    def of(cls, packed: torch.Tensor, tokens: int, longest: int) -> Inputs:
+        """Returns the views of a tensor that holds what `packed` returns."""
+        return cls(packed[:tokens], packed[tokens : 2 * tokens], packed[2 * tokens :], longest)
+
+
+def packed(batch: TokenBatch, shape: EncoderShape) -> NDArray[np.int32]:
+    """Returns the inputs of a batch one after the other, int32, shape [2 * tokens + texts + 1]; see `Inputs`."""
+    rows = shape.position_rows(batch.padded(shape.pad_id), batch.is_second)
+    positions = np.broadcast_to(rows, batch.is_token.shape)[batch.is_token]
+    return np.concatenate([batch.ids, positions, [0], np.cumsum(batch.lengths)], dtype=np.int32, casting="same_kind")
 
 
 class UnpaddedEncoder:
@@ -23,9 +56,11 @@ class UnpaddedEncoder:
     Attributes:
         shape: The encoder's shape.
         folds_last_keys: Whether the last layer avoids keys and values if only first rows are wanted.
+        operations: The computations between the matrix products.
     """
 
     folds_last_keys = False
+    operations: Operations = TorchOperations()
 
     def __init__(self, weights: Mapping[str, torch.Tensor], shape: EncoderShape, *, cls_only: bool) -> None:
         """Takes the weights.
@@ -45,22 +80,33 @@ class UnpaddedEncoder:
         Returns:
             Shape [texts, width] if `cls_only`, else [tokens, width]; on the device.
         """
-        ids = batch.padded(self.shape.pad_id)
-        positions = np.broadcast_to(self.shape.position_rows(ids, batch.is_second), ids.shape)[batch.is_token]
-        hidden = functional.embedding(self._to_device(batch.ids), self._weights[names.WORDS])
-        hidden = hidden + functional.embedding(self._to_device(positions), self.positions)
-        hidden = self.dropped(self._norm(hidden, names.EMBEDDING_NORM))
-        ends = np.concatenate([[0], np.cumsum(batch.lengths)]).astype(np.int32)
-        kernel = self.variable_length_attention
-        attention = (
-            _VariableLengths(self, kernel, self._to_device(ends), int(batch.lengths.max()))
-            if kernel
-            else _Blocks(self, _layout(batch, self.device))
+        inputs = Inputs.of(self._to_device(packed(batch, self.shape)), len(batch.ids), longest=int(batch.lengths.max()))
+        return self.rows(inputs, None if self.variable_length_attention else _layout(batch, self.device))
+
+    def rows(self, inputs: Inputs, layout: Layout | None = None) -> torch.Tensor:
+        """Runs a batch that is on the device.
+
+        Args:
+            inputs: The batch.
+            layout: The layout of its texts during attention. `None`: the kernel for texts of different lengths is used.
+
+        Returns:
+            What `__call__` returns.
+        """
+        attention = _Blocks(self, layout) if layout else _VariableLengths(self, inputs)
+        hidden = self.dropped(
+            self.operations.embedded(
+                inputs.ids,
+                inputs.positions,
+                self._weights[names.WORDS],
+                self.positions,
+                self._norm(names.EMBEDDING_NORM),
+            )
         )
         for layer in range(self.shape.layers - self._cls_only):
             hidden = self._rest_of_layer(layer, attention.all_rows(layer, hidden), hidden)
         if self._cls_only:
-            first = hidden[self._to_device(ends[:-1])]
+            first = hidden[inputs.ends[:-1]]
             last = self.shape.layers - 1
             hidden = self._rest_of_layer(last, attention.first_rows(last, hidden, first), first)
         return hidden
@@ -111,18 +157,17 @@ class UnpaddedEncoder:
 
     def _rest_of_layer(self, layer: int, context: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         prefix = f"encoder.layer.{layer}."
-        attended = functional.linear(context, *self.weight_and_bias(layer, names.ATTENTION_OUTPUT))
-        hidden = self._norm(self.dropped(attended) + residual, prefix + names.ATTENTION_NORM)
-        inner = functional.gelu(functional.linear(hidden, *self.weight_and_bias(layer, names.FEED_FORWARD)))
-        outer = functional.linear(inner, *self.weight_and_bias(layer, names.OUTPUT))
-        return self._norm(self.dropped(outer) + hidden, prefix + names.OUTPUT_NORM)
+        attended = self.dropped(functional.linear(context, *self.weight_and_bias(layer, names.ATTENTION_OUTPUT)))
+        hidden = self.operations.added(attended, residual, self._norm(prefix + names.ATTENTION_NORM))
+        inner = self.operations.activated(hidden, *self.weight_and_bias(layer, names.FEED_FORWARD))
+        outer = self.dropped(functional.linear(inner, *self.weight_and_bias(layer, names.OUTPUT)))
+        return self.operations.added(outer, hidden, self._norm(prefix + names.OUTPUT_NORM))
 
-    def _norm(self, rows: torch.Tensor, name: str) -> torch.Tensor:
-        weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
-        return functional.layer_norm(rows, (self.shape.hidden_size,), weight, bias, self.shape.norm_eps)
+    def _norm(self, name: str) -> Norm:
+        return Norm(self._weights[f"{name}.weight"], self._weights[f"{name}.bias"], self.shape.norm_eps)
 
-    def _to_device(self, values: np.ndarray[Any, np.dtype[np.int32]]) -> torch.Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(values))
+    def _to_device(self, values: NDArray[np.int32]) -> torch.Tensor:
+        tensor = torch.from_numpy(values)
         # From pinned memory, the copy runs while the CPU prepares the next batch.
         return (
             tensor.pin_memory().to(self.device, non_blocking=True)
@@ -148,12 +193,18 @@ class FrozenEncoder(UnpaddedEncoder):
         )
         self._positions = super().positions
         self.dtype = self._positions.dtype
+        self.operations = fastest_operations(self.device, self.dtype, shape.hidden_size)
         self._kernel = super().variable_length_attention
 
     @torch.inference_mode()
     def __call__(self, batch: TokenBatch) -> torch.Tensor:
         """Runs a batch. The output has the model's precision."""
         return super().__call__(batch)
+
+    @torch.inference_mode()
+    def rows(self, inputs: Inputs, layout: Layout | None = None) -> torch.Tensor:
+        """See `UnpaddedEncoder.rows`."""
+        return super().rows(inputs, layout)
 
     @property
     def positions(self) -> torch.Tensor:
@@ -230,18 +281,12 @@ class _Blocks:
 class _VariableLengths:
     """Attention in one kernel that takes the end of each text."""
 
-    def __init__(
-        self,
-        encoder: UnpaddedEncoder,
-        kernel: Any,  # noqa: ANN401 - torch's function
-        ends: torch.Tensor,
-        longest: int,
-    ) -> None:
+    def __init__(self, encoder: UnpaddedEncoder, inputs: Inputs) -> None:
         self._encoder = encoder
-        self._kernel = kernel
-        self._ends = ends
-        self._longest = longest
-        self._one_each = torch.arange(len(ends), dtype=torch.int32, device=ends.device)
+        self._kernel = encoder.variable_length_attention
+        self._ends = inputs.ends
+        self._longest = inputs.longest
+        self._one_each = torch.arange(len(self._ends), dtype=torch.int32, device=self._ends.device)
 
     def all_rows(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
         query, key, value = self._heads(self._encoder.project(layer, hidden, slice(None)))
