@@ -17,13 +17,16 @@ from bge_integrations.backend.machine.cpu import set_torch_threads, share_thread
 from bge_integrations.backend.model.heads import one_score_a_pair
 from bge_integrations.backend.model.lookups import texts_with_embeddings
 from bge_integrations.backend.model.pooling import cosines, one_row_a_text
-from bge_integrations.backend.scheduler import EngineSlot
+from bge_integrations.backend.scheduler import EngineSlot, TimeLimits
 from bge_integrations.errors import EngineNotAvailableError
 
 if TYPE_CHECKING:
     from bge_integrations.backend.torch_models.base import Source
 
 logger = get_logger(__name__)
+
+# Up to two batches run when a query comes. Then it waits for 8 ms, or for 50 ms if it is the first one for a while.
+BULK_LIMITS = TimeLimits(between_interactive=0.004, alone=0.025)
 
 _LEAST_COSINE_OF_CHECK = 0.999
 _TOLERANCE_OF_CHECK = 0.02, 0.02  # relative and absolute tolerance of scores
@@ -40,7 +43,9 @@ def start_torch(sources: Sources) -> Started | None:
         return None
     threads = _limit_torch_threads(request)
     engine = TorchEngine(source.transformer, shape, rows=source.rows)
-    slot = EngineSlot(partial(_usable_in_child, request.device, lambda: engine), engine)
+    limits = BULK_LIMITS if request.device.startswith("cuda") else None
+    make = partial(_usable_in_child, request.device, lambda: engine)
+    slot = EngineSlot(make, engine, stop=engine.close, bulk_limits=limits)
     started = Started((slot,) * request.copies, source.facts, source.tokenizer, source.heads, source, threads)
     if request.device != "cpu":
         _check_against_own_modules(started, source, request)

@@ -6,8 +6,19 @@ A `job` waits in a `queue`. `admission` limits the texts in flight, `policy` cho
 
 from bge_integrations.backend.engines.interface import Priority
 from bge_integrations.backend.scheduler.job import Job, TextFailedError, Unread
+from bge_integrations.backend.scheduler.pace import TimeLimits
 from bge_integrations.backend.scheduler.scheduler import Scheduler
 from bge_integrations.backend.scheduler.statistics import Meter, Statistics
 from bge_integrations.backend.scheduler.worker import EngineSlot
 
-__all__ = ["EngineSlot", "Job", "Meter", "Priority", "Scheduler", "Statistics", "TextFailedError", "Unread"]
+__all__ = [
+    "EngineSlot",
+    "Job",
+    "Meter",
+    "Priority",
+    "Scheduler",
+    "Statistics",
+    "TextFailedError",
+    "TimeLimits",
+    "Unread",
+]

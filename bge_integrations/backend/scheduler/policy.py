@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bge_integrations.backend.engines.interface import Priority
 from bge_integrations.backend.scheduler.job import Batch, Job
+from bge_integrations.backend.scheduler.pace import TimeLimits
 from bge_integrations.backend.scheduler.queue import Queue
 
 INTERACTIVE_BATCHES_IN_A_ROW = 4
@@ -14,6 +15,8 @@ INTERACTIVE_BATCHES_IN_A_ROW = 4
 
 _INTERACTIVE_IS_RECENT_S = 1.0
 _SHARE_BETWEEN_INTERACTIVE = 4
+# Below, a GPU computes for less time than its launches take.
+_LEAST_TIMED_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Turn:
         all_idle: Whether the first engine and all helpers are idle.
         first_batch_tokens: `batch_tokens` of the model's first engine.
         since_interactive: Seconds since the last interactive job was queued.
+        limits: Longest computing times of the engine's bulk batches; `None`: they are cut by tokens only.
+        tokens_per_second: The engine's pace; `None` if it is not known yet.
     """
 
     batch_tokens: int
@@ -39,6 +44,8 @@ class Turn:
     all_idle: bool = True
     first_batch_tokens: int = 0
     since_interactive: float = float("inf")
+    limits: TimeLimits | None = None
+    tokens_per_second: float | None = None
 
 
 def next_batch(queue: Queue, turn: Turn) -> Batch | None:
@@ -47,9 +54,8 @@ def next_batch(queue: Queue, turn: Turn) -> Batch | None:
     - A batch holds as many texts as its token budget allows, also of several callers. It never waits to be filled.
     - Interactive batches go before bulk batches. Within a priority the order is first come, first served. After
       `INTERACTIVE_BATCHES_IN_A_ROW` interactive batches a waiting bulk batch goes first, so bulk jobs never starve.
-    - The token budget is the caller's `batch_tokens` or else the engine's, and never above `memory_limit`. For one
-      second after an interactive job, an engine that is no helper uses a quarter of its own budget for bulk batches.
-      Then the next interactive job waits for a short batch only.
+    - The token budget is the caller's `batch_tokens` or else the engine's, and never above `memory_limit`. The engine's
+      budget for bulk batches is what `bulk_tokens` returns.
     - Helpers take only bulk batches. While helpers are ready, other engines leave bulk batches to them, with one
       exception: if all engines are idle, no interactive job waits and the bulk texts fit into one batch of the first
       engine, the helpers leave them to it, because a batch on all cores is faster then.
@@ -68,14 +74,37 @@ def next_batch(queue: Queue, turn: Turn) -> Batch | None:
     if not (interactive or bulk):
         return None
     priority: Priority = "interactive" if interactive else "bulk"
-    own = turn.batch_tokens
-    if priority == "bulk" and not turn.is_helper and turn.since_interactive < _INTERACTIVE_IS_RECENT_S:
-        own = max(own // _SHARE_BETWEEN_INTERACTIVE, 1)
+    own = turn.batch_tokens if interactive else bulk_tokens(turn)
 
     def budget(job: Job) -> int:
         return min(job.batch_tokens or own, turn.memory_limit or job.batch_tokens or own)
 
     return queue.take(priority, budget, turn.most_texts)
+
+
+def bulk_tokens(turn: Turn) -> int:
+    """Returns an engine's own token budget for a bulk batch.
+
+    For one second after an interactive job, interactive jobs are expected. Then the next one should wait for a short
+    batch only. Helpers take no interactive jobs, so they always use the whole budget.
+
+    - Without time limits: the whole budget, or a quarter of it while interactive jobs are expected.
+    - With time limits: as many tokens as the engine computes in `alone`, or in `between_interactive` while interactive
+      jobs are expected; at least 1,024, and at most the whole budget. While the pace is not known, a quarter.
+
+    Args:
+        turn: The engine, and the state of the other engines.
+    """
+    whole, quarter = turn.batch_tokens, max(turn.batch_tokens // _SHARE_BETWEEN_INTERACTIVE, 1)
+    is_expected = turn.since_interactive < _INTERACTIVE_IS_RECENT_S
+    if turn.is_helper:
+        return whole
+    if turn.limits is None:
+        return quarter if is_expected else whole
+    if turn.tokens_per_second is None:
+        return quarter
+    seconds = turn.limits.between_interactive if is_expected else turn.limits.alone
+    return min(max(int(turn.tokens_per_second * seconds), _LEAST_TIMED_TOKENS), whole)
 
 
 def _may_take_bulk(queue: Queue, turn: Turn) -> bool:

@@ -299,6 +299,8 @@ class Scheduler:
             all_idle=not any(other.in_hand for other in (first, *helpers)),
             first_batch_tokens=first.engine.batch_tokens if first.engine else 0,
             since_interactive=self._clock() - self._last_interactive,
+            limits=worker.slot.bulk_limits,
+            tokens_per_second=worker.pace.tokens_per_second,
         )
 
 

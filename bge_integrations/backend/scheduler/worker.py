@@ -20,6 +20,7 @@ from bge_integrations.backend.guarantees.forks import watched
 from bge_integrations.backend.guarantees.interrupts import Outcome, Ticket, give_all, mailbox
 from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.backend.scheduler.job import Batch, TextFailedError
+from bge_integrations.backend.scheduler.pace import Pace, TimeLimits
 from bge_integrations.backend.scheduler.statistics import Meter
 from bge_integrations.errors import EndpointError, ModelClosedError
 
@@ -37,12 +38,14 @@ class EngineSlot:
             from then on the other engines leave bulk batches to them.
         stop: Function that ends the waits of an engine for something outside this process. It is called when no more
             work comes.
+        bulk_limits: Longest computing times of its bulk batches. `None`: they are cut by tokens only.
     """
 
     make: Callable[[], Engine]
     engine: Engine | None = None
     is_helper: bool = False
     stop: Callable[[], None] = lambda: None
+    bulk_limits: TimeLimits | None = None
 
 
 class Board(Protocol):
@@ -97,6 +100,7 @@ class Worker:
         again: Halves of failed batches. They are computed before other work.
         is_unusable: Whether the engine could not be created.
         memory_limit: Tokens in a batch that fit into memory. `None`: no batch was too large yet.
+        pace: What the engine computes in a second.
     """
 
     def __init__(self, slot: EngineSlot, engine: Engine | None, board: Board, meter: Meter) -> None:
@@ -108,6 +112,7 @@ class Worker:
         self.again: deque[Batch] = deque()
         self.is_unusable = False
         self.memory_limit: int | None = None
+        self.pace = Pace()
         self._board = board
         self._meter = meter
         self._calls = mailbox()
@@ -240,7 +245,9 @@ class Worker:
         except Exception as error:
             self._halve(batch, done.tokens, error)
             return
-        seconds = time.perf_counter() - done.start
+        end = time.perf_counter()
+        seconds = end - done.start
+        self.pace.add(done.tokens.size if batch.priority == "bulk" else 0, done.start, end)
         tokens = int(done.tokens.lengths.sum())
         self._meter.add(
             priority=batch.priority,
