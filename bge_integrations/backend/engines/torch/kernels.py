@@ -25,9 +25,19 @@ _COLUMNS_A_PROGRAM = 1024
 
 _any_value = ("count", "ids", "positions")
 """Arguments whose values do not lead to further compilations, which would take place during a query."""
-_jit: Callable[[Callable[..., None]], Any] = (
+_jit: Callable[[Callable[..., Any]], Any] = (
     triton.jit(do_not_specialize=_any_value) if triton else lambda kernel: kernel
 )
+
+
+@_jit
+def _places(
+    count: tl.tensor, width: tl.constexpr, block: tl.constexpr, rows_a_program: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Returns the rows of a program, its columns, and which pairs of them there are."""
+    row = tl.program_id(0).to(tl.int64) * rows_a_program + tl.arange(0, rows_a_program)
+    columns = tl.arange(0, block)
+    return row, columns, (row < count)[:, None] & (columns < width)[None, :]
 
 
 @_jit
@@ -64,9 +74,7 @@ def _add_and_norm(
     block: tl.constexpr,
     rows_a_program: tl.constexpr,
 ) -> None:
-    row = tl.program_id(0).to(tl.int64) * rows_a_program + tl.arange(0, rows_a_program)
-    columns = tl.arange(0, block)
-    inside = (row < count)[:, None] & (columns < width)[None, :]
+    row, columns, inside = _places(count, width, block, rows_a_program)
     places = row[:, None] * width + columns[None, :]
     sums = tl.load(rows + places, mask=inside, other=0.0).to(tl.float32)
     sums += tl.load(residual + places, mask=inside, other=0.0).to(tl.float32)
@@ -88,9 +96,7 @@ def _embed_and_norm(
     block: tl.constexpr,
     rows_a_program: tl.constexpr,
 ) -> None:
-    row = tl.program_id(0).to(tl.int64) * rows_a_program + tl.arange(0, rows_a_program)
-    columns = tl.arange(0, block)
-    inside = (row < count)[:, None] & (columns < width)[None, :]
+    row, columns, inside = _places(count, width, block, rows_a_program)
     # The table of words may have more than 2**31 numbers.
     word = tl.load(ids + row, mask=row < count, other=0).to(tl.int64)
     position = tl.load(positions + row, mask=row < count, other=0).to(tl.int64)
