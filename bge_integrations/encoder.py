@@ -81,8 +81,8 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
 
         Args:
             texts: Queries: any iterable. A list, an array or a column is checked completely before any work is done.
-                All others, such as generators and open files, are read and checked in slices of 4096 texts, so their
-                texts need not all fit into memory. Texts that are equal are computed once in a slice.
+                All others, such as generators and open files, are read and checked in slices of 4096 texts, fewer if
+                they are very long, so they need not all fit into memory. Equal texts are computed once in a slice.
             output: The place for the vectors. `None`: a new array. An array, such as a `numpy.memmap`: float32, of
                 shape [n, dimension], or with more rows if `texts` has no length. The path of a `.npy` file: it is
                 written slice by slice, and gets its name, or replaces an older file, when all vectors are in it.
@@ -100,7 +100,7 @@ class BgeEncoder(ModelHandle[EncoderSettings]):
             ModelClosedError: The encoder was closed.
             SettingsError: `output` has another dtype or shape, is read-only, or is no name of a `.npy` file. This is
                 said before any work is done. If the number of texts is not known, the missing row is found at its text.
-            OutputWriteError: The file can't be written. It is then not there, or still the older one.
+            CorpusWriteError: The file can't be written. It is then not there, or still the older one.
             Exception: What the iterable of texts raised. After each error, the rows of an array before the failed slice
                 are complete, and a note on the error gives their number.
         """

@@ -26,8 +26,7 @@ BgeError
 ├── EvaluationDataError                (also a ValueError)  data to evaluate on are wrong: the file, the line and the id
 ├── TrainingDataError                  (also a ValueError)  data to train on are wrong: the file, the line and the field
 ├── CorpusDataError                    (also a ValueError)  rows of a corpus are wrong: the file and the line
-├── OutputWriteError                   (also an OSError)    a file of vectors can't be written
-│   └── CorpusWriteError               the output of a corpus can't be written
+├── CorpusWriteError                   (also an OSError)    a corpus's output, or a file of vectors, can't be written
 ├── ChatModelError                     (also a RuntimeError) the chat model that makes questions fails again and again
 ├── IndexMismatchError               (also a ValueError)  an index was made by another model, or with other settings
 ├── FingerprintError                 (also a ValueError)  a fingerprint is damaged, or an index has no place for it
@@ -69,7 +68,6 @@ __all__ = [
     "ModelNotFoundError",
     "NonFiniteEmbeddingError",
     "NonFiniteOutputError",
-    "OutputWriteError",
     "PoolingMismatchError",
     "PoolingWarning",
     "PreparedModelError",
@@ -250,12 +248,8 @@ class CorpusDataError(BgeError, ValueError):
     """Rows of a corpus can't be used as they are; the message names the file and the line."""
 
 
-class OutputWriteError(BgeError, OSError):
-    """A file of vectors can't be written."""
-
-
-class CorpusWriteError(OutputWriteError):
-    """The output of a corpus can't be written, for example because the disk is full. Finished files stay."""
+class CorpusWriteError(BgeError, OSError):
+    """The output of a corpus, or a file of vectors, can't be written: for example, the disk is full."""
 
 
 class ChatModelError(BgeError, RuntimeError):

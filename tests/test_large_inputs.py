@@ -20,11 +20,11 @@ from tqdm import tqdm
 
 from bge_integrations import BgeEncoder, TruncationWarning
 from bge_integrations.backend.engines.interface import PendingRows, TokenBatch
-from bge_integrations.calls import call, outputs
+from bge_integrations.calls import call, inputs, outputs
 from bge_integrations.errors import (
+    CorpusWriteError,
     InputTypeError,
     InputValueError,
-    OutputWriteError,
     SettingsError,
     TruncationError,
 )
@@ -164,6 +164,24 @@ class TestIterables:
                 return self._texts[int(index)]
 
         np.testing.assert_allclose(encoder.encode_documents(OneByOne(TEXTS)), expected, atol=1e-5)
+
+    def test_slices_of_very_long_texts_are_smaller(
+        self, bge_small_en: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(inputs, "_CHARACTERS_A_SLICE", 8000)
+        read = 0
+
+        def texts() -> Iterator[str]:
+            nonlocal read
+            for number in range(SLICE):
+                if read == 9:  # in one slice, nothing would be computed before the last text is read
+                    assert computed
+                read += 1
+                yield f"{number} {'dog ' * 1000}"
+
+        encoder = BgeEncoder(bge_small_en, on_truncation="ignore")
+        assert encoder.encode_documents(texts()).shape == (SLICE, 32)
+        assert read == SLICE
 
     def test_equal_texts_are_computed_once_in_a_slice(self, encoder: BgeEncoder, computed: list[int]) -> None:
         vectors = encoder.encode_documents(text for _ in range(4 * SLICE) for text in ("fox", "dog"))
@@ -357,7 +375,7 @@ class TestFiles:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr("os.fsync", full)
-        with pytest.raises(OutputWriteError, match=r"vectors\.npy can't be written: No space left on device"):
+        with pytest.raises(CorpusWriteError, match=r"vectors\.npy can't be written: No space left on device"):
             encoder.encode_documents(TEXTS, output=tmp_path / "vectors.npy")
         assert os.listdir(tmp_path) == []
 

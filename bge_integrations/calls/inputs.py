@@ -19,6 +19,9 @@ Item = TypeVar("Item", str, tuple[str, str])
 FEW_TEXTS = 32
 _FEW_CHARACTERS = 16384  # tokenised in a few milliseconds
 
+_CHARACTERS_A_SLICE = 1 << 24
+"""An iterable's slice with this many characters ends, so that very long texts don't fill the memory."""
+
 _IN_MEMORY = (list, tuple, MappingView, deque)
 
 # Attributes with a table's labels: in pandas, polars, PyArrow and Spark; in datasets; and in all mapping-like classes.
@@ -47,7 +50,7 @@ def slices_of_texts(texts: Iterable[str], method: str, size: int) -> tuple[int |
 
     Lists, arrays and columns are checked completely at the start. What gives slices of itself, such as a column of the
     library datasets, is read a second time afterwards, so that at most one slice of it is in memory. All other
-    iterables are read and checked slice by slice.
+    iterables are read and checked slice by slice, and slices of very long texts are smaller.
 
     Args:
         texts: The user's input.
@@ -88,9 +91,13 @@ def _checked_slices(items: Iterator[Item], size: int, check: Callable[[object, i
 
 def _next_of(items: Iterator[Item], size: int, start: int) -> list[Item]:
     part: list[Item] = []
+    characters = 0
     try:
         for item in islice(items, size):
-            part.append(item)  # noqa: PERF402 - an error has to know how many there are
+            part.append(item)
+            characters += _characters(item)
+            if characters >= _CHARACTERS_A_SLICE:
+                break
     except Exception as error:
         add_note(error, f"The iterable raised it in place of item {start + len(part)}.")
         raise

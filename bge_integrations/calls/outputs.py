@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from bge_integrations.backend.guarantees.files import WholeFile
-from bge_integrations.errors import OutputWriteError, SettingsError
+from bge_integrations.errors import CorpusWriteError, SettingsError
 from bge_integrations.texts import add_note, kind_of
 
 VectorOutput: TypeAlias = NDArray[np.float32] | str | os.PathLike[str]
@@ -170,7 +170,7 @@ class _FileStream(VectorStream):
                     self._write_head(self._file)
                 yield self._file
         except OSError as error:
-            raise OutputWriteError(f"{self._path} can't be written: {error.strerror or error}.") from error
+            raise CorpusWriteError(f"{self._path} can't be written: {error.strerror or error}.") from error
         finally:
             if self._given_up:
                 self._clean_up()
