@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -28,12 +29,14 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks import machine
+from benchmarks.command import add_workdir, parser_of, save
 from benchmarks.fresh import memory_mib, own_memory_mib
 from benchmarks.growth_report import draw, print_results, write_markdown
 from benchmarks.isolation import isolate
 from benchmarks.shapes import SHAPES, checkpoint
 from benchmarks.stats import growth_exponent, interleaved, percentile
 from bge_integrations import BgeEncoder
+from bge_integrations.backend.machine.cpu import usable_cores
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 
 PARTS = ("texts", "length", "threads", "memory")
@@ -136,7 +139,7 @@ def measure_texts(model: str, profile: Profile, place: Path) -> list[dict[str, A
 def measure_length(model: str, profile: Profile) -> list[dict[str, Any]]:
     """Encodes one text of more and more tokens. Returns a row for each length, with FLOPs by arithmetic."""
     numbers = itertools.count()
-    with BgeEncoder(model, device="cpu") as encoder:
+    with BgeEncoder(model, device="cpu", max_length=max(profile.lengths), on_truncation="error") as encoder:
 
         def ways_of(tokens: int) -> dict[str, Callable[[], object]]:
             _require(int(encoder.count_tokens([text_of(tokens, 0)])[0]), tokens)
@@ -290,7 +293,13 @@ def _exponent(
 
 
 def run(parts: Sequence[str], profile: Profile, workdir: Path) -> dict[str, Any]:
-    """Measures some parts. Returns plain data."""
+    """Measures some parts.
+
+    Returns:
+        Plain data: `machine`; `load`, the threads that wanted to run before, by core, or `None`; `shape`, the model for
+        lengths; rows of each part; `fits`.
+    """
+    load = os.getloadavg()[0] / usable_cores() if hasattr(os, "getloadavg") else None
     tiny = str(checkpoint(SHAPES["tiny"], workdir))
     long = str(checkpoint(dataclasses.replace(SHAPES[profile.shape], positions=max(profile.lengths)), workdir))
     with tempfile.TemporaryDirectory(dir=workdir) as name:
@@ -302,44 +311,35 @@ def run(parts: Sequence[str], profile: Profile, workdir: Path) -> dict[str, Any]
         }
         # Fresh processes first, while this one holds no models.
         results: dict[str, Any] = {part: measure() for part, measure in work.items() if part in parts}
-    return {"machine": machine.facts(), "shape": profile.shape, **results, "fits": fits(results)}
+    return {"machine": machine.facts(), "load": load, "shape": profile.shape, **results, "fits": fits(results)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the options, measures, prints and saves."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    console = Console(width=100)
+    options = _parser().parse_args(arguments)
     if options.draw:
-        results = json.loads(options.draw.read_text(encoding="utf-8"))
+        results: dict[str, Any] = {}
+        for file in options.draw:
+            results |= json.loads(file.read_text(encoding="utf-8"))
+        results["fits"] = fits(results)
     else:
         workdir = options.workdir.resolve()
         isolate(workdir)
         results = run(options.parts or PARTS, PROFILES[options.profile], workdir)
-    print_results(console, results)
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "growth.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print_results(Console(width=100), results)
+    save(results, options.output / "growth.json")
     write_markdown(results, options.output / "growth.md")
     draw(results, options.output / "growth.png")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.growth",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("benchmarks.growth", __doc__)
     add = parser.add_argument
     add("--profile", choices=list(PROFILES), default="full", help="full: half an hour on two cores; quick: seconds")
     add("--parts", nargs="+", choices=PARTS, help="some of the parts; all of them unless given")
-    add("--draw", type=Path, metavar="JSON", help="measure nothing, print and draw a saved run")
+    add("--draw", type=Path, nargs="+", metavar="JSON", help="measure nothing; print and draw saved runs together")
     add("--output", type=Path, default=Path("benchmarks/growth"), help="folder for growth.json, .md and .png")
-    add(
-        "--workdir",
-        type=Path,
-        default=Path(tempfile.gettempdir()) / "bge-integrations-benchmarks",
-        help="where models and graphs are kept for the next run",
-    )
+    add_workdir(parser, "models and graphs")
     return parser
 
 

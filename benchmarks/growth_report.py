@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from rich.console import Console
 
 from benchmarks.charts import DOTS_AN_INCH, STYLE, WIDTH_INCHES
@@ -21,6 +22,8 @@ Json = Mapping[str, Any]
 
 _COLOURS = ("#2b6cb0", "#dd8a1d", "#2f9e77")
 _INK = "#777777"
+_MANY_TICKS = 1000
+_ABOUT_CLOCK = "Other programs used the machine at the same time, so times by the clock are left out."
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ def write_markdown(results: Json, file: Path) -> None:
         "# How cost grows",
         "",
         f"Measured by `python -m benchmarks.growth` on {results['machine']['processor']}, "
-        f"{results['machine']['cores']} cores, with models of random weights. Time is processor time unless it says "
-        "otherwise.",
+        f"{results['machine']['cores']} cores, with models of random weights. Times are processor time of all cores. "
+        + (_ABOUT_CLOCK if _is_busy(results) else ""),
         "",
         "![Time against texts, length and threads, and memory against texts](growth.png)",
     ]
@@ -81,15 +84,20 @@ def _reports(results: Json) -> Iterator[_Report]:
     if rows := results.get("length"):
         yield _Report(
             f"Length of one text, {results['shape']}",
-            ["tokens", "ms", "processor ms", "µs a token", "GFLOP/s"],
-            [_length_cells(row["tokens"], row["flops"], row["ways"]["one text"]) for row in rows],
+            ["tokens", "ms", "µs a token", "GFLOP a second", "ms by the clock"],
+            [_length_cells(results, row) for row in rows],
         )
     if rows := results.get("threads"):
         yield _Report(
             "Threads that ask one query after the other, two layers of width 64",
-            ["threads", "queries/s", "processor ms a query", "95th percentile, ms"],
+            ["threads", "ms a query", "queries/s by the clock", "95th percentile, ms by the clock"],
             [
-                [str(row["threads"]), f"{row['per_s']:,.0f}", f"{row['processor_ms']:.2f}", f"{row['p95_ms']:.1f}"]
+                [
+                    str(row["threads"]),
+                    f"{row['processor_ms']:.2f}",
+                    _by_clock(results, f"{row['per_s']:,.0f}"),
+                    _by_clock(results, f"{row['p95_ms']:.1f}"),
+                ]
                 for row in rows
             ],
         )
@@ -120,15 +128,25 @@ def _time_cells(row: Json, way: str) -> list[str]:
     return [f"{found['processor_median']:.3g}", f"{found['processor_median'] / row['texts'] * 1e6:,.0f}"]
 
 
-def _length_cells(tokens: int, flops: float, found: Json) -> list[str]:
-    seconds, used = found["median"], found["processor_median"]
+def _length_cells(results: Json, row: Json) -> list[str]:
+    found = row["ways"]["one text"]
+    used = found["processor_median"]
     return [
-        f"{tokens:,}",
-        f"{seconds * 1e3:,.1f}",
+        f"{row['tokens']:,}",
         f"{used * 1e3:,.1f}",
-        f"{used / tokens * 1e6:,.0f}",
-        f"{flops / seconds / 1e9:,.0f}",
+        f"{used / row['tokens'] * 1e6:,.0f}",
+        f"{row['flops'] / used / 1e9:,.0f}",
+        _by_clock(results, f"{found['median'] * 1e3:,.1f}"),
     ]
+
+
+def _is_busy(results: Json) -> bool:
+    return (results["load"] or 0) > 1
+
+
+def _by_clock(results: Json, cell: str) -> str:
+    """Returns a cell with a time by the clock, which says nothing of a busy machine."""
+    return "–" if _is_busy(results) else cell
 
 
 @dataclass(frozen=True)
@@ -178,11 +196,10 @@ def _panels(results: Json) -> Iterator[_Panel]:
         lines = {"measured": found, "by arithmetic": [(row["tokens"], row["flops"] * per_flop) for row in rows]}
         yield _Panel(f"Time against length, {results['shape']}", "tokens of one text", "processor ms", lines)
     if rows := results.get("threads"):
-        lines = {
-            "queries/s": [(row["threads"], row["per_s"]) for row in rows],
-            "queries a second of processor time": [(row["threads"], 1000 / row["processor_ms"]) for row in rows],
-        }
-        yield _Panel("Queries against threads", "threads", "queries a second", lines)
+        lines = {"processor time": [(row["threads"], row["processor_ms"]) for row in rows]}
+        if not _is_busy(results):
+            lines["by the clock"] = [(row["threads"], 1000 / row["per_s"]) for row in rows]
+        yield _Panel("Time of a query against threads", "threads that ask", "ms a query", lines)
     if rows := results.get("memory"):
         lines = {way: [(row["texts"], max(row["ways"][way]["own_mib"], 1)) for row in rows] for way in rows[0]["ways"]}
         yield _Panel("Memory against the number of texts", "texts of a generator", "MiB more than before", lines)
@@ -195,6 +212,10 @@ def _draw_panel(axis: Any, panel: _Panel) -> None:  # noqa: ANN401 - matplotlib'
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.grid(which="major", alpha=0.25)
+    sizes = sorted({size for points in panel.lines.values() for size, _ in points})
+    axis.set_xticks(sizes, [_short(size) for size in sizes])
+    axis.tick_params(axis="x", labelsize=8)
+    axis.minorticks_off()
     for (label, points), colour in zip(panel.lines.items(), _COLOURS, strict=False):
         axis.plot(*zip(*points, strict=True), "o-", markersize=3.5, linewidth=1.4, color=colour, label=label)
     if panel.guide is not None:
@@ -203,5 +224,15 @@ def _draw_panel(axis: Any, panel: _Panel) -> None:  # noqa: ANN401 - matplotlib'
         ends = [value * (size / last) ** panel.guide for size in (first, last)]
         axis.plot([first, last], ends, "--", linewidth=0.8, color=_INK, label="proportional")
     values = [value for points in panel.lines.values() for _, value in points]
-    axis.set_ylim(min(values) / 2, max(values) * 2)
+    low, high = min(values) / 2, max(values) * 2
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0,) if high / low > _MANY_TICKS else (1.0, 2.0, 5.0)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.set_ylim(low, high)
     axis.legend(frameon=False, fontsize=8)
+
+
+def _short(size: float) -> str:
+    if size >= 1_000_000:
+        return f"{size / 1_000_000:g}M"
+    return f"{size / 1000:g}k" if size >= 10_000 else f"{size:g}"

@@ -12,6 +12,7 @@ import pytest
 from benchmarks import growth
 from benchmarks.fresh import own_memory_mib
 from benchmarks.growth import FILE, IN_ARRAY, IN_FILE, IN_MEMMAP, LISTS, PARTS, PROFILES, fits, short_texts, text_of
+from benchmarks.growth_report import write_markdown
 from benchmarks.stats import growth_exponent
 from bge_integrations import BgeEncoder
 
@@ -64,11 +65,25 @@ def test_a_saved_run_can_be_drawn_again_also_in_part(
     growth.main(["--draw", str(saved / "growth.json"), "--output", str(tmp_path)])
     for name in ("growth.json", "growth.md"):
         assert (tmp_path / name).read_bytes() == (saved / name).read_bytes()
-    assert "queries/s" in capsys.readouterr().out
-    for part in PARTS:
+    assert "ms a query" in capsys.readouterr().out
+    files = [tmp_path / f"{part}.json" for part in PARTS]
+    for part, file in zip(PARTS, files, strict=True):
         one = {key: value for key, value in results.items() if key == part or key not in PARTS}
-        (tmp_path / "one.json").write_text(json.dumps({**one, "fits": fits(one)}), encoding="utf-8")
-        growth.main(["--draw", str(tmp_path / "one.json"), "--output", str(tmp_path / part)])
+        file.write_text(json.dumps(one), encoding="utf-8")
+    growth.main(["--draw", str(files[0]), "--output", str(tmp_path / "one")])
+    assert (tmp_path / "one/growth.md").read_text(encoding="utf-8").count("\n## ") == 2
+    growth.main(["--draw", *map(str, files), "--output", str(tmp_path / "all")])
+    assert (tmp_path / "all/growth.md").read_bytes() == (saved / "growth.md").read_bytes()
+
+
+@pytest.mark.parametrize(("load", "shown"), [(0.1, True), (None, True), (3.0, False)])
+def test_a_busy_machine_gives_no_times_by_the_clock(
+    results: dict[str, Any], tmp_path: Path, load: float | None, shown: bool
+) -> None:
+    write_markdown({**results, "load": load}, tmp_path / "growth.md")
+    written = (tmp_path / "growth.md").read_text(encoding="utf-8")
+    assert (f"| {results['threads'][0]['per_s']:,.0f} |" in written) is shown
+    assert ("Other programs used the machine" in written) is not shown
 
 
 def test_exponents_are_those_of_the_lines() -> None:
