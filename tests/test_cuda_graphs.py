@@ -230,6 +230,27 @@ class TestFailures:
         assert len(launches.captured) == 1  # others do not
         assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
+    @pytest.mark.parametrize("dtype", [torch.int32, torch.float32], ids=["of the batch", "of its rows"])
+    def test_too_little_pinned_memory_loses_no_batch(
+        self, make_engine: MakeEngine, launches: EagerLaunches, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+    ) -> None:
+        engine, pinned = make_engine(), launches.pinned
+        failed: list[int] = []
+        expected = reference(random_model(SHAPE), batch_of([24]), 0, "cls")
+
+        def scarce(numbers: int, kind: torch.dtype) -> torch.Tensor:
+            if numbers and kind == dtype and not failed:
+                failed.append(numbers)
+                _out_of_memory()
+            return pinned(numbers, kind)
+
+        np.testing.assert_allclose(compute(engine, 24), expected, atol=2e-5)
+        monkeypatch.setattr(launches, "pinned", scarce)
+        for _ in range(4):
+            np.testing.assert_allclose(compute(engine, 24), expected, atol=2e-5)
+        assert len(failed) == 1
+        assert launches.captured[0].replays >= 3
+
     @pytest.mark.parametrize("how", ["capture", "bits", "filling"])
     def test_any_other_fault_switches_graphs_off_with_one_warning(
         self,

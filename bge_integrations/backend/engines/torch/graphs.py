@@ -141,18 +141,12 @@ class GraphCache:
         bucket = Bucket.of(batch) if self.is_on else None
         if bucket is None or not (bucket in self._graphs or self._is_due(bucket)):
             return None
-        staging = self._idle.pop() if self._idle else _Staging(self._launches)
-        staging.send(bucket.filled(batch, self._shape), self._inputs)
-        graph = self._graphs.get(bucket)
-        if graph is None:
-            graph = self._captured(bucket, batch)
-            if graph is None:
-                return None  # the staging is not used again: its copy may still be under way
-        else:
-            graph.replay()
-        self._graphs.move_to_end(bucket)
-        rows = graph.output[: len(batch.lengths) if self._rows_are_texts else len(batch.ids)]
-        return _Replayed(staging, staging.fetch(rows, self._launches), rows.shape, self._idle)
+        try:
+            with memory_errors(self._launches.device.type):
+                return self._replayed(bucket, batch)
+        except EngineOutOfMemory as error:  # of pinned memory; a graph itself takes no more
+            logger.info("a batch is not replayed: %s", error)
+            return None
 
     def close(self) -> None:
         """Releases all graphs. Plain launches compute later batches."""
@@ -170,6 +164,20 @@ class GraphCache:
             return not self._gets_none[bucket]
         self._gets_none[bucket] = False
         return False
+
+    def _replayed(self, bucket: Bucket, batch: TokenBatch) -> PendingRows | None:
+        staging = self._idle.pop() if self._idle else _Staging(self._launches)
+        staging.send(bucket.filled(batch, self._shape), self._inputs)
+        graph = self._graphs.get(bucket)
+        if graph is None:
+            graph = self._captured(bucket, batch)
+            if graph is None:
+                return None  # the staging is not used again: its copy may still be under way
+        else:
+            graph.replay()
+        self._graphs.move_to_end(bucket)
+        rows = graph.output[: len(batch.lengths) if self._rows_are_texts else len(batch.ids)]
+        return _Replayed(staging, staging.fetch(rows, self._launches), rows.shape, self._idle)
 
     def _captured(self, bucket: Bucket, batch: TokenBatch) -> Graph | None:
         """Returns a new graph that was replayed with a batch; `None` if it is not right or can't be made."""
