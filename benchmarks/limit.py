@@ -132,7 +132,7 @@ def _torch_seconds(product: Product, rows: int, precision: str, seconds: float) 
 def _openvino_seconds(product: Product, rows: int, precision: str, seconds: float) -> float:
     """Times a graph of one `MatMul`, one product beside the other as the plugin thinks best."""
     from bge_integrations.backend.engines.openvino.library import op as ops
-    from bge_integrations.backend.engines.openvino.library import ov
+    from bge_integrations.backend.engines.openvino.library import openvino_core, ov
 
     random = np.random.default_rng(0)
     inputs = ops.parameter([rows, product.wide], np.float32)
@@ -143,7 +143,8 @@ def _openvino_seconds(product: Product, rows: int, precision: str, seconds: floa
         "INFERENCE_NUM_THREADS": str(usable_threads()),
         "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
     }
-    queue = ov.AsyncInferQueue(ov.Core().compile_model(graph, "CPU", settings))
+    with openvino_core() as core:
+        queue = ov.AsyncInferQueue(core.compile_model(graph, "CPU", settings))
     data = random.standard_normal((rows, product.wide), dtype=np.float32)
     jobs = 8 * len(queue)
 

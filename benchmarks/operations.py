@@ -183,10 +183,11 @@ def _request(encoder: EncoderShape, precision: str) -> ov.InferRequest:
 
 def _compile(graph: ov.Model, precision: str) -> ov.InferRequest:
     from bge_integrations.backend.engines.openvino.engine import settings_of
-    from bge_integrations.backend.engines.openvino.library import ov
+    from bge_integrations.backend.engines.openvino.library import openvino_core
 
     settings = {**settings_of(precision, _THREADS), "PERF_COUNT": "YES"}
-    return ov.Core().compile_model(graph, "CPU", settings).create_infer_request()
+    with openvino_core() as core:
+        return core.compile_model(graph, "CPU", settings).create_infer_request()
 
 
 def _product_seconds(product: limit.Product, precision: str, rounds: int) -> float:

@@ -23,7 +23,7 @@ from bge_integrations.backend.engines.memory import (
     memory_errors,
     rows_of_parts,
 )
-from bge_integrations.backend.engines.openvino.library import op, ov
+from bge_integrations.backend.engines.openvino.library import op, openvino_core, ov
 from bge_integrations.errors import DeviceMemoryError, EngineNotAvailableError
 from bge_integrations.settings import EngineName
 from tests.decoder_checkpoints import tiny_shape
@@ -73,7 +73,8 @@ class TestErrors:
 
     def test_of_openvino_itself_are_as_this_version_words_them(self) -> None:
         column = op.parameter([-1, 1], np.float32)
-        compiled = ov.Core().compile_model(ov.Model([op.matmul(column, column, False, True)], [column]), "CPU")
+        with openvino_core() as core:
+            compiled = core.compile_model(ov.Model([op.matmul(column, column, False, True)], [column]), "CPU")
         with pytest.raises(RuntimeError) as caught:
             compiled(np.ones((1 << 23, 1), np.float32))
         assert is_out_of_memory(caught.value)

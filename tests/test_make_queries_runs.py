@@ -135,11 +135,12 @@ class TestKeptAnswers:
 
 
 _RUN = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from bge_integrations.training import QuerySettings, make_queries
 from tests.scripted_answers import good, texts_of
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in the background without it
 calls = Path(sys.argv[2])
 
 def respond(prompt):

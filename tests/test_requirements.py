@@ -75,7 +75,7 @@ IF_INSTALLED = {
 
 # What needs no declaration of its own: pydantic needs exactly one version of its core, pytest brings a reader of TOML
 # to the Pythons without one, and datasets keeps its tables in pyarrow's.
-BROUGHT_BY = {"pydantic-core": "pydantic", "tomli": "pytest", "pyarrow": "datasets"}
+BROUGHT_BY = {"pydantic-core": "pydantic", "tomli": "pytest", "pyarrow": "datasets", "triton": "torch"}
 
 SYSTEMS = {
     "Linux": ("linux", "x86_64"),

@@ -30,7 +30,6 @@ from bge_integrations.backend.checkpoint.json_files import (
 )
 from bge_integrations.backend.checkpoint.manifest import MANIFEST, PRECISIONS, damaged, read_manifest
 from bge_integrations.backend.engines.interface import Rows
-from bge_integrations.backend.guarantees.forks import native_code
 from bge_integrations.backend.machine.versions import version_of
 from bge_integrations.backend.model.facts import ModelFacts
 from bge_integrations.backend.model.heads import Heads
@@ -199,11 +198,11 @@ class PreparedFolder(PreparedModel):
 
 
 def _read_graph(folder: Path) -> ov.Model:
-    from bge_integrations.backend.engines.openvino.library import ov
+    from bge_integrations.backend.engines.openvino.library import openvino_core, ov
 
     try:
-        with native_code():
-            return ov.Core().read_model(folder / _GRAPH)
+        with openvino_core() as core:
+            return core.read_model(folder / _GRAPH)
     except RuntimeError as error:
         raise PreparedModelError(
             f"{folder / _GRAPH} can't be read by OpenVINO {ov.__version__}: {error}. Prepare it again with this "

@@ -12,7 +12,7 @@ from bge_integrations.backend.engines.architecture import EncoderShape
 from bge_integrations.backend.engines.interface import Computed, EngineOutOfMemory, Rows, TokenBatch
 from bge_integrations.backend.engines.memory import memory_errors
 from bge_integrations.backend.engines.openvino.graph import MASKED
-from bge_integrations.backend.engines.openvino.library import ov
+from bge_integrations.backend.engines.openvino.library import openvino_core, ov
 from bge_integrations.backend.guarantees.forks import native_code
 from bge_integrations.backend.machine.cpu import share_threads, usable_memory
 from bge_integrations.errors import EngineNotAvailableError
@@ -53,8 +53,8 @@ def threads_of_helpers(shape: EncoderShape, precision: str, threads: int) -> lis
 
 def computes_bfloat16() -> bool:
     """Whether this processor has instructions for bfloat16."""
-    with native_code():
-        return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    with openvino_core() as core:
+        return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def settings_of(precision: str, threads: int) -> dict[str, str]:
@@ -109,8 +109,8 @@ class OpenVinoEngine:
         self._shape = shape
         settings = settings_of(precision, threads)
         try:
-            with memory_errors(), native_code():
-                self._request = ov.Core().compile_model(graph, "CPU", settings).create_infer_request()
+            with memory_errors(), openvino_core() as core:
+                self._request = core.compile_model(graph, "CPU", settings).create_infer_request()
         except EngineOutOfMemory as error:
             raise EngineNotAvailableError(
                 f"OpenVINO has too little memory to compile the model ({error}). Use precision='int8' or 'bfloat16', "

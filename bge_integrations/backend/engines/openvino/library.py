@@ -16,8 +16,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from bge_integrations._optional import require
+from bge_integrations.backend.guarantees.forks import native_code
+from bge_integrations.backend.guarantees.signals import kept_signal_stack
 
-__all__ = ["import_quantizer", "op", "ov"]
+__all__ = ["import_quantizer", "op", "openvino_core", "ov"]
 
 _TELEMETRY = "openvino_telemetry"
 
@@ -39,6 +41,13 @@ def _without_telemetry() -> Iterator[None]:
 with _without_telemetry():
     import openvino as ov
     from openvino import opset13 as op
+
+
+@contextmanager
+def openvino_core() -> Iterator[ov.Core]:
+    """Yields what compiles and reads graphs, as native code that no fork and no signal harms."""
+    with native_code(), kept_signal_stack():
+        yield ov.Core()
 
 
 def import_quantizer() -> Any:  # noqa: ANN401 - a module without types
