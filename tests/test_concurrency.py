@@ -241,8 +241,11 @@ class TestEncoders:
         threads, memory = process.num_threads(), process.memory_info().rss
         come_and_go(times)
         gc.collect()
-        # Libraries start and end a few threads when they please; one left behind each time would be many.
-        assert process.num_threads() < threads + times / 10
+        if process.num_threads() > threads:  # a library's own thread comes once, one that is left behind comes again
+            threads = process.num_threads()
+            come_and_go(times)
+            gc.collect()
+        assert process.num_threads() <= threads
         assert process.memory_info().rss - memory < _A_FEW_MIB
 
     def test_closing_while_others_wait_does_not_hang(self, make: MakeCheckpoint) -> None:
