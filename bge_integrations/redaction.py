@@ -13,6 +13,8 @@ HIDDEN = "**********"
 
 # Hub tokens of users and of organisations, at any place in a text.
 _HUB_TOKEN = re.compile(r"\b(?:hf|api_org)_(?:(?:oauth|jwt)_[\w.-]{8,}|[A-Za-z0-9]{16,})")
+# A password may hold a "@" that should have been written as "%40".
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _TOKENS = ("token", "tokens")
 _SECRETS = ("secret", "secrets", "password", "passphrase", "credential", "credentials", "authorization", "bearer")
@@ -41,6 +43,11 @@ def is_secret_name(name: object) -> bool:
 
 def _is_near(word: str, known: tuple[str, ...]) -> bool:
     return word.endswith(known) or bool(difflib.get_close_matches(word, known, 1, _CLOSE_ENOUGH))
+
+
+def without_credentials(text: str) -> str:
+    """Returns a text without the users and the passwords in its addresses."""
+    return _CREDENTIALS.sub("", text)
 
 
 def is_hub_token(text: str) -> bool:

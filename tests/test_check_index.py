@@ -131,6 +131,7 @@ def test_of_several_collections_one_must_be_named(tmp_path: Path) -> None:
     [
         ("nowhere", "there is no index 'nowhere'"),
         ("http://user:hunter2@127.0.0.1:1", "http://127.0.0.1:1 can be any server; name its kind"),
+        ("http://user:p@hunter2@127.0.0.1:1", "http://127.0.0.1:1 can be any server; name its kind"),
         ("postgresql+psycopg://user:hunter2@127.0.0.1:1/db", "the collections of the database can't be read"),
     ],
 )

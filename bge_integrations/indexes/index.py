@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,10 +13,9 @@ from numpy.typing import NDArray
 
 from bge_integrations._optional import require
 from bge_integrations.errors import FingerprintError
+from bge_integrations.redaction import without_credentials
 
-__all__ = ["Document", "Index", "chosen", "connected", "documents_of", "embedded_text", "spread", "without_credentials"]
-
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*@")
+__all__ = ["Document", "Index", "chosen", "connected", "documents_of", "embedded_text", "spread"]
 
 
 @dataclass(frozen=True)
@@ -94,11 +92,6 @@ class Client(Protocol):
 
 
 SomeClient = TypeVar("SomeClient", bound=Client)
-
-
-def without_credentials(address: str) -> str:
-    """Returns an address without the user and the password in it, for messages."""
-    return _CREDENTIALS.sub("", address)
 
 
 @contextmanager

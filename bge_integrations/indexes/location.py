@@ -11,10 +11,11 @@ from bge_integrations._optional import require
 from bge_integrations.errors import FingerprintError
 from bge_integrations.indexes import chroma, lance, parquet
 from bge_integrations.indexes.files import FILE_NAME, FileBeside, InMemory
-from bge_integrations.indexes.index import Document, Index, documents_of, spread, without_credentials
+from bge_integrations.indexes.index import Document, Index, documents_of, spread
 from bge_integrations.indexes.milvus import open_milvus
 from bge_integrations.indexes.postgres import open_postgres
 from bge_integrations.indexes.qdrant import open_qdrant
+from bge_integrations.redaction import without_credentials
 
 __all__ = ["Server", "open_index"]
 

@@ -15,8 +15,8 @@ from bge_integrations.indexes.index import (
     connected,
     documents_of,
     embedded_text,
-    without_credentials,
 )
+from bge_integrations.redaction import without_credentials
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
