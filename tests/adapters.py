@@ -8,7 +8,7 @@ import json
 import pickle
 import threading
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 import numpy as np
@@ -63,16 +63,14 @@ async def run_off_the_loop(
     """
     release, threads = threading.Event(), set()
 
-    def holding(submit: Callable[[TokenBatch], PendingRows]) -> Callable[[TokenBatch], PendingRows]:
-        def held(batch: TokenBatch) -> PendingRows:
-            threads.add(threading.current_thread())
-            assert release.wait(30)
-            return submit(batch)
+    submit = backend.engine.submit
 
-        return held
+    def held(batch: TokenBatch) -> PendingRows:
+        threads.add(threading.current_thread())
+        assert release.wait(30)
+        return submit(batch)
 
-    for engine in backend.scheduler.engines:  # a model that worked for long has several
-        monkeypatch.setattr(engine, "submit", holding(engine.submit))
+    monkeypatch.setattr(backend.engine, "submit", held)
     tasks = [asyncio.create_task(each) for each in embedding]
     await asyncio.sleep(0.05)
     assert not any(task.done() for task in tasks)

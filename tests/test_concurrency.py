@@ -14,6 +14,7 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ import pytest
 from numpy.typing import NDArray
 
 from bge_integrations import BgeEncoder
-from bge_integrations.backend.engines.interface import TokenBatch
+from bge_integrations.backend.engines.interface import Engine, PendingRows, TokenBatch
 from bge_integrations.backend.machine import devices
+from bge_integrations.backend.scheduler import scheduler
 from bge_integrations.calls import call
 from bge_integrations.errors import EngineFailedError, InputTypeError, ModelClosedError, SettingsError
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
@@ -278,6 +280,35 @@ class TestEncoders:
                 np.testing.assert_allclose(vectors, expected, atol=1e-5)
         assert 16 <= most <= 20
         assert scheduler.texts_in_flight("bulk") == 0
+
+
+def test_documents_for_many_batches_get_engines_of_their_own(
+    make: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make("bge-small-en")
+    alone = BgeEncoder(folder, device="cpu")
+    expected = alone.encode_documents(TEXTS)
+    monkeypatch.setattr(scheduler, "_SECONDS_WORTH_HELPERS", 0.0)
+    with BgeEncoder(folder, device="cpu", threads=2, batch_tokens=64) as encoder:
+        for _ in range(100):  # their start takes longer than the first documents
+            vectors = encoder.encode_documents(TEXTS)
+            np.testing.assert_allclose(vectors, expected, atol=1e-5)
+            if len(encoder.backend.scheduler.engines) == 3:
+                break
+        first, *others = encoder.backend.scheduler.engines
+        assert len(others) == 2
+        batches = dict.fromkeys((first, *others), 0)
+
+        def count(engine: Engine, batch: TokenBatch, submit: Callable[[TokenBatch], PendingRows]) -> PendingRows:
+            batches[engine] += 1
+            return submit(batch)
+
+        for engine in batches:
+            monkeypatch.setattr(engine, "submit", partial(count, engine, submit=engine.submit))
+        np.testing.assert_allclose(encoder.encode_documents(TEXTS), expected, atol=1e-5)
+        assert all(batches[other] for other in others)
+        np.testing.assert_allclose(encoder.encode_queries(["fox"]), alone.encode_queries(["fox"]), atol=1e-5)
+        assert batches[first]
 
 
 class TestDevices:

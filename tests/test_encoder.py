@@ -6,7 +6,6 @@ import copy
 import pickle
 import warnings
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -147,11 +146,9 @@ def test_generators_and_arrays_of_texts_are_taken(encoder: BgeEncoder) -> None:
 
 
 def test_batches_stay_within_the_token_budget(
-    make: MakeCheckpoint, encoder: BgeEncoder, monkeypatch: pytest.MonkeyPatch
+    bge_small_en: Path, encoder: BgeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A model of its own: a shared one may have worked for so long that helpers take the documents.
-    folder = make("bge-small-en-v1.5", modules=("cls", "normalize"))
-    small = BgeEncoder(folder, batch_tokens=40, batch_size=3)
+    small = BgeEncoder(bge_small_en, batch_tokens=40, batch_size=3)
     sizes = _record_batches(small, monkeypatch)
     texts = ["fox " * count for count in range(1, 30)]
     vectors = small.encode_documents(texts)
@@ -164,12 +161,13 @@ def _record_batches(encoder: BgeEncoder, monkeypatch: pytest.MonkeyPatch) -> lis
     """Notes the number of texts and the longest of them, for every batch that reaches an engine."""
     sizes: list[tuple[int, int]] = []
 
-    def recording(submit: Callable[[TokenBatch], PendingRows], batch: TokenBatch) -> PendingRows:
+    submit = encoder.backend.engine.submit
+
+    def recording(batch: TokenBatch) -> PendingRows:
         sizes.append(batch.is_token.shape)
         return submit(batch)
 
-    for engine in encoder.backend.scheduler.engines:  # a shared model that has worked for long has helpers
-        monkeypatch.setattr(engine, "submit", partial(recording, engine.submit))
+    monkeypatch.setattr(encoder.backend.engine, "submit", recording)
     return sizes
 
 
