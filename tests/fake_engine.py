@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations.backend.engines.interface import Computed, Head, Rows, TokenBatch
+from bge_integrations.backend.engines.interface import Computed, Head, PendingRows, Rows, TokenBatch
 from bge_integrations.backend.scheduler import EngineSlot, Job, Meter, Priority, Scheduler
 from bge_integrations.backend.text.tokenizer import TokenizedTexts
 
@@ -46,7 +46,7 @@ class FakeEngine:
     def abandon(self) -> None:
         """See `Engine.abandon`."""
 
-    def submit(self, batch: TokenBatch) -> Computed:
+    def submit(self, batch: TokenBatch) -> PendingRows:
         """See `Engine.submit`."""
         texts = np.split(batch.ids, np.cumsum(batch.lengths)[:-1])
         marks = [int(text[0]) for text in texts]

@@ -8,12 +8,13 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bge_integrations.backend.engines.interface import EngineOutOfMemory
+from bge_integrations.backend.engines.interface import EngineOutOfMemory, PendingRows, TokenBatch
 from bge_integrations.backend.guarantees import forks as forking
 from bge_integrations.backend.scheduler import EngineSlot, Job, Meter, Scheduler, TextFailedError
 from bge_integrations.backend.scheduler import scheduler as module
@@ -137,6 +138,58 @@ class TestOrder:
             scheduler.submit(job, NO_LIMIT)
         assert [sums(job)[0] for job in jobs] == [100, 200, 300]
         scheduler.close()
+
+    def test_a_query_has_its_rows_before_the_next_documents_are_launched(self) -> None:
+        engine = _LateEngine(parallel_batches=2)
+        scheduler = make_scheduler(engine)
+        documents, queries = make_job(*range(10, 26)), [make_job(mark, 4, priority="interactive") for mark in (7, 8)]
+        _while_busy(scheduler, engine, *queries, documents)
+        assert [sums(query) for query in queries] == [[7, 4], [8, 4]]
+        assert sums(documents) == list(range(10, 26))
+        launched = [[1], [7, 4, 8, 4], *([mark, mark + 1] for mark in range(10, 26, 2))]
+        assert [marks for what, marks in engine.events if what == "launch"] == launched
+        assert engine.events[:5] == [
+            *(("launch", marks) for marks in launched[:2]),
+            *(("rows", marks) for marks in launched[:2]),
+            ("launch", [10, 11]),
+        ]
+        # Documents are launched while the ones before them are computed.
+        assert engine.events[5:8] == [("launch", [12, 13]), ("rows", [10, 11]), ("launch", [14, 15])]
+        scheduler.close()
+
+    def test_queries_are_launched_while_others_are_computed(self) -> None:
+        engine = _LateEngine(batch_tokens=4, parallel_batches=2)
+        scheduler = make_scheduler(engine)
+        queries = [make_job(mark, priority="interactive") for mark in (7, 8)]
+        _while_busy(scheduler, engine, *queries)
+        assert [sums(query) for query in queries] == [[7], [8]]
+        assert engine.events[:4] == [("launch", [1]), ("launch", [7]), ("rows", [1]), ("launch", [8])]
+        scheduler.close()
+
+
+class _LateEngine(FakeEngine):
+    """Notes when batches are launched and when their rows are awaited, as an engine on a GPU is used."""
+
+    def __init__(self, batch_tokens: int = 32, parallel_batches: int = 1) -> None:
+        super().__init__(batch_tokens, parallel_batches)
+        self.events: list[tuple[str, list[int]]] = []
+
+    def submit(self, batch: TokenBatch) -> PendingRows:
+        """See `Engine.submit`."""
+        self.events.append(("launch", batch.ids[np.cumsum(batch.lengths) - batch.lengths].tolist()))
+        return _Late(super().submit(batch).result(), self.events, self.events[-1][1])
+
+
+@dataclass(frozen=True)
+class _Late:
+    rows: NDArray[np.float32]
+    events: list[tuple[str, list[int]]]
+    marks: list[int]
+
+    def result(self) -> NDArray[np.float32]:
+        """See `PendingRows.result`."""
+        self.events.append(("rows", self.marks))
+        return self.rows
 
 
 class TestCancelling:

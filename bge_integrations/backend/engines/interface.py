@@ -17,6 +17,7 @@ __all__ = [
     "Engine",
     "EngineOptions",
     "EngineOutOfMemory",
+    "GraphState",
     "Head",
     "OutputChoice",
     "PendingRows",
@@ -49,6 +50,21 @@ class TextsRefused(Exception):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphState:
+    """The CUDA graphs of an engine.
+
+    Attributes:
+        is_on: Whether small batches are replayed as graphs.
+        captured: Number of graphs that are kept now.
+        fault: The difference or error that has switched graphs off; `None` without one.
+    """
+
+    is_on: bool
+    captured: int
+    fault: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,7 +257,7 @@ class Engine(Protocol):
 
     @property
     def parallel_batches(self) -> int:
-        """Number of submitted batches that keep the engine busy."""
+        """Number of submitted batches that keep the engine busy. If it is more than one, it computes them in order."""
         ...
 
     def submit(self, batch: TokenBatch) -> PendingRows:

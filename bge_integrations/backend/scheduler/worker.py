@@ -197,6 +197,10 @@ class Worker:
         while True:
             batch = self._board.next_batch(self)
             if batch is not None:
+                # An engine that takes several batches computes them in order. So these are nearly done, and a launch
+                # before their callers have the rows would make them wait for it.
+                while batch.priority == "bulk" and running and running[0].batch.priority == "interactive":
+                    self._complete(running.popleft())
                 self._submit(batch, running)
             if running and (batch is None or len(running) >= engine.parallel_batches):
                 self._complete(running.popleft())
