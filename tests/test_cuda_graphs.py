@@ -18,7 +18,7 @@ from hypothesis import strategies as some
 
 from bge_integrations import BgeEncoder
 from bge_integrations.backend.engines.architecture import describe_encoder
-from bge_integrations.backend.engines.interface import Rows, TokenBatch
+from bge_integrations.backend.engines.interface import GraphState, Rows, TokenBatch
 from bge_integrations.backend.engines.torch import engine as engines
 from bge_integrations.backend.engines.torch import graphs
 from bge_integrations.backend.engines.torch.encoder import UnpaddedEncoder, packed
@@ -281,6 +281,10 @@ class TestFailures:
         assert "plain launches compute small batches from now on" in warned[0]
         reasons = {"capture": "not permitted", "bits": "other bits than plain", "filling": "least cosine -1.0000"}
         assert reasons[how] in warned[0]
+        assert engine.graphs is not None
+        state = engine.graphs.state
+        assert (state.is_on, state.captured) == (False, 0)
+        assert reasons[how] in (state.fault or "")
         assert not launches.alive
 
     def test_a_device_that_does_nothing_any_more_fails_the_batch_and_not_the_engine(
@@ -324,8 +328,11 @@ class TestEnd:
     ) -> None:
         monkeypatch.setattr(engines, "TorchEngine", partial(TorchEngine, launches=launches))
         with BgeEncoder(bge_small_en, device="cpu", engine="torch", precision="float32") as encoder:
+            assert encoder.stats().graphs == GraphState(is_on=True, captured=0, fault=None)
             vectors = [encoder.encode_queries(["lazy fox"]) for _ in range(3)]
             assert len(launches.alive) == 1
+            assert encoder.stats().graphs == GraphState(is_on=True, captured=1, fault=None)
+            assert encoder.stats().texts == 3
         np.testing.assert_allclose(vectors[2], vectors[0], atol=1e-6)
         assert len(launches.captured) == 1
         assert not launches.alive
@@ -357,5 +364,6 @@ def test_models_on_the_cpu_have_no_graphs(bge_small_en: Path) -> None:
         engine = encoder.backend.engine
         assert isinstance(engine, TorchEngine)
         assert engine.graphs is None
+        assert encoder.stats().graphs is None
         assert engine._launches is None
         assert type(engine._encoder.operations) is TorchOperations

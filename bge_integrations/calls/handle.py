@@ -105,7 +105,7 @@ class ModelHandle(Generic[Settings]):
 
     def stats(self) -> Statistics:
         """Returns the statistics of the loaded model, for all objects that share it."""
-        return self._loaded().meter.read()
+        return self._loaded().statistics()
 
     def close(self) -> None:
         """Releases the model. Its memory is freed when no other object holds it. May be called twice."""

@@ -29,7 +29,7 @@ from bge_integrations.backend.loading.started import Started
 from bge_integrations.backend.model.heads import one_score_a_pair
 from bge_integrations.backend.model.pooling import one_row_a_text
 from bge_integrations.backend.prepared.folder import PreparedFolder
-from bge_integrations.backend.scheduler import Meter, Scheduler
+from bge_integrations.backend.scheduler import Meter, Scheduler, Statistics
 from bge_integrations.backend.text.pairs import PairLayout, layout_of_encoder
 from bge_integrations.backend.text.templates import Share, share_of
 from bge_integrations.backend.torch_models import load_source
@@ -131,6 +131,11 @@ class LoadedModel:
     def engine(self) -> Engine:
         """The engine that runs it; the first, if there are several."""
         return self._held.engine
+
+    def statistics(self) -> Statistics:
+        """Returns what the model has computed so far, and the state of its engine now."""
+        graphs = getattr(self.engine, "graphs", None)  # of the engine `torch` on CUDA
+        return self.meter.read(None if graphs is None else graphs.state)
 
     @property
     def scheduler(self) -> Scheduler:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
-from bge_integrations.backend.engines.interface import Priority
+from bge_integrations.backend.engines.interface import GraphState, Priority
 from bge_integrations.backend.guarantees.forks import ForkSafeLock
 from bge_integrations.backend.scheduler import telemetry
 
@@ -23,6 +22,7 @@ class Statistics:
         failed_texts: Texts on which the engine failed even when they were alone in a batch.
         queue_seconds: Waiting time for an engine in seconds, summed over all texts.
         engine_seconds: Computing time in seconds, summed over all engines, also over parallel ones.
+        graphs: The CUDA graphs now. `None`: the engine uses none, as on a CPU, in float32, or with torch before 2.10.
     """
 
     texts: int = 0
@@ -33,6 +33,7 @@ class Statistics:
     failed_texts: int = 0
     queue_seconds: float = 0.0
     engine_seconds: float = 0.0
+    graphs: GraphState | None = None
 
     @property
     def batch_fill(self) -> float:
@@ -48,12 +49,12 @@ class Meter:
         """Starts at zero. The names of the model and its device are for telemetry."""
         self._attributes = {"bge.model": model, "bge.device": device}
         self._lock = ForkSafeLock()
-        self._counted: dict[str, float] = dataclasses.asdict(Statistics())
+        self._counted: dict[str, float] = {}
 
-    def read(self) -> Statistics:
-        """Returns the statistics so far."""
+    def read(self, graphs: GraphState | None = None) -> Statistics:
+        """Returns the statistics so far, with the state of the engine's graphs."""
         with self._lock:
-            return Statistics(**self._counted)  # type: ignore[arg-type]  # counts of texts stay whole numbers
+            return Statistics(graphs=graphs, **self._counted)  # type: ignore[arg-type]  # counts of texts stay whole
 
     def add(self, *, priority: Priority | None = None, **amounts: float) -> None:
         """Adds amounts to the statistics.
@@ -64,5 +65,5 @@ class Meter:
         """
         with self._lock:
             for name, amount in amounts.items():
-                self._counted[name] += amount
+                self._counted[name] = self._counted.get(name, 0) + amount
         telemetry.record(amounts, {**self._attributes, "bge.priority": priority} if priority else self._attributes)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from bge_integrations.backend.engines.architecture import EncoderShape
-from bge_integrations.backend.engines.interface import EngineOutOfMemory, PendingRows, TokenBatch
+from bge_integrations.backend.engines.interface import EngineOutOfMemory, GraphState, PendingRows, TokenBatch
 from bge_integrations.backend.engines.memory import memory_errors
 from bge_integrations.backend.engines.torch.encoder import Inputs, packed
 from bge_integrations.backend.engines.torch.launches import Graph, Launches, Mark
@@ -123,6 +123,7 @@ class GraphCache:
             rows_are_texts: Whether there is one row a text, else one a token.
         """
         self.is_on = True
+        self._fault: str | None = None
         self._launches = launches
         self._compute = compute
         self._shape = shape
@@ -147,6 +148,11 @@ class GraphCache:
         except EngineOutOfMemory as error:  # of pinned memory; a graph itself takes no more
             logger.info("a batch is not replayed: %s", error)
             return None
+
+    @property
+    def state(self) -> GraphState:
+        """The state for `Statistics`, from any thread."""
+        return GraphState(is_on=self.is_on, captured=len(self._graphs), fault=self._fault)
 
     def close(self) -> None:
         """Releases all graphs. Plain launches compute later batches."""
@@ -200,7 +206,7 @@ class GraphCache:
                 "%s: a graph for %s can't be used, so plain launches compute small batches from now on: %r",
                 *(self._launches.device, bucket, error),
             )
-            self.is_on = False
+            self.is_on, self._fault = False, f"a graph for {bucket} can't be used: {error!r}"
             with contextlib.suppress(Exception):  # the device may do nothing any more
                 self._release_all()
             return None
