@@ -37,6 +37,7 @@ from benchmarks.shapes import SHAPES, checkpoint
 from benchmarks.stats import growth_exponent, interleaved, percentile
 from bge_integrations import BgeEncoder
 from bge_integrations.backend.machine.cpu import usable_cores
+from bge_integrations.cli.bench.limit import flops_a_token
 from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 
 PARTS = ("texts", "length", "threads", "memory")
@@ -148,7 +149,7 @@ def measure_length(model: str, profile: Profile) -> list[dict[str, Any]]:
         ways_of(profile.lengths[0])["one text"]()
         rows = _measured("tokens", profile.lengths, ways_of, profile)
     for row in rows:
-        row["flops"] = row["tokens"] * SHAPES[profile.shape].flops_a_token(row["tokens"])
+        row["flops"] = row["tokens"] * flops_a_token(SHAPES[profile.shape].encoder, row["tokens"])
     return rows
 
 

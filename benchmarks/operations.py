@@ -19,12 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from benchmarks import limit, machine
+from benchmarks import machine
 from benchmarks.command import names, parser_of, save
 from benchmarks.shapes import SHAPES, Shape
 from benchmarks.stats import interleaved
 from benchmarks.table_parts import make_table
 from bge_integrations.backend.engines.architecture import EncoderShape, weight_shapes
+from bge_integrations.cli.bench.limit import Product, products_of, tokens_per_second
 
 if TYPE_CHECKING:
     from bge_integrations.backend.engines.openvino.library import ov
@@ -67,14 +68,14 @@ def measure(
         `operations` (milliseconds, number and kernels by type of operation), and `achieved`: the part of the limit for
         the matrix products of this shape, in one thread; `None` for int8.
     """
-    encoder = encoder_of(shape)
+    encoder = shape.encoder
     peaks = {
         precision: {
             product.name: product.flops(_PRODUCT_ROWS) / _product_seconds(product, precision, rounds)
-            for product in limit.products_of(shape.width)
+            for product in products_of(encoder)
         }
         for precision in precisions
-        if precision in limit.PRECISIONS
+        if precision != "int8"
     }
     found = []
     for texts, tokens in batches:
@@ -96,9 +97,7 @@ def measure(
             results[precision] = {
                 "processor_ms": statistics.median(milliseconds),
                 **summarize(clocks[precision].medians(), statistics.median(milliseconds)),
-                "achieved": rate / limit.tokens_per_second(shape, tokens, peaks[precision])
-                if precision in peaks
-                else None,
+                "achieved": rate / tokens_per_second(encoder, tokens, peaks[precision]) if precision in peaks else None,
             }
         found.append({"texts": texts, "tokens": tokens, "results": results})
     return found
@@ -153,21 +152,6 @@ class OperationClock:
         }
 
 
-def encoder_of(shape: Shape) -> EncoderShape:
-    """Returns the shape as the engines describe it."""
-    return EncoderShape(
-        layers=shape.layers,
-        hidden_size=shape.width,
-        feed_forward_size=4 * shape.width,
-        heads=shape.heads,
-        norm_eps=1e-12,
-        positions_after_padding=False,
-        pad_id=0,
-        positions=shape.positions,
-        token_types=1,
-    )
-
-
 def _request(encoder: EncoderShape, precision: str) -> ov.InferRequest:
     from bge_integrations.backend.engines.openvino.graph import build_graph
     from bge_integrations.backend.engines.openvino.quantization import quantize_weights
@@ -190,7 +174,7 @@ def _compile(graph: ov.Model, precision: str) -> ov.InferRequest:
         return core.compile_model(graph, "CPU", settings).create_infer_request()
 
 
-def _product_seconds(product: limit.Product, precision: str, rounds: int) -> float:
+def _product_seconds(product: Product, precision: str, rounds: int) -> float:
     """Returns the processor time of one product alone, by the faster of OpenVINO and torch."""
     random = np.random.default_rng(0)
     rows = random.standard_normal((_PRODUCT_ROWS, product.wide), dtype=np.float32)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bge_integrations.backend.engines.architecture import EncoderShape
+
 _FORMAT = 1
 """Raised with every change of what is written, so that older folders are not reused."""
 
@@ -41,16 +43,19 @@ class Shape:
     heads: int
     positions: int = _POSITIONS
 
-    def flops_a_token(self, length: float) -> float:
-        """Counts multiplications and additions for one token of a text.
-
-        Six matrix products of d x d for queries, keys, values and output, and d x 4d and back for the feed-forward
-        layer, are 24 d² a layer; scores and context over the text are 4 d S.
-
-        Args:
-            length: Tokens of its text, S.
-        """
-        return self.layers * (24 * self.width**2 + 4 * self.width * length)
+    @property
+    def encoder(self) -> EncoderShape:
+        """The shape as the engines describe it."""
+        return EncoderShape(
+            layers=self.layers,
+            hidden_size=self.width,
+            feed_forward_size=4 * self.width,
+            heads=self.heads,
+            norm_eps=1e-12,
+            positions_after_padding=False,
+            pad_id=0,
+            positions=self.positions,
+        )
 
 
 SHAPES = {

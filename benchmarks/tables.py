@@ -10,7 +10,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.contenders import BASELINE
-from benchmarks.limit import PRECISIONS
 from benchmarks.table_parts import make_table, print_left_out, ratio_cell
 
 Json = Mapping[str, Any]
@@ -134,9 +133,10 @@ def _print_memory(console: Console, measured: Json) -> None:
 
 def _print_limit(console: Console, measured: Json) -> None:
     part = measured["limit"]
-    peaks = _table("The machine's peak in GFLOP/s, at the shapes of this model's layers", *PRECISIONS)
-    for product in part["peaks"][PRECISIONS[0]]:
-        best = [part["peaks"][precision][product] for precision in PRECISIONS]
+    by_precision = part["peaks"]
+    peaks = _table("The machine's peak in GFLOP/s, at the shapes of this model's layers", *by_precision)
+    for product in next(iter(by_precision.values())):
+        best = [found[product] for found in by_precision.values()]
         peaks.add_row(product, *(f"{peak['flops_per_s'] / 1e9:,.0f} ({peak['kernel']})" for peak in best))
     console.print(peaks)
     for mix, limit in part["mixes"].items():
@@ -144,7 +144,7 @@ def _print_limit(console: Console, measured: Json) -> None:
         table = _table(
             f"Part of the limit achieved, {mix} texts. Limit in tokens/s, for naive "
             f"{limit['flops_a_token'] / 1e6:,.1f} MFLOP a token: "
-            + ", ".join(f"{precision} {tokens[precision]:,.0f}" for precision in PRECISIONS),
+            + ", ".join(f"{precision} {limit:,.0f}" for precision, limit in tokens.items()),
             "achieved",
         )
         for name, achieved in sorted(limit["achieved"].items(), key=lambda item: -item[1]):

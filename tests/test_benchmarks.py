@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
-from benchmarks import cold, latency, limit, stats, throughput
+from benchmarks import cold, latency, stats, throughput
 from benchmarks.charts import draw
 from benchmarks.contenders import BASELINE, CONTENDERS, Contender, by_name, choose
 from benchmarks.entrants import Loaded, Place
@@ -29,10 +30,17 @@ from benchmarks.profiles import PARTS, PROFILES
 from benchmarks.shapes import SHAPES
 from benchmarks.tables import print_results
 from benchmarks.texts import TextMix, make_mix
+from bge_integrations import BgeEncoder
+from bge_integrations.backend.engines.architecture import EncoderShape
+from bge_integrations.backend.engines.torch import engine as torch_engine
+from bge_integrations.backend.engines.torch.encoder import UnpaddedEncoder
+from bge_integrations.backend.engines.torch.engine import TorchEngine
 from bge_integrations.backend.machine.cpu import usable_threads
-from bge_integrations.cli.bench import BenchReport, Combination, Measured, print_report, recommend, run_bench
+from bge_integrations.cli.bench import BenchReport, Combination, Measured, measuring, print_report, recommend, run_bench
+from bge_integrations.cli.bench import limit as limits
 from bge_integrations.errors import ModelNotFoundError, SettingsError
 from bge_integrations.settings import EngineName, Precision
+from tests.eager_launches import EagerLaunches, attention
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -171,23 +179,56 @@ class TestArithmetic:
 
 class TestLimit:
     def test_flops_of_a_token_are_those_of_its_matrix_products(self) -> None:
-        shape = SHAPES["small-en"]
-        products = sum(product.flops(1) for product in limit.products_of(shape.width))
-        assert products == 24 * shape.width**2
-        assert shape.flops_a_token(100) == 12 * (products + 4 * 384 * 100)
+        shape = SHAPES["small-en"].encoder
+        products = sum(product.flops(1) for product in limits.products_of(shape))
+        assert products == 24 * 384**2
+        assert limits.flops_a_token(shape, 100) == 12 * (products + 4 * 384 * 100)
+        narrow = dataclasses.replace(shape, feed_forward_size=384)
+        assert limits.flops_a_token(narrow, 0) == 12 * 12 * 384**2
 
     def test_equal_peaks_give_peak_over_flops(self) -> None:
-        shape = SHAPES["base-en"]
-        peaks = {product.name: 1e11 for product in limit.products_of(shape.width)}
-        assert limit.tokens_per_second(shape, 90, peaks) == pytest.approx(1e11 / shape.flops_a_token(90))
+        shape = SHAPES["base-en"].encoder
+        peaks = {product.name: 1e11 for product in limits.products_of(shape)}
+        assert limits.tokens_per_second(shape, 90, peaks) == pytest.approx(1e11 / limits.flops_a_token(shape, 90))
 
     def test_a_slow_product_lowers_the_limit_by_its_share(self) -> None:
-        shape = SHAPES["tiny"]
-        peaks = {product.name: 1e11 for product in limit.products_of(shape.width)}
+        shape = SHAPES["tiny"].encoder
+        peaks = {product.name: 1e11 for product in limits.products_of(shape)}
         slow = {**peaks, "attention output": 0.5e11}
-        seconds = shape.layers * 2 * shape.width**2 / 1e11
-        expected = 1 / limit.tokens_per_second(shape, 50, peaks) + seconds
-        assert 1 / limit.tokens_per_second(shape, 50, slow) == pytest.approx(expected)
+        seconds = shape.layers * 2 * shape.hidden_size**2 / 1e11
+        expected = 1 / limits.tokens_per_second(shape, 50, peaks) + seconds
+        assert 1 / limits.tokens_per_second(shape, 50, slow) == pytest.approx(expected)
+
+    def test_the_best_of_kernels_and_rows_is_the_peak(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        seconds = {("torch", 10): 1.0, ("torch", 20): 1.5, ("openvino", 10): 2.0, ("openvino", 20): 1.9}
+        for kernel in ("torch", "openvino"):
+
+            def time_one(_: limits.Product, rows: int, *__: object, kernel: str = kernel) -> float:
+                return seconds[kernel, rows]
+
+            monkeypatch.setattr(limits, f"_{kernel}_seconds", time_one)
+        shape = SHAPES["tiny"].encoder
+        for device, precision, best in [
+            ("cpu", "float32", ("torch", 20, 1.5)),
+            ("cuda:0", "float16", ("torch", 20, 1.5)),
+        ]:
+            found = limits.measure_peaks(shape, precision, device, rows=(10, 20), seconds=0)
+            for product in limits.products_of(shape):
+                kernel, rows, taken = best
+                assert found[product.name] == limits.Peak(product.flops(rows) / taken, kernel, rows)
+
+    def test_a_gpu_is_waited_for_after_many_launches(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        waited: list[str] = []
+        monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+        monkeypatch.setattr(limits, "_least_seconds", lambda work, _: (work(), 5.0)[1])
+        launched: list[torch.Tensor] = []
+        monkeypatch.setattr(torch.nn.functional, "linear", lambda rows, _: launched.append(rows))
+        product = limits.Product("any", 8, 16)
+        assert limits._torch_seconds(product, 4, "float16", "meta", 0) == pytest.approx(5 / 20)
+        assert len(launched) == 20
+        assert {(rows.shape, rows.dtype) for rows in launched} == {((4, 8), torch.float16)}
+        assert waited == ["meta"]
+        assert limits.rows_of("cuda:0") == (16384, 65536)
 
 
 class TestTexts:
@@ -350,6 +391,7 @@ def measured(engine: EngineName, precision: Precision, slowest: float, median: f
         texts=10,
         documents_per_s=median,
         tokens_per_s=10 * median,
+        share_of_limit=0.61,
         slowest_documents_per_s=slowest,
         fastest_documents_per_s=fastest,
         query_p50_ms=1,
@@ -374,6 +416,49 @@ class TestBenchCommand:
             assert one.slowest_documents_per_s <= one.documents_per_s <= one.fastest_documents_per_s
             assert 0 < one.query_p50_ms <= one.query_p95_ms
             assert one.least_cosine == pytest.approx(1, abs=1e-5)
+            assert one.share_of_limit is not None
+            assert one.share_of_limit > 0
+
+    def test_the_limit_is_that_of_the_precision_and_the_lengths(
+        self, bge_small_en: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[str] = []
+
+        def peaks(shape: EncoderShape, precision: str, device: str, **_: object) -> dict[str, limits.Peak]:
+            asked.append(precision)
+            assert device == "cpu"
+            return {product.name: limits.Peak(1e9, "torch", 512) for product in limits.products_of(shape)}
+
+        monkeypatch.setattr(measuring, "measure_peaks", peaks)
+        rates: dict[str, dict[str, float]] = {}
+        with BgeEncoder(bge_small_en, device="cpu", engine="torch") as encoder:
+            shape = encoder.backend.facts.encoder
+            assert shape is not None
+            combinations = [Combination("torch", "float32"), Combination("openvino", "float32")]
+            for combination in (*combinations, Combination("openvino", "int8")):
+                found = measuring._limit(measuring.Runner(combination, encoder), np.array([10, 30]), rates)
+                expected = 1e9 / limits.flops_a_token(shape, 25)
+                assert found == (None if combination.precision == "int8" else pytest.approx(expected))
+        assert asked == ["float32"]
+
+    def test_graphs_of_queries_are_captured_before_anything_counts(
+        self, bge_small_en: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        launches = EagerLaunches()
+        monkeypatch.setattr(UnpaddedEncoder, "kernel_for", lambda *_: attention)
+        monkeypatch.setattr(torch_engine, "TorchEngine", partial(TorchEngine, launches=launches))
+        queries = [f"{number} " + "dog " * (number % 24) for number in range(200)]
+        with BgeEncoder(bge_small_en, device="cpu", engine="torch", query_instruction="") as encoder:
+            measuring._capture_graphs(measuring.Runner(Combination("torch", "float32"), encoder), queries)
+            captured, asked = len(launches.captured), encoder.stats().texts
+            assert captured > 1
+            assert asked < 60
+            for query in queries:
+                encoder.encode_queries([query])
+            assert len(launches.captured) == captured
+        with BgeEncoder(bge_small_en, device="cpu", engine="sentence-transformers") as plain:
+            measuring._capture_graphs(measuring.Runner(Combination("sentence-transformers", "float32"), plain), queries)
+            assert plain.stats().texts == 0
 
     def test_what_there_was_no_time_to_load_is_told_from_what_can_not_run(
         self, bge_small_en: Path, monkeypatch: pytest.MonkeyPatch
@@ -403,6 +488,7 @@ class TestBenchCommand:
         assert "fastest lossy: none" in printed
         assert f"on cpu with {usable_threads()} threads" in printed
         assert "left out" in printed
+        assert f"{report.measured[0].share_of_limit:.0%}" in printed
         assert json.loads(json.dumps(dataclasses.asdict(report)))["device"] == "cpu"
 
     def test_the_fastest_of_either_kind_is_recommended(self) -> None:

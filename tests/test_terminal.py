@@ -98,6 +98,7 @@ def measured(engine: EngineName, precision: Precision, documents_per_s: float) -
         texts=16,
         documents_per_s=documents_per_s,
         tokens_per_s=100 * documents_per_s,
+        share_of_limit=0.61,
         slowest_documents_per_s=documents_per_s / 1.1,
         fastest_documents_per_s=documents_per_s * 1.1,
         query_p50_ms=12345.6,
@@ -138,7 +139,7 @@ class TestBenchReport:
         print_report(report_of(EXACT, SLOWER, not_loaded=UNKNOWN), console)
         output = printed(console)
         assert max(map(len, output.splitlines())) <= width
-        for figure in ("12,345.6", "1,234,560", "12345.6", "23456.7", "1.21", "0.999123", "0.987654"):
+        for figure in ("12,345.6", "1,234,560", "12345.6", "23456.7", "1.21", "61%", "0.999123", "0.987654"):
             assert figure in output
         assert re.search(r"^spread: the fastest round over the slowest", output, re.MULTILINE)
 

@@ -28,9 +28,13 @@ def print_report(report: BenchReport, console: Console) -> None:
     print_table(console, _speeds(report.measured))
     print_text(console, "\np50, p95: the latency of one query at a time, the median and the 95th percentile")
     print_text(console, "spread: the fastest round over the slowest; 1.00 is perfectly steady")
-    if len(report.measured) > 1 and report.measured[0].mean_cosine is not None:
-        print_text(console, "\nAgreement of the document vectors with those of float32:\n")
-        print_table(console, _agreements(report.measured))
+    print_text(
+        console,
+        "\nshare: tokens/s as a part of what this machine's matrix products allow in that precision. It can exceed "
+        "100%, since engines skip a part of the last layer\ncosine: agreement of the document vectors with those of "
+        "float32\n",
+    )
+    print_table(console, _shares(report.measured))
     print_text(console, "")
     for reason in dict.fromkeys(report.left_out.values()):
         print_text(console, f"left out: {reason}", style="yellow", margin="  ")
@@ -56,10 +60,16 @@ def _speeds(measured: Sequence[Measured]) -> Table:
     return _table(measured, ("docs/s", "tokens/s", "p50 ms", "p95 ms", "spread"), rows)
 
 
-def _agreements(measured: Sequence[Measured]) -> Table:
-    cosines = ((one.mean_cosine, one.least_cosine) for one in measured)
-    rows = (tuple(f"{value:.6f}" if value is not None else "–" for value in row) for row in cosines)
-    return _table(measured, ("mean cosine", "least cosine"), rows)
+def _shares(measured: Sequence[Measured]) -> Table:
+    rows = (
+        (_or_dash(one.share_of_limit, ".0%"), _or_dash(one.mean_cosine, ".6f"), _or_dash(one.least_cosine, ".6f"))
+        for one in measured
+    )
+    return _table(measured, ("share", "mean cosine", "least cosine"), rows)
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
 
 
 def _table(measured: Sequence[Measured], columns: Sequence[str], rows: Iterable[tuple[str, ...]]) -> Table:

@@ -36,6 +36,8 @@ class Measured:
         texts: Number of texts in a round. A slow combination gets fewer texts.
         documents_per_s: Documents per second in the median round.
         tokens_per_s: Tokens per second in the median round, without padding.
+        share_of_limit: `tokens_per_s` as a share of what the device could do in this precision if it computed nothing
+            but the model's matrix products. `None`: for int8, and for models that the fast engines don't know.
         slowest_documents_per_s: Documents per second in the slowest round.
         fastest_documents_per_s: Documents per second in the fastest round.
         query_p50_ms: Median latency of a single query, in milliseconds.
@@ -48,6 +50,7 @@ class Measured:
     texts: int
     documents_per_s: float
     tokens_per_s: float
+    share_of_limit: float | None
     slowest_documents_per_s: float
     fastest_documents_per_s: float
     query_p50_ms: float
