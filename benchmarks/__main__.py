@@ -14,15 +14,17 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.command import add_workdir, names, parser_of, save
+from benchmarks.command import add_workdir, names, parser_of, require_device, save
 from benchmarks.contenders import CONTENDERS, choose
 from benchmarks.isolation import isolate
+from benchmarks.limit import PRECISIONS
 from benchmarks.profiles import PARTS, PROFILES, Profile
 from benchmarks.shapes import SHAPES
 from benchmarks.suite import Plan, run
 from benchmarks.tables import print_results
 
 _WIDTH_OF_FILES = 130
+_OF_THE_CPU = "memory"
 
 
 def main() -> None:
@@ -36,10 +38,10 @@ def main() -> None:
         results = json.loads(options.draw.read_text(encoding="utf-8"))
         _draw(console, results, options.charts or options.draw.parent)
         return
-    workdir = options.workdir.resolve()
+    workdir, device = options.workdir.resolve(), require_device(parser, options.device)
     isolate(workdir)
     try:
-        plan = _plan(options, workdir)
+        plan = _plan(options, workdir, device)
     except ValueError as error:
         parser.error(str(error))
     results = run(plan, lambda text: console.print(text, style="dim", markup=False), lambda r: save(r, options.output))
@@ -52,9 +54,10 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of("benchmarks", __doc__)
     add = parser.add_argument
-    add("--profile", choices=list(PROFILES), default="full", help="full: hours on a small machine; quick: a minute")
+    add("--profile", choices=list(PROFILES), help="full: hours on a small machine; quick: a minute; gpu: for a GPU")
+    add("--device", default="cpu", help="cpu, or a GPU such as cuda, which has contenders and limits of its own")
     add("--shapes", type=names, help=f"models, by commas: {', '.join(SHAPES)}")
-    add("--parts", type=names, default=list(PARTS), help=f"by commas: {', '.join(PARTS)}")
+    add("--parts", type=names, help=f"by commas: {', '.join(PARTS)}; all unless given, on a GPU without memory")
     add(
         "--contenders",
         type=names,
@@ -71,22 +74,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _plan(options: argparse.Namespace, workdir: Path) -> Plan:
-    profile = PROFILES[options.profile]
+def _plan(options: argparse.Namespace, workdir: Path, device: str) -> Plan:
+    kind = device.split(":")[0]
+    if kind not in PRECISIONS:
+        raise ValueError(f"--device must be {' or '.join(PRECISIONS)}, not {options.device}")
+    profile = PROFILES[options.profile or ("full" if kind == "cpu" else "gpu")]
+    parts = options.parts or [part for part in PARTS if kind == "cpu" or part != _OF_THE_CPU]
+    if kind != "cpu" and _OF_THE_CPU in parts:
+        raise ValueError(f"the part {_OF_THE_CPU} is of the processor's memory; leave it out on a GPU")
     if options.model and options.shapes:
         raise ValueError("give either --model or --shapes")
     if options.model and not (options.model / "config.json").is_file():
         raise ValueError("--model must be a folder with a config.json")
-    for given, known in ((options.shapes or [], SHAPES), (options.parts, PARTS)):
+    for given, known in ((options.shapes or [], SHAPES), (parts, PARTS)):
         for name in given:
             if name not in known:
                 raise ValueError(f"{name!r} is unknown; there are {', '.join(known)}")
     return Plan(
         profile=_changed(profile, options),
-        parts=options.parts,
-        contenders=choose(options.contenders),
+        parts=parts,
+        contenders=choose(options.contenders, kind),
         workdir=workdir,
         own_model=options.model.resolve() if options.model else None,
+        kind=kind,
+        device=device,
     )
 
 

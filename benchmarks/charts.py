@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 
 from benchmarks.contenders import BASELINE, CONTENDERS
 from benchmarks.memory import PAIRS
+from benchmarks.shares import SHARES, shares_of
 
 Json = Mapping[str, Any]
 
@@ -22,6 +23,7 @@ _COLOURS = {
     "others": "#9aa3ad",
     "bge, float32": "#2b6cb0",
     "bge, bfloat16": "#2f9e77",
+    "bge, float16": "#7a5195",
     "bge, int8": "#dd8a1d",
 }
 STYLE: dict[Any, Any] = {"font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False}
@@ -66,6 +68,9 @@ def draw(results: Json, folder: Path) -> list[Path]:
     )
     charts["cold-start"] = "Cold start: from the start of a process to its first vector", "s", _panels(shapes, _cold)
     charts["cold-start-memory"] = "Peak memory of a process until its first vector", "MiB", _panels(shapes, _peak)
+    for title in SHARES:
+        name = "share-" + title.replace(" / ", "-of-").replace(" ", "-")
+        charts[name] = f"Speed left on the way to a user: {title}", "%", _panels(shapes, _shares_of(title))
     charts["memory"] = "Resident memory with the LangChain and the LlamaIndex adapter", "MiB", _panels(shapes, _memory)
     drawn = []
     for name, (title, unit, panels) in charts.items():
@@ -87,6 +92,16 @@ def _throughput_of(mix: str) -> Callable[[Json], list[_Bar]]:
             _Bar(name, result["ratio"], f"{result['ratio']:.2f}×")
             for name, result in results.items()
             if result["ratio"] is not None
+        ]
+
+    return bars
+
+
+def _shares_of(title: str) -> Callable[[Json], list[_Bar]]:
+    def bars(measured: Json) -> list[_Bar]:
+        found = {name: shares_of(rates) for name, rates in measured.get("shares", {}).items()}
+        return [
+            _Bar(name, 100 * shares[title], f"{shares[title]:.0%}") for name, shares in found.items() if title in shares
         ]
 
     return bars

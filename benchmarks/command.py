@@ -11,6 +11,9 @@ from typing import Any
 
 from rich.console import Console
 
+from bge_integrations.backend.machine.devices import available_devices, resolve_device
+from bge_integrations.errors import DeviceNotAvailableError
+
 WORKDIR = Path(tempfile.gettempdir()) / "bge-integrations-benchmarks"
 """The folder for what the next run uses again."""
 
@@ -35,6 +38,14 @@ def add_minilm(parser: argparse.ArgumentParser) -> None:
 def add_workdir(parser: argparse.ArgumentParser, kept: str) -> None:
     """Adds `--workdir`, where something is kept for the next run."""
     parser.add_argument("--workdir", type=Path, default=WORKDIR, help=f"where {kept} are kept for the next run")
+
+
+def require_device(parser: argparse.ArgumentParser, name: str) -> str:
+    """Returns the unique name of a device, such as "cuda:0" for "cuda"; ends the program if the machine lacks it."""
+    try:
+        return resolve_device(name)
+    except DeviceNotAvailableError:
+        parser.error(f"--device {name}: this machine has no such device, only {', '.join(available_devices())}")
 
 
 def names(value: str) -> list[str]:

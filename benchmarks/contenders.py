@@ -2,7 +2,8 @@
 
 Nobody puts an instruction before queries, since not all can, so that all compute the same. Batches are each one's own
 default (32 texts; llama-index hands over 10 at a time) but for FlagEmbedding and fastembed: their default of 256 texts
-pads so much on a processor (FlagEmbedding sorts by length and still took six times as long) that 32 is used.
+pads so much on a processor (FlagEmbedding sorts by length and still took six times as long) that 32 is used. On a GPU
+others also take part in float16 and with batches of 256, which suit it best.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ class Contender:
         precision: How it computes.
         how: Its settings, in words.
         load: Imports what it needs and loads the model.
+        devices: The kinds of device on which it takes part.
     """
 
     name: str
     precision: str
     how: str
     load: Callable[[Place], Loaded]
+    devices: tuple[str, ...] = ("cpu",)
 
     @property
     def is_ours(self) -> bool:
@@ -48,30 +51,45 @@ class Contender:
         return self.is_ours or self.name in ("fastembed", "onnxruntime")
 
 
-def _sentence_transformers(place: Place) -> Loaded:
+def _sentence_transformers(place: Place, *, precision: str = "float32", batch: int = BATCH) -> Loaded:
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(place.model), device="cpu")
-    return Loaded(partial(model.encode, batch_size=BATCH), model.encode)
+    model = SentenceTransformer(str(place.model), device=place.device, **_in_precision(precision))
+    return Loaded(partial(model.encode, batch_size=batch), model.encode)
 
 
-def _langchain(place: Place) -> Loaded:
+def _langchain(place: Place, *, precision: str = "float32", batch: int = BATCH) -> Loaded:
     from langchain_huggingface import HuggingFaceEmbeddings
 
-    embeddings = HuggingFaceEmbeddings(model_name=str(place.model), model_kwargs={"device": "cpu"})
+    embeddings = HuggingFaceEmbeddings(
+        model_name=str(place.model),
+        model_kwargs={"device": place.device, **_in_precision(precision)},
+        encode_kwargs={"batch_size": batch},
+    )
     return _of_langchain(embeddings)
 
 
-def _llama_index(place: Place) -> Loaded:
+def _llama_index(place: Place, *, precision: str = "float32", batch: int = 10) -> Loaded:
     from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
-    embedding = HuggingFaceEmbedding(str(place.model), device="cpu")
+    embedding = HuggingFaceEmbedding(
+        str(place.model), device=place.device, embed_batch_size=batch, **_in_precision(precision)
+    )
     return _of_llama_index(embedding)
 
 
-def _flag_embedding(place: Place) -> Loaded:
+def _in_precision(precision: str) -> dict[str, Any]:
+    """Returns the keywords of `SentenceTransformer`, which both adapters pass on to it; none for float32."""
+    import torch
+
+    return {} if precision == "float32" else {"model_kwargs": {"dtype": getattr(torch, precision)}}
+
+
+def _flag_embedding(place: Place, *, precision: str = "float32", batch: int = BATCH) -> Loaded:
     flag_embedding = importlib.import_module("FlagEmbedding")
-    model = flag_embedding.FlagModel(str(place.model), use_fp16=False, devices="cpu", batch_size=BATCH)
+    model = flag_embedding.FlagModel(
+        str(place.model), use_fp16=precision == "float16", devices=place.device, batch_size=batch
+    )
     return Loaded(model.encode_corpus, lambda text: model.encode_queries([text])[0])
 
 
@@ -90,7 +108,7 @@ def _onnxruntime(place: Place) -> Loaded:
 def _our_langchain(engine: str, precision: str, place: Place) -> Loaded:
     from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 
-    settings: dict[str, Any] = {"engine": engine, "precision": precision, "device": "cpu"}
+    settings: dict[str, Any] = {"engine": engine, "precision": precision, "device": place.device}
     embeddings = HuggingFaceBgeEmbeddings(
         model_name=str(place.model), query_instruction="", on_truncation="ignore", **settings
     )
@@ -100,14 +118,18 @@ def _our_langchain(engine: str, precision: str, place: Place) -> Loaded:
 def _our_llama_index(engine: str, precision: str, place: Place) -> Loaded:
     from bge_integrations.llama_index import HuggingFaceBgeEmbedding
 
-    settings: dict[str, Any] = {"engine": engine, "precision": precision, "device": "cpu"}
+    settings: dict[str, Any] = {"engine": engine, "precision": precision, "device": place.device}
     embedding = HuggingFaceBgeEmbedding(str(place.model), query_instruction="", on_truncation="ignore", **settings)
     return _of_llama_index(embedding)
 
 
 def _of_langchain(embeddings: Any) -> Loaded:  # noqa: ANN401 - the framework may be missing here
     return Loaded(
-        embeddings.embed_documents, embeddings.embed_query, embeddings.aembed_documents, embeddings.aembed_query
+        embeddings.embed_documents,
+        embeddings.embed_query,
+        embeddings.aembed_documents,
+        embeddings.aembed_query,
+        getattr(embeddings, "encoder", None),
     )
 
 
@@ -117,53 +139,76 @@ def _of_llama_index(embedding: Any) -> Loaded:  # noqa: ANN401 - the framework m
         embedding.get_query_embedding,
         embedding.aget_text_embedding_batch,
         embedding.aget_query_embedding,
+        getattr(embedding, "encoder", None),
     )
 
 
-def _ours(engine: str, precision: str) -> Contender:
+_GPU = ("cuda",)
+_ANYWHERE = ("cpu", "cuda")
+_GPU_BATCH = 256
+
+
+def _ours(engine: str, precision: str, devices: tuple[str, ...] = ("cpu",)) -> Contender:
     how = f"LangChain adapter, engine={engine!r}, precision={precision!r}"
-    return Contender(f"bge-{engine}-{precision}", precision, how, partial(_our_langchain, engine, precision))
+    return Contender(f"bge-{engine}-{precision}", precision, how, partial(_our_langchain, engine, precision), devices)
+
+
+def _our_other(engine: str, precision: str, devices: tuple[str, ...]) -> Contender:
+    how = f"LlamaIndex adapter, engine={engine!r}, precision={precision!r}"
+    load = partial(_our_llama_index, engine, precision)
+    return Contender(f"bge-llama-index-{engine}-{precision}", precision, how, load, devices)
+
+
+def _in_half(name: str, batch: int, load: Callable[..., Loaded]) -> Contender:
+    how = f"the same in float16, batches of {batch}"
+    return Contender(f"{name}-float16-{batch}", "float16", how, partial(load, precision="float16", batch=batch), _GPU)
 
 
 CONTENDERS = (
-    Contender(BASELINE, "float32", "HuggingFaceEmbeddings as it comes", _langchain),
+    Contender(BASELINE, "float32", "HuggingFaceEmbeddings as it comes", _langchain, _ANYWHERE),
+    _in_half(BASELINE, _GPU_BATCH, _langchain),
     _ours("openvino", "float32"),
     _ours("openvino", "bfloat16"),
     _ours("openvino", "int8"),
-    _ours("torch", "float32"),
-    _ours("torch", "bfloat16"),
+    _ours("torch", "float32", _ANYWHERE),
+    _ours("torch", "bfloat16", _ANYWHERE),
+    _ours("torch", "float16", _GPU),
     _ours("sentence-transformers", "float32"),
+    _our_other("openvino", "float32", ("cpu",)),
+    _our_other("torch", "float16", _GPU),
+    Contender("llama-index-huggingface", "float32", "HuggingFaceEmbedding as it comes", _llama_index, _ANYWHERE),
+    _in_half("llama-index-huggingface", _GPU_BATCH, _llama_index),
     Contender(
-        "bge-llama-index-openvino-float32",
-        "float32",
-        "LlamaIndex adapter, engine='openvino', precision='float32'",
-        partial(_our_llama_index, "openvino", "float32"),
+        *(REFERENCE, "float32", "SentenceTransformer.encode as it comes, batches of 32"),
+        _sentence_transformers,
+        _ANYWHERE,
     ),
-    Contender("llama-index-huggingface", "float32", "HuggingFaceEmbedding as it comes", _llama_index),
-    Contender(REFERENCE, "float32", "SentenceTransformer.encode as it comes, batches of 32", _sentence_transformers),
+    _in_half(REFERENCE, BATCH, _sentence_transformers),
+    _in_half(REFERENCE, _GPU_BATCH, _sentence_transformers),
     Contender("fastembed", "float32", "custom model, fused ONNX graph, batches of 32 in the order given", _fastembed),
     Contender("onnxruntime", "float32", "fused ONNX graph, batches of 32 sorted by tokens", _onnxruntime),
     Contender("FlagEmbedding", "float32", "FlagModel, batches of 32 instead of its 256", _flag_embedding),
+    _in_half("FlagEmbedding", _GPU_BATCH, _flag_embedding),
 )
 """Those that matter most come first, should memory not suffice for all."""
 
 
-def choose(patterns: Sequence[str]) -> list[Contender]:
+def choose(patterns: Sequence[str], kind: str = "cpu") -> list[Contender]:
     """Returns the contenders whose names match one of the patterns, in the order of `CONTENDERS`.
 
     Args:
         patterns: Names, or shell-like patterns such as `bge-*`.
+        kind: The kind of device on which they take part: "cpu" or "cuda".
 
     Raises:
-        ValueError: A pattern that matches nobody.
+        ValueError: A pattern that matches nobody there.
     """
+    there = [contender for contender in CONTENDERS if kind in contender.devices]
     for pattern in patterns:
-        if not any(fnmatch.fnmatch(contender.name, pattern) for contender in CONTENDERS):
-            known = ", ".join(contender.name for contender in CONTENDERS)
-            raise ValueError(f"no contender is called {pattern!r}; there are {known}")
-    return [
-        contender for contender in CONTENDERS if any(fnmatch.fnmatch(contender.name, pattern) for pattern in patterns)
-    ]
+        if not any(fnmatch.fnmatch(contender.name, pattern) for contender in there):
+            known = ", ".join(contender.name for contender in there)
+            raise ValueError(f"no contender is called {pattern!r} on {kind}; there are {known}")
+    return [contender for contender in there if any(fnmatch.fnmatch(contender.name, pattern) for pattern in patterns)]
 
 
 def by_name(name: str) -> Contender:

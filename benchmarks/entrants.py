@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bge_integrations import BgeEncoder
 
 BATCH = 32
 
@@ -17,10 +20,12 @@ class Place:
     Attributes:
         model: The folder that everybody loads.
         workdir: Where something made out of it, such as an ONNX graph, may be kept for the next run.
+        device: Where it computes: "cpu", or a GPU such as "cuda:0".
     """
 
     model: Path
     workdir: Path
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -32,9 +37,11 @@ class Loaded:
         query: Embeds one query.
         adocuments: The same as `documents`, to be awaited, where there is such a method.
         aquery: The same as `query`, to be awaited.
+        encoder: What computes, for contenders of this package.
     """
 
     documents: Callable[[list[str]], Any]
     query: Callable[[str], Any]
     adocuments: Callable[[list[str]], Any] | None = None
     aquery: Callable[[str], Any] | None = None
+    encoder: BgeEncoder | None = None

@@ -51,7 +51,8 @@ def run(names: Sequence[str], place: Place, *, documents: int = 0) -> FreshRun:
         RuntimeError: A contender failed; the message is the last line that the process wrote.
     """
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.fresh", "--documents", str(documents)]
-    command += ["--model", str(place.model.resolve()), "--workdir", str(place.workdir.resolve()), *names]
+    command += ["--model", str(place.model.resolve()), "--workdir", str(place.workdir.resolve())]
+    command += ["--device", place.device, *names]
     repository = Path(__file__).resolve().parents[1]
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
         start = time.perf_counter()
@@ -75,8 +76,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--documents", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    place = Place(options.model, options.workdir)
+    place = Place(options.model, options.workdir, options.device)
     held: list[Loaded] = []
     for name in options.names:
         held.append(by_name(name).load(place))

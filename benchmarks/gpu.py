@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -21,24 +20,25 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from benchmarks.command import add_workdir, parser_of, require_device
 from benchmarks.isolation import isolate
-from benchmarks.limit import products_of
 from benchmarks.shapes import SHAPES, Shape, checkpoint
+from benchmarks.shares import engine_rate, products_rate, rate, shares_of, sizes_for
 from benchmarks.stats import interleaved, percentile
 from benchmarks.table_parts import make_table
 from benchmarks.texts import TextMix, make_mix
 from bge_integrations import BgeEncoder
-from bge_integrations.backend.engines.interface import PendingRows, TokenBatch
+from bge_integrations.backend.engines.interface import TokenBatch
 from bge_integrations.backend.engines.torch.engine import TorchEngine
+from bge_integrations.cli.bench.limit import measure_peaks
 
-_ENGINE_TOKENS = (16384, 65536)
 _QUERY_TOKENS = 24
 _MOST_TEXTS = 20_000
 
 
 def main() -> None:
     """Prints one table a model."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("benchmarks.gpu", __doc__)
     add = parser.add_argument
     add("--shapes", default="small-en,base-en,large-en", help=f"by commas, of {', '.join(SHAPES)}")
     add("--device", default="cuda")
@@ -46,8 +46,9 @@ def main() -> None:
     add("--seconds", type=float, default=3.0, help="for each figure")
     add("--queries", type=int, default=300, help="number of queries for each figure")
     add("--output", type=Path, help="file for the figures as JSON")
-    add("--workdir", type=Path, default=Path(tempfile.gettempdir()) / "bge-integrations-benchmarks")
+    add_workdir(parser, "models")
     options = parser.parse_args()
+    options.device = require_device(parser, options.device)
     isolate(options.workdir.resolve())
     console = Console(width=100)
     results = {}
@@ -81,11 +82,11 @@ def measure(shape: Shape, workdir: Path, options: argparse.Namespace) -> dict[st
         documents = make_mix("mixed", _MOST_TEXTS, folder)
         queries = make_mix("queries", options.queries, folder)
         rng = np.random.default_rng(0)
-        sizes = [size for size in _ENGINE_TOKENS if size <= engine.batch_tokens] or [engine.batch_tokens]
+        sizes = sizes_for(engine)
         return {
             "device": _device_name(options.device),
-            "products": {size: _products(shape, size, encoder, options.seconds) for size in sizes},
-            "engine": {size: _engine(engine, documents, size, rng, options.seconds) for size in sizes},
+            "products": {size: _products(shape, size, encoder, options.seconds / 4) for size in sizes},
+            "engine": {size: engine_rate(engine, documents, size, options.seconds) for size in sizes},
             "engine_query_ms": _queries(engine, options.queries, lambda _: _submit_query(engine, rng)),
             "query_ms": _queries(engine, options.queries, lambda turn: _ask(encoder, queries, turn)),
             "call": _call(encoder, documents, options.seconds),
@@ -93,67 +94,17 @@ def measure(shape: Shape, workdir: Path, options: argparse.Namespace) -> dict[st
         }
 
 
+def _products(shape: Shape, rows: int, encoder: BgeEncoder, seconds: float) -> float:
+    """Returns the tokens a second of the products of all layers; each product is measured for some seconds."""
+    model = encoder.backend
+    peaks = measure_peaks(shape.encoder, model.request.precision, model.device, rows=(rows,), seconds=seconds)
+    return products_rate(shape.encoder, {name: peak.flops_per_s for name, peak in peaks.items()})
+
+
 def _device_name(device: str) -> str:
     import torch
 
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
-
-
-def _rate(work: Callable[[], float], seconds: float) -> float:
-    """Repeats some work, which returns what it has done, and returns the amount a second. The first time is not timed.
-
-    Args:
-        work: The work.
-        seconds: The least time.
-    """
-    work()
-    done, start = 0.0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        done += work()
-    return done / (time.perf_counter() - start)
-
-
-def _products(shape: Shape, rows: int, encoder: BgeEncoder, seconds: float) -> float:
-    """Returns the tokens a second of the four products of all layers."""
-    import torch
-
-    device = torch.device(encoder.backend.device)
-    dtype = getattr(torch, encoder.backend.request.precision)
-    inputs = {
-        wide: torch.randn(rows, wide, device=device).to(dtype)
-        for wide in {one.wide for one in products_of(shape.width)}
-    }
-    weights = [(torch.randn(one.out, one.wide, device=device).to(dtype), one.wide) for one in products_of(shape.width)]
-
-    @torch.inference_mode()
-    def work() -> float:
-        for _ in range(shape.layers):
-            for weight, wide in weights:
-                torch.nn.functional.linear(inputs[wide], weight)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return rows
-
-    return _rate(work, seconds)
-
-
-def _engine(engine: TorchEngine, documents: TextMix, size: int, rng: np.random.Generator, seconds: float) -> float:
-    """Returns the tokens a second of the engine, which always has two batches of ready token ids."""
-    lengths = np.sort(rng.choice(documents.lengths, size // min(documents.lengths)))[::-1].astype(np.int64)
-    lengths = lengths[: max(int(np.searchsorted(np.cumsum(lengths), size, side="right")), 1)]
-    batch = TokenBatch(rng.integers(1000, 20000, lengths.sum()).astype(np.int32), lengths)
-
-    def work() -> float:
-        pending: list[PendingRows] = []
-        for _ in range(8):
-            pending.append(engine.submit(batch))
-            if len(pending) == engine.parallel_batches:
-                pending.pop(0).result()
-        for one in pending:
-            one.result()
-        return 8.0 * len(batch.ids)
-
-    return _rate(work, seconds)
 
 
 def _submit_query(engine: TorchEngine, rng: np.random.Generator) -> None:
@@ -197,7 +148,7 @@ def _call(encoder: BgeEncoder, documents: TextMix, seconds: float) -> float:
         encoder.encode_documents(documents.texts)
         return tokens
 
-    return _rate(work, seconds)
+    return rate(work, seconds)
 
 
 def _beside(encoder: BgeEncoder, documents: TextMix, queries: TextMix, seconds: float) -> dict[str, float]:
@@ -225,14 +176,14 @@ def _beside(encoder: BgeEncoder, documents: TextMix, queries: TextMix, seconds: 
 
 def _print(console: Console, name: str, result: dict[str, Any]) -> None:
     table = make_table(f"{name} on {result['device']}", "", "share")
-    for size, rate in result["products"].items():
-        table.add_row(f"matrix products, {size:,} tokens", f"{rate / 1000:,.0f} thousand tokens/s", "")
+    for size, products in result["products"].items():
         engine = result["engine"][size]
-        table.add_row(
-            f"engine alone, {size:,} tokens", f"{engine / 1000:,.0f} thousand tokens/s", f"{engine / rate:.0%}"
-        )
-    share = result["call"] / max(result["engine"].values())
-    table.add_row("whole call", f"{result['call'] / 1000:,.0f} thousand tokens/s", f"{share:.0%}")
+        table.add_row(f"matrix products, {size:,} tokens", _thousands(products), "")
+        table.add_row(f"engine alone, {size:,} tokens", _thousands(engine), f"{engine / products:.0%} of the products")
+    best = {part: max(result[part].values()) for part in ("products", "engine")} | {"call": result["call"]}
+    shares = shares_of(best)
+    table.add_row("whole call", _thousands(result["call"]), f"{shares['whole call / engine alone']:.0%} of the engine")
+    table.add_row("", "", f"{shares['whole call / products']:.0%} of the products")
     for title, key in ((f"engine alone, {_QUERY_TOKENS} tokens", "engine_query_ms"), ("query, whole call", "query_ms")):
         for way, times in result[key].items():
             table.add_row(f"{title}, {way}", f"p50 {times['p50']:.2f} ms, p95 {times['p95']:.2f} ms", "")

@@ -10,7 +10,7 @@ from benchmarks.noise import Reference, judge
 from benchmarks.shapes import Shape
 from bge_integrations.cli.bench.limit import Peak, flops_a_token, measure_peaks, rows_of, tokens_per_second
 
-_PRECISIONS = {"cpu": ("float32", "bfloat16"), "cuda": ("float16", "bfloat16", "float32")}
+PRECISIONS = {"cpu": ("float32", "bfloat16"), "cuda": ("float16", "bfloat16", "float32")}
 
 
 def measure(
@@ -44,7 +44,7 @@ def measure(
     reference.time()
     encoder = shape.encoder
     peaks: dict[str, dict[str, Peak]] = {}
-    for precision in _PRECISIONS[kind]:
+    for precision in PRECISIONS[kind]:
         peaks[precision] = measure_peaks(encoder, precision, device, rows=rows_of(device), seconds=seconds)
         reference.time()
     limits = {}

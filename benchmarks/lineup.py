@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from benchmarks.contenders import REFERENCE, Contender, by_name
 from benchmarks.entrants import Loaded, Place
 
-LEAST_COSINE = {"float32": 0.9999, "bfloat16": 0.99, "int8": 0.9}
+LEAST_COSINE = {"float32": 0.9999, "float16": 0.999, "bfloat16": 0.99, "int8": 0.9}
 """What a precision may cost before the vectors count as wrong ones. Random weights suffer most from int8."""
 
 _MEMORY_FACTOR = 3
@@ -110,9 +110,14 @@ def _vectors(loaded: Loaded, documents: list[str], queries: list[str]) -> NDArra
 
 
 def _require_memory(place: Place) -> None:
-    import psutil
-
     needed = _MEMORY_FACTOR * sum(file.stat().st_size for file in place.model.glob("*.safetensors"))
-    free = psutil.virtual_memory().available
+    if place.device.startswith("cuda"):
+        import torch
+
+        free, _ = torch.cuda.mem_get_info(place.device)
+    else:
+        import psutil
+
+        free = psutil.virtual_memory().available
     if free < needed:
         raise MemoryError(f"{free / 2**30:.1f} GiB are free, {needed / 2**30:.1f} GiB are wanted for one more")

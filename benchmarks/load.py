@@ -149,12 +149,13 @@ class _Asking:
         self._queries = queries.texts
         self._seconds = seconds
         self._documents = documents.texts[:8]
-        taken = self._embed()
-        wanted = max(8, round(8 * 2 * seconds / taken))
-        repeated = itertools.islice(itertools.cycle(enumerate(documents.texts)), wanted)
-        # Told apart, since repeated texts are computed once.
-        self._documents = [f"{number} {text}" for number, (_, text) in enumerate(repeated)]
         self._embed()
+        # A GPU takes as long for few texts as for many, so the first estimate is too low there.
+        while (taken := self._embed()) < seconds:
+            wanted = max(len(self._documents) + 1, round(len(self._documents) * 2 * seconds / taken))
+            repeated = itertools.islice(itertools.cycle(documents.texts), wanted)
+            # Told apart, since repeated texts are computed once.
+            self._documents = [f"{number} {text}" for number, text in enumerate(repeated)]
 
     def once(self) -> Numbers:
         alone = self._embed()

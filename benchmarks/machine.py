@@ -32,6 +32,7 @@ def facts() -> dict[str, Any]:
     described = describe()
     return {
         **described["machine"],
+        "devices": described["devices"],
         "instructions": _instructions(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "python": described["versions"]["python"],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from benchmarks.contenders import BASELINE
+
 PARTS = ("cold", "memory", "throughput", "latency", "load", "limit")
 """In the order in which they run: fresh processes first, while this one holds no models."""
 
@@ -66,9 +68,22 @@ PROFILES = {
                 "llama-index-huggingface",
                 "bge-openvino-float32",
                 "bge-openvino-int8",
+                "bge-torch-float16",
             ),
             fresh_repetitions=3,
             peak_seconds=0.5,
+        ),
+        Profile(
+            name="gpu",
+            shapes=("small-en", "base-en", "large-en"),
+            mixes={"mixed": (20_000, 256), "long": (4000, 64)},
+            rounds=3,
+            seconds_a_round=0.5,
+            warm_up_seconds=1.0,
+            queries_a_round=50,
+            fresh_contenders=(BASELINE, "bge-torch-float16"),
+            fresh_repetitions=1,
+            peak_seconds=0.05,
         ),
         Profile(
             name="quick",

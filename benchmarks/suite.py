@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cold, latency, limit, load, machine, memory, throughput
+from benchmarks import cold, latency, limit, load, machine, memory, shares, throughput
 from benchmarks.contenders import Contender
 from benchmarks.entrants import Place
 from benchmarks.lineup import Lineup, assemble
@@ -33,6 +33,8 @@ class Plan:
         contenders: Who takes part.
         workdir: Where models, graphs and caches are kept.
         own_model: Somebody's own weights instead of the profile's shapes.
+        kind: The kind of device that contenders and precisions are those of: "cpu" or "cuda".
+        device: The device.
     """
 
     profile: Profile
@@ -40,6 +42,8 @@ class Plan:
     contenders: Sequence[Contender]
     workdir: Path
     own_model: Path | None = None
+    kind: str = "cpu"
+    device: str = "cpu"
 
 
 def run(plan: Plan, tell: Callable[[str], None], save: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
@@ -59,6 +63,7 @@ def run(plan: Plan, tell: Callable[[str], None], save: Callable[[Mapping[str, An
         "parts": list(plan.parts),
         "rounds": plan.profile.rounds,
         "machine": machine.facts(),
+        "device": plan.device,
         "shapes": {},
     }
     reference = Reference()
@@ -87,7 +92,7 @@ class _Model:
     ) -> None:
         self._plan = plan
         self._shape = shape
-        self._place = Place(folder, plan.workdir)
+        self._place = Place(folder, plan.workdir, plan.device)
         self._reference = reference
         self._told = tell
 
@@ -116,7 +121,8 @@ class _Model:
         plan, profile, reference = self._plan, self._plan.profile, self._reference
         mixes = {name: make_mix(name, most, self._place.model) for name, (most, _) in profile.mixes.items()}
         measured: dict[str, Any] = {"throughput": {}}
-        lineup = self._lineup() if {"throughput", "latency", "load"} & set(plan.parts) else Lineup()
+        are_wanted = plan.kind == "cuda" or {"throughput", "latency", "load"} & set(plan.parts)
+        lineup = self._lineup() if are_wanted else Lineup()
         measured["contenders"] = {
             entrant.name: {"how": entrant.how, "precision": entrant.precision, **asdict(lineup.agreement[entrant.name])}
             for entrant in plan.contenders
@@ -156,8 +162,19 @@ class _Model:
                 {name: mix.statistics() for name, mix in mixes.items()},
                 measured["throughput"],
                 {entrant.name: entrant.precision for entrant in plan.contenders},
+                kind=plan.kind,
+                device=plan.device,
                 seconds=profile.peak_seconds,
                 reference=reference,
+            )
+        if "limit" in plan.parts and plan.kind == "cuda":
+            self._say("engines alone")
+            measured["shares"] = shares.measure(
+                {name: loaded.encoder for name, loaded in lineup.ready.items() if loaded.encoder},
+                mixes["mixed"],
+                measured["limit"]["peaks"],
+                measured["throughput"].get("mixed", {}).get("results", {}),
+                seconds=profile.seconds_a_round,
             )
         return measured
 

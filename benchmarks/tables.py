@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.contenders import BASELINE
+from benchmarks.shares import SHARES, shares_of
 from benchmarks.table_parts import make_table, print_left_out, ratio_cell
 
 Json = Mapping[str, Any]
@@ -24,6 +25,9 @@ def print_results(console: Console, results: Json) -> None:
         f"{results['rounds']} rounds, profile {results['profile']}",
         highlight=False,
     )
+    device = results.get("device", "cpu")
+    if device != "cpu":
+        console.print(f"{machine['devices'][device]}, on which float32 is computed without TF32", highlight=False)
     for name, measured in results["shapes"].items():
         shape = measured["shape"]
         console.rule(
@@ -153,6 +157,21 @@ def _print_limit(console: Console, measured: Json) -> None:
     _print_noise(console, part)
 
 
+def _print_shares(console: Console, measured: Json) -> None:
+    table = _table(
+        "Speed left on the way to a user, mixed texts, in thousand tokens/s",
+        *("products", "engine alone", "whole call", *SHARES),
+    )
+    for name, rates in _fastest_first(measured["shares"], "engine", descending=True):
+        found = shares_of(rates)
+        table.add_row(
+            name,
+            *(f"{rates[key] / 1000:,.0f}" if key in rates else "–" for key in ("products", "engine", "call")),
+            *(f"{found[title]:.0%}" if title in found else "–" for title in SHARES),
+        )
+    console.print(table)
+
+
 _PRINTERS = {
     "contenders": _print_contenders,
     "throughput": _print_throughput,
@@ -161,6 +180,7 @@ _PRINTERS = {
     "cold": _print_cold,
     "memory": _print_memory,
     "limit": _print_limit,
+    "shares": _print_shares,
 }
 
 

@@ -15,6 +15,7 @@ from benchmarks.stats import interleaved, representative, spread
 from benchmarks.texts import TextMix
 
 _PILOT_TOKENS = 1500
+_PILOT_PART = 1 / 32
 
 
 def measure(
@@ -92,11 +93,19 @@ def summarize(times: Mapping[str, list[float]], shares: Mapping[str, TextMix]) -
 
 
 def _share(loaded: Loaded, mix: TextMix, seconds: float, least: int) -> TextMix:
-    """Picks as many texts as a contender can embed in time, by how fast it is on a few."""
+    """Picks as many texts as a contender can embed in time, by how fast it is on a few.
+
+    A GPU takes as long for few texts as for many, so more are tried until they take a part of the time.
+    """
     mean = sum(mix.lengths) / len(mix.lengths)
-    pilot = mix.take(representative(mix.lengths, max(2, min(least, round(_PILOT_TOKENS / mean)))))
-    loaded.documents(pilot.texts)
-    start = time.perf_counter()
-    loaded.documents(pilot.texts)
-    tokens_per_s = sum(pilot.lengths) / (time.perf_counter() - start)
+    wanted, taken = max(2, min(least, round(_PILOT_TOKENS / mean))), 0.0
+    pilot = mix.take([])
+    while taken < _PILOT_PART * seconds and len(pilot.texts) < len(mix.texts):
+        pilot = mix.take(representative(mix.lengths, wanted))
+        loaded.documents(pilot.texts)
+        start = time.perf_counter()
+        loaded.documents(pilot.texts)
+        taken = time.perf_counter() - start
+        wanted *= 4
+    tokens_per_s = sum(pilot.lengths) / taken
     return mix.take(representative(mix.lengths, max(least, round(seconds * tokens_per_s / mean))))
