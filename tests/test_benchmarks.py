@@ -306,7 +306,7 @@ class TestLineup:
 class TestQuickRun:
     def test_everybody_takes_part_or_says_why_not(self, quick_run: Run) -> None:
         tiny = quick_run.tiny
-        assert {*tiny["contenders"], *tiny["left_out"]} == {contender.name for contender in CONTENDERS}
+        assert {*tiny["contenders"], *tiny["left_out"]} == {contender.name for contender in choose(["*"])}
         assert all(tiny["left_out"].values())
         assert {BASELINE, "llama-index-huggingface", "sentence-transformers"} <= set(tiny["contenders"])
         assert {"bge-torch-float32", "bge-sentence-transformers-float32"} <= set(tiny["contenders"])
