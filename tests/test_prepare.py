@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -17,10 +18,12 @@ from numpy.typing import NDArray
 from benchmarks.docstrings.corpus import collect
 from bge_integrations import BgeEncoder
 from bge_integrations.backend.engines.architecture import describe_encoder
-from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine, graph_inputs
+from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine, computes_bfloat16, graph_inputs
 from bge_integrations.backend.engines.openvino.graph import build_graph
-from bge_integrations.backend.engines.openvino.quantization import quantize_statically, quantize_weights
+from bge_integrations.backend.engines.openvino.quantization import quantize_statically
 from bge_integrations.backend.prepared.build import default_calibration_texts
+from bge_integrations.backend.prepared.folder import Agreement, PreparedFolder
+from bge_integrations.backend.prepared.measuring import Measured, Way, fastest
 from bge_integrations.errors import (
     EngineNotAvailableError,
     MissingExtraError,
@@ -190,8 +193,10 @@ class TestPreparing:
         self, bge_small_en: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "nncf", None)
-        with pytest.raises((MissingExtraError, ModuleNotFoundError), match="nncf"):
-            prepare(bge_small_en, tmp_path / "made", precision="int8")
+        for quantization in ("static", "fastest"):
+            with pytest.raises((MissingExtraError, ModuleNotFoundError), match="nncf"):
+                prepare(bge_small_en, tmp_path / "made", precision="int8", quantization=quantization)
+        prepare(bge_small_en, tmp_path / "made", precision="int8")  # needs none
 
     def test_calibration_texts_are_read_by_line(self, tmp_path: Path) -> None:
         (tmp_path / "texts.txt").write_text("one\n\n 二 \n", encoding="utf-8")
@@ -207,14 +212,86 @@ class TestPreparing:
             assert sum(bool(re.search(script, text)) for text in texts) >= 3
 
 
+INT8_WITHOUT = """
+import sys
+for name in ("torch", "transformers", "sentence_transformers", "nncf"):
+    sys.modules[name] = None
+from bge_integrations import BgeEncoder
+encoder = BgeEncoder(sys.argv[1], device="cpu", precision="int8")
+print(encoder.encode_documents(["lazy fox"]).shape)
+"""
+
+
 class TestInt8:
+    def test_a_first_load_needs_neither_torch_nor_a_quantiser(self, make: MakeCheckpoint) -> None:
+        folder = make("bge-small-en", modules=("cls", "normalize"))
+        command = [sys.executable, "-c", INT8_WITHOUT, str(folder)]
+        assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "(1, 32)\n"
+
+    def test_weights_are_rounded_to_the_nearest_of_255_steps_for_each_output(self) -> None:
+        model = random_model(SHAPES[0])
+        description = describe_encoder(model)
+        assert description is not None
+        weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+        weights["embeddings.word_embeddings.weight"][3] = 0  # has no scale
+        graph = build_graph(weights, description, cls_only=False, int8="all")
+        products = [node.input_values() for node in graph.get_ordered_ops() if node.get_type_name() == "Multiply"]
+        matrices = [
+            values.get_node().input_value(0).get_node().data * scale.get_node().data
+            for values, scale in products
+            if values.get_node().get_type_name() == "Convert"
+        ]
+        for name in ("embeddings.word_embeddings.weight", "encoder.layer.0.output.dense.weight"):
+            exact = weights[name]
+            half_a_step = np.abs(exact).max(axis=1, keepdims=True) / 253
+            same_shape = [matrix for matrix in matrices if matrix.shape == exact.shape]
+            assert any((np.abs(matrix - exact) <= half_a_step).all() for matrix in same_shape)
+
+    @pytest.mark.parametrize(
+        ("speeds", "nearness", "chosen"),
+        [
+            ({"dynamic": 100, "static": 140}, {"dynamic": 0.998, "static": 0.991}, "static"),
+            ({"dynamic": 100, "static": 104}, {"dynamic": 0.998, "static": 0.991}, "dynamic"),
+            ({"dynamic": 100, "static": 140}, {"dynamic": 0.998, "static": 0.989}, "dynamic"),
+            ({"dynamic": 100, "static": 140}, {"dynamic": 0.98, "static": 0.97}, "dynamic"),
+            ({"dynamic": 100, "static": 50}, {"dynamic": 0.991, "static": 0.998}, "dynamic"),
+        ],
+    )
+    def test_the_fastest_that_is_near_enough_is_chosen(
+        self, speeds: dict[Any, float], nearness: dict[str, float], chosen: str
+    ) -> None:
+        graph: Any = None
+        measured = [
+            Measured(
+                Way(graph, "int8", name), Agreement(texts=9, mean_cosine=1, least_cosine=nearness[name]), speeds[name]
+            )
+            for name in speeds
+        ]
+        assert fastest(measured).way.name == chosen
+
+    def test_the_fastest_is_measured_beside_the_others(
+        self, make: MakeCheckpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        manifest = prepare(make("bge-small-en"), tmp_path / "made", precision="int8", quantization="fastest")
+        others = ["bfloat16"] if computes_bfloat16() else []
+        assert list(manifest.tokens_per_s) == ["float32", *others, "dynamic", "static"]
+        assert min(manifest.tokens_per_s.values()) > 0
+        assert manifest.quantization in ("dynamic", "static")
+        assert manifest.agreement is not None
+        assert manifest.agreement.least_cosine >= 0.99
+        rival = manifest.tokens_per_s.get("bfloat16", 0)
+        assert ("bfloat16 is faster than int8" in caplog.text) == (rival > manifest.tokens_per_s[manifest.quantization])
+        assert PreparedFolder.open(tmp_path / "made").manifest == dataclasses.replace(
+            manifest, versions=PreparedFolder.open(tmp_path / "made").manifest.versions
+        )
+
     @pytest.mark.parametrize("shape", SHAPES, ids=str)
     def test_stays_near_on_every_shape(self, shape: Shape) -> None:
         model = random_model(shape)
         description = describe_encoder(model)
         assert description is not None
         weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-        graph = quantize_weights(build_graph(weights, description, cls_only=True))
+        graph = build_graph(weights, description, cls_only=True, int8="all")
         engine = OpenVinoEngine(graph, description, rows="cls", precision="int8", threads=2)
         for lengths in LENGTHS.values():
             batch = batch_of(lengths)
@@ -226,7 +303,7 @@ class TestInt8:
         assert description is not None
         weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
         samples = [graph_inputs(batch_of([20, 9, 3], seed=seed), description) for seed in range(20)]
-        graph = quantize_statically(build_graph(weights, description, cls_only=True), samples)
+        graph = quantize_statically(build_graph(weights, description, cls_only=True, int8="attention output"), samples)
         engine = OpenVinoEngine(graph, description, rows="cls", precision="int8", threads=2)
         padded = engine.submit(batch_of([20, 9, 3])).result()
         for index, ids in enumerate(np.split(batch_of([20, 9, 3]).ids, [20, 29])):

@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
 from bge_integrations.backend.display.quiet import quiet_nncf, quiet_transformers
-from bge_integrations.backend.engines.openvino.quantization import require_quantizer
+from bge_integrations.backend.engines.openvino.library import import_quantizer
 from bge_integrations.errors import ModelLoadError
 from bge_integrations.prepare import prepare
 from tests.conftest import MakeCheckpoint
@@ -42,7 +42,7 @@ def reports() -> Iterator[list[str]]:
 def unchanged() -> Iterator[None]:
     """Afterwards transformers and nncf are as they were."""
 
-    require_quantizer()  # its import sets the level of its log
+    import_quantizer()  # its import sets the level of its log
 
     def state() -> tuple[object, ...]:
         log = logging.getLogger("nncf")

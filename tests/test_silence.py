@@ -28,7 +28,7 @@ import torch, transformers, sentence_transformers  # what they start is their ow
 
 sys.addaudithook(watch)
 BgeEncoder(sys.argv[1], device="cpu", engine="openvino").encode_queries(["fox"])
-prepare(sys.argv[1], sys.argv[2], precision="int8")
+prepare(sys.argv[1], sys.argv[2], precision="int8", quantization="static")
 assert "openvino.tools.ovc" in sys.modules and "nncf" in sys.modules
 assert "openvino_telemetry" not in sys.modules
 assert not seen, seen

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from typing_extensions import Self
 
 from bge_integrations.backend.checkpoint.digests import cache_name, key_of
+from bge_integrations.backend.checkpoint.location import name_without_path
+from bge_integrations.backend.display.steps import shown_steps
 from bge_integrations.backend.guarantees.forks import notice_fork
 from bge_integrations.backend.guarantees.interrupts import in_thread, uninterrupted
 from bge_integrations.backend.loading import registry
@@ -142,7 +144,8 @@ class ModelHandle(Generic[Settings]):
         if model is not None:
             return model
         self._require_open()
-        model = uninterrupted(self._acquired)
+        with shown_steps(f"Loading {name_without_path(self.settings.model_name)}"):
+            model = uninterrupted(self._acquired)
         if model.tokenizer.is_estimate and self.settings.on_truncation == "warn":
             warn_user(
                 f"The tokenizer of {self.settings.model_name} is not here, so no text is known to be too long: "

@@ -32,7 +32,7 @@ from bge_integrations.cli.wording import in_options, options_of
 from bge_integrations.errors import BgeError
 
 if TYPE_CHECKING:
-    from bge_integrations.backend.prepared.folder import Quantization
+    from bge_integrations.backend.prepared.folder import QuantizationChoice
     from bge_integrations.prepare import PreparedPrecision
     from bge_integrations.settings import Purpose
 
@@ -154,7 +154,9 @@ def prepare(
         str | None,
         typer.Option(help="vectors, scores or m3; unless given, scores for rerankers and vectors for other models."),
     ] = None,
-    quantization: Annotated[str | None, typer.Option(help="For int8: static or dynamic.")] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="For int8: dynamic, static, or the fastest of both here.")
+    ] = None,
     calibration: Annotated[
         Path | None, typer.Option(help="For int8: a text file with one of your texts on each line.")
     ] = None,
@@ -170,7 +172,7 @@ def prepare(
         output,
         precision=cast("PreparedPrecision", precision),
         purpose=cast("Purpose | None", purpose),
-        quantization=cast("Quantization | None", quantization),
+        quantization=cast("QuantizationChoice | None", quantization),
         calibration=read_calibration(calibration) if calibration else None,
         **loading.settings(),
     )
@@ -179,7 +181,8 @@ def prepare(
         return
     console = open_console()
     size = sum(file.stat().st_size for file in Path(output).expanduser().iterdir() if file.is_file()) / 2**20
-    print_text(console, f"{output}: {manifest.source} in {precision}, {size:,.0f} MiB")
+    how = f" ({manifest.quantization})" if manifest.quantization else ""
+    print_text(console, f"{output}: {manifest.source} in {precision}{how}, {size:,.0f} MiB")
     if manifest.agreement:
         agreement = manifest.agreement
         print_text(
@@ -187,6 +190,9 @@ def prepare(
             f"agreement with float32 on {agreement.texts} texts: mean cosine {agreement.mean_cosine:.4f}, least "
             f"{agreement.least_cosine:.4f}",
         )
+    if manifest.tokens_per_s:
+        speeds = ", ".join(f"{name} {speed:,.0f}" for name, speed in manifest.tokens_per_s.items())
+        print_text(console, f"tokens/s on these texts: {speeds}")
     print_text(console, f"use it with model_name={output!r}")
 
 

@@ -112,7 +112,7 @@ def _engines() -> dict[str, str]:
     quantiser = (
         "installed" if importlib.util.find_spec("nncf") else f"not installed: pip install {requirement('prepare')}"
     )
-    return {**described, "int8 quantiser": quantiser}
+    return {**described, "static quantiser": quantiser}
 
 
 def _usable(kind: EngineKind, devices: list[str]) -> str:

@@ -7,6 +7,7 @@ from functools import partial
 
 from bge_integrations.backend.checkpoint.digests import key_of
 from bge_integrations.backend.checkpoint.request import LoadRequest
+from bge_integrations.backend.display.steps import say_step
 from bge_integrations.backend.engines.choice import require_usable
 from bge_integrations.backend.guarantees.forks import LONGEST_START_S, watched
 from bge_integrations.backend.guarantees.logs import get_logger
@@ -38,12 +39,9 @@ def start_openvino(sources: Sources) -> Started | None:
 
 def _prepare_graph(sources: Sources, key: str) -> PreparedModel | None:
     """Builds the graph of a model; returns `None` for an encoder that OpenVINO can't run."""
-    from bge_integrations.backend.engines.openvino.quantization import require_quantizer
     from bge_integrations.backend.prepared.build import prepared_from
 
     request, precision = sources.request, _graph_precision(sources.request)
-    if precision == "int8":
-        require_quantizer()
     model = sources.description()
     if model is None:
         return None
@@ -52,6 +50,7 @@ def _prepare_graph(sources: Sources, key: str) -> PreparedModel | None:
             f"{request.model_name} has a tokenizer that exists in Python only, but engine='openvino' (and with it "
             "precision='int8') saves a model's tokenizer as tokenizer.json; leave engine and precision at 'auto'."
         )
+    say_step("building a graph, which later loads find in the cache")
     logger.info("%s: preparing a graph in %s; later loads find it in the cache", request.model_name, precision)
     return prepared_from(model, request, sources.checkpoint, sources.spec, precision=precision, cache_key=key)
 
@@ -106,6 +105,7 @@ def _run(prepared: PreparedModel, request: LoadRequest) -> Started:
         )
 
     def first_for(threads: int) -> OpenVinoEngine:
+        say_step("compiling the graph")
         with watched(say_late):
             return compile_for(threads)
 

@@ -9,6 +9,7 @@ from bge_integrations.backend.checkpoint.describe import describe
 from bge_integrations.backend.checkpoint.files import Checkpoint
 from bge_integrations.backend.checkpoint.plainness import NotPlainError
 from bge_integrations.backend.checkpoint.request import LoadRequest
+from bge_integrations.backend.display.steps import say_step
 from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.backend.model.description import Description
 from bge_integrations.backend.torch_models import load_source
@@ -60,6 +61,7 @@ class Sources:
         """Returns the model as a library loads it, with its weights in a precision."""
         if self._loaded is None or self._loaded[0] != precision:
             self._loaded = None  # never two models in memory
+            say_step("reading the weights with torch")
             source = load_source(self.request, self.checkpoint, self.spec, precision)
             self.runnable = source.runnable
             self._loaded = precision, source

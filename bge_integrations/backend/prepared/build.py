@@ -1,27 +1,23 @@
-"""Makes a prepared model from a checkpoint's weights: builds the graph, rounds it, and measures the agreement."""
+"""Makes a prepared model from a checkpoint's weights: builds the graph, rounds it, and measures it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from importlib import resources
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from bge_integrations.backend.checkpoint.files import Checkpoint
 from bge_integrations.backend.checkpoint.location import name_without_path
 from bge_integrations.backend.checkpoint.request import LoadRequest
-from bge_integrations.backend.engines.batching import plan_batches
-from bge_integrations.backend.engines.interface import TokenBatch
-from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine, computes_bfloat16, graph_inputs
-from bge_integrations.backend.engines.openvino.graph import build_graph
+from bge_integrations.backend.display.steps import say_step
+from bge_integrations.backend.engines.openvino.engine import computes_bfloat16, graph_inputs
+from bge_integrations.backend.engines.openvino.graph import Int8Weights, build_graph
 from bge_integrations.backend.guarantees.interrupts import uninterrupted
 from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.backend.model.description import Description
-from bge_integrations.backend.model.lookups import texts_with_embeddings
-from bge_integrations.backend.model.pooling import cosines, one_row_a_text
-from bge_integrations.backend.prepared.folder import Agreement, Manifest, PreparedModel, Quantization
+from bge_integrations.backend.prepared.folder import Manifest, PreparedModel, Quantization, QuantizationChoice
+from bge_integrations.backend.prepared.measuring import Measured, Way, batches_of, fastest, measure
 from bge_integrations.catalogue import ModelSpec
 
 if TYPE_CHECKING:
@@ -33,9 +29,8 @@ DEFAULT_QUANTIZATION: Quantization = "dynamic"
 
 _DEFAULT_CALIBRATION = "calibration.txt"
 _SAMPLE_TOKENS = 256
-_LONGEST_SAMPLE = 256
 _HELD_OUT = 5
-"""Every fifth text is left out of calibration. Agreement is measured on these texts."""
+"""Every fifth text is left out of calibration. Agreement and speed are measured on these texts."""
 
 
 def default_calibration_texts() -> list[str]:
@@ -51,7 +46,7 @@ def prepared_from(
     spec: ModelSpec | None,
     *,
     precision: str,
-    quantization: Quantization | None = None,
+    quantization: QuantizationChoice | None = None,
     calibration: Sequence[str] | None = None,
     query_instruction: str | None = None,
     cache_key: str | None = None,
@@ -70,21 +65,20 @@ def prepared_from(
         cache_key: Key of the cache entry, for the manifest; `None` outside the cache.
 
     Returns:
-        The prepared model. Its manifest has the measured agreement.
+        The prepared model. Outside the cache, its manifest has the measured agreement and speed. Nobody would read
+        those of a cache entry.
     """
-    exact = build_graph(model.weights, model.shape, cls_only=model.rows == "cls")
-    graph, calibrated_on, agreement = exact, None, None
-    if precision != "float32":
+    if cache_key is None and (precision == "int8" or (precision == "bfloat16" and computes_bfloat16())):
         texts = list(calibration) if calibration is not None else default_calibration_texts()
-        if precision == "int8":
-            # A clone, since the quantiser may change the graph in place, and agreement needs the exact graph too.
-            quantization = quantization or DEFAULT_QUANTIZATION
-            graph, calibrated_on = _quantize(exact.clone(), model, quantization, texts)
-        if precision == "int8" or computes_bfloat16():
-            # An interrupt must not leave an engine's locks held.
-            agreement = uninterrupted(
-                partial(_agreement, model, exact, graph, precision, texts[::_HELD_OUT], request.threads)
-            )
+        ways = _ways(model, precision, quantization or DEFAULT_QUANTIZATION, texts)
+        say_step("measuring the agreement with float32")
+        # An interrupt must not leave an engine's locks held.
+        measured = uninterrupted(partial(measure, model, ways, texts[::_HELD_OUT], request.threads))
+        best = _chosen(measured, precision)
+        way, agreement = best.way, best.agreement
+        speeds = {one.way.name: one.tokens_per_s for one in measured}
+    else:
+        way, agreement, speeds = _way(model, precision), None, {}
     manifest = Manifest(
         purpose=request.purpose,
         source=name_without_path(request.model_name),
@@ -93,59 +87,61 @@ def prepared_from(
         model_id=spec.model_id if spec else None,
         query_instruction=query_instruction,
         precision=precision,
-        quantization=quantization,
-        calibration_texts=calibrated_on,
+        quantization=way.quantization,
+        calibration_texts=way.calibration_texts,
         agreement=agreement,
+        tokens_per_s=speeds,
         rows=model.rows,
         facts=model.facts,
         cache_key=cache_key,
     )
-    return PreparedModel(manifest=manifest, graph=graph, tokenizer=model.tokenizer, heads=model.heads)
+    return PreparedModel(manifest=manifest, graph=way.graph, tokenizer=model.tokenizer, heads=model.heads)
 
 
-def _quantize(
-    graph: ov.Model, model: Description, quantization: Quantization, texts: Sequence[str]
-) -> tuple[ov.Model, int | None]:
-    """Returns the int8 graph and the number of calibration texts; `None` if it needed no calibration."""
-    from bge_integrations.backend.engines.openvino.quantization import quantize_statically, quantize_weights
-
-    if quantization == "dynamic":
-        return quantize_weights(graph), None
-    seen = [text for index, text in enumerate(texts) if index % _HELD_OUT] or texts
-    samples = [graph_inputs(batch, model.shape) for batch in _batches(model, seen)]
-    return quantize_statically(graph, samples), len(seen)
+def _graph(model: Description, int8: Int8Weights | None = None) -> ov.Model:
+    return build_graph(model.weights, model.shape, cls_only=model.rows == "cls", int8=int8)
 
 
-def _batches(model: Description, texts: Sequence[str]) -> Iterator[TokenBatch]:
-    """Yields small batches of texts with similar lengths, some of them padded, like batches in use."""
-    limit = min(_LONGEST_SAMPLE, model.facts.max_tokens)
-    tokens = model.tokenizer.tokenize(texts, limit)
-    usable = texts_with_embeddings(tokens, model.facts)
-    if len(usable) < len(texts):
+def _way(model: Description, precision: str) -> Way:
+    """Returns how a model is computed in a precision if nothing else is asked for."""
+    if precision == "int8":
+        return Way(_graph(model, "all"), precision, DEFAULT_QUANTIZATION)
+    return Way(_graph(model), precision)
+
+
+def _ways(model: Description, precision: str, choice: QuantizationChoice, texts: Sequence[str]) -> list[Way]:
+    """Returns float32, what to compare with on this machine, and the candidates in the precision that is asked for."""
+    exact = _way(model, "float32")
+    ways = [exact]
+    if precision == "bfloat16" or (choice == "fastest" and computes_bfloat16()):
+        ways.append(Way(exact.graph, "bfloat16"))
+    if precision == "int8" and choice != "static":
+        ways.append(_way(model, "int8"))
+    if precision == "int8" and choice != "dynamic":
+        ways.append(_calibrated(model, texts))
+    return ways
+
+
+def _chosen(measured: Sequence[Measured], precision: str) -> Measured:
+    """Returns the fastest candidate; a log record says where another precision would be better."""
+    best = fastest([one for one in measured if one.way.precision == precision])
+    better = [one for one in measured if one.way.precision == "bfloat16" and one.tokens_per_s > best.tokens_per_s]
+    if better:
         logger.warning(
-            "%d of %d texts have tokens that the model has no embedding for", len(texts) - len(usable), len(texts)
+            "bfloat16 is faster than int8 on this processor (%.0f and %.0f tokens/s), and nearer to float32: prepare "
+            "the model with precision='bfloat16'",
+            better[0].tokens_per_s,
+            best.tokens_per_s,
         )
-    for indices in plan_batches(tokens.lengths[usable], batch_tokens=_SAMPLE_TOKENS):
-        yield TokenBatch(tokens.of(usable[indices]), tokens.lengths[usable[indices]])
+    return best
 
 
-def _agreement(
-    model: Description, exact: ov.Model, rounded: ov.Model, precision: str, texts: Sequence[str], threads: int
-) -> Agreement:
-    batches = list(_batches(model, texts))
-    expected, got = (
-        np.concatenate(
-            [
-                one_row_a_text(engine.rows, model.facts.pooling, batch, engine.submit(batch).result())
-                for batch in batches
-            ]
-        )
-        for engine in (
-            OpenVinoEngine(graph, model.shape, rows=model.rows, precision=how, threads=threads)
-            for graph, how in ((exact, "float32"), (rounded, precision))
-        )
-    )
-    found = cosines(expected, got)
-    return Agreement(
-        texts=len(found), mean_cosine=round(float(found.mean()), 6), least_cosine=round(float(found.min()), 6)
+def _calibrated(model: Description, texts: Sequence[str]) -> Way:
+    from bge_integrations.backend.engines.openvino.quantization import quantize_statically
+
+    say_step("measuring ranges on the calibration texts")
+    seen = [text for index, text in enumerate(texts) if index % _HELD_OUT] or texts
+    samples = [graph_inputs(batch, model.shape) for batch in batches_of(model, seen, _SAMPLE_TOKENS)]
+    return Way(
+        quantize_statically(_graph(model, "attention output"), samples), "int8", "static", calibration_texts=len(seen)
     )

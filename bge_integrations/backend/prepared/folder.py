@@ -44,8 +44,11 @@ if TYPE_CHECKING:
 FORMAT = 4
 """Format of the folder and its graph. Raised with every change that makes older folders wrong or unreadable."""
 
-Quantization = Literal["static", "dynamic"]
+Quantization = Literal["dynamic", "static"]
 """Method of quantisation to int8; `engines/openvino/quantization.py` compares the two."""
+
+QuantizationChoice = Literal[Quantization, "fastest"]
+"""A method, or the one that a measurement on this machine chooses."""
 
 TOKENIZER = "tokenizer.json"
 _GRAPH, _WEIGHTS, _HEADS = "model.xml", "model.bin", "heads.safetensors"
@@ -85,6 +88,7 @@ class Manifest:
         quantization: Method of quantisation; `None` unless `precision` is "int8".
         calibration_texts: Number of texts that the ranges of activations were measured on; `None` without calibration.
         agreement: Agreement with float32; `None` if it was not measured, as for float32 itself.
+        tokens_per_s: Speed of what was measured while it was prepared, by precision or method of quantisation.
         rows: Kind of rows that the graph gives for a text.
         facts: Facts of the model.
         versions: Versions of the packages that made it.
@@ -101,6 +105,7 @@ class Manifest:
     quantization: Quantization | None = None
     calibration_texts: int | None = None
     agreement: Agreement | None = None
+    tokens_per_s: Mapping[str, float] = dataclasses.field(default_factory=dict)
     rows: Rows
     facts: ModelFacts
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -7,12 +7,15 @@ the operations that the output needs:
 - For CLS rows, the last layer has one query row q. Then `scores = X (W_k^T q)` and `context = W_v (sum_j p_j x_j)`, so
   no key and no value is computed. The key bias adds the same number to every score, which does not change the softmax.
   The probabilities have the sum 1, so the value bias is added once.
+
+Weights may be in int8, with one float32 scale for all numbers that make one output. OpenVINO multiplies them as they
+are, and rounds activations in groups while it computes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,26 +31,34 @@ MASKED = np.float32(-1e9)
 """Added to the attention scores of padding: far below any score, and also finite in bfloat16."""
 
 
-def build_graph(weights: Weights, shape: EncoderShape, *, cls_only: bool) -> ov.Model:
+_LARGEST_INT8 = np.float32(127)
+
+Int8Weights = Literal["all", "attention output"]
+"""Which weights are in int8: all matrices and tables, or those of the product behind the attention only."""
+
+
+def build_graph(weights: Weights, shape: EncoderShape, *, cls_only: bool, int8: Int8Weights | None = None) -> ov.Model:
     """Builds the graph.
 
     Args:
         weights: The state dict of the transformers model, float32.
         shape: The encoder's shape.
         cls_only: Whether the output is the first row of every text instead of all rows.
+        int8: Weights that are rounded to int8; `None`: none.
 
     Returns:
         A model with the inputs `ids` (int32 [texts, tokens]), `positions` (int32 [texts or 1, tokens]) and `mask`
         (float32 [texts, 1, 1, tokens], 0 for tokens and `MASKED` for padding) and the output `rows`, float32, shape
         [texts, hidden size] or [texts, tokens, hidden size].
     """
-    return _Builder(weights, shape).build(cls_only=cls_only)
+    return _Builder(weights, shape, int8=int8).build(cls_only=cls_only)
 
 
 class _Builder:
-    def __init__(self, weights: Weights, shape: EncoderShape) -> None:
+    def __init__(self, weights: Weights, shape: EncoderShape, *, int8: Int8Weights | None) -> None:
         self._weights = weights
         self._shape = shape
+        self._int8 = int8
 
     def build(self, *, cls_only: bool) -> ov.Model:
         ids = op.parameter([-1, -1], ov.Type.i32, name="ids")
@@ -66,8 +77,8 @@ class _Builder:
         axis = _integers(0)
         tables = self._shape.position_tables(self._weights[names.POSITIONS], self._weights[names.TOKEN_TYPES])
         table = np.concatenate(tables)
-        words = op.gather(_floats(self._weights[names.WORDS]), ids, axis)
-        return self._normalized(op.add(words, op.gather(_floats(table), positions, axis)), names.EMBEDDING_NORM)
+        words = op.gather(self._matrix(self._weights[names.WORDS]), ids, axis)
+        return self._normalized(op.add(words, op.gather(self._matrix(table), positions, axis)), names.EMBEDDING_NORM)
 
     def _attend(self, layer: int, hidden: _Node, mask: _Node) -> _Node:
         """Returns the context of every row, before the output projection, shape [texts, tokens, hidden size]."""
@@ -78,7 +89,7 @@ class _Builder:
             )
             for kind in ("weight", "bias")
         ]
-        projected = op.add(op.matmul(hidden, _floats(fused[0]), False, True), _floats(fused[1]))
+        projected = op.add(op.matmul(hidden, self._matrix(fused[0]), False, True), _floats(fused[1]))
         query, key, value = (
             op.transpose(op.reshape(part, _integers(0, 0, shape.heads, shape.head_size), True), _integers(0, 2, 1, 3))
             for part in op.split(projected, _integer(2), 3).outputs()
@@ -95,14 +106,17 @@ class _Builder:
         first = op.squeeze(op.slice(hidden, _integers(0), _integers(1), _integers(1), _integers(1)), _integers(1))
         scale = np.float32(head_size**-0.5)
         query = op.add(
-            op.matmul(first, _floats(weight[names.QUERY] * scale), False, True), _floats(bias[names.QUERY] * scale)
+            op.matmul(first, self._matrix(weight[names.QUERY] * scale), False, True),
+            _floats(bias[names.QUERY] * scale),
         )
         by_head = op.reshape(query, _integers(0, heads, 1, head_size), True)
-        keys = op.matmul(by_head, _floats(weight[names.KEY].reshape(1, heads, head_size, width)), False, False)
+        key = self._matrix(weight[names.KEY].reshape(1, heads, head_size, width), summed=-2)
+        keys = op.matmul(by_head, key, False, False)
         scores = op.matmul(op.squeeze(keys, _integers(2)), hidden, False, True)  # [texts, heads, tokens]
         probabilities = op.softmax(op.add(scores, op.squeeze(mask, _integers(1))), -1)
         mixed = op.unsqueeze(op.matmul(probabilities, hidden, False, False), _integers(2))
-        context = op.matmul(mixed, _floats(weight[names.VALUE].reshape(1, heads, head_size, width)), False, True)
+        value = self._matrix(weight[names.VALUE].reshape(1, heads, head_size, width))
+        context = op.matmul(mixed, value, False, True)
         flat = op.add(op.reshape(context, _integers(0, width), True), _floats(bias[names.VALUE]))
         return self._rest_of_layer(layer, flat, first)
 
@@ -114,13 +128,26 @@ class _Builder:
         return self._normalized(op.add(self._linear(inner, prefix + names.OUTPUT), hidden), prefix + names.OUTPUT_NORM)
 
     def _linear(self, rows: _Node, name: str) -> _Node:
-        product = op.matmul(rows, _floats(self._weights[f"{name}.weight"]), False, True)
+        weight = self._weights[f"{name}.weight"]
+        int8 = self._int8 == "attention output" and name.endswith(names.ATTENTION_OUTPUT)
+        product = op.matmul(rows, _rounded(weight) if int8 else self._matrix(weight), False, True)
         return op.add(product, _floats(self._weights[f"{name}.bias"]))
 
     def _normalized(self, rows: _Node, name: str) -> _Node:
         centred = op.mvn(rows, _integers(-1), True, self._shape.norm_eps, "inside_sqrt")
         scaled = op.multiply(centred, _floats(self._weights[f"{name}.weight"]))
         return op.add(scaled, _floats(self._weights[f"{name}.bias"]))
+
+    def _matrix(self, values: NDArray[np.float32], summed: int = -1) -> _Node:
+        """Returns a matrix of a product, which sums over the axis `summed`, or a table of rows."""
+        return _rounded(values, summed) if self._int8 == "all" else _floats(values)
+
+
+def _rounded(values: NDArray[np.float32], summed: int = -1) -> _Node:
+    """Returns values in int8, times their scales."""
+    largest = np.abs(values).max(axis=summed, keepdims=True)
+    scale = np.where(largest > 0, largest / _LARGEST_INT8, np.float32(1))
+    return op.multiply(op.convert(op.constant(np.rint(values / scale).astype(np.int8)), np.float32), op.constant(scale))
 
 
 def _floats(values: NDArray[np.float32]) -> _Node:
