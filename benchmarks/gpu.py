@@ -28,7 +28,7 @@ from benchmarks.shapes import DECODERS, SHAPES, Shape, checkpoint
 from benchmarks.shares import engine_rate, products_rate, rate, shares_of, sizes_for
 from benchmarks.stats import interleaved, percentile
 from benchmarks.table_parts import make_table
-from benchmarks.texts import TextMix, make_mix
+from benchmarks.texts import TextMix, enlarged, make_mix
 from bge_integrations import BgeEncoder
 from bge_integrations.backend.engines.interface import TokenBatch
 from bge_integrations.backend.engines.torch.engine import TorchEngine
@@ -120,7 +120,7 @@ def measure(shape: Shape, workdir: Path, options: argparse.Namespace) -> dict[st
         engine = encoder.backend.engine
         if not isinstance(engine, TorchEngine):
             raise AssertionError("engine='torch' starts this engine")
-        documents = make_mix("mixed", _MOST_TEXTS, folder)
+        documents = enlarged(make_mix("mixed", _MOST_TEXTS, folder), _MOST_TEXTS, folder)
         queries = make_mix("queries", options.queries, folder)
         rng = np.random.default_rng(0)
         sizes = sizes_for(engine)

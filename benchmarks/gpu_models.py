@@ -22,7 +22,7 @@ from benchmarks.lineup import reason
 from benchmarks.shapes import Decoder, decoder_checkpoint, m3_checkpoint, reranker_checkpoint
 from benchmarks.shares import rate
 from benchmarks.table_parts import make_table, print_left_out
-from benchmarks.texts import make_mix
+from benchmarks.texts import enlarged, make_mix
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
 from bge_integrations.calls.m3 import M3Output
 
@@ -162,7 +162,7 @@ def rerankers(where: Where, size: str, *, pairs: int) -> Race:
         pairs: Number of pairs.
     """
     folder = reranker_checkpoint(size, where.workdir)
-    passages = make_mix("mixed", pairs, folder).texts
+    passages = enlarged(make_mix("mixed", pairs, folder), pairs, folder).texts
     queries = make_mix("queries", 64, folder).texts
     theirs = partial(_cross_encoder, folder, where.device)
     return Race(

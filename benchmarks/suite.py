@@ -15,7 +15,7 @@ from benchmarks.lineup import Lineup, assemble
 from benchmarks.noise import Reference
 from benchmarks.profiles import Profile
 from benchmarks.shapes import SHAPES, Shape, checkpoint, shape_of
-from benchmarks.texts import TextMix, make_mix
+from benchmarks.texts import TextMix, enlarged, make_mix
 
 FORMAT = 1
 """Of the JSON. Raised when tables and charts could not read an older one."""
@@ -119,7 +119,7 @@ class _Model:
     def _loaded_parts(self) -> dict[str, Any]:
         """Measures the parts that run in this process, where everybody is loaded at once."""
         plan, profile, reference = self._plan, self._plan.profile, self._reference
-        mixes = {name: make_mix(name, most, self._place.model) for name, (most, _) in profile.mixes.items()}
+        mixes = {name: self._mix(name, most) for name, (most, _) in profile.mixes.items()}
         measured: dict[str, Any] = {"throughput": {}}
         are_wanted = plan.kind == "cuda" or {"throughput", "latency", "load"} & set(plan.parts)
         lineup = self._lineup() if are_wanted else Lineup()
@@ -177,6 +177,10 @@ class _Model:
                 seconds=profile.seconds_a_round,
             )
         return measured
+
+    def _mix(self, name: str, most: int) -> TextMix:
+        mix = make_mix(name, most, self._place.model)
+        return mix if self._plan.kind == "cpu" else enlarged(mix, most, self._place.model)
 
     def _lineup(self) -> Lineup:
         self._say(f"loading {len(self._plan.contenders)} contenders and comparing their vectors")

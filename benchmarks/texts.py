@@ -88,6 +88,22 @@ def make_mix(name: str, count: int, model: Path, seed: int = 0) -> TextMix:
     return TextMix(name, counted, [len(encoding.ids) for encoding in tokenizer.encode_batch_fast(counted)])
 
 
+def enlarged(mix: TextMix, count: int, model: Path) -> TextMix:
+    """Returns a mix of a number of texts, for a device that computes all docstrings in an instant.
+
+    Texts come again, each with its number in front: equal texts are computed once by some.
+
+    Args:
+        mix: The mix.
+        count: Number of texts.
+        model: The folder whose tokenizer counts.
+    """
+    texts = [f"{number} {mix.texts[number % len(mix.texts)]}" for number in range(count)]
+    longest = _longest_text(model)
+    lengths = [min(len(encoding.ids), longest) for encoding in _tokenizer(model).encode_batch_fast(texts)]
+    return TextMix(mix.name, texts, lengths)
+
+
 def _cut(docstrings: Iterator[str], draw: Callable[[], int], count: int, tokenizer: Any) -> Iterator[str]:  # noqa: ANN401
     """Joins docstrings until there are enough tokens, then cuts after the last whole word that fits."""
     for _ in range(count):

@@ -29,7 +29,7 @@ from benchmarks.noise import judge
 from benchmarks.profiles import PARTS, PROFILES
 from benchmarks.shapes import SHAPES
 from benchmarks.tables import print_results
-from benchmarks.texts import TextMix, make_mix
+from benchmarks.texts import TextMix, enlarged, make_mix
 from bge_integrations import BgeEncoder
 from bge_integrations.backend.engines.architecture import EncoderShape
 from bge_integrations.backend.engines.torch import engine as torch_engine
@@ -248,6 +248,13 @@ class TestTexts:
 
     def test_no_text_is_longer_than_the_model_reads(self, minilm: str) -> None:
         assert make_mix("long", 10, Path(minilm)).statistics()["longest"] <= 256
+
+    def test_a_mix_can_be_enlarged_by_distinct_texts(self, mixes: dict[str, TextMix], minilm: str) -> None:
+        small = mixes["mixed"].take(list(range(20)))
+        large = enlarged(small, 50, Path(minilm))
+        assert len(set(large.texts)) == len(large.texts) == len(large.lengths) == 50
+        assert all(text.split(" ", 1)[1] == small.texts[number % 20] for number, text in enumerate(large.texts))
+        assert large.lengths[21] == min(small.lengths[1] + 1, 256)
 
     def test_a_seed_gives_the_same_texts_again(self, minilm: str) -> None:
         first, again, other = (make_mix("queries", 20, Path(minilm), seed=seed) for seed in (3, 3, 4))
