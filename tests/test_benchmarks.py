@@ -38,6 +38,7 @@ from bge_integrations.backend.engines.torch.engine import TorchEngine
 from bge_integrations.backend.machine.cpu import usable_threads
 from bge_integrations.cli.bench import BenchReport, Combination, Measured, measuring, print_report, recommend, run_bench
 from bge_integrations.cli.bench import limit as limits
+from bge_integrations.cli.bench import run as bench_run
 from bge_integrations.errors import ModelNotFoundError, SettingsError
 from bge_integrations.settings import EngineName, Precision
 from tests.eager_launches import EagerLaunches, attention
@@ -479,6 +480,25 @@ class TestBenchCommand:
             'engine="torch", precision="int8"',
             'engine="sentence-transformers", precision="int8"',
         }
+
+    def test_a_gpu_compares_what_computes_there(self, bge_small_en: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        load = bench_run._load
+        monkeypatch.setattr(bench_run, "_place", lambda *_: ("cuda:0", 1))
+        monkeypatch.setattr(
+            bench_run, "_load", lambda model, _, combination, files: load(model, "cpu", combination, files)
+        )
+        monkeypatch.setattr(bench_run, "_LOADING_SHARE", 1000)  # however busy the machine is
+        report = run_bench(str(bge_small_en), 2, device="cuda")
+        engines: list[EngineName] = ["torch", "sentence-transformers"]
+        precisions: list[Precision] = ["float32", "bfloat16", "float16"]
+        assert {one.combination for one in report.measured} == {
+            Combination(engine, precision) for engine in engines for precision in precisions
+        }
+        assert set(report.left_out) == {f'engine="openvino", precision="{precision}"' for precision in precisions}
+        assert all("it runs on cpu, not on cuda:0" in reason for reason in report.left_out.values())
+        assert (report.device, report.threads) == ("cuda:0", None)
+        assert all(one.share_of_limit is not None for one in report.measured)
+        assert report.exact is not None
 
     def test_float32_is_recommended_as_exact_only(self, report: BenchReport) -> None:
         assert report.exact is not None
