@@ -14,7 +14,7 @@ import torch
 
 from bge_integrations import BgeEncoder
 from bge_integrations.backend.engines.architecture import describe_encoder
-from bge_integrations.backend.engines.interface import Rows
+from bge_integrations.backend.engines.interface import GraphState, Rows
 from bge_integrations.backend.engines.torch import graphs
 from bge_integrations.backend.engines.torch.encoder import Inputs
 from bge_integrations.backend.engines.torch.engine import TorchEngine
@@ -116,6 +116,7 @@ def test_a_query_is_answered_by_a_graph_from_the_third_time_on(
             found.append(encoder.encode_queries([text])[0])
             times.append(time.perf_counter() - start)
         assert engine.graphs._graphs
+        assert encoder.stats().graphs == GraphState(is_on=True, captured=len(engine.graphs._graphs), fault=None)
         assert cosines(np.stack(found), on_cpu.encode_queries(texts)).min() >= 0.9995
         with capsys.disabled():
             print(f"\na query of a tiny model: p50 {1000 * float(np.median(times)):.2f} ms")  # noqa: T201
