@@ -16,8 +16,10 @@ from rich.console import Console
 
 from benchmarks.command import add_workdir, names, parser_of, require_device, save
 from benchmarks.contenders import CONTENDERS, choose
+from benchmarks.elsewhere import at_home, versions
 from benchmarks.isolation import isolate
 from benchmarks.limit import PRECISIONS
+from benchmarks.machine import PACKAGES
 from benchmarks.profiles import PARTS, PROFILES, Profile
 from benchmarks.shapes import SHAPES
 from benchmarks.suite import Plan, run
@@ -65,6 +67,14 @@ def _parser() -> argparse.ArgumentParser:
         help="names or patterns such as bge-*, by commas; all of them: "
         + ", ".join(contender.name for contender in CONTENDERS),
     )
+    add(
+        "--peers-python",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PYTHON",
+        help="another Python with contenders' packages that can't be installed beside this one's; may be repeated",
+    )
     add("--rounds", type=int, help="how often each contender is measured")
     add("--model", type=Path, help="a folder with weights of your own, instead of --shapes")
     add("--output", type=Path, default=Path("benchmarks/results.json"), help="where to save what was measured")
@@ -90,10 +100,12 @@ def _plan(options: argparse.Namespace, workdir: Path, device: str) -> Plan:
         for name in given:
             if name not in known:
                 raise ValueError(f"{name!r} is unknown; there are {', '.join(known)}")
+    contenders = at_home(choose(options.contenders, kind), options.peers_python)
     return Plan(
         profile=_changed(profile, options),
         parts=parts,
-        contenders=choose(options.contenders, kind),
+        contenders=contenders,
+        elsewhere=[versions(python, PACKAGES) for python in options.peers_python],
         workdir=workdir,
         own_model=options.model.resolve() if options.model else None,
         kind=kind,

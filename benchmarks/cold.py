@@ -7,22 +7,22 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.contenders import BASELINE, by_name
-from benchmarks.entrants import Place
+from benchmarks.contenders import BASELINE, Contender
+from benchmarks.entrants import ElsewhereError, Place
 from benchmarks.fresh import FreshRun, run
 from benchmarks.lineup import reason
 from benchmarks.noise import Reference, judge
 from benchmarks.stats import interleaved, ratio_of_medians, spread
 
 
-def measure(names: Sequence[str], place: Place, *, repetitions: int, reference: Reference) -> dict[str, Any]:
+def measure(contenders: Sequence[Contender], place: Place, *, repetitions: int, reference: Reference) -> dict[str, Any]:
     """Starts everybody in turns.
 
     Everybody with something to keep on disk (our graphs, the ONNX export) is started once before, uncounted; with more
     than one repetition everybody is, so that all find their files in the page cache.
 
     Args:
-        names: The contenders.
+        contenders: Who is started, each by its own Python.
         place: Where the model is.
         repetitions: How often each is started.
         reference: Timed around every round.
@@ -31,18 +31,21 @@ def measure(names: Sequence[str], place: Place, *, repetitions: int, reference: 
         Plain data: `noise`, `results` and `left_out` by name.
     """
     left_out: dict[str, str] = {}
+    by_name = {contender.name: contender for contender in contenders}
 
     def start(name: str) -> FreshRun | None:
         try:
-            return run([name], place)
-        except RuntimeError as error:
-            left_out[name] = reason(error).removeprefix("RuntimeError: ")
+            return run([name], place, python=by_name[name].python)
+        except ElsewhereError as error:
+            left_out[name] = reason(error)
             return None
 
-    for name in names:
-        if repetitions > 1 or by_name(name).keeps_files:
+    for name, contender in by_name.items():
+        if contender.prepare and contender.python:
+            contender.prepare(place)
+        if repetitions > 1 or contender.keeps_files:
             start(name)
-    runs: dict[str, list[FreshRun]] = {name: [] for name in names if name not in left_out}
+    runs: dict[str, list[FreshRun]] = {name: [] for name in by_name if name not in left_out}
     reference.seconds.clear()
     reference.time()
     for _, order in interleaved(list(runs), repetitions):

@@ -13,6 +13,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from benchmarks.entrants import BATCH, Loaded, Place
@@ -20,6 +21,13 @@ from benchmarks.entrants import BATCH, Loaded, Place
 BASELINE = "langchain-huggingface"
 REFERENCE = "sentence-transformers"
 """Whose vectors are the right ones."""
+
+_PACKAGES = {
+    "sentence-transformers-onnx": "optimum-onnx",
+    "sentence-transformers-openvino": "optimum-intel",
+    "embed-anything": "embed-anything",
+}
+"""What contenders need that no environment with this package's newest dependencies has, by how their names begin."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,10 @@ class Contender:
         how: Its settings, in words.
         load: Imports what it needs and loads the model.
         devices: The kinds of device on which it takes part.
+        makes_files: Whether its first start makes something that later ones find on disk, as ours do.
+        needs: A distribution that not every environment of these benchmarks can have.
+        prepare: Makes what it loads, where that needs the packages of this environment.
+        python: The other Python that it runs in; None is this one.
     """
 
     name: str
@@ -39,6 +51,10 @@ class Contender:
     how: str
     load: Callable[[Place], Loaded]
     devices: tuple[str, ...] = ("cpu",)
+    makes_files: bool = False
+    needs: str = ""
+    prepare: Callable[[Place], object] | None = None
+    python: Path | None = None
 
     @property
     def is_ours(self) -> bool:
@@ -48,7 +64,7 @@ class Contender:
     @property
     def keeps_files(self) -> bool:
         """Whether its first start makes something that later ones find on disk."""
-        return self.is_ours or self.name in ("fastembed", "onnxruntime")
+        return self.is_ours or self.makes_files
 
 
 def _sentence_transformers(place: Place, *, precision: str = "float32", batch: int = BATCH) -> Loaded:
@@ -93,16 +109,25 @@ def _flag_embedding(place: Place, *, precision: str = "float32", batch: int = BA
     return Loaded(model.encode_corpus, lambda text: model.encode_queries([text])[0])
 
 
-def _fastembed(place: Place) -> Loaded:
-    from benchmarks.onnx_models import load_fastembed
+def _in(module: str, function: str, *arguments: str) -> Callable[[Place], Any]:
+    """Returns a function of a module that is imported when it is called."""
+    return lambda place: getattr(importlib.import_module(f"benchmarks.{module}"), function)(*arguments, place)
 
-    return load_fastembed(place)
+
+def _onnx(library: str, precision: str, how: str) -> Contender:
+    name = library if precision == "float32" else f"{library}-{precision}"
+    return Contender(name, precision, how, _in("onnx_models", f"load_{library}", precision), makes_files=True)
 
 
-def _onnxruntime(place: Place) -> Loaded:
-    from benchmarks.onnx_models import load_onnxruntime
-
-    return load_onnxruntime(place)
+def _peer(
+    name: str,
+    precision: str,
+    how: str,
+    load: Callable[[Place], Loaded],
+    prepare: Callable[[Place], object] | None = None,
+) -> Contender:
+    needs = next(package for library, package in _PACKAGES.items() if name.startswith(library))
+    return Contender(name, precision, how, load, makes_files=True, needs=needs, prepare=prepare)
 
 
 def _our_langchain(engine: str, precision: str, place: Place) -> Loaded:
@@ -185,25 +210,68 @@ CONTENDERS = (
     ),
     _in_half(REFERENCE, BATCH, _sentence_transformers),
     _in_half(REFERENCE, _GPU_BATCH, _sentence_transformers),
-    Contender("fastembed", "float32", "custom model, fused ONNX graph, batches of 32 in the order given", _fastembed),
-    Contender("onnxruntime", "float32", "fused ONNX graph, batches of 32 sorted by tokens", _onnxruntime),
+    _onnx("fastembed", "float32", "custom model, fused ONNX graph, batches of 32 in the order given"),
+    _onnx("fastembed", "float16", "the same with a graph as its own of BGE v1.5 are"),
+    _onnx("fastembed", "int8", "the same with a graph quantised as its own script does"),
+    _onnx("onnxruntime", "float32", "fused ONNX graph, batches of 32 sorted by tokens"),
+    _onnx("onnxruntime", "int8", "the same with the quantised graph"),
     Contender("FlagEmbedding", "float32", "FlagModel, batches of 32 instead of its 256", _flag_embedding),
     _in_half("FlagEmbedding", _GPU_BATCH, _flag_embedding),
+    _peer(
+        "sentence-transformers-onnx",
+        "float32",
+        "backend='onnx' as it comes, batches of 32",
+        _in("peers", "load_onnx", ""),
+    ),
+    _peer(
+        "sentence-transformers-onnx-int8",
+        "int8",
+        "the same, quantised by its own function for this processor",
+        _in("peers", "load_onnx", "int8"),
+    ),
+    _peer(
+        "sentence-transformers-openvino",
+        "bfloat16",
+        "backend='openvino' as it comes: bfloat16 where the processor has it; batches of 32",
+        _in("peers", "load_openvino", ""),
+    ),
+    _peer(
+        "sentence-transformers-openvino-float32",
+        "float32",
+        "the same, float32 asked for",
+        _in("peers", "load_openvino", "float32"),
+    ),
+    _peer(
+        "sentence-transformers-openvino-int8",
+        "int8",
+        "the same, quantised by its own function with 300 texts",
+        _in("peers", "load_openvino", "int8"),
+        _in("peers", "calibration"),
+    ),
+    _peer("embed-anything", "float32", "candle, batches of 32 in the order given", _in("peers", "load_embed_anything")),
+    _peer(
+        "embed-anything-onnx",
+        "float32",
+        "fused ONNX graph, batches of 32 in the order given",
+        _in("peers", "load_embed_anything_onnx"),
+        _in("onnx_models", "exported"),
+    ),
 )
 """Those that matter most come first, should memory not suffice for all."""
 
 
-def choose(patterns: Sequence[str], kind: str = "cpu") -> list[Contender]:
-    """Returns the contenders whose names match one of the patterns, in the order of `CONTENDERS`.
+def choose(patterns: Sequence[str], kind: str = "cpu", among: Sequence[Contender] = CONTENDERS) -> list[Contender]:
+    """Returns the contenders whose names match one of the patterns, in their order.
 
     Args:
         patterns: Names, or shell-like patterns such as `bge-*`.
         kind: The kind of device on which they take part: "cpu" or "cuda".
+        among: All that there are.
 
     Raises:
         ValueError: A pattern that matches nobody there.
     """
-    there = [contender for contender in CONTENDERS if kind in contender.devices]
+    there = [contender for contender in among if kind in contender.devices]
     for pattern in patterns:
         if not any(fnmatch.fnmatch(contender.name, pattern) for contender in there):
             known = ", ".join(contender.name for contender in there)

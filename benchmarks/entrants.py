@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +14,30 @@ if TYPE_CHECKING:
     from bge_integrations import BgeEncoder
 
 BATCH = 32
+
+
+class ElsewhereError(RuntimeError):
+    """Something failed in another process. Its text is one line, which starts with the name of the error over there."""
+
+
+def made_once(folder: Path, write: Callable[[Path], None]) -> Path:
+    """Returns a folder, made if it is not there from an earlier run.
+
+    Args:
+        folder: Where it is.
+        write: Is given the path of an empty folder, and fills it.
+    """
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Moved to its place as a whole, so that a half-written one is never taken for a whole one.
+    unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent))
+    try:
+        write(unfinished)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
 
 
 @dataclass(frozen=True)
@@ -27,6 +54,17 @@ class Place:
     workdir: Path
     device: str = "cpu"
 
+    def made(self, kind: str, write: Callable[[Path], None]) -> Path:
+        """Returns the folder of something made out of the model's weights, made if it is not there.
+
+        Args:
+            kind: What it is: a name for a folder.
+            write: Is given the path of an empty folder, and fills it.
+        """
+        weights = self.model / "model.safetensors"
+        identity = f"{weights.resolve()} {weights.stat().st_size} {weights.stat().st_mtime_ns}"
+        return made_once(self.workdir / kind / hashlib.sha256(identity.encode()).hexdigest()[:16], write)
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -38,6 +76,7 @@ class Loaded:
         adocuments: The same as `documents`, to be awaited, where there is such a method.
         aquery: The same as `query`, to be awaited.
         encoder: What computes, for contenders of this package.
+        hand_over: What the way to another process and back has cost so far, if there is one.
     """
 
     documents: Callable[[list[str]], Any]
@@ -45,3 +84,4 @@ class Loaded:
     adocuments: Callable[[list[str]], Any] | None = None
     aquery: Callable[[str], Any] | None = None
     encoder: BgeEncoder | None = None
+    hand_over: Callable[[], dict[str, float]] | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,9 +16,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from benchmarks.contenders import by_name
-from benchmarks.entrants import Loaded, Place
+from benchmarks.entrants import ElsewhereError, Loaded, Place
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 _FIRST_VECTOR = "first-vector"
 _QUERY = "how do I copy a whole directory tree?"
@@ -39,33 +43,50 @@ class FreshRun:
     peak_mib: float
 
 
-def run(names: Sequence[str], place: Place, *, documents: int = 0) -> FreshRun:
+def command(python: Path | str, module: str) -> list[str]:
+    """Returns the start of a command that runs a module of these benchmarks in any Python."""
+    return [str(python), "-W", "ignore", "-m", f"benchmarks.{module}"]
+
+
+def environment(python: Path | None) -> dict[str, str]:
+    """Returns the environment for it: in another Python, only this repository is found besides what is installed."""
+    return {**os.environ, **({"PYTHONPATH": str(REPOSITORY)} if python else {})}
+
+
+def last_line(file: IO[bytes], status: int) -> str:
+    """Returns the last line of what a process wrote, or how it ended."""
+    file.seek(0)
+    written = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    return written[-1].strip() if written else f"ended with status {status}"
+
+
+def run(names: Sequence[str], place: Place, *, documents: int = 0, python: Path | None = None) -> FreshRun:
     """Starts a process with some contenders.
 
     Args:
         names: The contenders that it holds together.
         place: Where the model is.
         documents: Texts that each embeds besides the one query, for the memory that real use takes.
+        python: The Python that runs it; None is this one.
 
     Raises:
-        RuntimeError: A contender failed; the message is the last line that the process wrote.
+        ElsewhereError: A contender failed; the message is the last line that the process wrote.
     """
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.fresh", "--documents", str(documents)]
-    command += ["--model", str(place.model.resolve()), "--workdir", str(place.workdir.resolve())]
-    command += ["--device", place.device, *names]
-    repository = Path(__file__).resolve().parents[1]
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
+    words = [*command(python or sys.executable, "fresh"), *names, "--documents", str(documents)]
+    words += ["--model", str(place.model.resolve()), "--workdir", str(place.workdir.resolve())]
+    words += ["--device", place.device]
+    with tempfile.TemporaryFile() as errors:
         start = time.perf_counter()
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=repository) as process:
+        with subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=REPOSITORY, env=environment(python)
+        ) as process:
             seconds, last = None, ""
             for line in process.stdout or ():  # libraries may write lines of their own before ours
                 if line.strip() == _FIRST_VECTOR:
                     seconds = time.perf_counter() - start
                 last = line
         if process.returncode or seconds is None:
-            errors.seek(0)
-            written = [line.strip() for line in errors if line.strip()]
-            raise RuntimeError(written[-1] if written else f"ended with status {process.returncode}")
+            raise ElsewhereError(last_line(errors, process.returncode))
     return FreshRun(seconds, **json.loads(last))
 
 

@@ -16,7 +16,9 @@ from benchmarks.stats import interleaved, percentile, ratio_of_medians, spread
 from benchmarks.texts import TextMix
 
 
-def measure(entrants: Mapping[str, Loaded], queries: TextMix, *, rounds: int, reference: Reference) -> dict[str, Any]:
+def measure(
+    entrants: Mapping[str, Loaded], queries: TextMix, *, rounds: int, reference: Reference, baseline: str = BASELINE
+) -> dict[str, Any]:
     """Measures everybody on the same queries, in turns.
 
     Args:
@@ -24,6 +26,7 @@ def measure(entrants: Mapping[str, Loaded], queries: TextMix, *, rounds: int, re
         queries: As many for each of the rounds, and for one before them that is not counted.
         rounds: How often each is measured.
         reference: Timed around every round.
+        baseline: Whom the others are compared with.
 
     Returns:
         Plain data: `texts` (statistics of the queries), `noise`, and `results` by name.
@@ -40,30 +43,31 @@ def measure(entrants: Mapping[str, Loaded], queries: TextMix, *, rounds: int, re
         for name in order:
             times[name].append([_seconds(entrants[name], query) for query in asked])
         reference.time()
-    results = summarize(times)
+    results = summarize(times, baseline)
     noise = judge(reference.seconds, [result["spread"] for result in results.values()])
     return {"texts": queries.statistics(), "noise": asdict(noise), "results": results}
 
 
-def summarize(times: Mapping[str, list[list[float]]]) -> dict[str, dict[str, Any]]:
+def summarize(times: Mapping[str, list[list[float]]], baseline: str = BASELINE) -> dict[str, dict[str, Any]]:
     """Turns seconds into latencies.
 
     Args:
         times: Of each query of each round, by contender.
+        baseline: Whom they are compared with.
 
     Returns:
         By contender: `seconds`, `p50_ms`, `p95_ms`, `spread` (of the rounds' medians) and `ratio` (how many times as
         fast as the baseline).
     """
     all_times = {name: list(itertools.chain.from_iterable(rounds)) for name, rounds in times.items()}
-    baseline = all_times.get(BASELINE)
+    compared = all_times.get(baseline)
     return {
         name: {
             "seconds": times[name],
             "p50_ms": percentile(taken, 50) * 1000,
             "p95_ms": percentile(taken, 95) * 1000,
             "spread": spread([statistics.median(one_round) for one_round in times[name]]),
-            "ratio": ratio_of_medians(taken, baseline) if baseline else None,
+            "ratio": ratio_of_medians(taken, compared) if compared else None,
         }
         for name, taken in all_times.items()
     }

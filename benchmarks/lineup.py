@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.contenders import REFERENCE, Contender, by_name
-from benchmarks.entrants import Loaded, Place
+from benchmarks.entrants import ElsewhereError, Loaded, Place
+
+Rows = Sequence[NDArray[np.float64]] | NDArray[np.float64]
 
 LEAST_COSINE = {"float32": 0.9999, "float16": 0.999, "bfloat16": 0.99, "int8": 0.9}
 """What a precision may cost before the vectors count as wrong ones. Random weights suffer most from int8."""
@@ -47,7 +49,14 @@ class Lineup:
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-def assemble(contenders: Sequence[Contender], place: Place, documents: list[str], queries: list[str]) -> Lineup:
+def assemble(
+    contenders: Sequence[Contender],
+    place: Place,
+    documents: list[str],
+    queries: list[str],
+    reference: Contender | None = None,
+    rows_of: Callable[[Any], Iterable[Any]] = iter,
+) -> Lineup:
     """Loads contenders and checks what they compute.
 
     Args:
@@ -55,21 +64,32 @@ def assemble(contenders: Sequence[Contender], place: Place, documents: list[str]
         place: Where the model is.
         documents: To check vectors on.
         queries: The same.
+        reference: Whose vectors are the right ones; `REFERENCE` unless given.
+        rows_of: Makes vectors of what `documents` of a contender gives.
     """
     lineup = Lineup()
-    expected = _vectors(_load(by_name(REFERENCE), place), documents, queries)
+    reference = reference or by_name(REFERENCE)
+
+    def vectors(loaded: Loaded) -> list[NDArray[np.float64]]:
+        rows = [
+            *rows_of(loaded.documents(documents)),
+            *(row for query in queries for row in rows_of([loaded.query(query)])),
+        ]
+        return [np.asarray(row, np.float64) for row in rows]
+
+    expected = vectors(_load(reference, place))
     gc.collect()  # sentence-transformers' models are reference cycles
     for contender in contenders:
         try:
             _require_memory(place)
             loaded = _load(contender, place)
-            agreement = compare(_vectors(loaded, documents, queries), expected)
+            agreement = compare(vectors(loaded), expected, reference.name)
         except Exception as error:  # whatever a dozen libraries raise must not end the others' race
             lineup.left_out[contender.name] = reason(error)
             continue
-        if agreement.least_cosine < LEAST_COSINE[contender.precision]:
+        if not agreement.least_cosine >= LEAST_COSINE[contender.precision]:  # nan is not
             lineup.left_out[contender.name] = (
-                f"gives other vectors than {REFERENCE}: least cosine {agreement.least_cosine:.4f}"
+                f"gives other vectors than {reference.name}: least cosine {agreement.least_cosine:.4f}"
             )
             continue
         lineup.ready[contender.name] = loaded
@@ -77,17 +97,19 @@ def assemble(contenders: Sequence[Contender], place: Place, documents: list[str]
     return lineup
 
 
-def compare(vectors: NDArray[np.float64], expected: NDArray[np.float64]) -> Agreement:
-    """Compares vectors row by row; they need not be normalised.
+def compare(vectors: Rows, expected: Rows, reference: str = REFERENCE) -> Agreement:
+    """Compares vectors one by one; they need not be normalised.
 
     Raises:
-        ValueError: There are more or fewer of them, or they are longer or shorter.
+        ValueError: There are more or fewer of them, or some are longer or shorter.
     """
-    if vectors.shape != expected.shape:
-        raise ValueError(f"vectors of shape {vectors.shape} where {REFERENCE} gives {expected.shape}")
-    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1)
-    cosines = np.einsum("td,td->t", vectors, expected) / norms
-    return Agreement(float(cosines.mean()), float(cosines.min()))
+    lengths, right = ([len(row) for row in rows] for rows in (vectors, expected))
+    if lengths != right:
+        raise ValueError(f"vectors of lengths {lengths[:3]}… where {reference} gives {right[:3]}…")
+    cosines = [
+        row @ other / np.linalg.norm(row) / np.linalg.norm(other) for row, other in zip(vectors, expected, strict=True)
+    ]
+    return Agreement(float(np.mean(cosines)), float(np.min(cosines)))
 
 
 def reason(error: BaseException) -> str:
@@ -95,18 +117,14 @@ def reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # pydantic puts its own heading above what went wrong.
     message = lines[2] if len(lines) > 2 and "validation error" in lines[0] else (lines or [""])[0]
-    return f"{type(error).__name__}: " + _PATH.sub(r"…/\1", message)
+    name = "" if isinstance(error, ElsewhereError) else f"{type(error).__name__}: "
+    return name + _PATH.sub(r"…/\1", message)
 
 
 def _load(contender: Contender, place: Place) -> Loaded:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the libraries, about their own insides
         return contender.load(place)
-
-
-def _vectors(loaded: Loaded, documents: list[str], queries: list[str]) -> NDArray[np.float64]:
-    rows: list[Any] = [*loaded.documents(documents), *(loaded.query(query) for query in queries)]
-    return np.array([np.asarray(row, dtype=np.float64) for row in rows])
 
 
 def _require_memory(place: Place) -> None:

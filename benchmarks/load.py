@@ -136,9 +136,9 @@ async def ask_from_coroutines(
 
 def _until(stop: float, queries: Sequence[str], first: int, step: int) -> Iterator[str]:
     for number in itertools.count(first, step):
-        if time.perf_counter() >= stop:
-            return
         yield f"{number} {queries[number % len(queries)]}"
+        if time.perf_counter() >= stop:  # after the first one: a busy machine may start a thread that late
+            return
 
 
 class _Asking:

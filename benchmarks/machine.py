@@ -6,17 +6,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bge_integrations.cli.environment import describe
-
-_PACKAGES = (
+PACKAGES = (
     "FlagEmbedding",
     "bm25s",
+    "embed-anything",
     "fastembed",
     "langchain-huggingface",
     "llama-index-embeddings-huggingface",
     "nncf",
     "onnxruntime",
     "openvino",
+    "optimum-intel",
+    "optimum-onnx",
     "sentence-transformers",
     "tokenizers",
     "torch",
@@ -29,18 +30,21 @@ def facts() -> dict[str, Any]:
     """Returns it as plain data."""
     import psutil
 
+    from bge_integrations.cli.environment import describe
+
     described = describe()
     return {
         **described["machine"],
         "devices": described["devices"],
-        "instructions": _instructions(),
+        "instructions": instructions(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "python": described["versions"]["python"],
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": {name: installed(name) for name in PACKAGES},
     }
 
 
-def _instructions() -> list[str]:
+def instructions() -> list[str]:
+    """Returns which instructions that matter here the processor has; none where the system does not say."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -49,7 +53,8 @@ def _instructions() -> list[str]:
     return [name for name in _INSTRUCTIONS if name in listed]
 
 
-def _version(package: str) -> str | None:
+def installed(package: str) -> str | None:
+    """Returns the version of a distribution in this Python, or None."""
     try:
         return version(package)
     except PackageNotFoundError:

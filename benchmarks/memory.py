@@ -6,7 +6,7 @@ import statistics
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.entrants import Place
+from benchmarks.entrants import ElsewhereError, Place
 from benchmarks.fresh import run
 from benchmarks.lineup import reason
 
@@ -35,8 +35,8 @@ def measure(place: Place, *, repetitions: int) -> dict[str, Any]:
     for label, names in PAIRS.items():
         try:
             runs = [run(names, place, documents=_DOCUMENTS) for _ in range(repetitions)]
-        except RuntimeError as error:
-            left_out[label] = reason(error).removeprefix("RuntimeError: ")
+        except ElsewhereError as error:
+            left_out[label] = reason(error)
             continue
         results[label] = {
             "contenders": list(names),

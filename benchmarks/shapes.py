@@ -8,13 +8,12 @@ becomes as many tokens as it should.
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.entrants import made_once
 from bge_integrations.backend.engines.architecture import EncoderShape
 from bge_integrations.catalogue import M3_HEAD_FILES
 
@@ -120,7 +119,7 @@ def checkpoint(shape: Shape, workdir: Path) -> Path:
     """
     length = "" if shape.positions == _POSITIONS else f"-{shape.positions}"
     folder = workdir / "models" / f"{shape.name}{length}-{_FORMAT}" / shape.folder_name
-    return _made_once(folder, lambda to: _write(shape, to))
+    return made_once(folder, lambda to: _write(shape, to))
 
 
 def reranker_checkpoint(size: str, workdir: Path) -> Path:
@@ -134,7 +133,7 @@ def reranker_checkpoint(size: str, workdir: Path) -> Path:
         workdir: Where models are kept.
     """
     folder = workdir / "models" / f"reranker-{size}-{_FORMAT}" / "bge-reranker-base"
-    return _made_once(folder, lambda to: _write_reranker(_SIZES[size], to))
+    return made_once(folder, lambda to: _write_reranker(_SIZES[size], to))
 
 
 def m3_checkpoint(size: str, workdir: Path) -> Path:
@@ -147,7 +146,7 @@ def m3_checkpoint(size: str, workdir: Path) -> Path:
         workdir: Where models are kept.
     """
     folder = workdir / "models" / f"m3-{size}-{_FORMAT}" / "bge-m3"
-    return _made_once(folder, lambda to: _write_m3(_SIZES[size], to))
+    return made_once(folder, lambda to: _write_m3(_SIZES[size], to))
 
 
 def decoder_checkpoint(decoder: Decoder, workdir: Path) -> Path:
@@ -160,21 +159,7 @@ def decoder_checkpoint(decoder: Decoder, workdir: Path) -> Path:
         workdir: Where models are kept.
     """
     folder = workdir / "models" / f"{decoder.name}-{decoder.width}-{_FORMAT}" / decoder.folder_name
-    return _made_once(folder, lambda to: _write_decoder(decoder, to))
-
-
-def _made_once(folder: Path, write: Callable[[Path], None]) -> Path:
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Moved to its place as a whole, so that a half-written one is never taken for a model.
-    unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent))
-    try:
-        write(unfinished)
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return folder
+    return made_once(folder, lambda to: _write_decoder(decoder, to))
 
 
 def shape_of(folder: Path) -> Shape:
@@ -209,13 +194,19 @@ def _write_reranker(shape: Shape, folder: Path) -> None:
 
 
 def _write_m3(shape: Shape, folder: Path) -> None:
-    import torch
     from transformers import XLMRobertaModel
 
     _write_xlm_roberta(shape, folder, XLMRobertaModel)
     write_modules(folder, width=shape.width, positions=shape.positions)
-    for name, outputs in (("sparse", 1), ("colbert", shape.width)):
-        head = torch.nn.Linear(shape.width, outputs).state_dict()
+    write_m3_heads(folder, shape.width)
+
+
+def write_m3_heads(folder: Path, width: int) -> None:
+    """Writes the heads of lexical weights and token vectors beside a model whose hidden states are so wide."""
+    import torch
+
+    for name, outputs in (("sparse", 1), ("colbert", width)):
+        head = torch.nn.Linear(width, outputs).state_dict()
         # Lifted, so that many tokens have a weight above 0.
         torch.save({**head, "bias": head["bias"] + 0.5}, folder / M3_HEAD_FILES[name])
 
@@ -301,13 +292,14 @@ def _lift_minilm_limit(config: Path) -> None:
     config.write_text(json.dumps(kept, indent=1), encoding="utf-8")
 
 
-def write_modules(folder: Path, *, width: int, positions: int) -> None:
+def write_modules(folder: Path, *, width: int, positions: int, lower_case: bool = True) -> None:
     """Writes what tells sentence-transformers how to pool: the first token, normalised, as BGE models do.
 
     Args:
         folder: With the files of a transformer.
         width: Of its hidden states.
         positions: Tokens that it reads at most.
+        lower_case: Whether texts are lowered before they become tokens.
     """
     paths = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
     modules = [
@@ -322,7 +314,7 @@ def write_modules(folder: Path, *, width: int, positions: int) -> None:
     contents = {
         "modules.json": modules,
         "1_Pooling/config.json": pooling,
-        "sentence_bert_config.json": {"max_seq_length": positions, "do_lower_case": True},
+        "sentence_bert_config.json": {"max_seq_length": positions, "do_lower_case": lower_case},
         "config_sentence_transformers.json": {"prompts": {}, "default_prompt_name": None},
     }
     (folder / "2_Normalize").mkdir(exist_ok=True)

@@ -35,6 +35,7 @@ class Plan:
         own_model: Somebody's own weights instead of the profile's shapes.
         kind: The kind of device that contenders and precisions are those of: "cpu" or "cuda".
         device: The device.
+        elsewhere: Versions of packages, for each other Python that runs contenders.
     """
 
     profile: Profile
@@ -44,6 +45,7 @@ class Plan:
     own_model: Path | None = None
     kind: str = "cpu"
     device: str = "cpu"
+    elsewhere: Sequence[Mapping[str, str | None]] = ()
 
 
 def run(plan: Plan, tell: Callable[[str], None], save: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
@@ -64,6 +66,7 @@ def run(plan: Plan, tell: Callable[[str], None], save: Callable[[Mapping[str, An
         "rounds": plan.profile.rounds,
         "machine": machine.facts(),
         "device": plan.device,
+        "elsewhere": plan.elsewhere,
         "shapes": {},
     }
     reference = Reference()
@@ -100,14 +103,12 @@ class _Model:
         plan, profile, reference = self._plan, self._plan.profile, self._reference
         measured: dict[str, Any] = {"shape": asdict(self._shape), "weights": "own" if plan.own_model else "random"}
         if "cold" in plan.parts:
-            names = [
-                entrant.name
-                for entrant in plan.contenders
-                if entrant.name in (profile.fresh_contenders or [entrant.name])
+            fresh = [
+                entrant for entrant in plan.contenders if entrant.name in (profile.fresh_contenders or [entrant.name])
             ]
-            self._say(f"cold start of {len(names)} contenders")
+            self._say(f"cold start of {len(fresh)} contenders")
             measured["cold"] = cold.measure(
-                names, self._place, repetitions=profile.fresh_repetitions, reference=reference
+                fresh, self._place, repetitions=profile.fresh_repetitions, reference=reference
             )
         if "memory" in plan.parts:
             self._say("memory of both adapters together")
@@ -176,6 +177,9 @@ class _Model:
                 measured["throughput"].get("mixed", {}).get("results", {}),
                 seconds=profile.seconds_a_round,
             )
+        for name, loaded in lineup.ready.items():
+            if loaded.hand_over:
+                measured["contenders"][name]["hand_over"] = loaded.hand_over()
         return measured
 
     def _mix(self, name: str, most: int) -> TextMix:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks.contenders import BASELINE
+from benchmarks.contenders import BASELINE, REFERENCE
 from benchmarks.shares import SHARES, shares_of
 from benchmarks.table_parts import make_table, print_left_out, ratio_cell
 
@@ -40,16 +40,30 @@ def print_results(console: Console, results: Json) -> None:
 
 
 def _print_contenders(console: Console, measured: Json) -> None:
-    table = _table("Vectors, compared with sentence-transformers'", "mean cosine", "least cosine")
+    table = _table(
+        measured,
+        f"Vectors, compared with those of {measured.get('baseline', REFERENCE)}",
+        "mean cosine",
+        "least cosine",
+    )
     for name, contender in measured["contenders"].items():
         table.add_row(name, f"{contender['mean_cosine']:.6f}", f"{contender['least_cosine']:.6f}")
     console.print(table)
+    for name, contender in measured["contenders"].items():
+        if cost := contender.get("hand_over"):
+            console.print(
+                f"{name} runs in another process: {cost['query_ms']:.2f} ms of each query, and "
+                f"{cost['part_of_documents']:.2%} of the time of documents, is the way there and back.",
+                style="dim",
+                highlight=False,
+            )
 
 
 def _print_throughput(console: Console, measured: Json) -> None:
     for mix, cell in measured["throughput"].items():
         texts = cell["texts"]
         table = _table(
+            measured,
             f"Throughput, {mix} texts: mean {texts['mean']:.0f} tokens, p95 {texts['p95']:.0f}; "
             f"a contender that is slow gets fewer of the {texts['texts']:,}",
             *("tokens/s", "documents/s", "ratio", "spread", "texts"),
@@ -70,7 +84,7 @@ def _print_throughput(console: Console, measured: Json) -> None:
 def _print_latency(console: Console, measured: Json) -> None:
     part = measured["latency"]
     table = _table(
-        f"Latency of a query, mean {part['texts']['mean']:.0f} tokens", "p50 ms", "p95 ms", "ratio", "spread"
+        measured, f"Latency of a query, mean {part['texts']['mean']:.0f} tokens", "p50 ms", "p95 ms", "ratio", "spread"
     )
     for name, result in _fastest_first(part["results"], "p50_ms"):
         table.add_row(
@@ -87,6 +101,7 @@ def _print_latency(console: Console, measured: Json) -> None:
 def _print_load(console: Console, measured: Json) -> None:
     part = measured["load"]
     table = _table(
+        measured,
         f"Many callers: queries/s from {part['threads']} threads and {part['coroutines']} coroutines; a query while "
         "documents are embedded, and what of its speed alone that keeps; how late an event loop came back",
         *("threads", "ratio", "coroutines", "ratio", "p50 ms", "p95 ms", "ratio", "kept", "lag ms"),
@@ -110,7 +125,9 @@ def _print_load(console: Console, measured: Json) -> None:
 
 def _print_cold(console: Console, measured: Json) -> None:
     part = measured["cold"]
-    table = _table("Cold start: from the start of a process to its first vector", "s", "ratio", "peak MiB", "spread")
+    table = _table(
+        measured, "Cold start: from the start of a process to its first vector", "s", "ratio", "peak MiB", "spread"
+    )
     for name, result in _fastest_first(part["results"], "median_s"):
         table.add_row(
             name,
@@ -127,7 +144,11 @@ def _print_cold(console: Console, measured: Json) -> None:
 def _print_memory(console: Console, measured: Json) -> None:
     part = measured["memory"]
     table = _table(
-        "Memory of a process with the LangChain and the LlamaIndex adapter", "MiB", "part of theirs", "peak MiB"
+        measured,
+        "Memory of a process with the LangChain and the LlamaIndex adapter",
+        "MiB",
+        "part of theirs",
+        "peak MiB",
     )
     for label, result in part["results"].items():
         table.add_row(label, f"{result['rss_mib']:,.0f}", ratio_cell(result["ratio"]), f"{result['peak_mib']:,.0f}")
@@ -138,7 +159,7 @@ def _print_memory(console: Console, measured: Json) -> None:
 def _print_limit(console: Console, measured: Json) -> None:
     part = measured["limit"]
     by_precision = part["peaks"]
-    peaks = _table("The machine's peak in GFLOP/s, at the shapes of this model's layers", *by_precision)
+    peaks = _table(measured, "The machine's peak in GFLOP/s, at the shapes of this model's layers", *by_precision)
     for product in next(iter(by_precision.values())):
         best = [found[product] for found in by_precision.values()]
         peaks.add_row(product, *(f"{peak['flops_per_s'] / 1e9:,.0f} ({peak['kernel']})" for peak in best))
@@ -146,6 +167,7 @@ def _print_limit(console: Console, measured: Json) -> None:
     for mix, limit in part["mixes"].items():
         tokens = limit["tokens_per_s"]
         table = _table(
+            measured,
             f"Part of the limit achieved, {mix} texts. Limit in tokens/s, for naive "
             f"{limit['flops_a_token'] / 1e6:,.1f} MFLOP a token: "
             + ", ".join(f"{precision} {limit:,.0f}" for precision, limit in tokens.items()),
@@ -159,6 +181,7 @@ def _print_limit(console: Console, measured: Json) -> None:
 
 def _print_shares(console: Console, measured: Json) -> None:
     table = _table(
+        measured,
         "Speed left on the way to a user, mixed texts, in thousand tokens/s",
         *("products", "engine alone", "whole call", *SHARES),
     )
@@ -184,8 +207,9 @@ _PRINTERS = {
 }
 
 
-def _table(title: str, *columns: str) -> Table:
-    return make_table(title, *(f"ratio to {BASELINE}" if column == "ratio" else column for column in columns))
+def _table(measured: Json, title: str, *columns: str) -> Table:
+    ratio = f"ratio to {measured.get('baseline', BASELINE)}"
+    return make_table(title, *(ratio if column == "ratio" else column for column in columns))
 
 
 def _fastest_first(results: Json, key: str, *, descending: bool = False) -> list[tuple[str, Json]]:

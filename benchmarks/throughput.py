@@ -27,6 +27,7 @@ def measure(
     least: int,
     warm_up: float,
     reference: Reference,
+    baseline: str = BASELINE,
 ) -> dict[str, Any]:
     """Measures everybody on texts of one mix.
 
@@ -41,6 +42,7 @@ def measure(
         least: Texts that everybody gets.
         warm_up: Seconds of work that everybody does before it counts: whoever prepares for a long job may do so.
         reference: Timed around every round.
+        baseline: Whom the others are compared with.
 
     Returns:
         Plain data: `texts` (statistics of all texts), `noise`, and `results` by name.
@@ -61,15 +63,18 @@ def measure(
             times[name].append(time.perf_counter() - start)
         reference.time()
     noise = judge(reference.seconds, [spread(taken) for taken in times.values()])
-    return {"texts": mix.statistics(), "noise": asdict(noise), "results": summarize(times, shares)}
+    return {"texts": mix.statistics(), "noise": asdict(noise), "results": summarize(times, shares, baseline)}
 
 
-def summarize(times: Mapping[str, list[float]], shares: Mapping[str, TextMix]) -> dict[str, dict[str, Any]]:
+def summarize(
+    times: Mapping[str, list[float]], shares: Mapping[str, TextMix], baseline: str = BASELINE
+) -> dict[str, dict[str, Any]]:
     """Turns seconds into rates.
 
     Args:
         times: Of each round, by contender.
         shares: What each embedded in a round.
+        baseline: Whom they are compared with.
 
     Returns:
         By contender: `texts`, `tokens`, `seconds`, `documents_per_s` and `tokens_per_s` (of the median round; only
@@ -86,9 +91,9 @@ def summarize(times: Mapping[str, list[float]], shares: Mapping[str, TextMix]) -
             "tokens_per_s": tokens / median,
             "spread": spread(taken),
         }
-    baseline = results.get(BASELINE)
+    compared = results.get(baseline)
     for result in results.values():
-        result["ratio"] = result["tokens_per_s"] / baseline["tokens_per_s"] if baseline else None
+        result["ratio"] = result["tokens_per_s"] / compared["tokens_per_s"] if compared else None
     return results
 
 
