@@ -154,15 +154,14 @@ class OperationClock:
 
 def _request(encoder: EncoderShape, precision: str) -> ov.InferRequest:
     from bge_integrations.backend.engines.openvino.graph import build_graph
-    from bge_integrations.backend.engines.openvino.quantization import quantize_weights
 
     random = np.random.default_rng(0)
     weights = {
         name: random.standard_normal(size, dtype=np.float32) * np.float32(encoder.hidden_size**-0.5)
         for name, size in weight_shapes(encoder, words=_WORDS, types=1).items()
     }
-    graph = build_graph(weights, encoder, cls_only=True)
-    return _compile(quantize_weights(graph) if precision == "int8" else graph, precision)
+    graph = build_graph(weights, encoder, cls_only=True, int8="all" if precision == "int8" else None)
+    return _compile(graph, precision)
 
 
 def _compile(graph: ov.Model, precision: str) -> ov.InferRequest:
