@@ -22,7 +22,7 @@ from tests.checkpoints_of_pairs import make_m3, make_reranker
 
 Change = Callable[[dict[str, Any]], object]
 
-NO_MANIFESTS = [b"", b"5", b"[]", b"[" * 3000, b"\xff", b"{}", b'{"format": 4}']
+NO_MANIFESTS = [b"", b"5", b"[]", b"[" * 3000, b"\xff", b"{}", b'{"format": 5}']
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ from bge_integrations import BgeEncoder
 from bge_integrations.backend.engines.architecture import describe_encoder
 from bge_integrations.backend.engines.choice import ENGINE_KINDS
 from bge_integrations.backend.engines.interface import Engine, Rows, TokenBatch
-from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine, computes_bfloat16
+from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine, computes_bfloat16, graph_inputs
 from bge_integrations.backend.engines.openvino.graph import build_graph
 from bge_integrations.backend.engines.torch.engine import TorchEngine
 from bge_integrations.backend.engines.torch.layout import OneBlock
@@ -84,6 +85,8 @@ LENGTHS = {
     "equal": [17, 17, 17, 17],
     "mixed": [POSITIONS, 130, 130, 64, 9, 3, 2],
     "unsorted": [5, 40, 5, 40, 12],
+    "equal, computed wider": [131, 131],
+    "mixed, computed wider": [POSITIONS - 1, 67, 65],
 }
 
 
@@ -180,6 +183,32 @@ def test_half_precisions_stay_near(engine: str, precision: str, shape: Shape) ->
     for lengths in LENGTHS.values():
         batch = batch_of(lengths)
         assert cosines(running.submit(batch).result(), reference(model, batch, 0, "cls")).min() >= 0.9995
+
+
+def test_openvino_computes_few_widths_and_none_beyond_the_positions() -> None:
+    shape = describe_encoder(random_model(SHAPES[0]))
+    assert shape is not None
+    widths = {}
+    for longest in range(1, POSITIONS + 1):
+        inputs = graph_inputs(TokenBatch(np.full(longest + 1, 9, np.int32), np.array([longest, 1])), shape)
+        widths[longest] = inputs["ids"].shape[1]
+        assert inputs["mask"].shape == (2, 1, 1, widths[longest])
+        assert (inputs["mask"] == 0).sum() == longest + 1
+        assert (inputs["ids"] != shape.pad_id).sum() == longest + 1
+    assert all(longest <= width <= longest * 33 / 32 for longest, width in widths.items())
+    assert [widths[longest] for longest in range(1, 65)] == list(range(1, 65))
+    assert len(set(widths.values())) == 64 + 3 * 32
+    few = dataclasses.replace(shape, positions=131)
+    assert graph_inputs(TokenBatch(np.full(130, 9, np.int32), np.array([130])), few)["ids"].shape == (1, 131)
+
+
+def test_openvino_keeps_the_second_texts_of_pairs_apart_where_it_computes_wider() -> None:
+    shape = describe_encoder(random_model(SHAPES[0]))
+    assert shape is not None
+    pair = TokenBatch(np.full(67, 9, np.int32), np.array([67]), first_lengths=np.array([20]))
+    rows = graph_inputs(pair, dataclasses.replace(shape, token_types=2))["positions"]
+    second = np.arange(20, 67) + shape.positions
+    assert rows[0].tolist() == [*range(20), *second, 67]
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -148,7 +148,7 @@ class TestDamage:
         with pytest.raises(PreparedModelError, match=rf"{name} has changed since it was written"):
             BgeEncoder(copied)
 
-    @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format": 4}', '{"format": 4, "files": {}}'])
+    @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format": 5}', '{"format": 5, "files": {}}'])
     def test_a_damaged_manifest_is_refused(self, copied: Path, content: str) -> None:
         (copied / "bge.json").write_text(content)
         with pytest.raises(PreparedModelError, match="is damaged"):
@@ -158,7 +158,7 @@ class TestDamage:
         content = json.loads((copied / "bge.json").read_text())
         content |= {"format": 99, "versions": {"bge-integrations": "9.0"}}
         (copied / "bge.json").write_text(json.dumps(content))
-        with pytest.raises(PreparedModelError, match=r"prepared by bge-integrations 9\.0 in format 99.*reads format 4"):
+        with pytest.raises(PreparedModelError, match=r"prepared by bge-integrations 9\.0 in format 99.*reads format 5"):
             BgeEncoder(copied)
 
 

@@ -41,7 +41,7 @@ from bge_integrations.settings import Purpose
 if TYPE_CHECKING:
     from bge_integrations.backend.engines.openvino.library import ov
 
-FORMAT = 4
+FORMAT = 5
 """Format of the folder and its graph. Raised with every change that makes older folders wrong or unreadable."""
 
 Quantization = Literal["dynamic", "static"]
