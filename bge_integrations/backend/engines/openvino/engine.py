@@ -27,7 +27,8 @@ _LEAST_BATCH_TOKENS = 512
 # (1 - cosine) by 29 % and lose 0.2 to 0.3 points of nDCG@10, groups of 384 raise it by 89 %.
 _DYNAMIC_GROUP = "128"
 # OpenVINO compiles kernels for every new shape of a batch, and keeps those of some 700 shapes, up to 0.7 MB each. With
-# widths rounded up, 5,000 batches of documents add 150 MB to a small int8 engine instead of 400. This costs about 1 % of padding.
+# widths rounded up, 5,000 batches of documents add 150 MB to a small int8 engine instead of 400. It costs about 1 % more
+# padding.
 _EXACT_BITS = 6
 _PRECISION_HINTS = {"float32": "f32", "bfloat16": "bf16"}
 # Several engines with few threads are 4 to 25 % faster than one engine with all threads, because the threads of an
