@@ -202,6 +202,34 @@ def test_openvino_computes_few_widths_and_none_beyond_the_positions() -> None:
     assert graph_inputs(TokenBatch(np.full(130, 9, np.int32), np.array([130])), few)["ids"].shape == (1, 131)
 
 
+def test_openvino_computes_several_queries_in_few_numbers_and_widths() -> None:
+    shape = describe_encoder(random_model(SHAPES[0]))
+    assert shape is not None
+    computed = set()
+    for texts in range(1, 65):
+        for longest in range(1, 65):
+            lengths = np.full(texts, longest, dtype=np.int64)
+            batch = TokenBatch(np.full(texts * longest, 9, np.int32), lengths, priority="interactive")
+            found = graph_inputs(batch, shape)["ids"].shape
+            assert texts <= found[0] <= texts * 9 / 8
+            assert longest <= found[1] <= longest * 9 / 8
+            assert texts > 1 or found == (1, longest)
+            computed.add(found)
+    assert len(computed) == 64 + 31 * 32
+
+
+@pytest.mark.parametrize("rows", ["cls", "tokens"])
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[7]], ids=str)
+def test_several_queries_give_what_each_of_them_gives(rows: Rows, shape: Shape) -> None:
+    model = random_model(shape)
+    running = start("openvino", model, rows)
+    lengths = [2 + number * 7 % 40 for number in range(21)]
+    batch = dataclasses.replace(batch_of(lengths), priority="interactive")
+    assert graph_inputs(batch, running._shape)["ids"].shape == (22, 44)  # type: ignore[attr-defined]
+    got = running.submit(batch).result()
+    np.testing.assert_allclose(got, reference(model, batch, 0, rows), atol=2e-5)
+
+
 def test_openvino_keeps_the_second_texts_of_pairs_apart_where_it_computes_wider() -> None:
     shape = describe_encoder(random_model(SHAPES[0]))
     assert shape is not None

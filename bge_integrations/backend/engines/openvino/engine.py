@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +27,13 @@ _LEAST_BATCH_TOKENS = 512
 # rows 5, 7 and 10 %. But on the real weights of all-MiniLM-L6-v2, groups of 192 raise the mean rounding error
 # (1 - cosine) by 29 % and lose 0.2 to 0.3 points of nDCG@10, groups of 384 raise it by 89 %.
 _DYNAMIC_GROUP = "128"
-# OpenVINO compiles kernels for every new shape of a batch, and keeps those of some 700 shapes, up to 0.7 MB each. With
-# widths rounded up, 5,000 batches of documents add 150 MB to a small int8 engine instead of 400. It costs about 1 % more
-# padding.
-_EXACT_BITS = 6
+# OpenVINO compiles kernels for every new shape of a batch, and keeps those of hundreds of shapes, up to 0.7 MB each. So
+# batches are computed in few shapes. Without this, 5,000 batches of documents added 400 MB to a small int8 engine (with
+# it 150), and 4,000 batches of 1 to 32 queries added 700 MB (with it 230).
+_BITS_OF_WIDTHS = 6
+_BITS_OF_QUERIES = 4
+_SHORT_QUERY = 64
+_Number = TypeVar("_Number", np.int32, np.bool_)
 _PRECISION_HINTS = {"float32": "f32", "bfloat16": "bf16"}
 # Several engines with few threads are 4 to 25 % faster than one engine with all threads, because the threads of an
 # engine wait for each other at every operation. But each engine holds its own copy of the layers' weights.
@@ -77,20 +81,40 @@ def settings_of(precision: str, threads: int) -> dict[str, str]:
 
 
 def graph_inputs(batch: TokenBatch, shape: EncoderShape) -> dict[str, NDArray[np.int32] | NDArray[np.float32]]:
-    """Returns the inputs of the graph from `build_graph`, by name."""
+    """Returns the inputs of the graph from `build_graph`, by name, with the texts and tokens of `_computed_shape`."""
     ids, is_token, is_second = batch.padded(shape.pad_id), batch.is_token, batch.is_second
-    if further := _width(ids.shape[1], shape.longest_text) - ids.shape[1]:
-        columns = ((0, 0), (0, further))
-        ids, is_token = np.pad(ids, columns, constant_values=shape.pad_id), np.pad(is_token, columns)
-        is_second = None if is_second is None else np.pad(is_second, columns)
+    computed = _computed_shape(batch, shape)
+    if computed != ids.shape:
+        ids, is_token = _enlarged(ids, computed, fill=shape.pad_id), _enlarged(is_token, computed, fill=False)
+        is_second = None if is_second is None else _enlarged(is_second, computed, fill=False)
     mask = np.where(is_token, np.float32(0), MASKED)[:, None, None]
     return {"ids": ids, "positions": shape.position_rows(ids, is_second), "mask": mask}
 
 
-def _width(longest: int, most: int) -> int:
-    """Returns how wide a batch is computed: up to 64 tokens as it is, then one of 32 widths for each power of two."""
-    step = 1 << max((longest - 1).bit_length() - _EXACT_BITS, 0)
-    return max(min(-(-longest // step) * step, most), longest)
+def _computed_shape(batch: TokenBatch, shape: EncoderShape) -> tuple[int, int]:
+    """Returns the texts and tokens in which a batch is computed.
+
+    Widths above 64 tokens are one of 32 for each power of two, so about 1 % of tokens is added. For several short
+    queries, numbers and widths above 16 are one of 8 for each power of two.
+    """
+    texts, longest = batch.is_token.shape
+    if batch.priority == "interactive" and texts > 1 and longest <= _SHORT_QUERY:
+        texts, width = _rounded_up(texts, _BITS_OF_QUERIES), _rounded_up(longest, _BITS_OF_QUERIES)
+    else:
+        width = _rounded_up(longest, _BITS_OF_WIDTHS)
+    return texts, max(min(width, shape.longest_text), longest)
+
+
+def _rounded_up(number: int, bits: int) -> int:
+    """Returns the next number that has only zeros after its first bits."""
+    step = 1 << max((number - 1).bit_length() - bits, 0)
+    return -(-number // step) * step
+
+
+def _enlarged(values: NDArray[_Number], computed: tuple[int, int], *, fill: int) -> NDArray[_Number]:
+    enlarged = np.full(computed, fill, dtype=values.dtype)
+    enlarged[: values.shape[0], : values.shape[1]] = values
+    return enlarged
 
 
 class OpenVinoEngine:
@@ -142,9 +166,10 @@ class OpenVinoEngine:
                 self._request.infer(share_outputs=True)
                 rows: NDArray[np.float32] = self._request.get_output_tensor().data
                 # The request overwrites its output with the next batch, so the rows are copied.
+                texts, longest = batch.is_token.shape
                 if self.rows == "tokens":
-                    return Computed(rows[:, : batch.is_token.shape[1]][batch.is_token])
-                return Computed(rows.copy())
+                    return Computed(rows[:texts, :longest][batch.is_token])
+                return Computed(rows[:texts].copy())
 
     def abandon(self) -> None:
         """See `Engine.abandon`. The request is never freed: it would wait for threads of the parent, and abort."""
