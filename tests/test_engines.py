@@ -205,17 +205,23 @@ def test_openvino_computes_few_widths_and_none_beyond_the_positions() -> None:
 def test_openvino_computes_several_queries_in_few_numbers_and_widths() -> None:
     shape = describe_encoder(random_model(SHAPES[0]))
     assert shape is not None
-    computed = set()
-    for texts in range(1, 65):
-        for longest in range(1, 65):
-            lengths = np.full(texts, longest, dtype=np.int64)
-            batch = TokenBatch(np.full(texts * longest, 9, np.int32), lengths, priority="interactive")
-            found = graph_inputs(batch, shape)["ids"].shape
-            assert texts <= found[0] <= texts * 9 / 8
-            assert longest <= found[1] <= longest * 9 / 8
-            assert texts > 1 or found == (1, longest)
-            computed.add(found)
-    assert len(computed) == 64 + 31 * 32
+    computed = {"interactive": set[Any](), "bulk": set[Any]()}
+    for priority, shapes in computed.items():
+        for texts in range(1, 65):
+            for longest in range(1, 512 // texts + 1):
+                lengths = np.full(texts, longest, dtype=np.int64)
+                batch = TokenBatch(np.full(texts * longest, 9, np.int32), lengths, priority=priority)  # type: ignore[arg-type]
+                found = graph_inputs(batch, shape, batch_tokens=512)["ids"].shape
+                assert texts <= found[0] <= texts * 9 / 8
+                assert longest <= found[1] <= longest * 9 / 8
+                assert texts > 1 or found[0] == 1
+                assert found[0] == texts or found[0] * found[1] <= 512
+                shapes.add(found)
+    assert {shape for shape in computed["interactive"] if shape[0] == 1} == {
+        shape for shape in computed["bulk"] if shape[0] == 1
+    }
+    # Of the 2,402 shapes that a batch can have.
+    assert {priority: len(shapes) for priority, shapes in computed.items()} == {"interactive": 1014, "bulk": 1377}
 
 
 @pytest.mark.parametrize("rows", ["cls", "tokens"])
@@ -225,7 +231,7 @@ def test_several_queries_give_what_each_of_them_gives(rows: Rows, shape: Shape) 
     running = start("openvino", model, rows)
     lengths = [2 + number * 7 % 40 for number in range(21)]
     batch = dataclasses.replace(batch_of(lengths), priority="interactive")
-    assert graph_inputs(batch, running._shape)["ids"].shape == (22, 44)  # type: ignore[attr-defined]
+    assert graph_inputs(batch, running._shape, 1024)["ids"].shape == (22, 44)  # type: ignore[attr-defined]
     got = running.submit(batch).result()
     np.testing.assert_allclose(got, reference(model, batch, 0, rows), atol=2e-5)
 

@@ -29,9 +29,9 @@ _LEAST_BATCH_TOKENS = 512
 _DYNAMIC_GROUP = "128"
 # OpenVINO compiles kernels for every new shape of a batch, and keeps those of hundreds of shapes, up to 0.7 MB each. So
 # batches are computed in few shapes. Without this, 5,000 batches of documents added 400 MB to a small int8 engine (with
-# it 150), and 4,000 batches of 1 to 32 queries added 700 MB (with it 230).
+# it 150), and 4,000 batches of 1 to 32 queries added 340 MB (with it 170).
 _BITS_OF_WIDTHS = 6
-_BITS_OF_QUERIES = 4
+_BITS_OF_NUMBERS = _BITS_OF_QUERIES = 4
 _SHORT_QUERY = 64
 _Number = TypeVar("_Number", np.int32, np.bool_)
 _PRECISION_HINTS = {"float32": "f32", "bfloat16": "bf16"}
@@ -80,10 +80,12 @@ def settings_of(precision: str, threads: int) -> dict[str, str]:
     }
 
 
-def graph_inputs(batch: TokenBatch, shape: EncoderShape) -> dict[str, NDArray[np.int32] | NDArray[np.float32]]:
+def graph_inputs(
+    batch: TokenBatch, shape: EncoderShape, batch_tokens: int = 0
+) -> dict[str, NDArray[np.int32] | NDArray[np.float32]]:
     """Returns the inputs of the graph from `build_graph`, by name, with the texts and tokens of `_computed_shape`."""
     ids, is_token, is_second = batch.padded(shape.pad_id), batch.is_token, batch.is_second
-    computed = _computed_shape(batch, shape)
+    computed = _computed_shape(batch, shape, batch_tokens)
     if computed != ids.shape:
         ids, is_token = _enlarged(ids, computed, fill=shape.pad_id), _enlarged(is_token, computed, fill=False)
         is_second = None if is_second is None else _enlarged(is_second, computed, fill=False)
@@ -91,18 +93,17 @@ def graph_inputs(batch: TokenBatch, shape: EncoderShape) -> dict[str, NDArray[np
     return {"ids": ids, "positions": shape.position_rows(ids, is_second), "mask": mask}
 
 
-def _computed_shape(batch: TokenBatch, shape: EncoderShape) -> tuple[int, int]:
+def _computed_shape(batch: TokenBatch, shape: EncoderShape, batch_tokens: int) -> tuple[int, int]:
     """Returns the texts and tokens in which a batch is computed.
 
-    Widths above 64 tokens are one of 32 for each power of two, so about 1 % of tokens is added. For several short
-    queries, numbers and widths above 16 are one of 8 for each power of two.
+    Widths above 64 tokens are one of 32 for each power of two, so about 1 % of tokens is added. Widths of several short
+    queries are one of 8 for each power of two, and so are numbers of texts, where a batch of `batch_tokens` has room.
     """
     texts, longest = batch.is_token.shape
-    if batch.priority == "interactive" and texts > 1 and longest <= _SHORT_QUERY:
-        texts, width = _rounded_up(texts, _BITS_OF_QUERIES), _rounded_up(longest, _BITS_OF_QUERIES)
-    else:
-        width = _rounded_up(longest, _BITS_OF_WIDTHS)
-    return texts, max(min(width, shape.longest_text), longest)
+    are_queries = batch.priority == "interactive" and texts > 1 and longest <= _SHORT_QUERY
+    width = _rounded_up(longest, _BITS_OF_QUERIES if are_queries else _BITS_OF_WIDTHS)
+    width = max(min(width, shape.longest_text), longest)
+    return max(min(_rounded_up(texts, _BITS_OF_NUMBERS), batch_tokens // width), texts), width
 
 
 def _rounded_up(number: int, bits: int) -> int:
@@ -159,7 +160,7 @@ class OpenVinoEngine:
     def submit(self, batch: TokenBatch) -> Computed:
         """See `Engine.submit`."""
         with memory_errors():
-            inputs = graph_inputs(batch, self._shape)
+            inputs = graph_inputs(batch, self._shape, self.batch_tokens)
             with self._turn, native_code():
                 for name, array in inputs.items():
                     self._request.set_tensor(name, ov.Tensor(array, shared_memory=True))
