@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from bge_integrations.backend.guarantees.files import own_name
 from bge_integrations.cli.app import app
 from bge_integrations.corpus import embed_corpus, files, job
 from bge_integrations.corpus.files import Claims
+from bge_integrations.corpus.plan import OWN_FOLDER
 from bge_integrations.corpus.shards import ShardFile
 from bge_integrations.errors import CorpusDataError, CorpusWriteError, SettingsError, TruncationError
 from bge_integrations.fingerprint import Fingerprint
@@ -448,6 +450,20 @@ class TestGoingOn:
 
 
 class TestWorkers:
+    def test_one_may_begin_while_another_looks_whether_the_folder_is_free(
+        self, lines: Path, encoder: BgeEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "out").mkdir()
+        listed = Path.iterdir
+
+        def begun_meanwhile(folder: Path) -> Iterator[Path]:
+            if folder == tmp_path / "out":
+                (folder / OWN_FOLDER).mkdir(exist_ok=True)
+            return listed(folder)
+
+        monkeypatch.setattr(Path, "iterdir", begun_meanwhile)
+        assert embed_corpus(lines, tmp_path / "out", encoder).rows == 150
+
     def test_together_they_make_what_one_makes(
         self, lines: Path, encoder: BgeEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

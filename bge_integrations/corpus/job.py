@@ -178,9 +178,9 @@ def _checked_worker(worker: tuple[int, int]) -> tuple[int, int]:
 
 def _require_own(folder: Path) -> None:
     """Raises `SettingsError` for a folder with files of others."""
-    if not folder.exists() or (folder / OWN_FOLDER).is_dir():
-        return
-    if not folder.is_dir() or any(folder.iterdir()):
+    # Looked at in this order, since other workers may begin the same folder now, and make their own folder in it first.
+    is_taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if is_taken and not (folder / OWN_FOLDER).is_dir():
         raise SettingsError(f"output={str(folder)!r} is there already, and is no folder of a corpus. Name another one.")
 
 
