@@ -25,6 +25,7 @@ from benchmarks.table_parts import make_table, print_left_out
 from benchmarks.texts import enlarged, make_mix
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
 from bge_integrations.calls.m3 import M3Output
+from bge_integrations.catalogue import M3_HEAD_FILES
 
 _CHECKED = 32
 _LONGEST = 512
@@ -237,10 +238,9 @@ def _plain_m3(folder: Path, device: str, precision: str, batch: int) -> Compute:
     model = _Padded(folder, device, precision)
     heads = {
         name: {
-            key: tensor.to(device, model.dtype)
-            for key, tensor in torch.load(folder / f"{name}_linear.pt", weights_only=True).items()
+            key: tensor.to(device, model.dtype) for key, tensor in torch.load(folder / file, weights_only=True).items()
         }
-        for name in ("sparse", "colbert")
+        for name, file in M3_HEAD_FILES.items()
     }
     special = {*model.tokenizer.all_special_ids}
 
