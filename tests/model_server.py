@@ -14,6 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
+from bge_integrations.backend.scheduler import Scheduler
+from bge_integrations.backend.scheduler.job import PRIORITIES
 
 LONG = 60.0
 
@@ -203,6 +205,11 @@ def running(models: Models, **more: Any) -> Iterator[ModelServer]:  # noqa: ANN4
         yield server
     finally:
         server.close()
+
+
+def wait_until_idle(scheduler: Scheduler) -> None:
+    """Waits until no text is in flight: a cancelled call gives its texts up in another thread."""
+    wait_until(lambda: not any(map(scheduler.texts_in_flight, PRIORITIES)))
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -33,6 +33,7 @@ from bge_integrations.langchain import HuggingFaceBgeEmbeddings
 from bge_integrations.llama_index import HuggingFaceBgeEmbedding
 from bge_integrations.settings import EngineName
 from tests.conftest import MakeCheckpoint
+from tests.model_server import wait_until_idle
 
 _LONG = 60.0
 _A_FEW_MIB = 8 * 2**20
@@ -134,6 +135,7 @@ class TestEncoders:
                 await task
 
         asyncio.run(cancel())
+        wait_until_idle(encoder.backend.scheduler)
         go.set()
         encoder.encode_queries(["fox"])
         assert batches == 2
@@ -159,6 +161,7 @@ class TestEncoders:
                 encoder.encode_documents(TEXTS)
         finally:
             signal.signal(signal.SIGINT, before)
+        wait_until_idle(encoder.backend.scheduler)
         go.set()
         encoder.encode_queries(["fox"])
         assert batches == 2

@@ -30,6 +30,7 @@ from bge_integrations.langchain import BgeM3Reranker, BgeReranker
 from bge_integrations.langchain.compressor import ScoringCompressor
 from tests.adapters import CORPUS
 from tests.checkpoints_of_pairs import make_m3, make_reranker, reference_m3, reference_scores
+from tests.model_server import wait_until_idle
 
 QUERY = "how do plants make their food?"
 DOCUMENTS = [Document(text, id=str(place), metadata={"at": [place]}) for place, text in enumerate(CORPUS)]
@@ -199,7 +200,8 @@ class TestAsync:
     ) -> None:
         reranker = kind(model_name=str(make(tmp_path / "mine")), device="cpu", batch_tokens=64)
         assert isinstance(reranker, (BgeReranker, BgeM3Reranker))
-        engine = (reranker.reranker if isinstance(reranker, BgeReranker) else reranker.encoder).backend.engine
+        backend = (reranker.reranker if isinstance(reranker, BgeReranker) else reranker.encoder).backend
+        engine = backend.engine
         submit, entered, go, batches = engine.submit, threading.Event(), threading.Event(), 0
 
         def slow(batch: TokenBatch) -> Any:  # noqa: ANN401 - whatever the engine returns
@@ -217,6 +219,7 @@ class TestAsync:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        wait_until_idle(backend.scheduler)
         go.set()
         assert len(await reranker.acompress_documents(many[:1], "dog")) == 1
         assert batches == 2 * held

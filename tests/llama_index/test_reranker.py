@@ -27,6 +27,7 @@ from bge_integrations.errors import EngineFailedError, InputTypeError, SettingsE
 from bge_integrations.llama_index import BgeM3Rerank, BgeRerank
 from tests.checkpoints_of_pairs import make_m3, make_reranker, reference_m3, reference_scores
 from tests.llama_index.events import watched
+from tests.model_server import wait_until_idle
 
 QUERY = "what is a vector?"
 TEXTS = [
@@ -206,6 +207,7 @@ class TestAsync:
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
+        wait_until_idle(reranker.reranker.backend.scheduler)
         release.set()
         found = await reranker.apostprocess_nodes(_nodes(), query_str=QUERY)
         _assert_best(found, _expected(folder, _read()), 2)
