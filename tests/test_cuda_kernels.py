@@ -11,15 +11,23 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
 from bge_integrations.backend.engines.torch import kernel_choice
-from bge_integrations.backend.engines.torch.kernel_choice import check, fastest_operations
+from bge_integrations.backend.engines.torch.kernel_choice import (
+    attention_kernel,
+    check,
+    check_attention,
+    fastest_operations,
+)
 from bge_integrations.backend.engines.torch.operations import TorchOperations
+from tests.eager_launches import attention
 
 NEEDS_TRITON = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -165,3 +173,59 @@ class TestChoice:
         monkeypatch.setitem(sys.modules, "bge_integrations.backend.engines.torch.kernels", None)
         assert type(fastest_operations(CUDA, torch.float16, 384)) is TorchOperations
         assert not caplog.records
+
+
+class TestAttention:
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    @pytest.mark.parametrize("head_size", [8, 64])
+    def test_that_is_right_passes(self, head_size: int, dtype: torch.dtype) -> None:
+        check_attention(attention, CPU, dtype, head_size)
+
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    @pytest.mark.parametrize("longest_query", [1, 40])
+    def test_that_reads_a_neighbours_token_is_found(self, longest_query: int, dtype: torch.dtype) -> None:
+        def leaking(*arguments: Any) -> torch.Tensor:  # noqa: ANN401 - as the kernel's
+            query, key, value, query_ends, ends, longest, longest_key = arguments
+            wrong = ends.clone()
+            wrong[1] -= int(longest == longest_query)
+            return attention(query, key, value, query_ends, wrong, longest, longest_key + 1)
+
+        with pytest.raises(ArithmeticError, match="first" if longest_query == 1 else "all"):
+            check_attention(leaking, CPU, dtype, 32)
+
+    @pytest.fixture
+    def tried(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[object, ...]]]:
+        """The arguments of the trials, which do nothing."""
+        pytest.importorskip("torch.nn.attention.varlen", reason="torch has no such kernel before 2.10")
+        found: list[tuple[object, ...]] = []
+        monkeypatch.setattr(torch.cuda, "device", lambda _: torch.inference_mode())
+        monkeypatch.setattr(kernel_choice, "check_attention", lambda *arguments: found.append(arguments[1:]))
+        attention_kernel.cache_clear()
+        yield found
+        attention_kernel.cache_clear()
+
+    def test_is_tried_once_for_each_device_precision_and_head_size(self, tried: list[tuple[object, ...]]) -> None:
+        for _ in range(2):
+            assert attention_kernel(CUDA, torch.float16, 32) is torch.nn.attention.varlen.varlen_attn
+        assert attention_kernel(CUDA, torch.bfloat16, 32) is torch.nn.attention.varlen.varlen_attn
+        assert tried == [(CUDA, torch.float16, 32), (CUDA, torch.bfloat16, 32)]
+
+    @pytest.mark.usefixtures("tried")
+    def test_is_torchs_own_where_the_kernel_fails(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise RuntimeError("FlashAttention only supports Ampere GPUs or newer.")
+
+        monkeypatch.setattr(kernel_choice, "check_attention", fail)
+        caplog.set_level(logging.INFO, logger="bge_integrations")
+        assert attention_kernel(CUDA, torch.float16, 32) is None
+        assert "texts are padded during attention on cuda:0" in caplog.text
+        assert "only supports Ampere" in caplog.text
+
+    @pytest.mark.parametrize(("device", "dtype"), [(CUDA, torch.float32), (CPU, torch.float16)], ids=str)
+    def test_is_torchs_own_in_float32_and_on_the_cpu(
+        self, tried: list[tuple[object, ...]], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        assert attention_kernel(device, dtype, 32) is None
+        assert not tried

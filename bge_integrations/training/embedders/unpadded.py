@@ -13,6 +13,7 @@ from torch.nn import functional
 from bge_integrations.backend.engines.architecture import EncoderShape
 from bge_integrations.backend.engines.interface import TokenBatch
 from bge_integrations.backend.engines.torch.encoder import UnpaddedEncoder
+from bge_integrations.backend.engines.torch.kernel_choice import AttentionKernel
 
 __all__ = ["TrainedEncoder", "without_padding"]
 
@@ -53,7 +54,7 @@ class TrainedEncoder(UnpaddedEncoder):
         self._attention_dropout = encoder.encoder.layer[0].attention.self.dropout
 
     @property
-    def variable_length_attention(self) -> Any:  # noqa: ANN401
+    def variable_length_attention(self) -> AttentionKernel | None:
         """See `UnpaddedEncoder.variable_length_attention`. The kernel has no dropout."""
         device = self.device.type
         if self._attention_drops or not torch.is_autocast_enabled(device):

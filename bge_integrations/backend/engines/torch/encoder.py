@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,11 @@ from torch.nn import functional
 from bge_integrations.backend.engines import architecture as names
 from bge_integrations.backend.engines.architecture import EncoderShape, layer_weight
 from bge_integrations.backend.engines.interface import TokenBatch
-from bge_integrations.backend.engines.torch.kernel_choice import fastest_operations
+from bge_integrations.backend.engines.torch.kernel_choice import (
+    AttentionKernel,
+    attention_kernel,
+    fastest_operations,
+)
 from bge_integrations.backend.engines.torch.layout import EqualLengths, Layout, OneBlock
 from bge_integrations.backend.engines.torch.operations import Norm, Operations, TorchOperations
 
@@ -122,19 +125,13 @@ class UnpaddedEncoder:
         return torch.cat(self.shape.position_tables(self._weights[names.POSITIONS], self._weights[names.TOKEN_TYPES]))
 
     @property
-    def variable_length_attention(self) -> Any:  # noqa: ANN401
+    def variable_length_attention(self) -> AttentionKernel | None:
         """The kernel of torch for texts of different lengths; `None` where it does not work."""
         return self.kernel_for(self._weights[names.WORDS].dtype)
 
-    def kernel_for(self, dtype: torch.dtype) -> Any:  # noqa: ANN401
+    def kernel_for(self, dtype: torch.dtype) -> AttentionKernel | None:
         """Returns the kernel for queries, keys and values of a precision; `None` where it does not work."""
-        if self.device.type != "cuda" or dtype == torch.float32:
-            return None  # the kernel supports half precision only
-        try:
-            from torch.nn.attention.varlen import varlen_attn
-        except ImportError:  # before torch 2.10
-            return None
-        return varlen_attn
+        return attention_kernel(self.device, dtype, self.shape.head_size)
 
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
@@ -212,7 +209,7 @@ class FrozenEncoder(UnpaddedEncoder):
         return self._positions
 
     @property
-    def variable_length_attention(self) -> Any:  # noqa: ANN401
+    def variable_length_attention(self) -> AttentionKernel | None:
         """See `UnpaddedEncoder.variable_length_attention`."""
         return self._kernel
 
@@ -283,7 +280,10 @@ class _VariableLengths:
 
     def __init__(self, encoder: UnpaddedEncoder, inputs: Inputs) -> None:
         self._encoder = encoder
-        self._kernel = encoder.variable_length_attention
+        kernel = encoder.variable_length_attention
+        if kernel is None:
+            raise AssertionError("a batch without a layout needs the kernel")
+        self._kernel = kernel
         self._ends = inputs.ends
         self._longest = inputs.longest
         self._one_each = torch.arange(len(self._ends), dtype=torch.int32, device=self._ends.device)
@@ -300,7 +300,7 @@ class _VariableLengths:
     def _attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, query_ends: torch.Tensor, longest_query: int
     ) -> torch.Tensor:
-        context: torch.Tensor = self._kernel(query, key, value, query_ends, self._ends, longest_query, self._longest)
+        context = self._kernel(query, key, value, query_ends, self._ends, longest_query, self._longest)
         return context.reshape(-1, self._encoder.shape.hidden_size)
 
     def _heads(self, projected: torch.Tensor) -> tuple[torch.Tensor, ...]:
