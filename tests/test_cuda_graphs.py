@@ -76,8 +76,10 @@ class TestBuckets:
         assert sizes[: len(lengths)].tolist() == lengths
         assert ends[-1] == bucket.tokens
         assert 1 <= sizes.min() <= sizes.max() <= bucket.longest
-        # What the batch itself gives is there unchanged.
+        # What the batch itself gives is there unchanged. The filling is in all tables.
         alone, tokens = packed(batch, described), sum(lengths)
+        assert not filled[tokens : bucket.tokens].any()
+        assert not filled[bucket.tokens + tokens : 2 * bucket.tokens].any()
         np.testing.assert_array_equal(filled[:tokens], alone[:tokens])
         np.testing.assert_array_equal(filled[bucket.tokens : bucket.tokens + tokens], alone[tokens : 2 * tokens])
 
@@ -225,6 +227,7 @@ class TestFailures:
         launches.trouble = lambda: None
         compute(engine, 24)
         assert not launches.captured  # this size stays without one
+        assert launches.pools == 2  # torch takes no further graph into a pool without one
         for _ in range(2):
             compute(engine, 100)
         assert len(launches.captured) == 1  # others do not
@@ -316,6 +319,17 @@ class TestEnd:
             np.testing.assert_allclose(compute(engine, 10), expected, atol=2e-5)
         assert len(launches.captured) == 2
 
+    def test_a_device_that_does_nothing_any_more_is_no_error_of_closing(
+        self, make_engine: MakeEngine, launches: EagerLaunches, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        engine = make_engine()
+        for _ in range(2):
+            compute(engine, 10)
+        monkeypatch.setattr(launches.captured[0], "release", _broken)
+        engine.close()
+        assert engine.graphs is not None
+        assert not engine.graphs.is_on
+
     def test_a_scheduler_closes_its_engine(self, make_engine: MakeEngine, launches: EagerLaunches) -> None:
         engine = make_engine()
         for _ in range(2):
@@ -347,6 +361,7 @@ class TestEnd:
         child = os.fork()
         if not child:
             try:
+                setattr(launches, "stream", _broken)  # noqa: B010 - torch refuses to select a stream in a child
                 scheduler.close()
                 is_on = engine.graphs is None or engine.graphs.is_on
                 os._exit(2 * is_on + (len(launches.alive) != 1))

@@ -82,7 +82,8 @@ class TorchEngine:
 
     def close(self) -> None:
         """Frees what the engine keeps on a GPU beside the model. Later batches only take longer."""
-        if self._launches is not None and self.graphs is not None:
+        # In a forked child graphs are off, and torch does not even select a stream there.
+        if self._launches is not None and self.graphs is not None and self.graphs.is_on:
             with self._turn, self._launches.stream():
                 self.graphs.close()
 

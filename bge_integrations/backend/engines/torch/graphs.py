@@ -79,14 +79,16 @@ class Bucket:
         return 2 * self.tokens + self.texts + 1
 
     def filled(self, batch: TokenBatch, shape: EncoderShape) -> NDArray[np.int32]:
-        """Returns what `packed` returns for a batch with its filling at the end. That consists of padding tokens."""
+        """Returns what `packed` returns for a batch with its filling at the end.
+
+        That consists of the token 0 at position 0, which are in the tables of all models.
+        """
         inputs = packed(batch, shape)
         texts, tokens = len(batch.lengths), len(batch.ids)
         fillers, free = self.texts - texts, self.tokens - tokens
-        filled = np.empty(self.numbers, dtype=np.int32)
+        filled = np.zeros(self.numbers, dtype=np.int32)
         ids, positions, ends = filled[: self.tokens], filled[self.tokens : 2 * self.tokens], filled[2 * self.tokens :]
         ids[:tokens], positions[:tokens], ends[: texts + 1] = np.split(inputs, [tokens, 2 * tokens])
-        ids[tokens:], positions[tokens:] = shape.pad_id, shape.pad_id
         ends[texts + 1 :] = tokens + np.arange(1, fillers + 1) * free // max(fillers, 1)
         return filled
 
@@ -156,8 +158,8 @@ class GraphCache:
 
     def close(self) -> None:
         """Releases all graphs. Plain launches compute later batches."""
-        if self.is_on:
-            self.is_on = False
+        self.is_on = False
+        with contextlib.suppress(Exception):  # the device may do nothing any more
             self._release_all()
 
     def abandon(self) -> None:
@@ -206,9 +208,8 @@ class GraphCache:
                 "%s: a graph for %s can't be used, so plain launches compute small batches from now on: %r",
                 *(self._launches.device, bucket, error),
             )
-            self.is_on, self._fault = False, f"a graph for {bucket} can't be used: {error!r}"
-            with contextlib.suppress(Exception):  # the device may do nothing any more
-                self._release_all()
+            self._fault = f"a graph for {bucket} can't be used: {error!r}"
+            self.close()
             return None
         del self._gets_none[bucket]
         logger.debug("captured a graph for %s; all graphs take %d bytes", bucket, self._launches.graph_bytes)
@@ -238,11 +239,12 @@ class GraphCache:
         graph = self._graphs.pop(bucket, None)
         if graph is not None:
             graph.release()
+        if not self._graphs:  # torch takes no further graph into a pool that its last graph has left
+            self._launches.drop_pool()
 
     def _release_all(self) -> None:
         for bucket in list(self._graphs):
             self._release(bucket)
-        self._launches.drop_pool()
 
 
 class _Staging:
