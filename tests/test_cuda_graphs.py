@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from bge_integrations.backend.engines.torch import graphs
 from bge_integrations.backend.engines.torch.encoder import UnpaddedEncoder, packed
 from bge_integrations.backend.engines.torch.engine import TorchEngine
 from bge_integrations.backend.engines.torch.graphs import Bucket
+from bge_integrations.backend.engines.torch.launches import CudaLaunches
 from bge_integrations.backend.engines.torch.operations import TorchOperations
 from bge_integrations.backend.scheduler import EngineSlot, Meter, Scheduler
 from tests.eager_launches import EagerLaunches, attention
@@ -207,11 +209,11 @@ class TestLimits:
         assert launches.graph_bytes == 1000
 
 
-def _out_of_memory() -> None:
+def _out_of_memory() -> NoReturn:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
 
-def _broken() -> None:
+def _broken(*_: object) -> NoReturn:
     raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
 
 
@@ -372,6 +374,50 @@ class TestEnd:
         compute(engine, 10)
         assert launches.captured[0].replays == 2
         scheduler.close()
+
+
+class TestCaptures:
+    @pytest.fixture
+    def told(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """What torch's allocator is told."""
+        told: list[str] = []
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 0)
+        for name in ("endAllocateToPool", "releasePool"):
+            monkeypatch.setattr(torch._C, f"_cuda_{name}", lambda *_, name=name: told.append(name), raising=False)
+        return told
+
+    @staticmethod
+    def _capture(monkeypatch: pytest.MonkeyPatch, work: Callable[[], torch.Tensor], at_the_end: Exception) -> None:
+        @contextmanager
+        def capture(*_: object, **__: object) -> Iterator[None]:
+            try:
+                yield
+            finally:
+                raise at_the_end
+
+        monkeypatch.setattr(torch.cuda, "graph", capture)
+        launches: Any = object.__new__(CudaLaunches)  # without streams
+        launches.device, launches._compute, launches._pool = torch.device("cuda", 0), None, (0, 1)
+        launches.capture(work)
+
+    def test_that_fail_raise_the_error_of_the_work_and_leave_no_half_open_capture(
+        self, monkeypatch: pytest.MonkeyPatch, told: list[str]
+    ) -> None:
+        end = RuntimeError("operation failed due to a previous error during capture")
+        with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
+            self._capture(monkeypatch, _broken, end)
+        assert told == ["endAllocateToPool", "releasePool"]
+        with pytest.raises(RuntimeError, match="previous error during capture"):
+            self._capture(monkeypatch, lambda: torch.zeros(1), end)
+
+    def test_that_have_told_the_allocator_do_not_tell_it_again(
+        self, monkeypatch: pytest.MonkeyPatch, told: list[str]
+    ) -> None:
+        monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", _broken)
+        with pytest.raises(torch.OutOfMemoryError):
+            self._capture(monkeypatch, _out_of_memory, RuntimeError("the end"))
+        assert not told
 
 
 def test_models_on_the_cpu_have_no_graphs(bge_small_en: Path) -> None:

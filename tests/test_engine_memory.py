@@ -24,7 +24,7 @@ from bge_integrations.backend.engines.memory import (
     rows_of_parts,
 )
 from bge_integrations.backend.engines.openvino.library import op, openvino_core, ov
-from bge_integrations.errors import DeviceMemoryError, EngineNotAvailableError
+from bge_integrations.errors import DeviceMemoryError, EngineFailedError, EngineNotAvailableError
 from bge_integrations.settings import EngineName
 from tests.decoder_checkpoints import tiny_shape
 
@@ -89,6 +89,33 @@ class TestErrors:
         with pytest.raises(EngineOutOfMemory), memory_errors(device):
             raise RuntimeError("MPS backend out of memory")
         assert emptied == [device]
+
+    def test_of_another_kind_stay_on_a_gpu_that_goes_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[str] = []
+        monkeypatch.setattr(torch.cuda, "synchronize", asked.append)
+        with pytest.raises(ZeroDivisionError), memory_errors("cuda:1"):
+            raise ZeroDivisionError
+        assert asked == ["cuda:1"]
+
+    def test_of_a_gpu_that_is_lost_say_that_no_text_is_the_reason(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        error = RuntimeError("CUDA error: device-side assert triggered")
+
+        def fail(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(torch.cuda, "synchronize", fail)
+        with pytest.raises(EngineFailedError, match=r"^cuda:1 .*assert triggered") as caught, memory_errors("cuda:1"):
+            raise error
+        assert caught.value.index is None
+        assert caught.value.__cause__ is error
+
+    def test_stay_errors_of_memory_if_the_cache_cannot_be_emptied(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail() -> None:
+            raise RuntimeError("captures_underway.empty() INTERNAL ASSERT FAILED")
+
+        monkeypatch.setattr(torch.cuda, "empty_cache", fail)
+        with pytest.raises(EngineOutOfMemory, match="too little"), memory_errors("cuda"):
+            raise MemoryError("too little")
 
     @pytest.mark.parametrize("engine", get_args(EngineName)[1:])
     def test_halve_a_batch_whatever_the_engine(

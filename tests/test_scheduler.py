@@ -270,6 +270,27 @@ class TestFaults:
             result(after)
         assert len(engine.batches) < 16
 
+    def test_a_device_that_is_lost_fails_all_jobs_of_a_batch_at_once(
+        self, scheduler: Scheduler, engine: FakeEngine
+    ) -> None:
+        cause = RuntimeError("an assert in a kernel")
+
+        def lost(marks: list[int]) -> None:
+            if marks != [1]:  # the batch that keeps the engine busy meanwhile
+                raise EngineFailedError("the device is lost", None) from cause
+
+        engine.trouble = lost
+        jobs = [make_job(2, 3), make_job(4, 5), make_job(6, 7)]
+        _while_busy(scheduler, engine, *jobs)
+        for job in jobs:
+            with pytest.raises(EngineFailedError, match="the device is lost") as caught:
+                result(job)
+            assert caught.value.__cause__ is cause
+        assert engine.batches == [[2, 3, 4, 5, 6, 7]]
+        engine.trouble = lambda _: None
+        scheduler.submit(after := make_job(8), NO_LIMIT)
+        assert sums(after) == [8]
+
     def test_too_little_memory_halves_the_budget_and_goes_on(self, scheduler: Scheduler, engine: FakeEngine) -> None:
         engine.batch_tokens = 1024
 

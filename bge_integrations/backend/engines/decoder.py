@@ -49,7 +49,7 @@ class DecoderEngine:
 
     def submit(self, batch: TokenBatch) -> Computed:
         """See `Engine.submit`. Batches run one at a time, because each uses all cores."""
-        with memory_errors(self._model.device.type), self._lock, torch.inference_mode():
+        with memory_errors(str(self._model.device)), self._lock, torch.inference_mode():
             return Computed(rows_of_parts(self._limit, batch, self._rows))
 
     def abandon(self) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_integrations.backend.engines.interface import EngineOutOfMemory, TokenBatch
+from bge_integrations.errors import EngineFailedError
 
 __all__ = ["TensorLimit", "TextTooLong", "is_out_of_memory", "memory_errors", "rows_of_parts"]
 
@@ -43,22 +44,50 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def memory_errors(device_type: str = "cpu") -> Iterator[None]:
+def memory_errors(device: str = "cpu") -> Iterator[None]:
     """Turns all errors of too little memory into `EngineOutOfMemory`, and frees the device memory that torch caches.
+
+    Args:
+        device: Name of the device, such as "cuda:1".
 
     Raises:
         EngineOutOfMemory: Memory ran out inside the block.
+        EngineFailedError: A GPU computes nothing any more.
     """
+    kind = device.partition(":")[0]
     try:
         yield
     except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        if device_type in ("cuda", "mps"):
-            import torch
+        if is_out_of_memory(error):
+            _empty_cache(kind)
+            raise EngineOutOfMemory(str(error)) from error
+        if kind == "cuda" and _is_lost(device):
+            raise EngineFailedError(
+                f"{device} computes nothing any more in this process, after an error in this or an earlier batch: "
+                f"{error!r}. Start the process again, with CUDA_LAUNCH_BLOCKING=1 to see where the error comes from.",
+                None,
+            ) from error
+        raise
 
-            (torch.cuda if device_type == "cuda" else torch.mps).empty_cache()
-        raise EngineOutOfMemory(str(error)) from error
+
+def _empty_cache(kind: str) -> None:
+    if kind not in ("cuda", "mps"):
+        return
+    import torch
+
+    with contextlib.suppress(RuntimeError):  # another thread captures a graph, or the device is lost
+        (torch.cuda if kind == "cuda" else torch.mps).empty_cache()
+
+
+def _is_lost(device: str) -> bool:
+    """Whether CUDA fails without new work: after an error inside a kernel, all later calls raise that error."""
+    import torch
+
+    try:
+        torch.cuda.synchronize(device)
+    except Exception:
+        return True
+    return False
 
 
 class TextTooLong(Exception):

@@ -70,7 +70,7 @@ class SentenceTransformersEngine:
 
     def submit(self, batch: TokenBatch) -> Computed:
         """See `Engine.submit`. Batches run one at a time, because each uses all cores."""
-        with memory_errors(self._device.type), self._lock, torch.inference_mode():
+        with memory_errors(str(self._device)), self._lock, torch.inference_mode():
             return Computed(rows_of_parts(self._limit, batch, self._rows))
 
     def _rows(self, batch: TokenBatch) -> NDArray[np.float32]:

@@ -22,7 +22,7 @@ from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.backend.scheduler.job import Batch, TextFailedError
 from bge_integrations.backend.scheduler.pace import Pace, TimeLimits
 from bge_integrations.backend.scheduler.statistics import Meter
-from bge_integrations.errors import EndpointError, ModelClosedError
+from bge_integrations.errors import EndpointError, EngineFailedError, ModelClosedError
 
 logger = get_logger(__name__)
 
@@ -276,7 +276,7 @@ class Worker:
     def _halve(self, batch: Batch, tokens: TokenBatch, error: Exception) -> None:
         """Splits a failed batch, to find the text that fails or a size that fits into memory."""
         out_of_memory = isinstance(error, EngineOutOfMemory)
-        if isinstance(error, (EndpointError, ModelClosedError)):
+        if isinstance(error, (EndpointError, EngineFailedError, ModelClosedError)):
             self._give_up(batch, error)
             return
         if batch.texts == 1:
@@ -296,7 +296,7 @@ class Worker:
         """Fails the jobs of a batch, for a reason that is not in the batch: its halves would fail too."""
         self._meter.add(priority=batch.priority, failed_texts=batch.texts)
         for job, _ in batch.parts:
-            job.fail(copy.copy(error))  # each caller raises its own
+            job.fail(_caused_by(error.__cause__, copy.copy(error)))  # each caller raises its own
         self.in_hand.remove(batch)
         self._board.batch_has_ended(batch, None)
 
@@ -316,6 +316,6 @@ class Worker:
         self._board.worker_died(self, error)
 
 
-def _caused_by(cause: BaseException, error: Exception) -> Exception:
+def _caused_by(cause: BaseException | None, error: Exception) -> Exception:
     error.__cause__ = cause
     return error

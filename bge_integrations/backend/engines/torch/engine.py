@@ -68,7 +68,7 @@ class TorchEngine:
 
     def submit(self, batch: TokenBatch) -> PendingRows:
         """See `Engine.submit`. On CUDA it returns as soon as the work is queued on the device."""
-        with memory_errors(self._device.type), self._turn:
+        with memory_errors(str(self._device)), self._turn:
             if self._launches is not None:
                 with self._launches.stream():
                     replayed = self.graphs.submit(batch) if self.graphs is not None else None
@@ -103,9 +103,10 @@ class _Arriving:
     def __init__(self, rows: torch.Tensor, launches: Launches) -> None:
         self._host = launches.pinned(rows.numel(), torch.float32).view(rows.shape)
         self._mark = launches.fetch(rows, self._host, aside=True)
+        self._device = str(launches.device)
 
     def result(self) -> NDArray[np.float32]:
         """See `PendingRows.result`."""
-        with memory_errors("cuda"):
+        with memory_errors(self._device):
             self._mark.wait()
         return self._host.numpy()

@@ -145,7 +145,7 @@ class GraphCache:
         if bucket is None or not (bucket in self._graphs or self._is_due(bucket)):
             return None
         try:
-            with memory_errors(self._launches.device.type):
+            with memory_errors(str(self._launches.device)):
                 return self._replayed(bucket, batch)
         except EngineOutOfMemory as error:  # of pinned memory; a graph itself takes no more
             logger.info("a batch is not replayed: %s", error)
@@ -185,13 +185,14 @@ class GraphCache:
             graph.replay()
         self._graphs.move_to_end(bucket)
         rows = graph.output[: len(batch.lengths) if self._rows_are_texts else len(batch.ids)]
-        return _Replayed(staging, staging.fetch(rows, self._launches), rows.shape, self._idle)
+        mark = staging.fetch(rows, self._launches)
+        return _Replayed(staging, mark, rows.shape, self._idle, str(self._launches.device))
 
     def _captured(self, bucket: Bucket, batch: TokenBatch) -> Graph | None:
         """Returns a new graph that was replayed with a batch; `None` if it is not right or can't be made."""
         inputs = Inputs.of(self._inputs[: bucket.numbers], bucket.tokens, bucket.longest)
         try:
-            with memory_errors(self._launches.device.type):
+            with memory_errors(str(self._launches.device)):
                 self._make_room()
                 expected = self._compute(inputs)  # also compiles and allocates what can't be captured
                 graph = self._launches.capture(lambda: self._compute(inputs))
@@ -275,15 +276,18 @@ class _Staging:
 class _Replayed:
     """The rows of a replay on their way."""
 
-    def __init__(self, staging: _Staging, mark: Mark, shape: tuple[int, ...], idle: list[_Staging]) -> None:
+    def __init__(
+        self, staging: _Staging, mark: Mark, shape: tuple[int, ...], idle: list[_Staging], device: str
+    ) -> None:
         self._staging = staging
         self._mark = mark
         self._shape = shape
         self._idle = idle
+        self._device = device
 
     def result(self) -> NDArray[np.float32]:
         """See `PendingRows.result`. It is called once."""
-        with memory_errors("cuda"):
+        with memory_errors(self._device):
             self._mark.wait()
         rows = self._staging.take(self._shape)
         self._idle.append(self._staging)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -128,10 +129,20 @@ class CudaLaunches:
                     before = torch.cuda.memory_reserved(self.device)
                     output = work()
             except Exception as error:
+                self._end_allocations()
                 # The end of a capture that has failed raises an error of its own.
                 raise error.__context__ or error from None
             self.graph_bytes += max(torch.cuda.memory_reserved(self.device) - before, 0)
         return _CudaGraph(graph, output, stream)
+
+    def _end_allocations(self) -> None:
+        """Tells torch's allocator that a capture is over, which a capture whose end fails does not.
+
+        Until then the allocator keeps all memory that two streams have used, and empties no cache.
+        """
+        with contextlib.suppress(Exception):  # the capture did it itself
+            torch._C._cuda_endAllocateToPool(self.device.index, self._pool)
+            torch._C._cuda_releasePool(self.device.index, self._pool)
 
 
 class _Event:
