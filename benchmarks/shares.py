@@ -11,6 +11,7 @@ import numpy as np
 from benchmarks.texts import TextMix
 from bge_integrations import BgeEncoder
 from bge_integrations.backend.engines.architecture import EncoderShape
+from bge_integrations.backend.engines.batching import plan_batches
 from bge_integrations.backend.engines.interface import Engine, PendingRows, TokenBatch
 from bge_integrations.cli.bench.limit import tokens_per_second
 
@@ -46,25 +47,32 @@ def engine_rate(engine: Engine, documents: TextMix, size: int, seconds: float) -
     Args:
         engine: The engine.
         documents: Texts, whose lengths count.
-        size: Most tokens of a batch.
+        size: Most tokens of a batch, padding included.
         seconds: Least time.
     """
-    rng = np.random.default_rng(0)
-    lengths = np.sort(rng.choice(documents.lengths, size // min(documents.lengths)))[::-1].astype(np.int64)
-    lengths = lengths[: max(int(np.searchsorted(np.cumsum(lengths), size, side="right")), 1)]
-    batch = TokenBatch(rng.integers(*_WORD_IDS, lengths.sum()).astype(np.int32), lengths)
+    batches = _batches(documents, size, engine.max_texts)
 
     def work() -> float:
         pending: list[PendingRows] = []
-        for _ in range(_SUBMISSIONS):
+        for batch in batches:
             pending.append(engine.submit(batch))
             if len(pending) == engine.parallel_batches:
                 pending.pop(0).result()
         for one in pending:
             one.result()
-        return float(_SUBMISSIONS * len(batch.ids))
+        return float(sum(len(batch.ids) for batch in batches))
 
     return rate(work, seconds)
+
+
+def _batches(documents: TextMix, size: int, most_texts: int | None) -> list[TokenBatch]:
+    """Returns some of the full batches that a call with all documents makes: of long, middling and short texts."""
+    rng, lengths = np.random.default_rng(0), np.array(documents.lengths, dtype=np.int64)
+    planned = list(plan_batches(lengths, batch_tokens=size, max_texts=most_texts))
+    planned = planned[:-1] or planned
+    chosen = np.linspace(0, len(planned) - 1, _SUBMISSIONS).round().astype(int)
+    own = [lengths[planned[place]] for place in chosen]
+    return [TokenBatch(rng.integers(*_WORD_IDS, each.sum()).astype(np.int32), each) for each in own]
 
 
 def rate(work: Callable[[], float], seconds: float) -> float:

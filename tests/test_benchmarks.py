@@ -28,10 +28,12 @@ from benchmarks.lineup import assemble, compare, reason
 from benchmarks.noise import judge
 from benchmarks.profiles import PARTS, PROFILES
 from benchmarks.shapes import SHAPES
+from benchmarks.shares import engine_rate
 from benchmarks.tables import print_results
 from benchmarks.texts import TextMix, enlarged, make_mix
 from bge_integrations import BgeEncoder
 from bge_integrations.backend.engines.architecture import EncoderShape
+from bge_integrations.backend.engines.interface import PendingRows, TokenBatch
 from bge_integrations.backend.engines.torch import engine as torch_engine
 from bge_integrations.backend.engines.torch.encoder import UnpaddedEncoder
 from bge_integrations.backend.engines.torch.engine import TorchEngine
@@ -42,6 +44,7 @@ from bge_integrations.cli.bench import run as bench_run
 from bge_integrations.errors import ModelNotFoundError, SettingsError
 from bge_integrations.settings import EngineName, Precision
 from tests.eager_launches import EagerLaunches, attention
+from tests.fake_engine import FakeEngine
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -149,6 +152,22 @@ class TestArithmetic:
 
     def test_single_rounds_say_nothing_about_noise(self) -> None:
         assert judge([1.0, 1.0], [1.0, 1.0]).contender_spread is None
+
+    def test_an_engine_alone_computes_batches_as_a_call_makes_them(self) -> None:
+        computed: list[list[int]] = []
+
+        class Engine(FakeEngine):
+            def submit(self, batch: TokenBatch) -> PendingRows:
+                computed.append(batch.lengths.tolist())
+                return super().submit(batch)
+
+        lengths = [8] * 128 + [64] * 64 + [512] * 16
+        documents = TextMix("mixed", [""] * len(lengths), lengths)
+        assert engine_rate(Engine(parallel_batches=2), documents, 1024, seconds=0) > 0
+        assert len(computed) == 16  # the first time is not timed
+        assert {tuple(batch) for batch in computed} == {(512,) * 2, (64,) * 16}
+        assert engine_rate(Engine(), documents.take([0]), 1024, seconds=0) > 0
+        assert computed[-1] == [8]
 
     def test_throughput_counts_tokens_of_unequal_shares(self) -> None:
         shares = {BASELINE: TextMix("mixed", ["a", "b"], [30, 20]), "other": TextMix("mixed", ["a"] * 4, [25] * 4)}
