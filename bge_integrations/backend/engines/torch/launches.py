@@ -117,7 +117,7 @@ class CudaLaunches:
             rows.record_stream(queue)
         with torch.cuda.stream(queue):
             host.copy_(rows, non_blocking=True)
-        return _Event(queue)
+        return _Event(queue, is_long=aside)
 
     def capture(self, work: Callable[[], torch.Tensor]) -> Graph:
         """See `Launches.capture`."""
@@ -146,8 +146,9 @@ class CudaLaunches:
 
 
 class _Event:
-    def __init__(self, stream: torch.cuda.Stream) -> None:
-        self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    def __init__(self, stream: torch.cuda.Stream, *, is_long: bool) -> None:
+        # A short wait keeps a core busy, which saves the time to wake up. A long one leaves the core to tokenizing.
+        self._event = torch.cuda.Event(blocking=is_long)  # type: ignore[no-untyped-call]
         self._event.record(stream)
 
     def wait(self) -> None:
