@@ -46,7 +46,6 @@ _KIND_OF_TYPE = {
     **dict.fromkeys(("Gelu", "Erf"), GELU),
     **dict.fromkeys(("Transpose", "Split", "Reorder", "Convert", "FakeQuantize", "Reshape"), MOVES),
 }
-_WORDS = 1000
 _PRODUCT_ROWS = 512
 _PRODUCT_REPETITIONS = 8
 _THREADS = 1
@@ -83,7 +82,7 @@ def measure(
         requests = {precision: _request(encoder, precision) for precision in precisions}
         spent: dict[str, list[float]] = {precision: [] for precision in precisions}
         clocks = {precision: OperationClock() for precision in precisions}
-        inputs = _inputs(texts, tokens)
+        inputs = _inputs(texts, tokens, encoder.hidden_size)
         for _, order in interleaved(list(requests), rounds + 1):
             for precision in order:
                 start = time.process_time()
@@ -158,10 +157,10 @@ def _request(encoder: EncoderShape, precision: str) -> ov.InferRequest:
     random = np.random.default_rng(0)
     weights = {
         name: random.standard_normal(size, dtype=np.float32) * np.float32(encoder.hidden_size**-0.5)
-        for name, size in weight_shapes(encoder, words=_WORDS, types=1).items()
+        for name, size in weight_shapes(encoder, words=1, types=1).items()
     }
     graph = build_graph(weights, encoder, cls_only=True, int8="all" if precision == "int8" else None)
-    return _compile(graph, precision)
+    return _compile(graph.model, precision)
 
 
 def _compile(graph: ov.Model, precision: str) -> ov.InferRequest:
@@ -216,9 +215,9 @@ def _median_seconds(work: Callable[[], object], rounds: int) -> float:
     return statistics.median(spent[1:])
 
 
-def _inputs(texts: int, tokens: int) -> dict[str, Any]:
+def _inputs(texts: int, tokens: int, width: int) -> dict[str, Any]:
     return {
-        "ids": np.random.default_rng(0).integers(0, _WORDS, (texts, tokens), dtype=np.int32),
+        "words": np.random.default_rng(0).standard_normal((texts, tokens, width), dtype=np.float32),
         "positions": np.arange(tokens, dtype=np.int32)[None],
         "mask": np.zeros((texts, 1, 1, tokens), dtype=np.float32),
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from bge_integrations import BgeEncoder, BgeM3Encoder, BgeReranker
@@ -22,7 +23,7 @@ from tests.checkpoints_of_pairs import make_m3, make_reranker
 
 Change = Callable[[dict[str, Any]], object]
 
-NO_MANIFESTS = [b"", b"5", b"[]", b"[" * 3000, b"\xff", b"{}", b'{"format": 5}']
+NO_MANIFESTS = [b"", b"5", b"[]", b"[" * 3000, b"\xff", b"{}", b'{"format": 6}']
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def test_a_manifest_that_is_none_is_named(prepared: dict[str, Path], tmp_path: P
         BgeEncoder(folder)
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "heads.safetensors", "model.xml"])
+@pytest.mark.parametrize("name", ["tokenizer.json", "heads.safetensors", "model.xml", "words.npy"])
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'\x10\0\0\0\0\0\0\0{"a":1}'])
 def test_files_that_can_not_be_read_are_named(
     prepared: dict[str, Path], tmp_path: Path, name: str, content: bytes
@@ -132,7 +133,34 @@ def test_files_that_can_not_be_read_are_named(
         BgeEncoder(folder)
 
 
-@pytest.mark.parametrize("names", [["model.xml", "model.bin"], ["bge.json"]])
+def test_a_graph_without_weights_is_refused(prepared: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(prepared["vectors"], tmp_path / "crafted")
+    for content, said in ((b"", r"model\.bin is empty"), (b"half", r"model\.xml can't be read")):
+        (folder / "model.bin").write_bytes(content)
+        with pytest.raises(PreparedModelError, match=said):
+            BgeEncoder(sign(folder))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        np.zeros((80, 33), np.float32),
+        np.zeros((7, 32), np.float32),
+        np.zeros((80, 32), np.float64),
+        np.zeros(80, np.float32),
+        np.zeros(80, np.dtype([("values", np.int8, (31,)), ("scale", np.float32)])),
+        np.zeros(80, np.dtype([("values", np.int8), ("scale", np.float32)])),
+    ],
+    ids=lambda rows: f"{rows.shape}-{rows.dtype.kind}",
+)
+def test_words_of_another_shape_are_refused(prepared: dict[str, Path], tmp_path: Path, rows: NDArray[Any]) -> None:
+    folder = shutil.copytree(prepared["vectors"], tmp_path / "crafted")
+    np.save(folder / "words.npy", rows)
+    with pytest.raises(PreparedModelError, match=r"words\.npy"):
+        BgeEncoder(sign(folder))
+
+
+@pytest.mark.parametrize("names", [["model.xml", "model.bin"], ["bge.json"], ["words.npy"]])
 def test_parts_of_two_models_are_refused(prepared: dict[str, Path], tmp_path: Path, names: list[str]) -> None:
     folder = shutil.copytree(prepared["vectors"], tmp_path / "crafted")
     for name in names:
@@ -145,7 +173,8 @@ def test_parts_of_two_models_are_refused(prepared: dict[str, Path], tmp_path: Pa
 def test_a_graph_of_something_else_is_refused(prepared: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(prepared["vectors"], tmp_path / "crafted")
     given = op.parameter([-1, -1], ov.Type.f32, name="ids")
-    ov.save_model(ov.Model([op.result(given)], [given], "nothing"), folder / "model.xml")
+    result = op.result(op.add(given, op.constant(np.ones((1, 2), np.float32))))
+    ov.save_model(ov.Model([result], [given], "nothing"), folder / "model.xml")
     with pytest.raises(PreparedModelError, match=r"model\.xml takes ids"):
         BgeEncoder(sign(folder))
 

@@ -32,6 +32,7 @@ from bge_integrations.backend.engines.choice import ENGINE_KINDS
 from bge_integrations.backend.engines.interface import Engine, Rows, TokenBatch
 from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine, computes_bfloat16, graph_inputs
 from bge_integrations.backend.engines.openvino.graph import build_graph
+from bge_integrations.backend.engines.openvino.words import WordTable
 from bge_integrations.backend.engines.torch.engine import TorchEngine
 from bge_integrations.backend.engines.torch.layout import OneBlock
 from bge_integrations.errors import EngineNotAvailableError, MissingExtraError
@@ -146,6 +147,10 @@ def start(name: str, model: torch.nn.Module, rows: Rows, precision: str = "float
     return OpenVinoEngine(graph, shape, rows=rows, precision=precision, threads=2)
 
 
+WORD_IDS = WordTable(np.arange(VOCABULARY, dtype=np.float32)[:, None])
+"""The row of a word is its id."""
+
+
 def cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
     norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     found: NDArray[np.float32] = (left * right).sum(1) / norms
@@ -190,16 +195,17 @@ def test_openvino_computes_few_widths_and_none_beyond_the_positions() -> None:
     assert shape is not None
     widths = {}
     for longest in range(1, POSITIONS + 1):
-        inputs = graph_inputs(TokenBatch(np.full(longest + 1, 9, np.int32), np.array([longest, 1])), shape)
-        widths[longest] = inputs["ids"].shape[1]
+        inputs = graph_inputs(TokenBatch(np.full(longest + 1, 9, np.int32), np.array([longest, 1])), shape, WORD_IDS)
+        widths[longest] = inputs["words"].shape[1]
         assert inputs["mask"].shape == (2, 1, 1, widths[longest])
         assert (inputs["mask"] == 0).sum() == longest + 1
-        assert (inputs["ids"] != shape.pad_id).sum() == longest + 1
+        assert (inputs["words"][..., 0] != shape.pad_id).sum() == longest + 1
     assert all(longest <= width <= longest * 33 / 32 for longest, width in widths.items())
     assert [widths[longest] for longest in range(1, 65)] == list(range(1, 65))
     assert len(set(widths.values())) == 64 + 3 * 32
     few = dataclasses.replace(shape, positions=131)
-    assert graph_inputs(TokenBatch(np.full(130, 9, np.int32), np.array([130])), few)["ids"].shape == (1, 131)
+    inputs = graph_inputs(TokenBatch(np.full(130, 9, np.int32), np.array([130])), few, WORD_IDS)
+    assert inputs["words"].shape == (1, 131, 1)
 
 
 def test_openvino_computes_queries_in_few_numbers_and_widths() -> None:
@@ -211,7 +217,7 @@ def test_openvino_computes_queries_in_few_numbers_and_widths() -> None:
             for longest in range(1, 512 // texts + 1):
                 lengths = np.full(texts, longest, dtype=np.int64)
                 batch = TokenBatch(np.full(texts * longest, 9, np.int32), lengths, priority=priority)  # type: ignore[arg-type]
-                found = graph_inputs(batch, shape, batch_tokens=512)["ids"].shape
+                found = graph_inputs(batch, shape, WORD_IDS, batch_tokens=512)["words"].shape[:2]
                 assert texts <= found[0] <= texts * 9 / 8
                 assert longest <= found[1] <= longest * 9 / 8
                 assert texts > 1 or found[0] == 1
@@ -233,7 +239,7 @@ def test_several_queries_give_what_each_of_them_gives(rows: Rows, shape: Shape) 
     running = start("openvino", model, rows)
     lengths = [2 + number * 7 % 40 for number in range(21)]
     batch = dataclasses.replace(batch_of(lengths), priority="interactive")
-    assert graph_inputs(batch, running._shape, 1024)["ids"].shape == (22, 44)  # type: ignore[attr-defined]
+    assert graph_inputs(batch, running._shape, WORD_IDS, 1024)["words"].shape == (22, 44, 1)  # type: ignore[attr-defined]
     got = running.submit(batch).result()
     np.testing.assert_allclose(got, reference(model, batch, 0, rows), atol=2e-5)
 
@@ -242,7 +248,7 @@ def test_openvino_keeps_the_second_texts_of_pairs_apart_where_it_computes_wider(
     shape = describe_encoder(random_model(SHAPES[0]))
     assert shape is not None
     pair = TokenBatch(np.full(67, 9, np.int32), np.array([67]), first_lengths=np.array([20]))
-    rows = graph_inputs(pair, dataclasses.replace(shape, token_types=2))["positions"]
+    rows = graph_inputs(pair, dataclasses.replace(shape, token_types=2), WORD_IDS)["positions"]
     second = np.arange(20, 67) + shape.positions
     assert rows[0].tolist() == [*range(20), *second, 67]
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from benchmarks.docstrings.corpus import collect
 from bge_integrations import BgeEncoder
 from bge_integrations.backend.engines.architecture import describe_encoder
+from bge_integrations.backend.engines.interface import TokenBatch
 from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine, computes_bfloat16, graph_inputs
 from bge_integrations.backend.engines.openvino.graph import build_graph
 from bge_integrations.backend.engines.openvino.quantization import quantize_statically
@@ -113,6 +114,26 @@ class TestFolder:
             one.encode_queries(["fox", "lazy"]), other.encode_queries(["fox", "lazy"]), atol=1e-5
         )
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what is in memory")
+    @pytest.mark.parametrize("precision", ["float32", "int8"])
+    def test_the_weights_memory_is_given_back_once_the_engine_has_its_own(
+        self,
+        make: MakeCheckpoint,
+        tmp_path: Path,
+        precision: Any,  # noqa: ANN401
+    ) -> None:
+        prepare(make("bge-small-en", hidden_size=128), tmp_path / "made", precision=precision)
+        opened = PreparedFolder.open(tmp_path / "made")
+        shape, rows = opened.manifest.facts.encoder, opened.manifest.rows
+        assert shape is not None
+        batch = TokenBatch(np.arange(5, 13, dtype=np.int32), np.array([5, 3]))
+        vectors = []
+        for _ in range(2):  # the second time, from weights that were given back
+            engine = OpenVinoEngine(opened.graph, shape, rows=rows, precision=precision, threads=1)
+            vectors.append(engine.submit(batch).result())
+            assert _kilobytes_in_memory(tmp_path / "made" / "model.bin") == 0
+            np.testing.assert_array_equal(engine.submit(batch).result(), vectors[0])
+
     def test_has_no_sentence_transformer_inside(self, prepared: Path) -> None:
         with pytest.raises(UnsupportedModelError, match=r"is a prepared model.*bge\.json names it"):
             _ = BgeEncoder(prepared).client
@@ -133,14 +154,26 @@ class TestFolder:
             BgeEncoder(prepared, **settings)
 
 
+def _kilobytes_in_memory(file: Path) -> int:
+    """Returns the memory of this process that has the content of a file."""
+    found: list[int] = []
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            is_of_file = line.endswith(str(file))
+        elif line.startswith("Rss:") and is_of_file:
+            found.append(int(line.split()[1]))
+    assert found, "it is not mapped"
+    return sum(found)
+
+
 class TestDamage:
-    @pytest.mark.parametrize("name", ["model.bin", "model.xml", "tokenizer.json"])
+    @pytest.mark.parametrize("name", ["model.bin", "model.xml", "words.npy", "tokenizer.json"])
     def test_a_missing_file_is_named(self, copied: Path, name: str) -> None:
         (copied / name).unlink()
         with pytest.raises(PreparedModelError, match=rf"{name} is missing. Copy or prepare it again"):
             BgeEncoder(copied)
 
-    @pytest.mark.parametrize("name", ["model.bin", "model.xml", "tokenizer.json"])
+    @pytest.mark.parametrize("name", ["model.bin", "model.xml", "words.npy", "tokenizer.json"])
     def test_a_changed_byte_is_found(self, copied: Path, name: str) -> None:
         content = bytearray((copied / name).read_bytes())
         content[len(content) // 2] ^= 1
@@ -148,7 +181,7 @@ class TestDamage:
         with pytest.raises(PreparedModelError, match=rf"{name} has changed since it was written"):
             BgeEncoder(copied)
 
-    @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format": 5}', '{"format": 5, "files": {}}'])
+    @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format": 6}', '{"format": 6, "files": {}}'])
     def test_a_damaged_manifest_is_refused(self, copied: Path, content: str) -> None:
         (copied / "bge.json").write_text(content)
         with pytest.raises(PreparedModelError, match="is damaged"):
@@ -158,7 +191,7 @@ class TestDamage:
         content = json.loads((copied / "bge.json").read_text())
         content |= {"format": 99, "versions": {"bge-integrations": "9.0"}}
         (copied / "bge.json").write_text(json.dumps(content))
-        with pytest.raises(PreparedModelError, match=r"prepared by bge-integrations 9\.0 in format 99.*reads format 5"):
+        with pytest.raises(PreparedModelError, match=r"prepared by bge-integrations 9\.0 in format 99.*reads format 6"):
             BgeEncoder(copied)
 
 
@@ -235,16 +268,20 @@ class TestInt8:
         weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
         weights["embeddings.word_embeddings.weight"][3] = 0  # has no scale
         graph = build_graph(weights, description, cls_only=False, int8="all")
-        products = [node.input_values() for node in graph.get_ordered_ops() if node.get_type_name() == "Multiply"]
+        products = [node.input_values() for node in graph.model.get_ordered_ops() if node.get_type_name() == "Multiply"]
         matrices = [
             values.get_node().input_value(0).get_node().data * scale.get_node().data
             for values, scale in products
             if values.get_node().get_type_name() == "Convert"
         ]
-        for name in ("embeddings.word_embeddings.weight", "encoder.layer.0.output.dense.weight"):
+        words = graph.words.rows(np.arange(graph.words.words, dtype=np.int32))
+        for name, found in (
+            ("embeddings.word_embeddings.weight", [words]),
+            ("encoder.layer.0.output.dense.weight", matrices),
+        ):
             exact = weights[name]
             half_a_step = np.abs(exact).max(axis=1, keepdims=True) / 253
-            same_shape = [matrix for matrix in matrices if matrix.shape == exact.shape]
+            same_shape = [matrix for matrix in found if matrix.shape == exact.shape]
             assert any((np.abs(matrix - exact) <= half_a_step).all() for matrix in same_shape)
 
     @pytest.mark.parametrize(
@@ -302,8 +339,9 @@ class TestInt8:
         description = describe_encoder(model)
         assert description is not None
         weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-        samples = [graph_inputs(batch_of([20, 9, 3], seed=seed), description) for seed in range(20)]
-        graph = quantize_statically(build_graph(weights, description, cls_only=True, int8="attention output"), samples)
+        graph = build_graph(weights, description, cls_only=True, int8="attention output")
+        samples = [graph_inputs(batch_of([20, 9, 3], seed=seed), description, graph.words) for seed in range(20)]
+        graph = quantize_statically(graph, samples)
         engine = OpenVinoEngine(graph, description, rows="cls", precision="int8", threads=2)
         padded = engine.submit(batch_of([20, 9, 3])).result()
         for index, ids in enumerate(np.split(batch_of([20, 9, 3]).ids, [20, 29])):

@@ -53,7 +53,7 @@ def load(kind: str, folder: Path) -> None:
 
 def closed_files() -> list[tuple[str, str]]:
     of_each = ("config.json", "model.safetensors", "tokenizer.json")
-    of_prepared = ("bge.json", "model.xml", "model.bin", "tokenizer.json", "heads.safetensors")
+    of_prepared = ("bge.json", "model.xml", "model.bin", "words.npy", "tokenizer.json", "heads.safetensors")
     return [
         *((kind, name) for kind in ("embedder", "reranker", "m3", "decoder") for name in of_each),
         ("embedder", "modules.json"),

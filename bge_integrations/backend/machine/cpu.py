@@ -55,6 +55,12 @@ def share_threads(threads: int, count: int) -> list[int]:
     return [max((threads + index) // count, 1) for index in range(count)]
 
 
+def give_back_freed_memory() -> None:
+    """Asks the C library to give the memory that was freed back to the system. Only glibc keeps much of it."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
+
+
 def set_torch_threads(threads: int) -> None:
     """Sets torch's number of threads, which is one number for the whole process.
 

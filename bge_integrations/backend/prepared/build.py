@@ -5,23 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from importlib import resources
-from typing import TYPE_CHECKING
 
 from bge_integrations.backend.checkpoint.files import Checkpoint
 from bge_integrations.backend.checkpoint.location import name_without_path
 from bge_integrations.backend.checkpoint.request import LoadRequest
 from bge_integrations.backend.display.steps import say_step
 from bge_integrations.backend.engines.openvino.engine import computes_bfloat16, graph_inputs
-from bge_integrations.backend.engines.openvino.graph import Int8Weights, build_graph
+from bge_integrations.backend.engines.openvino.graph import EncoderGraph, Int8Weights, build_graph
 from bge_integrations.backend.guarantees.interrupts import uninterrupted
 from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.backend.model.description import Description
 from bge_integrations.backend.prepared.folder import Manifest, PreparedModel, Quantization, QuantizationChoice
 from bge_integrations.backend.prepared.measuring import Measured, Way, batches_of, fastest, measure
 from bge_integrations.catalogue import ModelSpec
-
-if TYPE_CHECKING:
-    from bge_integrations.backend.engines.openvino.library import ov
 
 logger = get_logger(__name__)
 
@@ -98,7 +94,7 @@ def prepared_from(
     return PreparedModel(manifest=manifest, graph=way.graph, tokenizer=model.tokenizer, heads=model.heads)
 
 
-def _graph(model: Description, int8: Int8Weights | None = None) -> ov.Model:
+def _graph(model: Description, int8: Int8Weights | None = None) -> EncoderGraph:
     return build_graph(model.weights, model.shape, cls_only=model.rows == "cls", int8=int8)
 
 
@@ -141,7 +137,6 @@ def _calibrated(model: Description, texts: Sequence[str]) -> Way:
 
     say_step("measuring ranges on the calibration texts")
     seen = [text for index, text in enumerate(texts) if index % _HELD_OUT] or texts
-    samples = [graph_inputs(batch, model.shape) for batch in batches_of(model, seen, _SAMPLE_TOKENS)]
-    return Way(
-        quantize_statically(_graph(model, "attention output"), samples), "int8", "static", calibration_texts=len(seen)
-    )
+    graph = _graph(model, "attention output")
+    samples = [graph_inputs(batch, model.shape, graph.words) for batch in batches_of(model, seen, _SAMPLE_TOKENS)]
+    return Way(quantize_statically(graph, samples), "int8", "static", calibration_texts=len(seen))

@@ -19,6 +19,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from bge_integrations.backend.guarantees.logs import get_logger
+from bge_integrations.backend.machine.cpu import give_back_freed_memory
 from bge_integrations.backend.prepared.entries import UNFINISHED, cache_limit, graphs_folder, prune, remove_place
 from bge_integrations.backend.prepared.folder import FORMAT, PreparedFolder, PreparedModel
 from bge_integrations.errors import PreparedModelError
@@ -68,6 +69,8 @@ def cached_model(key: str, make: Callable[[], PreparedModel | None]) -> Prepared
         except Exception as error:  # OpenVINO and safetensors raise other classes than OSError
             _say_not_kept(f"in {folder}", error)
             return made
+        del made
+        give_back_freed_memory()
         prune(limit, keep=folder)
         return found
 

@@ -17,9 +17,11 @@ from bge_integrations.backend.text.tokenizer import TextTokenizer
 from bge_integrations.settings import Purpose
 
 if TYPE_CHECKING:
+    from bge_integrations.backend.engines.openvino.graph import EncoderGraph
     from bge_integrations.backend.engines.openvino.library import ov
+    from bge_integrations.backend.engines.openvino.words import WordTable
 
-_INPUTS = {"ids", "positions", "mask"}
+_INPUTS = {"words", "positions", "mask"}
 
 
 def misfit_of_facts(purpose: Purpose, rows: Rows, facts: ModelFacts) -> str | None:
@@ -48,7 +50,7 @@ def misfit_of_facts(purpose: Purpose, rows: Rows, facts: ModelFacts) -> str | No
 
 
 def misfit_of_parts(
-    purpose: Purpose, rows: Rows, facts: ModelFacts, tokenizer: TextTokenizer, heads: Heads, graph: ov.Model
+    purpose: Purpose, rows: Rows, facts: ModelFacts, tokenizer: TextTokenizer, heads: Heads, graph: EncoderGraph
 ) -> str | None:
     """Returns the first file that doesn't fit the facts, and why; `None` if all fit.
 
@@ -58,14 +60,15 @@ def misfit_of_parts(
         facts: Facts of the model, already checked by `misfit_of_facts`.
         tokenizer: The model's tokenizer.
         heads: Weights on top of the encoder.
-        graph: Graph of the encoder.
+        graph: Graph of the encoder, and its words.
     """
     shape = facts.encoder
     if shape is None:
         raise AssertionError("misfit_of_facts refuses facts without an encoder")
     return (
-        _misfit_of_graph(graph, rows, shape)
-        or _misfit_of_tokenizer(tokenizer, facts, words=_table(graph, "ids")[0])
+        _misfit_of_graph(graph.model, rows, shape)
+        or _misfit_of_words(graph.words, shape)
+        or _misfit_of_tokenizer(tokenizer, facts, words=graph.words.words)
         or _misfit_of_heads(heads, purpose, shape.hidden_size)
     )
 
@@ -83,8 +86,14 @@ def _misfit_of_graph(graph: ov.Model, rows: Rows, shape: EncoderShape) -> str | 
     positions, types = shape.positions, shape.token_types
     if _table(graph, "positions") != (positions * types, shape.hidden_size):
         return f"model.xml has other positions than facts.encoder, which has {positions} for each of {types} types"
-    if not 0 <= shape.pad_id < _table(graph, "ids")[0]:
-        return f"facts.encoder.pad_id is {shape.pad_id}, but model.xml knows {_table(graph, 'ids')[0]} tokens"
+    return None
+
+
+def _misfit_of_words(words: WordTable, shape: EncoderShape) -> str | None:
+    if words.width != shape.hidden_size:
+        return f"facts.encoder.hidden_size is {shape.hidden_size}, but words.npy has rows of {words.width} numbers"
+    if not 0 <= shape.pad_id < words.words:
+        return f"facts.encoder.pad_id is {shape.pad_id}, but words.npy has {words.words} tokens"
     return None
 
 
@@ -102,9 +111,9 @@ def _table(graph: ov.Model, name: str) -> tuple[int, int]:
 
 def _misfit_of_tokenizer(tokenizer: TextTokenizer, facts: ModelFacts, *, words: int) -> str | None:
     if not 0 <= facts.pad_id < words:
-        return f"facts.pad_id is {facts.pad_id}, but model.xml knows {words} tokens"
+        return f"facts.pad_id is {facts.pad_id}, but words.npy has {words} tokens"
     if facts.word_rows != words:
-        return f"facts.word_rows is {facts.word_rows}, but model.xml knows {words} tokens"
+        return f"facts.word_rows is {facts.word_rows}, but words.npy has {words} tokens"
     if tokenizer.special_tokens >= facts.max_tokens:
         return (
             f"facts.max_tokens is {facts.max_tokens}, but tokenizer.json adds {tokenizer.special_tokens} special tokens"
@@ -112,7 +121,7 @@ def _misfit_of_tokenizer(tokenizer: TextTokenizer, facts: ModelFacts, *, words: 
     # Ids beyond the table are allowed for rare tokens, but not for the special tokens of every text.
     highest = int(tokenizer.tokenize(["a"], facts.max_tokens).ids.max())
     if highest >= words:
-        return f"tokenizer.json gives the token {highest}, but model.xml knows {words}"
+        return f"tokenizer.json gives the token {highest}, but words.npy has {words} tokens"
     return None
 
 

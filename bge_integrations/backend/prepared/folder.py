@@ -4,6 +4,7 @@
 |---|---|
 | `bge.json` | the manifest: its source, the versions that made it, and the digests of the other files |
 | `model.xml`, `model.bin` | the graph and its weights, in OpenVINO's format |
+| `words.npy` | the table of word embeddings, in numpy's format |
 | `tokenizer.json` | the tokenizer, in the format of the library tokenizers |
 | `heads.safetensors` | the weights on top of the encoder, for rerankers and bge-m3 |
 """
@@ -34,14 +35,15 @@ from bge_integrations.backend.machine.versions import version_of
 from bge_integrations.backend.model.facts import ModelFacts
 from bge_integrations.backend.model.heads import Heads
 from bge_integrations.backend.prepared.fit import misfit_of_facts, misfit_of_parts
+from bge_integrations.backend.prepared.mapped import MappedFile
 from bge_integrations.backend.text.tokenizer import TextTokenizer
 from bge_integrations.errors import PreparedModelError
 from bge_integrations.settings import Purpose
 
 if TYPE_CHECKING:
-    from bge_integrations.backend.engines.openvino.library import ov
+    from bge_integrations.backend.engines.openvino.graph import EncoderGraph
 
-FORMAT = 5
+FORMAT = 6
 """Format of the folder and its graph. Raised with every change that makes older folders wrong or unreadable."""
 
 Quantization = Literal["dynamic", "static"]
@@ -51,8 +53,8 @@ QuantizationChoice = Literal[Quantization, "fastest"]
 """A method, or the one that a measurement on this machine chooses."""
 
 TOKENIZER = "tokenizer.json"
-_GRAPH, _WEIGHTS, _HEADS = "model.xml", "model.bin", "heads.safetensors"
-_FILES = (_GRAPH, _WEIGHTS, TOKENIZER, _HEADS)
+_GRAPH, _WEIGHTS, _WORDS, _HEADS = "model.xml", "model.bin", "words.npy", "heads.safetensors"
+_FILES = (_GRAPH, _WEIGHTS, _WORDS, TOKENIZER, _HEADS)
 
 _CONTENT = object_with(
     {
@@ -117,7 +119,7 @@ class PreparedModel:
     """A model as OpenVINO runs it."""
 
     manifest: Manifest
-    graph: ov.Model
+    graph: EncoderGraph
     tokenizer: TextTokenizer
     heads: Heads
 
@@ -139,7 +141,7 @@ class PreparedModel:
 class PreparedFolder(PreparedModel):
     """A prepared model that was opened from its folder. Its files matched their digests then.
 
-    The weights stay in their file and are read when they are needed. The folder may be deleted afterwards, since an
+    The weights stay in their files and are read when they are needed. The folder may be deleted afterwards, since an
     open file keeps its content.
 
     Attributes:
@@ -202,12 +204,23 @@ class PreparedFolder(PreparedModel):
         return opened
 
 
-def _read_graph(folder: Path) -> ov.Model:
+def _read_graph(folder: Path) -> EncoderGraph:
+    from bge_integrations.backend.engines.openvino.graph import EncoderGraph
     from bge_integrations.backend.engines.openvino.library import openvino_core, ov
+    from bge_integrations.backend.engines.openvino.words import WordTable
 
     try:
+        words = WordTable.open(folder / _WORDS)
+    except ValueError as error:
+        raise damaged(folder, f"{_WORDS} can't be read ({error})") from error
+    try:
+        weights = MappedFile(folder / _WEIGHTS)
+    except ValueError as error:
+        raise damaged(folder, f"{_WEIGHTS} is empty") from error
+    try:
         with openvino_core() as core:
-            return core.read_model(folder / _GRAPH)
+            model = core.read_model((folder / _GRAPH).read_bytes(), ov.Tensor(weights.as_array(), shared_memory=True))
+            return EncoderGraph(model, words, weights.forget)
     except RuntimeError as error:
         raise PreparedModelError(
             f"{folder / _GRAPH} can't be read by OpenVINO {ov.__version__}: {error}. Prepare it again with this "
@@ -238,7 +251,7 @@ def _read_heads(folder: Path) -> Heads:
 
 
 def write_prepared_model(
-    folder: Path, graph: ov.Model, tokenizer: TextTokenizer, heads: Heads, manifest: Manifest
+    folder: Path, graph: EncoderGraph, tokenizer: TextTokenizer, heads: Heads, manifest: Manifest
 ) -> None:
     """Writes a prepared model into an empty folder. The manifest comes last: a folder without it is never loaded.
 
@@ -251,10 +264,11 @@ def write_prepared_model(
 
     try:
         # The default would round float32 weights to float16.
-        ov.save_model(graph, folder / _GRAPH, compress_to_fp16=False)
+        ov.save_model(graph.model, folder / _GRAPH, compress_to_fp16=False)
     except RuntimeError as error:  # OpenVINO does not report the system's error
         what = f"OpenVINO can't write the graph ({error}); the disk may be full"
         raise OSError(errno.EIO, what, str(folder / _GRAPH)) from error
+    graph.words.save(folder / _WORDS)
     (folder / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
     # safetensors' own function ignores the umask and writes a file that only its owner can read.
     (folder / _HEADS).write_bytes(save(dict(heads)))

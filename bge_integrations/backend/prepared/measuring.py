@@ -5,21 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bge_integrations.backend.engines.batching import plan_batches
 from bge_integrations.backend.engines.interface import TokenBatch
 from bge_integrations.backend.engines.openvino.engine import OpenVinoEngine
+from bge_integrations.backend.engines.openvino.graph import EncoderGraph
 from bge_integrations.backend.guarantees.logs import get_logger
 from bge_integrations.backend.model.description import Description
 from bge_integrations.backend.model.lookups import texts_with_embeddings
 from bge_integrations.backend.model.pooling import cosines, one_row_a_text
 from bge_integrations.backend.prepared.folder import Agreement, Quantization
-
-if TYPE_CHECKING:
-    from bge_integrations.backend.engines.openvino.library import ov
 
 logger = get_logger(__name__)
 
@@ -42,7 +39,7 @@ class Way:
         calibration_texts: Number of texts that the ranges of activations were measured on; `None` without calibration.
     """
 
-    graph: ov.Model
+    graph: EncoderGraph
     precision: str
     quantization: Quantization | None = None
     calibration_texts: int | None = None

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from bge_integrations.backend.engines.architecture import EncoderShape
 from bge_integrations.backend.engines.interface import Computed, EngineOutOfMemory, Rows, TokenBatch
 from bge_integrations.backend.engines.memory import memory_errors
-from bge_integrations.backend.engines.openvino.graph import MASKED
+from bge_integrations.backend.engines.openvino.graph import MASKED, EncoderGraph
 from bge_integrations.backend.engines.openvino.library import openvino_core, ov
+from bge_integrations.backend.engines.openvino.words import WordTable
 from bge_integrations.backend.guarantees.forks import native_code
 from bge_integrations.backend.machine.cpu import share_threads, usable_memory
 from bge_integrations.errors import EngineNotAvailableError
@@ -82,16 +83,16 @@ def settings_of(precision: str, threads: int) -> dict[str, str]:
 
 
 def graph_inputs(
-    batch: TokenBatch, shape: EncoderShape, batch_tokens: int = 0
+    batch: TokenBatch, shape: EncoderShape, words: WordTable, batch_tokens: int = 0
 ) -> dict[str, NDArray[np.int32] | NDArray[np.float32]]:
-    """Returns the inputs of the graph from `build_graph`, by name, with the texts and tokens of `_computed_shape`."""
+    """Returns the inputs of an `EncoderGraph` by name, with the texts and tokens of `_computed_shape`."""
     ids, is_token, is_second = batch.padded(shape.pad_id), batch.is_token, batch.is_second
     computed = _computed_shape(batch, shape, batch_tokens)
     if computed != ids.shape:
         ids, is_token = _enlarged(ids, computed, fill=shape.pad_id), _enlarged(is_token, computed, fill=False)
         is_second = None if is_second is None else _enlarged(is_second, computed, fill=False)
     mask = np.where(is_token, np.float32(0), MASKED)[:, None, None]
-    return {"ids": ids, "positions": shape.position_rows(ids, is_second), "mask": mask}
+    return {"words": words.rows(ids), "positions": shape.position_rows(ids, is_second), "mask": mask}
 
 
 def _computed_shape(batch: TokenBatch, shape: EncoderShape, batch_tokens: int) -> tuple[int, int]:
@@ -131,7 +132,7 @@ class OpenVinoEngine:
     max_texts: int | None = None
     parallel_batches = 1
 
-    def __init__(self, graph: ov.Model, shape: EncoderShape, *, rows: Rows, precision: str, threads: int) -> None:
+    def __init__(self, graph: EncoderGraph, shape: EncoderShape, *, rows: Rows, precision: str, threads: int) -> None:
         """Compiles a graph.
 
         Args:
@@ -147,25 +148,31 @@ class OpenVinoEngine:
         self.rows: Rows = rows
         self.batch_tokens = max(_LEAST_BATCH_TOKENS, _BATCH_TOKENS_A_THREAD * threads)
         self._shape = shape
+        self._graph = graph
         settings = settings_of(precision, threads)
         try:
             with memory_errors(), openvino_core() as core:
-                self._request = core.compile_model(graph, "CPU", settings).create_infer_request()
+                self._request = core.compile_model(graph.model, "CPU", settings).create_infer_request()
         except EngineOutOfMemory as error:
             raise EngineNotAvailableError(
                 f"OpenVINO has too little memory to compile the model ({error}). Use precision='int8' or 'bfloat16', "
                 "a smaller model, or a machine with more memory."
             ) from error
+        graph.forget_weights()
+        self._has_computed = False
         self._turn = threading.Lock()
 
     def submit(self, batch: TokenBatch) -> Computed:
         """See `Engine.submit`."""
         with memory_errors():
-            inputs = graph_inputs(batch, self._shape, self.batch_tokens)
+            inputs = graph_inputs(batch, self._shape, self._graph.words, self.batch_tokens)
             with self._turn, native_code():
                 for name, array in inputs.items():
                     self._request.set_tensor(name, ov.Tensor(array, shared_memory=True))
                 self._request.infer(share_outputs=True)
+                if not self._has_computed:  # the first batch copies the weights that compiling has left
+                    self._has_computed = True
+                    self._graph.forget_weights()
                 rows: NDArray[np.float32] = self._request.get_output_tensor().data
                 # The request overwrites its output with the next batch, so the rows are copied.
                 texts, longest = batch.is_token.shape

@@ -8,13 +8,16 @@ the operations that the output needs:
   no key and no value is computed. The key bias adds the same number to every score, which does not change the softmax.
   The probabilities have the sum 1, so the value bias is added once.
 
+The input has the rows of the table of words, which is not in the graph (see `words`).
+
 Weights may be in int8, with one float32 scale for all numbers that make one output. OpenVINO multiplies them as they
 are, and rounds activations in groups while it computes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +26,8 @@ from numpy.typing import NDArray
 from bge_integrations.backend.engines import architecture as names
 from bge_integrations.backend.engines.architecture import EncoderShape, layer_weight
 from bge_integrations.backend.engines.openvino.library import op, ov
+from bge_integrations.backend.engines.openvino.rounding import rounded_to_int8
+from bge_integrations.backend.engines.openvino.words import WordTable
 
 Weights = Mapping[str, NDArray[np.float32]]
 _Node = Any  # openvino types its operations as Node and as Output, which accept each other everywhere
@@ -30,14 +35,32 @@ _Node = Any  # openvino types its operations as Node and as Output, which accept
 MASKED = np.float32(-1e9)
 """Added to the attention scores of padding: far below any score, and also finite in bfloat16."""
 
-
-_LARGEST_INT8 = np.float32(127)
-
 Int8Weights = Literal["all", "attention output"]
-"""Which weights are in int8: all matrices and tables, or those of the product behind the attention only."""
+"""Which weights are in int8: all matrices and tables, or the words and the product behind the attention only."""
 
 
-def build_graph(weights: Weights, shape: EncoderShape, *, cls_only: bool, int8: Int8Weights | None = None) -> ov.Model:
+@dataclass(frozen=True, eq=False)
+class EncoderGraph:
+    """An encoder as OpenVINO runs it.
+
+    Attributes:
+        model: The graph. Its inputs are `words` (float32 [texts, tokens, hidden size], the rows of the tokens),
+            `positions` (int32 [texts or 1, tokens]) and `mask` (float32 [texts, 1, 1, tokens], 0 for tokens and
+            `MASKED` for padding). Its output is `rows`, float32, shape [texts, hidden size] or [texts, tokens, hidden
+            size].
+        words: The table of words.
+        forget_weights: Gives the memory of the graph's weights back, if they are in a file, which is read again when
+            they are needed. An engine has its own copy of them in the form that it computes with.
+    """
+
+    model: ov.Model
+    words: WordTable
+    forget_weights: Callable[[], None] = lambda: None
+
+
+def build_graph(
+    weights: Weights, shape: EncoderShape, *, cls_only: bool, int8: Int8Weights | None = None
+) -> EncoderGraph:
     """Builds the graph.
 
     Args:
@@ -45,13 +68,9 @@ def build_graph(weights: Weights, shape: EncoderShape, *, cls_only: bool, int8: 
         shape: The encoder's shape.
         cls_only: Whether the output is the first row of every text instead of all rows.
         int8: Weights that are rounded to int8; `None`: none.
-
-    Returns:
-        A model with the inputs `ids` (int32 [texts, tokens]), `positions` (int32 [texts or 1, tokens]) and `mask`
-        (float32 [texts, 1, 1, tokens], 0 for tokens and `MASKED` for padding) and the output `rows`, float32, shape
-        [texts, hidden size] or [texts, tokens, hidden size].
     """
-    return _Builder(weights, shape, int8=int8).build(cls_only=cls_only)
+    words = WordTable.of(weights[names.WORDS], int8=int8 is not None)
+    return EncoderGraph(_Builder(weights, shape, int8=int8).build(cls_only=cls_only), words)
 
 
 class _Builder:
@@ -61,24 +80,22 @@ class _Builder:
         self._int8 = int8
 
     def build(self, *, cls_only: bool) -> ov.Model:
-        ids = op.parameter([-1, -1], ov.Type.i32, name="ids")
+        words = op.parameter([-1, -1, self._shape.hidden_size], ov.Type.f32, name="words")
         positions = op.parameter([-1, -1], ov.Type.i32, name="positions")
         mask = op.parameter([-1, 1, 1, -1], ov.Type.f32, name="mask")
-        hidden = self._embed(ids, positions)
+        hidden = self._embed(words, positions)
         for layer in range(self._shape.layers - cls_only):
             hidden = self._rest_of_layer(layer, self._attend(layer, hidden, mask), hidden)
         if cls_only:
             hidden = self._last_layer_of_first_row(hidden, mask)
         result = op.result(hidden, name="rows")
         result.output(0).get_tensor().set_names({"rows"})
-        return ov.Model([result], [ids, positions, mask], "encoder")
+        return ov.Model([result], [words, positions, mask], "encoder")
 
-    def _embed(self, ids: _Node, positions: _Node) -> _Node:
-        axis = _integers(0)
+    def _embed(self, words: _Node, positions: _Node) -> _Node:
         tables = self._shape.position_tables(self._weights[names.POSITIONS], self._weights[names.TOKEN_TYPES])
-        table = np.concatenate(tables)
-        words = op.gather(self._matrix(self._weights[names.WORDS]), ids, axis)
-        return self._normalized(op.add(words, op.gather(self._matrix(table), positions, axis)), names.EMBEDDING_NORM)
+        rows = op.gather(self._matrix(np.concatenate(tables)), positions, _integers(0))
+        return self._normalized(op.add(words, rows), names.EMBEDDING_NORM)
 
     def _attend(self, layer: int, hidden: _Node, mask: _Node) -> _Node:
         """Returns the context of every row, before the output projection, shape [texts, tokens, hidden size]."""
@@ -145,9 +162,8 @@ class _Builder:
 
 def _rounded(values: NDArray[np.float32], summed: int = -1) -> _Node:
     """Returns values in int8, times their scales."""
-    largest = np.abs(values).max(axis=summed, keepdims=True)
-    scale = np.where(largest > 0, largest / _LARGEST_INT8, np.float32(1))
-    return op.multiply(op.convert(op.constant(np.rint(values / scale).astype(np.int8)), np.float32), op.constant(scale))
+    rounded, scale = rounded_to_int8(values, summed)
+    return op.multiply(op.convert(op.constant(rounded), np.float32), op.constant(scale))
 
 
 def _floats(values: NDArray[np.float32]) -> _Node:

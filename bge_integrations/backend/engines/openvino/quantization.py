@@ -15,12 +15,14 @@ is faster depends on the processor and the model.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bge_integrations.backend.display.quiet import quiet_nncf
+from bge_integrations.backend.engines.openvino.graph import EncoderGraph
 from bge_integrations.backend.engines.openvino.library import import_quantizer, ov
 
 _SMOOTH_QUANT_ALPHA = 0.95
@@ -29,7 +31,7 @@ Inputs = dict[str, NDArray[np.int32] | NDArray[np.float32]]
 """Inputs of the graph, by name."""
 
 
-def quantize_statically(graph: ov.Model, samples: Sequence[Inputs]) -> ov.Model:
+def quantize_statically(graph: EncoderGraph, samples: Sequence[Inputs]) -> EncoderGraph:
     """Quantises weights and activations of all products whose weights are not in int8 already.
 
     Args:
@@ -39,21 +41,22 @@ def quantize_statically(graph: ov.Model, samples: Sequence[Inputs]) -> ov.Model:
     nncf = import_quantizer()
     smoothing = nncf.AdvancedSmoothQuantParameters(matmul=_SMOOTH_QUANT_ALPHA)
     with quiet_nncf():
-        return nncf.quantize(
-            graph,
+        model = nncf.quantize(
+            graph.model,
             nncf.Dataset(samples),
             subset_size=len(samples),
             model_type=nncf.ModelType.TRANSFORMER,
             preset=nncf.QuantizationPreset.MIXED,
-            ignored_scope=nncf.IgnoredScope(names=_products_of_int8(graph)),
+            ignored_scope=nncf.IgnoredScope(names=_products_of_int8(graph.model)),
             advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=smoothing),
         )
+    return dataclasses.replace(graph, model=model)
 
 
-def _products_of_int8(graph: ov.Model) -> list[str]:
+def _products_of_int8(model: ov.Model) -> list[str]:
     return [
         node.get_friendly_name()
-        for node in graph.get_ordered_ops()
+        for node in model.get_ordered_ops()
         if node.get_type_name() == "MatMul"
         and node.input_value(1).get_node().get_type_name() == "Multiply"  # weights times their scales
     ]
