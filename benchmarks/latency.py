@@ -40,7 +40,7 @@ def measure(
     reference.time()
     for number, order in interleaved(list(entrants), rounds):
         asked = queries.texts[(number + 1) * a_round : (number + 2) * a_round]
-        for name in order:
+        for name in reference.rested(order):
             times[name].append([_seconds(entrants[name], query) for query in asked])
         reference.time()
     results = summarize(times, baseline)

@@ -55,7 +55,7 @@ def measure(
     reference.seconds.clear()
     reference.time()
     for _, order in interleaved(list(asking), rounds):
-        for name in order:
+        for name in reference.rested(order):
             for key, values in asking[name].once().items():
                 numbers[name].setdefault(key, []).extend(values)
         reference.time()

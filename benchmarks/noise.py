@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +16,11 @@ MOST_SPREAD = 1.25
 """Slowest over fastest, of the reference computation or of a typical contender, beyond which nothing is concluded."""
 
 _SIZE, _REPETITIONS = 512, 8
+# Threads of onnxruntime and OpenMP go on looking for work after a call: for 50 ms the reference took 1.5 to 5 times as
+# long, after 200 ms as long as ever.
+REST_S = 0.25
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -39,18 +45,26 @@ class Noise:
 class Reference:
     """A fixed computation, the same before, between and after the rounds."""
 
-    def __init__(self) -> None:
+    def __init__(self, rest_seconds: float = REST_S) -> None:
         self.seconds: list[float] = []
+        self._rest_seconds = rest_seconds
         random = np.random.default_rng(0)
         self._left = random.standard_normal((_SIZE, _SIZE), dtype=np.float32)
         self._right = random.standard_normal((_SIZE, _SIZE), dtype=np.float32)
         self._compute()  # the first matrix product also starts threads
 
     def time(self) -> None:
-        """Times it once more."""
+        """Times it once more, after a rest."""
+        time.sleep(self._rest_seconds)
         start = time.perf_counter()
         self._compute()
         self.seconds.append(time.perf_counter() - start)
+
+    def rested(self, order: Iterable[Item]) -> Iterator[Item]:
+        """Yields each contender of a round after a rest, in which the threads of the one before fall asleep."""
+        for item in order:
+            time.sleep(self._rest_seconds)
+            yield item
 
     def _compute(self) -> None:
         for _ in range(_REPETITIONS):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.contenders import BASELINE
+from benchmarks.noise import REST_S
 
 PARTS = ("cold", "memory", "throughput", "latency", "load", "limit")
 """In the order in which they run: fresh processes first, while this one holds no models."""
@@ -25,6 +26,7 @@ class Profile:
         fresh_contenders: Who is started in fresh processes; None is everybody.
         fresh_repetitions: How often.
         peak_seconds: For each matrix shape and kernel when the machine's peak is measured.
+        rest_seconds: Before each turn of a contender, see `noise`.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Profile:
     fresh_contenders: tuple[str, ...] | None
     fresh_repetitions: int
     peak_seconds: float
+    rest_seconds: float = REST_S
 
 
 PROFILES = {
@@ -49,7 +52,7 @@ PROFILES = {
             rounds=5,
             seconds_a_round=4.0,
             warm_up_seconds=12.0,
-            queries_a_round=20,
+            queries_a_round=60,
             fresh_contenders=None,
             fresh_repetitions=3,
             peak_seconds=1.0,
@@ -61,7 +64,7 @@ PROFILES = {
             rounds=3,
             seconds_a_round=4.0,
             warm_up_seconds=12.0,
-            queries_a_round=10,
+            queries_a_round=40,
             fresh_contenders=(
                 "sentence-transformers",
                 "langchain-huggingface",
@@ -102,6 +105,7 @@ PROFILES = {
             fresh_contenders=("langchain-huggingface", "bge-openvino-float32"),
             fresh_repetitions=1,
             peak_seconds=0.01,
+            rest_seconds=0.0,
         ),
     )
 }

@@ -69,7 +69,7 @@ def run(plan: Plan, tell: Callable[[str], None], save: Callable[[Mapping[str, An
         "elsewhere": plan.elsewhere,
         "shapes": {},
     }
-    reference = Reference()
+    reference = Reference(plan.profile.rest_seconds)
     for shape, folder in _models(plan, tell):
         results["shapes"][shape.name] = _Model(plan, shape, folder, reference, tell).measure()
         save(results)

@@ -10,6 +10,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from benchmarks.contenders import BASELINE, CONTENDERS, Contender, by_name, choo
 from benchmarks.entrants import Loaded, Place
 from benchmarks.fresh import FreshRun
 from benchmarks.lineup import assemble, compare, reason
-from benchmarks.noise import judge
+from benchmarks.noise import Reference, judge
 from benchmarks.profiles import PARTS, PROFILES
 from benchmarks.shapes import SHAPES
 from benchmarks.shares import engine_rate
@@ -107,6 +108,14 @@ def png_size(file: Path) -> tuple[int, int]:
 
 
 class TestArithmetic:
+    def test_each_turn_begins_after_a_rest(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen: list[object] = []
+        monkeypatch.setattr(time, "sleep", seen.append)
+        reference = Reference(0.5)
+        seen.extend(reference.rested("ab"))
+        reference.time()
+        assert seen == [0.5, "a", 0.5, "b", 0.5]
+
     def test_percentile_interpolates_as_numpy_does(self) -> None:
         values = [5.0, 1.0, 4.0, 2.0]
         for percent in (0, 5, 50, 95, 100):
