@@ -15,7 +15,7 @@ from benchmarks.stats import spread
 MOST_SPREAD = 1.25
 """Slowest over fastest, of the reference computation or of a typical contender, beyond which nothing is concluded."""
 
-_SIZE, _REPETITIONS = 512, 8
+_SIZE, _REPETITIONS, _RUNS = 512, 8, 5
 # Threads of onnxruntime and OpenMP go on looking for work after a call: for 50 ms the reference took 1.5 to 5 times as
 # long, after 200 ms as long as ever.
 REST_S = 0.25
@@ -54,11 +54,14 @@ class Reference:
         self._compute()  # the first matrix product also starts threads
 
     def time(self) -> None:
-        """Times it once more, after a rest."""
+        """Times it once more, after a rest: the median of five runs, since one run is too short to tell."""
         time.sleep(self._rest_seconds)
-        start = time.perf_counter()
-        self._compute()
-        self.seconds.append(time.perf_counter() - start)
+        taken = []
+        for _ in range(_RUNS):
+            start = time.perf_counter()
+            self._compute()
+            taken.append(time.perf_counter() - start)
+        self.seconds.append(statistics.median(taken))
 
     def rested(self, order: Iterable[Item]) -> Iterator[Item]:
         """Yields each contender of a round after a rest, in which the threads of the one before fall asleep."""

@@ -60,10 +60,10 @@ def prepare(
         pooling: How the hidden states of a text's tokens become its vector: `"cls"`, `"mean"` or `"last"`. `None`: as
             the model was trained.
         quantization: Method for int8. `"dynamic"`, the default: weights are rounded now, activations while the model
-            runs. `"static"`: the ranges of activations are fixed with calibration texts. `"fastest"`: both are made and
-            measured on this machine. The one nearer to float32 is kept, unless the other is more than 5 % faster and
-            its least cosine is at least 0.99.
-        calibration: At least 10 texts similar to those of the later use. They serve for static quantisation, and for
+            runs. `"static"`: the ranges of activations are fixed with calibration texts. `"mixed"`: only those of the
+            activations without large outliers. `"fastest"`: all three are made and measured on this machine. The one
+            nearest to float32 is kept, unless another is more than 5 % faster and its least cosine is at least 0.99.
+        calibration: At least 10 texts similar to those of the later use. They serve for fixing ranges, and for
             measuring agreement and speed. `None`: texts that come with the package.
         revision: Branch, tag or commit on the hub.
         cache_folder: Folder for hub files.
@@ -100,7 +100,7 @@ def prepare(
         purpose or "vectors",
     )
     require_usable("openvino", "cpu", "float32")
-    if quantization in ("static", "fastest"):
+    if quantization not in (None, "dynamic"):
         from bge_integrations.backend.engines.openvino.library import import_quantizer
 
         import_quantizer()

@@ -226,7 +226,7 @@ class TestPreparing:
         self, bge_small_en: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "nncf", None)
-        for quantization in ("static", "fastest"):
+        for quantization in ("static", "mixed", "fastest"):
             with pytest.raises((MissingExtraError, ModuleNotFoundError), match="nncf"):
                 prepare(bge_small_en, tmp_path / "made", precision="int8", quantization=quantization)
         prepare(bge_small_en, tmp_path / "made", precision="int8")  # needs none
@@ -311,9 +311,9 @@ class TestInt8:
     ) -> None:
         manifest = prepare(make("bge-small-en"), tmp_path / "made", precision="int8", quantization="fastest")
         others = ["bfloat16"] if computes_bfloat16() else []
-        assert list(manifest.tokens_per_s) == ["float32", *others, "dynamic", "static"]
+        assert list(manifest.tokens_per_s) == ["float32", *others, "dynamic", "static", "mixed"]
         assert min(manifest.tokens_per_s.values()) > 0
-        assert manifest.quantization in ("dynamic", "static")
+        assert manifest.quantization in ("dynamic", "static", "mixed")
         assert manifest.agreement is not None
         assert manifest.agreement.least_cosine >= 0.99
         rival = manifest.tokens_per_s.get("bfloat16", 0)
@@ -333,6 +333,22 @@ class TestInt8:
         for lengths in LENGTHS.values():
             batch = batch_of(lengths)
             assert cosines(engine.submit(batch).result(), reference(model, batch, 0, "cls")).min() >= 0.98
+
+    @pytest.mark.parametrize("dynamic", ["attention output", "outputs"])
+    def test_static_quantisation_stays_near_for_rows_of_cls(self, dynamic: Any) -> None:  # noqa: ANN401
+        model = random_model(SHAPES[4])
+        description = describe_encoder(model)
+        assert description is not None
+        weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+        graph = build_graph(weights, description, cls_only=True, int8=dynamic)
+        samples = [graph_inputs(batch_of([60, 30, 9], seed=seed), description, graph.words) for seed in range(1, 21)]
+        engine = OpenVinoEngine(
+            quantize_statically(graph, samples), description, rows="cls", precision="int8", threads=2
+        )
+        for lengths in LENGTHS.values():
+            batch = batch_of(lengths)
+            near = cosines(engine.submit(batch).result(), reference(model, batch, 0, "cls"))
+            assert near.min() >= 0.998
 
     def test_static_quantisation_does_not_mistake_the_mask_for_an_activation(self) -> None:
         model = random_model(SHAPES[4])

@@ -155,7 +155,7 @@ def prepare(
         typer.Option(help="vectors, scores or m3; unless given, scores for rerankers and vectors for other models."),
     ] = None,
     quantization: Annotated[
-        str | None, typer.Option(help="For int8: dynamic, static, or fastest, which measures both.")
+        str | None, typer.Option(help="For int8: dynamic, static, mixed, or fastest, which measures all three.")
     ] = None,
     calibration: Annotated[
         Path | None, typer.Option(help="For int8: a text file with one of your texts on each line.")

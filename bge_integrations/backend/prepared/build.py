@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import resources
 
@@ -22,6 +22,9 @@ from bge_integrations.catalogue import ModelSpec
 logger = get_logger(__name__)
 
 DEFAULT_QUANTIZATION: Quantization = "dynamic"
+
+_DYNAMIC_PARTS: Mapping[Quantization, Int8Weights] = {"static": "attention output", "mixed": "outputs"}
+"""What stays dynamic in the methods that need calibration."""
 
 _DEFAULT_CALIBRATION = "calibration.txt"
 _SAMPLE_TOKENS = 256
@@ -111,10 +114,9 @@ def _ways(model: Description, precision: str, choice: QuantizationChoice, texts:
     ways = [exact]
     if precision == "bfloat16" or (choice == "fastest" and computes_bfloat16()):
         ways.append(Way(exact.graph, "bfloat16"))
-    if precision == "int8" and choice != "static":
+    if precision == "int8" and choice in ("dynamic", "fastest"):
         ways.append(_way(model, "int8"))
-    if precision == "int8" and choice != "dynamic":
-        ways.append(_calibrated(model, texts))
+    ways += [_calibrated(model, method, texts) for method in _DYNAMIC_PARTS if choice in (method, "fastest")]
     return ways
 
 
@@ -132,11 +134,11 @@ def _chosen(measured: Sequence[Measured], precision: str) -> Measured:
     return best
 
 
-def _calibrated(model: Description, texts: Sequence[str]) -> Way:
+def _calibrated(model: Description, method: Quantization, texts: Sequence[str]) -> Way:
     from bge_integrations.backend.engines.openvino.quantization import quantize_statically
 
     say_step("measuring ranges on the calibration texts")
     seen = [text for index, text in enumerate(texts) if index % _HELD_OUT] or texts
-    graph = _graph(model, "attention output")
+    graph = _graph(model, _DYNAMIC_PARTS[method])
     samples = [graph_inputs(batch, model.shape, graph.words) for batch in batches_of(model, seen, _SAMPLE_TOKENS)]
-    return Way(quantize_statically(graph, samples), "int8", "static", calibration_texts=len(seen))
+    return Way(quantize_statically(graph, samples), "int8", method, calibration_texts=len(seen))

@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 FORMAT = 6
 """Format of the folder and its graph. Raised with every change that makes older folders wrong or unreadable."""
 
-Quantization = Literal["dynamic", "static"]
-"""Method of quantisation to int8; `engines/openvino/quantization.py` compares the two."""
+Quantization = Literal["dynamic", "static", "mixed"]
+"""Method of quantisation to int8; `engines/openvino/quantization.py` compares them."""
 
 QuantizationChoice = Literal[Quantization, "fastest"]
 """A method, or the one that a measurement on this machine chooses."""

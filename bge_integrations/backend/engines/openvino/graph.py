@@ -35,8 +35,11 @@ _Node = Any  # openvino types its operations as Node and as Output, which accept
 MASKED = np.float32(-1e9)
 """Added to the attention scores of padding: far below any score, and also finite in bfloat16."""
 
-Int8Weights = Literal["all", "attention output"]
-"""Which weights are in int8: all matrices and tables, or the words and the product behind the attention only."""
+Int8Weights = Literal["all", "attention output", "outputs"]
+"""Which weights are in int8: all matrices and tables; or the words and only the product behind the attention, or also
+the one behind the GELU."""
+
+_INT8_PRODUCTS = {"attention output": names.ATTENTION_OUTPUT, "outputs": names.OUTPUT}  # ends of both outputs' names
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +149,8 @@ class _Builder:
 
     def _linear(self, rows: _Node, name: str) -> _Node:
         weight = self._weights[f"{name}.weight"]
-        int8 = self._int8 == "attention output" and name.endswith(names.ATTENTION_OUTPUT)
+        end = _INT8_PRODUCTS.get(self._int8 or "")
+        int8 = end is not None and name.endswith(end)
         product = op.matmul(rows, _rounded(weight) if int8 else self._matrix(weight), False, True)
         return op.add(product, _floats(self._weights[f"{name}.bias"]))
 
