@@ -23,7 +23,7 @@ from bge_integrations.prepare import PreparedPrecision, prepare
 from tests.closed_files import as_a_user_without_rights, open_to_everybody
 from tests.conftest import MakeCheckpoint
 
-FILES = {"bge.json", "heads.safetensors", "model.bin", "model.xml", "tokenizer.json"}
+FILES = {"bge.json", "heads.safetensors", "model.bin", "model.xml", "tokenizer.json", "words.npy"}
 
 
 @pytest.fixture

@@ -92,9 +92,9 @@ def test_a_prepared_folder_is_opened_again(make: MakeCheckpoint, tmp_path: Path)
         prepare(folder, target)
     before = BgeEncoder(prepared[0])
     np.testing.assert_allclose(before.encode(["fox"]), reference_vectors(folders[0], ["fox"]), atol=1e-5)
-    for name in ("model.bin", "model.xml", "bge.json", "tokenizer.json"):
-        shutil.copyfile(prepared[1] / name, prepared[0] / f"{name}.new")
-        (prepared[0] / f"{name}.new").replace(prepared[0] / name)
+    for file in prepared[1].iterdir():
+        shutil.copyfile(file, prepared[0] / f"{file.name}.new")
+        (prepared[0] / f"{file.name}.new").replace(prepared[0] / file.name)
     after = BgeEncoder(prepared[0])
     np.testing.assert_allclose(after.encode(["fox"]), reference_vectors(folders[1], ["fox"]), atol=1e-5)
 
