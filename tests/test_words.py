@@ -7,10 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bge_integrations.backend.engines.openvino import words
 from bge_integrations.backend.engines.openvino.words import WordTable
 
 ROWS = np.random.default_rng(0).standard_normal((50, 24), dtype=np.float32)
 IDS = np.array([[3, 49, 3], [0, 7, 1]], dtype=np.int32)
+
+
+def test_long_tables_are_rounded_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = WordTable.of(ROWS, int8=True)
+    monkeypatch.setattr(words, "_ROUNDED_AT_ONCE", 7)
+    np.testing.assert_array_equal(WordTable.of(ROWS, int8=True).stored, whole.stored)
 
 
 @pytest.mark.parametrize("int8", [False, True])

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from bge_integrations.backend.engines.openvino.rounding import rounded_to_int8
 
 _VALUES, _SCALE = "values", "scale"
+_ROUNDED_AT_ONCE = 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +40,11 @@ class WordTable:
         """
         if not int8:
             return cls(rows)
-        values, scales = rounded_to_int8(rows)
         stored = np.empty(len(rows), _int8_rows(rows.shape[1]))
-        stored[_VALUES], stored[_SCALE] = values, scales[:, 0]
+        for start in range(0, len(rows), _ROUNDED_AT_ONCE):  # rounding takes three times the memory of its rows
+            part = slice(start, start + _ROUNDED_AT_ONCE)
+            stored[_VALUES][part], scales = rounded_to_int8(rows[part])
+            stored[_SCALE][part] = scales[:, 0]
         return cls(stored)
 
     @classmethod
