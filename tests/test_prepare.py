@@ -274,7 +274,7 @@ class TestInt8:
             for values, scale in products
             if values.get_node().get_type_name() == "Convert"
         ]
-        words = graph.words.rows(np.arange(graph.words.words, dtype=np.int32))
+        words = graph.words.rows(np.arange(len(graph.words), dtype=np.int32))
         for name, found in (
             ("embeddings.word_embeddings.weight", [words]),
             ("encoder.layer.0.output.dense.weight", matrices),

@@ -27,7 +27,7 @@ def test_rows_are_the_same_after_saving(tmp_path: Path, int8: bool) -> None:
     for table in (made, WordTable.open(tmp_path / "words.npy")):
         rows = table.rows(IDS)
         assert rows.dtype == np.float32
-        assert (table.words, table.width) == ROWS.shape
+        assert (len(table), table.width) == ROWS.shape
         np.testing.assert_array_equal(rows, made.rows(IDS))
         half_a_step = np.abs(ROWS[IDS]).max(axis=2, keepdims=True) / 254 * 1.0001 if int8 else 0
         assert (np.abs(rows - ROWS[IDS]) <= half_a_step).all()

@@ -68,7 +68,7 @@ def misfit_of_parts(
     return (
         _misfit_of_graph(graph.model, rows, shape)
         or _misfit_of_words(graph.words, shape)
-        or _misfit_of_tokenizer(tokenizer, facts, words=graph.words.words)
+        or _misfit_of_tokenizer(tokenizer, facts, words=len(graph.words))
         or _misfit_of_heads(heads, purpose, shape.hidden_size)
     )
 
@@ -84,7 +84,7 @@ def _misfit_of_graph(graph: ov.Model, rows: Rows, shape: EncoderShape) -> str | 
     if given != expected:
         return f"model.xml gives {output}, but facts.encoder.hidden_size is {shape.hidden_size} and rows is {rows!r}"
     positions, types = shape.positions, shape.token_types
-    if _table(graph, "positions") != (positions * types, shape.hidden_size):
+    if _position_table(graph) != (positions * types, shape.hidden_size):
         return f"model.xml has other positions than facts.encoder, which has {positions} for each of {types} types"
     return None
 
@@ -92,14 +92,14 @@ def _misfit_of_graph(graph: ov.Model, rows: Rows, shape: EncoderShape) -> str | 
 def _misfit_of_words(words: WordTable, shape: EncoderShape) -> str | None:
     if words.width != shape.hidden_size:
         return f"facts.encoder.hidden_size is {shape.hidden_size}, but words.npy has rows of {words.width} numbers"
-    if not 0 <= shape.pad_id < words.words:
-        return f"facts.encoder.pad_id is {shape.pad_id}, but words.npy has {words.words} tokens"
+    if not 0 <= shape.pad_id < len(words):
+        return f"facts.encoder.pad_id is {shape.pad_id}, but words.npy has {len(words)} tokens"
     return None
 
 
-def _table(graph: ov.Model, name: str) -> tuple[int, int]:
-    """Returns the shape of the embedding table for an input; zeros if there is no table."""
-    (port,) = [port for port in graph.inputs if name in port.get_names()]
+def _position_table(graph: ov.Model) -> tuple[int, int]:
+    """Returns the shape of the table of positions; zeros if there is no table."""
+    (port,) = [port for port in graph.inputs if "positions" in port.get_names()]
     for target in port.get_target_inputs():
         node: Any = target.get_node()
         table = node.input_value(0).get_partial_shape()

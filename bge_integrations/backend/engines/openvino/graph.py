@@ -39,7 +39,11 @@ Int8Weights = Literal["all", "attention output", "outputs"]
 """Which weights are in int8: all matrices and tables; or the words and only the product behind the attention, or also
 the one behind the GELU."""
 
-_INT8_PRODUCTS = {"attention output": names.ATTENTION_OUTPUT, "outputs": names.OUTPUT}  # ends of both outputs' names
+# How the names of the products end. The name of the product behind the attention ends like the other one, too.
+_INT8_PRODUCTS: Mapping[Int8Weights | None, tuple[str, ...]] = {
+    "attention output": (names.ATTENTION_OUTPUT,),
+    "outputs": (names.OUTPUT,),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,8 +153,7 @@ class _Builder:
 
     def _linear(self, rows: _Node, name: str) -> _Node:
         weight = self._weights[f"{name}.weight"]
-        end = _INT8_PRODUCTS.get(self._int8 or "")
-        int8 = end is not None and name.endswith(end)
+        int8 = name.endswith(_INT8_PRODUCTS.get(self._int8, ()))
         product = op.matmul(rows, _rounded(weight) if int8 else self._matrix(weight), False, True)
         return op.add(product, _floats(self._weights[f"{name}.bias"]))
 

@@ -72,8 +72,7 @@ class WordTable:
         """
         np.save(path, self.stored, allow_pickle=False)
 
-    @property
-    def words(self) -> int:
+    def __len__(self) -> int:
         """Number of rows."""
         return len(self.stored)
 
